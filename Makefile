@@ -1,0 +1,31 @@
+# Two commands set qhdm up: `make quickstart` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+
+.PHONY: quickstart test check clean
+
+quickstart: $(VENV)/installed ## install, train on the bundled patches, leave a picture of samples
+	$(BIN)/qhdm train configs/quickstart.yaml
+
+test: $(VENV)/installed-dev ## the tests
+	$(BIN)/python -m pytest
+
+check: $(VENV)/installed-dev ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/installed: setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "qhdm needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean: ## remove the environment and caches; run directories stay
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,46 @@
+"""qhdm: quantum hybrid diffusion models for Earth Observation, native to Qiskit.
+
+The names below are loaded when first used, so that `import qhdm` stays quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from qhdm.config import Config, load_config
+    from qhdm.models import build_model
+    from qhdm.pipeline import Pipeline
+    from qhdm.quantum import build_filter, expectation
+
+_HOME = {
+    "Config": "qhdm.config",
+    "load_config": "qhdm.config",
+    "build_model": "qhdm.models",
+    "Pipeline": "qhdm.pipeline",
+    "build_filter": "qhdm.quantum",
+    "expectation": "qhdm.quantum",
+}
+
+__all__ = [
+    "Config",
+    "Pipeline",
+    "__version__",
+    "build_filter",
+    "build_model",
+    "expectation",
+    "load_config",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'qhdm' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,41 @@
+"""The errors qhdm raises for input it cannot use.
+
+Each message is one line that names the place (key, file, image, job) and the remedy; the command
+line prints it as it stands and exits with a non-zero code. Anything else that escapes is a bug.
+"""
+
+
+class QhdmError(Exception):
+    """Base of all errors that a user can cause and mend."""
+
+
+class ConfigError(QhdmError):
+    """A configuration key or value is unknown, of the wrong type, or contradicts another."""
+
+
+class DataError(QhdmError):
+    """A data set or one of its images is missing or unreadable."""
+
+
+class DownloadError(DataError):
+    """A download failed or what came is not the archive that was asked for."""
+
+
+class CircuitError(QhdmError):
+    """A circuit, ansatz or observable cannot be built or simulated."""
+
+
+class RunError(QhdmError):
+    """A run directory or checkpoint is missing, incomplete, or belongs to another model."""
+
+
+class SamplingError(QhdmError):
+    """A sampling request does not fit the trained model (labels, steps, guidance)."""
+
+
+class TrainingError(QhdmError):
+    """Training cannot go on, for example because the loss is no longer finite."""
+
+
+class Interrupted(QhdmError):  # noqa: N818 (an event, not a fault)
+    """The user stopped the work; the message says what was saved and how to go on."""

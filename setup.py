@@ -1,0 +1,49 @@
+"""Packaging of qhdm; the versions this was tested with are in constraints.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name="qhdm",
+    version="0.1.0",
+    description="Quantum hybrid diffusion models for Earth Observation, native to Qiskit",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["qhdm", "qhdm.*"]),
+    package_data={"qhdm.data": ["bundled/*"], "qhdm": ["py.typed"]},
+    entry_points={"console_scripts": ["qhdm = qhdm.cli:main"]},
+    install_requires=[
+        "torch>=2.6",
+        "qiskit>=2.1,<3",
+        # 0.9 moved EstimatorQNN to V2 primitives; minor releases before 1.0 break the API.
+        "qiskit-machine-learning>=0.9,<0.10",
+        "numpy>=1.26",
+        "pillow>=10",
+        "pydantic>=2.7,<3",
+        "pyyaml>=6",
+        "requests>=2.31",
+        "safetensors>=0.4",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "tensorboard": ["tensorboard>=2.14"],
+        "dev": [
+            "diffusers>=0.30",
+            "hypothesis>=6.100",
+            "mypy>=1.10",
+            "pennylane>=0.40",
+            "pytest>=8",
+            "qiskit-aer>=0.17,<0.19",
+            "ruff>=0.6",
+            "tensorboard>=2.14",
+            "types-PyYAML",
+            "types-requests",
+            "types-tqdm",
+        ],
+    },
+)
