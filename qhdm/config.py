@@ -1,0 +1,364 @@
+"""The training configuration: YAML to frozen dataclasses, one per concern.
+
+Angles are in radians, images are square, sizes are in pixels. The defaults are the published
+EuroSAT set-up (arXiv 2512.20448, released configuration) with the defects of the released code
+corrected; `configs/eurosat.yaml` spells them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, model_validator
+from pydantic.dataclasses import dataclass
+
+from qhdm.schema import read_document, validate, with_overrides
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+Ansatz = Literal["hqconv", "fqconv", "basic", "hqconv_released"]
+SamplerName = Literal["ddpm", "ddim", "dpm++"]
+
+#: A filter reads a 2x2 patch of three channels: one value per qubit.
+PATCH_SIZE = 2
+PATCH_CHANNELS = 3
+PATCH_QUBITS = PATCH_SIZE * PATCH_SIZE * PATCH_CHANNELS
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DataConfig:
+    """Which images, and how they are prepared.
+
+    Attributes:
+        root: `bundled`, `eurosat` (as `qhdm data download eurosat` leaves it), or the path of a
+            folder or zip of class folders.
+        image_size: images are cropped to the centre square and resized to this side.
+        channels: 3 (RGB) or 1 (grey) for image files; a model may be built with any number.
+        classes: the class folders to use, in this order; null takes all, sorted by name.
+        test_fraction: part of each class kept out of training, chosen by file name.
+        augment: random flips and right-angle rotations (overhead imagery has no up).
+        skip_broken: skip and count unreadable images instead of refusing them.
+    """
+
+    root: Annotated[str, Field(min_length=1)] = "eurosat"
+    image_size: Annotated[int, Field(ge=2, le=4096)] = 64
+    channels: Annotated[int, Field(ge=1, le=64)] = 3
+    classes: tuple[str, ...] | None = None
+    test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    augment: bool = False
+    skip_broken: bool = False
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ModelConfig:
+    """The U-Net (design of the released code; Ho et al. 2020 with FiLM conditioning).
+
+    Attributes:
+        kind: `unet` (classical), `qvunet` (QResNet at the vertex), `fullqvunet` (QResNet at the
+            vertex with every channel in a filter), `qcunet` (QuanResNet in the encoder and
+            QResNet at the vertex).
+        dim: channels of the first feature map, and size of the time embedding.
+        dim_mults: channels of each level as multiples of `dim`.
+        groups: groups of every GroupNorm; divides `dim`.
+        heads, dim_head: attention heads and channels per head.
+        label_dim: size of the label embedding.
+    """
+
+    kind: Literal["unet", "qvunet", "fullqvunet", "qcunet"] = "qcunet"
+    dim: Annotated[int, Field(ge=4, le=4096)] = 10
+    dim_mults: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1, max_length=12)
+    ] = (1, 2, 3, 4, 5, 6)
+    groups: Positive = 10
+    heads: Annotated[int, Field(ge=1, le=256)] = 4
+    dim_head: Annotated[int, Field(ge=1, le=4096)] = 32
+    label_dim: Annotated[int, Field(ge=1, le=4096)] = 10
+
+    @property
+    def level_channels(self) -> tuple[int, ...]:
+        """Channels of the blocks of each encoder level, finest first."""
+        return tuple(self.dim * mult for mult in (1, *self.dim_mults[:-1]))
+
+    @property
+    def vertex_channels(self) -> int:
+        """Channels of the vertex (bottleneck)."""
+        return self.dim * self.dim_mults[-1]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class VertexConfig:
+    """The quantum filters of one place of the network.
+
+    Attributes:
+        ansatz: name of the circuit family.
+        layers: ansatz layers L.
+        filters: filters side by side; each takes three channels.
+        rho: fraction of the channels that go through filters; when given, it sets the number of
+            filters, rounded down, and `filters` is not read.
+    """
+
+    ansatz: Ansatz = "hqconv"
+    layers: Annotated[int, Field(ge=1, le=64)] = 3
+    filters: Positive = 1
+    rho: Fraction | None = None
+
+    def count(self, channels: int) -> int:
+        """Number of filters on a map of `channels` channels."""
+        if self.rho is None:
+            return self.filters
+        # The tolerance makes rho = 0.05 of 60 channels one filter, not 0.9999... of one.
+        return int(self.rho * channels / PATCH_CHANNELS + 1e-9)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class EncoderConfig(VertexConfig):
+    """Quantum filters in the encoder.
+
+    Attributes:
+        levels: encoder levels that carry QuanResNet blocks, 0 being the finest.
+        replace: `first` replaces the first convolution of a block (as the paper says), `both`
+            replaces both.
+    """
+
+    levels: tuple[Annotated[int, Field(ge=0)], ...] = (4,)
+    replace: Literal["first", "both"] = "first"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class QuantumConfig:
+    """Where the filters stand and which engine evaluates them."""
+
+    engine: Literal["exact"] = "exact"
+    vertex: VertexConfig = field(default_factory=VertexConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DiffusionConfig:
+    """The forward process and the loss.
+
+    Attributes:
+        timesteps: T.
+        schedule: `cosine` (Nichol & Dhariwal 2021) or `linear` (Ho et al. 2020).
+        prediction: what the network predicts, the noise `eps` or the clean image `x0`.
+        loss: `l2` or `l1`.
+        p2_gamma, p2_k: weight (k + snr)^-gamma per timestep (Choi et al. 2022); gamma 0 is plain.
+    """
+
+    timesteps: Annotated[int, Field(ge=2, le=100_000)] = 1000
+    schedule: Literal["cosine", "linear"] = "cosine"
+    prediction: Literal["eps", "x0"] = "eps"
+    loss: Literal["l2", "l1"] = "l2"
+    p2_gamma: Annotated[float, Field(ge=0)] = 1.0
+    p2_k: Annotated[float, Field(gt=0)] = 1.0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class EmaConfig:
+    """Exponential moving average of the weights.
+
+    The decay at step s is 0 up to `after`, then min(decay, 1 - (1 + (s - after - 1) / inv_gamma)
+    ^ -power).
+    """
+
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
+    every: Positive = 10
+    after: Annotated[int, Field(ge=0)] = 100
+    inv_gamma: Annotated[float, Field(gt=0)] = 1.0
+    power: Annotated[float, Field(gt=0)] = 2 / 3
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TrainConfig:
+    """Optimisation and bookkeeping.
+
+    Attributes:
+        lr, betas, eps: of Adam.
+        grad_clip: largest norm of the gradient; null does not clip.
+        label_dropout: probability of hiding a label, so that guidance works in sampling.
+        precision: `bf16` runs the classical layers under autocast; filters stay in float32.
+        compile: run the network through torch.compile.
+        tensorboard: also log to TensorBoard (extra `tensorboard`).
+        device: `auto` takes CUDA where there is one.
+        sample_every, checkpoint_every, log_every: in steps.
+        keep_checkpoints: how many of the newest checkpoints stay on disk.
+    """
+
+    steps: Positive = 60_000
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
+        0.9,
+        0.99,
+    )
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    grad_clip: Annotated[float, Field(gt=0)] | None = None
+    label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    precision: Literal["float32", "bf16"] = "float32"
+    compile: bool = False
+    tensorboard: bool = False
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    log_every: Positive = 50
+    sample_every: Positive = 2000
+    checkpoint_every: Positive = 1000
+    keep_checkpoints: Positive = 2
+
+
+@dataclass(frozen=True, config=_STRICT)
+class SampleConfig:
+    """Defaults of sampling: the preview grids of training, and `qhdm sample`.
+
+    Attributes:
+        sampler: `ddpm`, `ddim` or `dpm++`.
+        steps: network evaluations per image (twice that with guidance).
+        guidance: classifier-free guidance scale; 1 is off.
+        num: images per class.
+    """
+
+    sampler: SamplerName = "dpm++"
+    steps: Positive = 50
+    guidance: Annotated[float, Field(ge=0)] = 1.0
+    num: Positive = 8
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Config:
+    """Everything a run depends on. `name` is the first part of the run directory's name."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "eurosat"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    quantum: QuantumConfig = field(default_factory=QuantumConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+
+    @property
+    def encoder_levels(self) -> tuple[int, ...]:
+        """Encoder levels with quantum filters: none unless the kind has them."""
+        return self.quantum.encoder.levels if self.model.kind == "qcunet" else ()
+
+    @property
+    def vertex_filters(self) -> int:
+        """Filters at the vertex: none for the classical U-Net, all channels for `fullqvunet`."""
+        channels = self.model.vertex_channels
+        if self.model.kind == "unet":
+            return 0
+        if self.model.kind == "fullqvunet":
+            return channels // PATCH_CHANNELS
+        return self.quantum.vertex.count(channels)
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        _check_shapes(self)
+        _check_filters(self)
+        classes = self.data.classes
+        if classes is not None and (not classes or len(set(classes)) != len(classes)):
+            raise ValueError("data.classes: must name at least one class, each once (or be null)")
+        if self.sample.steps > self.diffusion.timesteps:
+            raise ValueError(
+                f"sample.steps: {self.sample.steps} exceeds diffusion.timesteps "
+                f"({self.diffusion.timesteps})"
+            )
+        if self.sample.guidance != 1 and self.train.label_dropout == 0:
+            raise ValueError(
+                "sample.guidance: guidance needs a model that was trained without labels at times; "
+                "set train.label_dropout above 0, or sample.guidance to 1"
+            )
+        return self
+
+
+def _check_shapes(config: Config) -> None:
+    model, size = config.model, config.data.image_size
+    if model.dim % model.groups:
+        raise ValueError(f"model.groups: {model.groups} does not divide model.dim ({model.dim})")
+    downsamplings = len(model.dim_mults) - 1
+    if size % 2**downsamplings:
+        raise ValueError(
+            f"data.image_size: {size} is not divisible by {2**downsamplings}, as "
+            f"{len(model.dim_mults)} levels (model.dim_mults) require"
+        )
+
+
+def _check_filters(config: Config) -> None:
+    model, size = config.model, config.data.image_size
+    if model.kind == "unet":
+        return
+    levels = config.encoder_levels
+    if model.kind == "qcunet" and not levels:
+        raise ValueError(
+            "quantum.encoder.levels: qcunet needs one; for none, use model.kind qvunet"
+        )
+    if len(set(levels)) != len(levels):
+        raise ValueError(f"quantum.encoder.levels: a level is given twice in {list(levels)}")
+    for level in levels:
+        if level >= len(model.dim_mults):
+            raise ValueError(
+                f"quantum.encoder.levels: there is no level {level}; model.dim_mults gives levels "
+                f"0 to {len(model.dim_mults) - 1}"
+            )
+        channels = model.level_channels[level]
+        _check_map(f"encoder level {level}", size >> level, size)
+        _check_count("quantum.encoder", config.quantum.encoder, channels)
+    _check_map("the vertex", size >> (len(model.dim_mults) - 1), size)
+    if model.kind == "fullqvunet":
+        if model.vertex_channels % PATCH_CHANNELS:
+            raise ValueError(
+                f"model.kind: fullqvunet needs vertex channels in multiples of {PATCH_CHANNELS}, "
+                f"but model.dim x model.dim_mults[-1] is {model.vertex_channels}"
+            )
+    else:
+        _check_count("quantum.vertex", config.quantum.vertex, model.vertex_channels)
+
+
+def _check_map(place: str, side: int, image_size: int) -> None:
+    if side % PATCH_SIZE:
+        raise ValueError(
+            f"data.image_size: quantum filters tile their map with {PATCH_SIZE}x{PATCH_SIZE} "
+            f"patches, but {place} has {side}x{side} pixels at image size {image_size}; "
+            "use an even map (other image size, fewer levels) or model.kind unet"
+        )
+
+
+def _check_count(section: str, place: VertexConfig, channels: int) -> None:
+    count = place.count(channels)
+    key = "filters" if place.rho is None else "rho"
+    if count < 1 or count * PATCH_CHANNELS > channels:
+        most = channels // PATCH_CHANNELS
+        raise ValueError(
+            f"{section}.{key}: gives {count} filters of {PATCH_CHANNELS} channels on a map of "
+            f"{channels} channels; 1 to {most} fit"
+        )
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML configuration.
+
+    Args:
+        path: the file.
+        overrides: `key=value` settings applied on top, for example `["model.kind=unet"]`.
+
+    Raises:
+        ConfigError: with the file, line, key and remedy.
+    """
+    return validate(Config, with_overrides(read_document(Path(path)), overrides))
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """`config` as plain data (dicts, lists, scalars)."""
+    data: dict[str, Any] = TypeAdapter(Config).dump_python(config, mode="json")
+    return data
+
+
+def to_yaml(config: Config) -> str:
+    """`config` as YAML that `load_config` reads back to an equal configuration."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)

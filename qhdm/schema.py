@@ -1,0 +1,201 @@
+"""YAML files as frozen dataclasses: unknown keys, wrong types and bad values are refused.
+
+Every refusal is a `ConfigError` of one line that names the file, the line where YAML knows it, the
+key, and the nearest known key or value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from qhdm.errors import ConfigError
+
+T = TypeVar("T")
+Key = tuple[str | int, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads `1e-3` as a number, as YAML 1.2 does, and refuses duplicate keys."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """Parsed YAML: the plain data, where it came from, and the line of each key (1-based)."""
+
+    source: str
+    data: Any
+    lines: dict[Key, int]
+
+    def place(self, key: Key) -> str:
+        """`file:line: a.b.c`, as far as it is known."""
+        line = self.lines.get(key)
+        where = f"{self.source}:{line}" if line else self.source
+        return f"{where}: {dotted(key)}" if key else where
+
+
+def dotted(key: Key) -> str:
+    """`("a", "b", 1)` as `a.b[1]`."""
+    text = ""
+    for part in key:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.removeprefix(".")
+
+
+def read_document(path: Path) -> Document:
+    """Parse one YAML file.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, not UTF-8, or not YAML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a UTF-8 text file ({error.reason})") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    loader = _Loader(text)
+    lines: dict[Key, int] = {}
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return Document(str(path), {}, lines)
+        _collect_lines(node, (), lines, str(path))
+        return Document(str(path), loader.construct_document(node), lines)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{where}: not valid YAML: {problem}") from None
+    finally:
+        loader.dispose()
+
+
+def _collect_lines(node: yaml.Node, key: Key, lines: dict[Key, int], source: str) -> None:
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key_node, value_node in node.value:
+            name = str(key_node.value)
+            line = key_node.start_mark.line + 1
+            if name in seen:
+                raise ConfigError(f"{source}:{line}: {dotted((*key, name))}: given twice")
+            seen.add(name)
+            lines[(*key, name)] = line
+            _collect_lines(value_node, (*key, name), lines, source)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value_node in enumerate(node.value):
+            lines[(*key, index)] = value_node.start_mark.line + 1
+            _collect_lines(value_node, (*key, index), lines, source)
+
+
+def with_overrides(document: Document, overrides: Iterable[str]) -> Document:
+    """`document` with `a.b.c=value` settings applied in order; values are read as YAML.
+
+    Raises:
+        ConfigError: a setting is not of that form, or names a key below a plain value.
+    """
+    data = json.loads(json.dumps(document.data, default=str)) or {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{document.source}: must be a mapping of keys, got {_shorten(data)}")
+    lines = dict(document.lines)
+    for setting in overrides:
+        name, separator, text = setting.partition("=")
+        parts = name.strip().split(".")
+        if not separator or not all(parts):
+            raise ConfigError(f"--set {setting}: expected key=value, for example train.steps=1000")
+        try:
+            value = yaml.load(text, Loader=_Loader)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {setting}: the value is not valid YAML") from None
+        target = data
+        for depth, part in enumerate(parts[:-1]):
+            if target.get(part) is None:
+                target[part] = {}
+            target = target[part]
+            if not isinstance(target, dict):
+                raise ConfigError(f"--set {setting}: {'.'.join(parts[: depth + 1])} has no keys")
+        target[parts[-1]] = value
+        lines.pop(tuple(parts), None)
+    return Document(document.source, data, lines)
+
+
+def validate(cls: type[T], document: Document) -> T:
+    """Build the dataclass `cls` from `document`, strictly (no coercion of types).
+
+    Raises:
+        ConfigError: with the first problem, and how many more there are.
+    """
+    text = json.dumps(document.data, default=str)
+    try:
+        # JSON mode is strict about scalars, yet takes lists as tuples and mappings as dataclasses.
+        return TypeAdapter(cls).validate_json(text, strict=True)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        message = _describe(cls, document, dict(problems[0]))
+        if len(problems) > 1:
+            message += f" (and {len(problems) - 1} more)"
+        raise ConfigError(message) from None
+
+
+def _describe(cls: type, document: Document, problem: dict[str, Any]) -> str:
+    key: Key = tuple(problem["loc"])
+    kind, value = problem["type"], problem["input"]
+    if kind == "unexpected_keyword_argument":
+        guess = _nearest_key(cls, key)
+        hint = f"; did you mean {guess}?" if guess else ""
+        return f"{document.place(key)}: unknown key{hint}"
+    if kind == "value_error":
+        # Cross-checks name their keys themselves: the whole document is their place.
+        return f"{document.source}: {problem['msg'].removeprefix('Value error, ')}"
+    if kind == "literal_error":
+        known = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+        near = difflib.get_close_matches(str(value), known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"{document.place(key)}: {value!r} is not one of {', '.join(known)}{hint}"
+    if kind == "missing":
+        return f"{document.place(key)}: is required"
+    text = str(problem["msg"]).replace("Input should be", "must be")
+    text = text.replace("an object", "a mapping of keys").replace("valid array", "list")
+    return f"{document.place(key)}: {text[0].lower()}{text[1:]}, got {_shorten(value)}"
+
+
+def _shorten(value: Any, limit: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _nearest_key(cls: type, key: Key) -> str | None:
+    """The known key that looks most like `key`: in its own section first, then anywhere."""
+    known = list(_keys(cls, ()))
+    section, name = key[:-1], str(key[-1])
+    siblings = {str(k[-1]): k for k in known if k[:-1] == section}
+    near: Sequence[str] = difflib.get_close_matches(name, siblings, n=1)
+    if near:
+        return dotted(siblings[near[0]])
+    anywhere = {str(k[-1]): k for k in reversed(known)}
+    near = difflib.get_close_matches(name, anywhere, n=1)
+    return dotted(anywhere[near[0]]) if near else None
+
+
+def _keys(cls: type, prefix: Key) -> Iterable[Key]:
+    for name, hint in get_type_hints(cls).items():
+        yield (*prefix, name)
+        if dataclasses.is_dataclass(hint):
+            yield from _keys(hint, (*prefix, name))  # type: ignore[arg-type]
