@@ -1,0 +1,6 @@
+"""Quantum filters: circuits, their analysis, the engines that evaluate them, the torch layer."""
+
+from qhdm.quantum.engines import expectation
+from qhdm.quantum.filter import Filter, build_filter
+
+__all__ = ["Filter", "build_filter", "expectation"]

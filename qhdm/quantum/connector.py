@@ -1,0 +1,115 @@
+"""The filter as a Qiskit neural network, and the torch module around it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from qiskit.primitives import BaseEstimatorV2
+from qiskit_machine_learning.connectors import TorchConnector
+from qiskit_machine_learning.connectors.torch_connector import _TorchNNFunction
+from qiskit_machine_learning.neural_networks import EstimatorQNN
+from torch import Tensor, nn
+
+from qhdm.quantum.engines import expectation
+from qhdm.quantum.filter import Filter
+
+
+class FilterQNN(EstimatorQNN):
+    """`EstimatorQNN` of a filter, with its free parameters alone as weights.
+
+    The stock network with three defaults corrected: input gradients are on (off, they drop the
+    upstream gradient silently), the precision is 0 (otherwise noise is added to exact values),
+    and the observables of a circuit travel in one PUB.
+
+    Args:
+        filter: the circuit and its observables. Weights that the circuit does not contain are
+            left out: `live` holds the indices of those that it does.
+        estimator: evaluates values and parameter-shift gradients; None is Qiskit's exact
+            reference estimator.
+    """
+
+    def __init__(self, filter: Filter, *, estimator: BaseEstimatorV2 | None = None) -> None:
+        present = set(filter.circuit.parameters)
+        self.filter = filter
+        self.live = [i for i, weight in enumerate(filter.weights) if weight in present]
+        super().__init__(
+            circuit=filter.circuit,
+            estimator=estimator,
+            observables=list(filter.observables),
+            input_params=list(filter.inputs),
+            weight_params=[filter.weights[i] for i in self.live],
+            input_gradients=True,
+            default_precision=0.0,
+        )
+
+    def _forward(self, input_data, weights):  # type: ignore[no-untyped-def]  # stock signature
+        values, num_samples = self._preprocess_forward(input_data, weights)
+        # Observables (m, 1) broadcast against parameter sets (B,): one PUB, values (m, B).
+        pub = (self._circuit, [[observable] for observable in self._observables], values)
+        result = self.estimator.run([pub], precision=self._default_precision).result()
+        return self._forward_postprocess(num_samples, result[0].data.evs)
+
+
+class FilterConnector(TorchConnector):
+    """F filters of one circuit as a torch module: (F, B, n) to (F, B, m).
+
+    A `TorchConnector` over an `EstimatorQNN`. With the exact engine, forward and backward stay in
+    torch, on the tensor's device and in its precision, and the (batch x outputs x parameters)
+    Jacobian is never built; with an estimator, the stock path of the connector is taken.
+
+    The trainable parameter is `theta` (F, P), in turns: the circuit is fed 2 pi theta, so that an
+    exported circuit is plain. `weight` gives the angles in radians.
+
+    Args:
+        filter: the circuit and its observables.
+        count: F.
+        engine: evaluates the filters when no estimator is given.
+        estimator: a Qiskit estimator to use instead of an engine.
+
+    Example:
+        >>> bank = FilterConnector(build_filter("fqconv"), count=2)
+        >>> bank(torch.rand(2, 5, 12)).shape
+        torch.Size([2, 5, 12])
+    """
+
+    theta: nn.Parameter
+
+    def __init__(
+        self,
+        filter: Filter,
+        *,
+        count: int = 1,
+        engine: str = "exact",
+        estimator: BaseEstimatorV2 | None = None,
+    ) -> None:
+        network = FilterQNN(filter, estimator=estimator)
+        super().__init__(network)
+        # The stock parameter holds the weights of one network, registered under two names.
+        del self._parameters["weight"], self._parameters["_weights"]
+        self.filter = filter
+        self.engine = engine
+        self.theta = nn.Parameter(torch.rand(count, len(filter.weights)))
+        self._stock = estimator is not None
+        self._live = network.live
+
+    @property
+    def weight(self) -> Tensor:
+        """The circuits' weights, (F, P), radians."""
+        return 2 * math.pi * self.theta
+
+    def forward(self, input_data: Tensor | None = None) -> Tensor:
+        """Evaluate the filters on inputs (F, B, n), radians; returns (F, B, m)."""
+        if input_data is None:
+            raise TypeError("a filter has inputs: forward needs a tensor (F, B, n)")
+        if not self._stock:
+            return expectation(self.filter, input_data, self.weight, engine=self.engine)
+        weights = self.weight[:, self._live]
+        outputs = [
+            _TorchNNFunction.apply(x, w, self.neural_network, False)
+            for x, w in zip(input_data, weights, strict=True)
+        ]
+        return torch.stack(outputs).to(input_data.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.filter.name}, count={self.theta.shape[0]}, engine={self.engine}"

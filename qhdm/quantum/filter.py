@@ -1,0 +1,74 @@
+"""A quantum filter: embedding, ansatz layers and observables as one Qiskit circuit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qiskit.circuit import Parameter, ParameterVector, QuantumCircuit
+from qiskit.quantum_info import SparsePauliOp
+
+from qhdm.errors import CircuitError
+from qhdm.quantum.ansatz import ANSATZE
+
+
+@dataclass(frozen=True, eq=False)
+class Filter:
+    """A parameterised circuit that maps n inputs and P weights to m expectation values.
+
+    Immutable, and compared by identity: copies of a model share their filters.
+
+    Attributes:
+        name: for messages and files.
+        circuit: the circuit, free in `inputs` and `weights`.
+        inputs: the n input parameters, radians, in order.
+        weights: the P weights, radians, in order. Some may be absent from the circuit (dead).
+        observables: m Hermitian operators on the circuit's qubits.
+    """
+
+    name: str
+    circuit: QuantumCircuit
+    inputs: Sequence[Parameter]
+    weights: Sequence[Parameter]
+    observables: tuple[SparsePauliOp, ...]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Filter:
+        return self
+
+
+def build_filter(ansatz: str, *, qubits: int = 12, layers: int = 3) -> Filter:
+    """Build a filter of a built-in family: RX(x_i) on qubit i, L layers, <Z_i> of every qubit.
+
+    Args:
+        ansatz: `hqconv`, `fqconv`, `basic` or `hqconv_released`.
+        qubits: n; a multiple of 4 for hqconv, of 12 for fqconv, of 2 for basic.
+        layers: L >= 1.
+
+    Returns:
+        The filter: n inputs, P = L x (weights per layer) weights, n observables.
+
+    Raises:
+        CircuitError: the family is unknown or does not exist at this size.
+
+    Example:
+        >>> filter = build_filter("hqconv", qubits=12, layers=3)
+        >>> len(filter.inputs), len(filter.weights), len(filter.observables)
+        (12, 84, 12)
+    """
+    if ansatz not in ANSATZE:
+        raise CircuitError(f"ansatz {ansatz!r}: unknown; known are {', '.join(ANSATZE)}")
+    family = ANSATZE[ansatz]
+    family.check(qubits, layers)
+    per_layer = family.weights_per_layer(qubits)
+    inputs = ParameterVector("x", qubits)
+    weights = ParameterVector("w", layers * per_layer)
+    circuit = QuantumCircuit(qubits, name=f"{ansatz}_{qubits}x{layers}")
+    for qubit in range(qubits):
+        circuit.rx(inputs[qubit], qubit)
+    for layer in range(layers):
+        family.append_layer(circuit, weights, layer * per_layer)
+    observables = tuple(
+        SparsePauliOp.from_sparse_list([("Z", [i], 1.0)], num_qubits=qubits) for i in range(qubits)
+    )
+    return Filter(circuit.name, circuit, tuple(inputs), tuple(weights), observables)

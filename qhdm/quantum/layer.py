@@ -1,0 +1,55 @@
+"""The quanvolution: filters that tile a feature map."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from qhdm.errors import CircuitError
+from qhdm.quantum.connector import FilterConnector
+from qhdm.quantum.filter import Filter
+
+
+class QuantumFilterLayer(nn.Module):
+    """F filters side by side on a feature map (B, 3F, H, W) to the same shape, in [-1, 1].
+
+    Filter f reads channels 3f..3f+2. Patches of 2x2 pixels tile the map with stride 2; within a
+    patch, value (h, w, c) is the angle (radians) of the RX on qubit 3(2h + w) + c, and <Z> of that
+    qubit takes its place (arXiv 2512.20448; design of the quanvolution: Henderson et al. 2020).
+
+    Args:
+        filter: a circuit of 12 inputs and 12 observables.
+        count: F.
+        engine: evaluates the circuits.
+
+    Raises:
+        CircuitError: the filter's inputs or outputs do not fit the patch.
+    """
+
+    PATCH = 2
+    CHANNELS = 3
+
+    def __init__(self, filter: Filter, *, count: int = 1, engine: str = "exact") -> None:
+        super().__init__()
+        values = self.PATCH * self.PATCH * self.CHANNELS
+        if (len(filter.inputs), len(filter.observables)) != (values, values):
+            raise CircuitError(
+                f"{filter.name}: a 2x2x3 patch needs {values} inputs and {values} observables, the "
+                f"filter has {len(filter.inputs)} and {len(filter.observables)}"
+            )
+        self.count = count
+        self.connector = FilterConnector(filter, count=count, engine=engine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3F, H, W) with even H and W to the same shape; angles in radians to values of Z."""
+        B, _, H, W = x.shape
+        F, k, c = self.count, self.PATCH, self.CHANNELS
+        h, w = H // k, W // k
+        # Pixels of a patch are contiguous, channels last: row-major (h, w, c) within the patch.
+        patches = x.reshape(B, F, c, h, k, w, k).permute(1, 0, 3, 5, 4, 6, 2)
+        values = self.connector(patches.reshape(F, B * h * w, k * k * c))
+        values = values.reshape(F, B, h, w, k, k, c).permute(1, 0, 6, 2, 4, 3, 5)
+        return values.reshape(B, F * c, H, W)
+
+    def circuits(self, height: int, width: int) -> int:
+        """Circuits evaluated per image on a map of that size."""
+        return self.count * (height // self.PATCH) * (width // self.PATCH)

@@ -1,0 +1,181 @@
+"""A Qiskit circuit lowered to what a simulator needs: matrices, qubits and angles.
+
+Every one-parameter gate of Qiskit's library is trigonometric in its angle,
+
+    G(a) = K + cos(s a) A + sin(s a) B,      s = 1/2 (rotations) or 1 (phases),
+
+so that three constant matrices describe it (controlled rotations have K = |0><0| (x) I). They are
+read off the gate's own matrix; gates of several parameters are taken apart by their definitions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from qiskit.circuit import Gate, Parameter, ParameterExpression, QuantumCircuit
+from qiskit.circuit.library import PhaseGate, RYGate
+from qiskit.quantum_info import Operator
+
+from qhdm.errors import CircuitError
+from qhdm.quantum.filter import Filter
+
+#: Instructions that change no expectation value.
+_IGNORED = {"barrier", "id", "delay", "global_phase"}
+
+
+@dataclass(frozen=True, eq=False)
+class Trig:
+    """The matrices of G(a) = K + cos(s a) A + sin(s a) B; `scale` is s."""
+
+    K: np.ndarray
+    A: np.ndarray
+    B: np.ndarray
+    scale: float
+
+    def at(self, angle: float) -> np.ndarray:
+        """The gate's matrix at `angle` (radians)."""
+        phase = self.scale * angle
+        return self.K + math.cos(phase) * self.A + math.sin(phase) * self.B
+
+
+@dataclass(frozen=True)
+class Op:
+    """One gate: `qubits[0]` is the least significant bit of the matrix index (Qiskit's order).
+
+    Attributes:
+        qubits: where it acts.
+        gate: a constant unitary (2^k, 2^k), or its trigonometric form.
+        angle: row of the program's angles; -1 for a constant gate.
+    """
+
+    qubits: tuple[int, ...]
+    gate: np.ndarray | Trig
+    angle: int
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A filter's circuit as operations on n qubits.
+
+    The angles are affine in inputs x (n_in,) and weights w (P,), in radians:
+    `angles = from_inputs @ x + from_weights @ w + offsets`.
+
+    Attributes:
+        qubits: n.
+        ops: gates in order.
+        from_inputs: (angles, n_in).
+        from_weights: (angles, P).
+        offsets: (angles,).
+    """
+
+    qubits: int
+    ops: tuple[Op, ...]
+    from_inputs: np.ndarray
+    from_weights: np.ndarray
+    offsets: np.ndarray
+
+
+def lower(filter: Filter) -> Program:
+    """Lower the circuit of `filter`.
+
+    Raises:
+        CircuitError: a gate is not unitary, or an angle is not an affine real expression of the
+            filter's inputs and weights.
+    """
+    columns = {p: i for i, p in enumerate((*filter.inputs, *filter.weights))}
+    forms: dict[tuple[object, ...], Trig | None] = {}
+    ops: list[Op] = []
+    rows: list[np.ndarray] = []
+    offsets: list[float] = []
+
+    def form(gate: Gate) -> Trig | None:
+        # Controlled gates may be open (control on 0): the state is part of their identity.
+        key = (gate.name, type(gate), gate.num_qubits, getattr(gate, "ctrl_state", None))
+        if key not in forms:
+            forms[key] = _trigonometric(gate)
+        return forms[key]
+
+    def visit(circuit: QuantumCircuit, wires: tuple[int, ...]) -> None:
+        wire_of = dict(zip(circuit.qubits, wires, strict=True))
+        for entry in circuit.data:
+            gate, qubits = entry.operation, tuple(wire_of[q] for q in entry.qubits)
+            if gate.name in _IGNORED:
+                continue
+            if not isinstance(gate, Gate):
+                raise CircuitError(
+                    f"{filter.name}: {gate.name} on qubits {list(qubits)} is not a unitary gate; "
+                    "filters hold gates alone"
+                )
+            emit(gate, qubits)
+
+    def emit(gate: Gate, qubits: tuple[int, ...]) -> None:
+        free = [p for p in gate.params if isinstance(p, ParameterExpression) and p.parameters]
+        if not free:
+            ops.append(Op(qubits, np.asarray(Operator(gate).data), -1))
+        elif len(gate.params) == 1 and (trig := form(gate)):
+            row, offset = _affine(filter.name, free[0], columns)
+            ops.append(Op(qubits, trig, len(rows)))
+            rows.append(row)
+            offsets.append(offset)
+        elif gate.name == "u":
+            # U is a basis gate without a definition: U(t, p, l) = P(p) RY(t) P(l).
+            theta, phi, lam = gate.params
+            for part in (PhaseGate(lam), RYGate(theta), PhaseGate(phi)):
+                emit(part, qubits)
+        elif gate.definition is not None:
+            visit(gate.definition, qubits)
+        else:
+            raise CircuitError(
+                f"{filter.name}: gate {gate.name} has free parameters but neither a trigonometric "
+                "matrix nor a definition; rewrite it in standard gates"
+            )
+
+    visit(filter.circuit, tuple(range(filter.circuit.num_qubits)))
+    split = len(filter.inputs)
+    matrix = np.array(rows).reshape(len(rows), len(columns))
+    return Program(
+        filter.circuit.num_qubits,
+        tuple(ops),
+        matrix[:, :split],
+        matrix[:, split:],
+        np.array(offsets, dtype=float),
+    )
+
+
+def _trigonometric(gate: Gate) -> Trig | None:
+    """The trigonometric form of a one-parameter gate, or None if its matrix has none."""
+
+    def at(angle: float) -> np.ndarray:
+        bound = gate.copy()
+        bound.params = [angle]
+        return np.asarray(Operator(bound).data)
+
+    for scale in (0.5, 1.0):
+        zero, quarter, half = at(0.0), at(math.pi / (2 * scale)), at(math.pi / scale)
+        K = (zero + half) / 2
+        trig = Trig(K, zero - K, quarter - K, scale)
+        if all(np.allclose(at(a), trig.at(a), atol=1e-12) for a in (0.3, 2.9, -1.7)):
+            return trig
+    return None
+
+
+def _affine(
+    name: str, expression: ParameterExpression, columns: dict[Parameter, int]
+) -> tuple[np.ndarray, float]:
+    """Coefficients over `columns` and offset of an affine expression."""
+    row = np.zeros(len(columns))
+    for parameter in expression.parameters:
+        if parameter not in columns:
+            raise CircuitError(
+                f"{name}: parameter {parameter.name} is neither an input nor a weight"
+            )
+        slope = expression.gradient(parameter)
+        if isinstance(slope, ParameterExpression) and slope.parameters:
+            raise CircuitError(f"{name}: angle {expression} is not affine in {parameter.name}")
+        if complex(slope).imag:
+            raise CircuitError(f"{name}: angle {expression} is not real")
+        row[columns[parameter]] = complex(slope).real
+    offset = complex(expression.bind(dict.fromkeys(expression.parameters, 0.0)))
+    return row, offset.real

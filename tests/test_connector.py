@@ -1,0 +1,135 @@
+"""The Qiskit network, its torch connector, and the layer that tiles a feature map."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from qiskit.primitives import StatevectorEstimator
+from qiskit.quantum_info import SparsePauliOp
+from qiskit_machine_learning.connectors import TorchConnector
+from qiskit_machine_learning.neural_networks import EstimatorQNN
+from tolerances import FLOAT32, FLOAT64
+
+from qhdm.errors import CircuitError
+from qhdm.quantum import Filter, build_filter, expectation
+from qhdm.quantum.connector import FilterConnector, FilterQNN
+from qhdm.quantum.layer import QuantumFilterLayer
+
+
+def small_filters() -> list[Filter]:
+    return [
+        build_filter("hqconv", qubits=4, layers=1),
+        build_filter("hqconv_released", qubits=8, layers=1),
+        build_filter("basic", qubits=2, layers=3),
+    ]
+
+
+@pytest.mark.parametrize("filter", small_filters(), ids=lambda f: f.name)
+def test_values_and_jacobians_agree_with_the_stock_network(filter: Filter) -> None:
+    """The stock network: default estimator, default (parameter-shift) gradient."""
+    ours = FilterQNN(filter)
+    stock = EstimatorQNN(
+        circuit=filter.circuit,
+        observables=list(filter.observables),
+        input_params=ours.input_params,
+        weight_params=ours.weight_params,
+        input_gradients=True,
+        default_precision=0.0,
+    )
+    x = torch.randn(2, len(filter.inputs), dtype=torch.float64)
+    w = torch.rand(len(filter.weights), dtype=torch.float64) * 2 * math.pi
+    live = w[ours.live].numpy()
+    values = torch.as_tensor(stock.forward(x.numpy(), live))
+    torch.testing.assert_close(expectation(filter, x, w), values, atol=FLOAT64, rtol=0)
+    torch.testing.assert_close(
+        torch.as_tensor(ours.forward(x.numpy(), live)), values, atol=FLOAT64, rtol=0
+    )
+    by_x, by_w = stock.backward(x.numpy(), live)
+    exact_x, exact_w = torch.autograd.functional.jacobian(
+        lambda x, w: expectation(filter, x, w), (x, w)
+    )
+    for b in range(2):
+        torch.testing.assert_close(exact_x[b, :, b], torch.as_tensor(by_x[b]), atol=FLOAT64, rtol=0)
+        torch.testing.assert_close(
+            exact_w[b][:, ours.live], torch.as_tensor(by_w[b]), atol=FLOAT64, rtol=0
+        )
+
+
+def test_one_pub_for_all_observables() -> None:
+    class Counting(StatevectorEstimator):
+        pubs: list[int] = []  # noqa: RUF012
+
+        def run(self, pubs, *, precision=None):
+            pubs = list(pubs)
+            self.pubs.append(len(pubs))
+            return super().run(pubs, precision=precision)
+
+    filter = build_filter("hqconv", qubits=4, layers=1)
+    estimator = Counting()
+    FilterQNN(filter, estimator=estimator).forward([[0.1] * 4] * 5, [0.2] * 8)
+    assert estimator.pubs == [1]
+
+
+def test_exact_and_stock_paths_agree() -> None:
+    filter = build_filter("hqconv", qubits=4, layers=1)
+    exact = FilterConnector(filter, count=2)
+    stock = FilterConnector(filter, count=2, estimator=StatevectorEstimator())
+    stock.load_state_dict(exact.state_dict())
+    x = torch.randn(2, 2, 4)
+    gradients = []
+    for connector in (exact, stock):
+        assert isinstance(connector, TorchConnector)
+        inputs = x.clone().requires_grad_()
+        connector(inputs).square().sum().backward()
+        gradients.append((inputs.grad, connector.theta.grad))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=FLOAT32, rtol=FLOAT32)
+
+
+def test_theta_is_in_turns() -> None:
+    filter = build_filter("basic", qubits=2, layers=1)
+    connector = FilterConnector(filter)
+    assert list(connector.state_dict()) == ["theta"]
+    assert bool(((connector.theta >= 0) & (connector.theta < 1)).all())
+    x = torch.randn(1, 3, 2)
+    reference = expectation(filter, x[0], 2 * math.pi * connector.theta[0])
+    torch.testing.assert_close(connector(x)[0], reference)
+
+
+def test_layer_reads_and_writes_the_right_pixels() -> None:
+    """Against one circuit per patch, indexed by the definition."""
+    filter = build_filter("hqconv", qubits=12, layers=1)
+    layer = QuantumFilterLayer(filter, count=2).double()
+    x = torch.randn(2, 6, 4, 6, dtype=torch.float64)
+    y = layer(x)
+    assert y.shape == x.shape
+    for b, f, i, j in [(0, 0, 0, 0), (1, 1, 1, 2), (0, 1, 0, 1), (1, 0, 1, 0)]:
+        angles, outputs = torch.zeros(12).double(), torch.zeros(12).double()
+        for h in range(2):
+            for w in range(2):
+                for c in range(3):
+                    place = (b, 3 * f + c, 2 * i + h, 2 * j + w)
+                    angles[3 * (2 * h + w) + c] = x[place]
+                    outputs[3 * (2 * h + w) + c] = y[place]
+        reference = expectation(filter, angles[None], layer.connector.weight[f])[0]
+        torch.testing.assert_close(outputs, reference, atol=FLOAT64, rtol=0)
+    assert layer.circuits(4, 6) == 2 * 2 * 3
+
+
+def test_layer_refuses_a_filter_of_another_size() -> None:
+    with pytest.raises(CircuitError, match="2x2x3 patch needs 12 inputs"):
+        QuantumFilterLayer(build_filter("hqconv", qubits=8, layers=1))
+    filter = build_filter("hqconv", qubits=12, layers=1)
+    one = Filter("one", filter.circuit, filter.inputs, filter.weights, (SparsePauliOp("Z" * 12),))
+    with pytest.raises(CircuitError, match="has 12 and 1"):
+        QuantumFilterLayer(one)
+
+
+def test_copies_share_the_circuit() -> None:
+    layer = QuantumFilterLayer(build_filter("fqconv", qubits=12, layers=1))
+    copied = copy.deepcopy(layer)
+    assert copied.connector.filter is layer.connector.filter
+    assert copied.connector.theta is not layer.connector.theta

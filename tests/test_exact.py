@@ -1,0 +1,265 @@
+"""The exact engine against Qiskit's Statevector, Aer, PennyLane, and finite differences."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from qiskit.circuit import ParameterVector, QuantumCircuit
+from qiskit.circuit.library import RZXGate, XXPlusYYGate
+from qiskit.quantum_info import SparsePauliOp, Statevector
+from tolerances import FLOAT32, FLOAT64
+
+from qhdm.errors import CircuitError
+from qhdm.quantum import Filter, build_filter, expectation
+from qhdm.quantum.ansatz import ANSATZE
+from qhdm.quantum.plan import make_plan
+
+
+def draw(filter: Filter, batch: int, *, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random inputs (B, n) and weights (P,), float64, over more than a full turn."""
+    random = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, len(filter.inputs), generator=random, dtype=torch.float64) * 3
+    w = torch.rand(len(filter.weights), generator=random, dtype=torch.float64) * 4 * math.pi
+    return x, w
+
+
+def bind(filter: Filter, x: torch.Tensor, w: torch.Tensor) -> QuantumCircuit:
+    values = dict(zip(filter.inputs, x.tolist(), strict=True))
+    values |= dict(zip(filter.weights, w.tolist(), strict=True))
+    present = filter.circuit.parameters
+    return filter.circuit.assign_parameters({p: v for p, v in values.items() if p in present})
+
+
+def by_statevector(filter: Filter, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    rows = []
+    for sample in x:
+        state = Statevector(bind(filter, sample, w))
+        rows.append([state.expectation_value(o).real for o in filter.observables])
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("ansatz", list(ANSATZE))
+def test_values_agree_with_statevector(ansatz: str, layers: int) -> None:
+    filter = build_filter(ansatz, qubits=12, layers=layers)
+    x, w = draw(filter, 2, seed=layers)
+    reference = by_statevector(filter, x, w)
+    torch.testing.assert_close(expectation(filter, x, w), reference, atol=FLOAT64, rtol=0)
+    single = expectation(filter, x.float(), w.float())
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), reference, atol=FLOAT32, rtol=0)
+
+
+def test_values_agree_with_aer() -> None:
+    from qiskit_aer import AerSimulator
+
+    filter = build_filter("hqconv", qubits=8, layers=2)
+    x, w = draw(filter, 3)
+    simulator = AerSimulator(method="statevector")
+    circuits = []
+    for sample in x:
+        # Rebased first: Aer 0.18 is not to be trusted with parameterised controlled rotations.
+        circuit = bind(filter, sample, w).decompose()
+        circuit.save_statevector()
+        circuits.append(circuit)
+    result = simulator.run(circuits).result()
+    rows = [
+        [result.get_statevector(i).expectation_value(o).real for o in filter.observables]
+        for i in range(len(circuits))
+    ]
+    torch.testing.assert_close(
+        expectation(filter, x, w), torch.tensor(rows, dtype=torch.float64), atol=FLOAT64, rtol=0
+    )
+
+
+def test_values_agree_with_pennylane() -> None:
+    qml = pytest.importorskip("pennylane")
+    filter = build_filter("fqconv", qubits=12, layers=1)
+    x, w = draw(filter, 1)
+    gates = {"rx": qml.RX, "crz": qml.CRZ, "crx": qml.CRX}
+    index = {qubit: i for i, qubit in enumerate(filter.circuit.qubits)}
+
+    @qml.qnode(qml.device("default.qubit", wires=12))
+    def circuit():
+        for entry in bind(filter, x[0], w).data:
+            gates[entry.operation.name](
+                float(entry.operation.params[0]), wires=[index[q] for q in entry.qubits]
+            )
+        return [qml.expval(qml.PauliZ(i)) for i in range(12)]
+
+    reference = torch.tensor(np.array(circuit()), dtype=torch.float64)
+    torch.testing.assert_close(expectation(filter, x, w)[0], reference, atol=FLOAT64, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("ansatz", "qubits"), [("hqconv", 8), ("fqconv", 12), ("basic", 4), ("hqconv_released", 12)]
+)
+def test_gradients_by_gradcheck(ansatz: str, qubits: int) -> None:
+    filter = build_filter(ansatz, qubits=qubits, layers=2)
+    x, w = draw(filter, 2)
+    x.requires_grad_()
+    w.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x, w: expectation(filter, x, w), (x, w), fast_mode=True, atol=1e-6
+    )
+
+
+def test_second_derivatives_by_gradgradcheck() -> None:
+    filter = build_filter("hqconv", qubits=4, layers=1)
+    x, w = draw(filter, 2)
+    x.requires_grad_()
+    w.requires_grad_()
+    assert torch.autograd.gradgradcheck(
+        lambda x, w: expectation(filter, x, w), (x, w), fast_mode=True, atol=1e-5
+    )
+
+
+def test_filters_with_different_weights_are_one_batch() -> None:
+    filter = build_filter("fqconv", qubits=12, layers=2)
+    x, w = zip(*(draw(filter, 4, seed=seed) for seed in range(3)), strict=True)
+    together = expectation(filter, torch.stack(x), torch.stack(w))
+    for i in range(3):
+        apart = expectation(filter, x[i], w[i])
+        torch.testing.assert_close(together[i], apart, atol=FLOAT64, rtol=0)
+
+
+def test_equal_components_share_a_group() -> None:
+    (group,) = make_plan(build_filter("fqconv", qubits=12, layers=3)).groups
+    assert group.size == 3
+    assert group.angles.shape[0] == 4
+    assert len(group.blocks) == 4  # three embedding rotations, and one fused unitary of 8x8
+
+
+def test_dead_weights_have_no_gradient() -> None:
+    filter = build_filter("hqconv_released", qubits=12, layers=3)
+    x, w = draw(filter, 2)
+    w.requires_grad_()
+    expectation(filter, x, w).square().sum().backward()
+    assert w.grad is not None
+    assert int((w.grad != 0).sum()) == 12
+
+
+def test_half_precision_is_computed_in_float32() -> None:
+    filter = build_filter("fqconv", qubits=12, layers=1)
+    x, w = draw(filter, 2)
+    rounded = x.bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        values = expectation(filter, rounded, w.float())
+    assert values.dtype == torch.bfloat16
+    reference = by_statevector(filter, rounded.double(), w)
+    torch.testing.assert_close(values.double(), reference, atol=2**-8, rtol=0)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("ansatz", list(ANSATZE))
+def test_cuda_agrees_with_cpu(ansatz: str) -> None:
+    filter = build_filter(ansatz, qubits=12, layers=3)
+    x, w = draw(filter, 8)
+    on_cuda = expectation(filter, x.cuda(), w.cuda())
+    torch.testing.assert_close(on_cuda.cpu(), expectation(filter, x, w), atol=FLOAT64, rtol=0)
+
+
+# Random circuits: any standard gate, affine angles, inputs anywhere, any Pauli observable.
+
+ONE_ANGLE = ["rx", "ry", "rz", "p", "crx", "cry", "crz", "cp", "rxx", "ryy", "rzz", "rzx"]
+FIXED = ["h", "x", "y", "z", "s", "sdg", "t", "sx", "cx", "cy", "cz", "ch", "swap", "iswap", "ccx"]
+
+
+@st.composite
+def random_filters(draw: st.DrawFn) -> Filter:
+    n = draw(st.integers(2, 5))
+    x, w = ParameterVector("x", 3), ParameterVector("w", 4)
+    circuit = QuantumCircuit(n)
+    for _ in range(draw(st.integers(1, 14))):
+        name = draw(st.sampled_from([*ONE_ANGLE, *FIXED, "u", "xx_plus_yy", "open_crx"]))
+        order = draw(st.permutations(range(n)))
+        parameter = draw(st.sampled_from([*x, *w]))
+        angle = draw(st.sampled_from([1.0, -0.5, 2.0])) * parameter + draw(st.floats(-3, 3))
+        if name == "ccx" and n < 3:
+            continue
+        if name == "u":
+            circuit.u(angle, w[0], -1 * w[1], order[0])
+        elif name == "xx_plus_yy":
+            circuit.append(XXPlusYYGate(angle, w[2]), order[:2])
+        elif name == "open_crx":
+            circuit.crx(angle, order[0], order[1], ctrl_state=0)
+        elif name == "rzx":
+            circuit.append(RZXGate(angle), order[:2])
+        elif name in ONE_ANGLE:
+            arity = 1 if name in ("rx", "ry", "rz", "p") else 2
+            getattr(circuit, name)(angle, *order[:arity])
+        else:
+            arity = 3 if name == "ccx" else 1 if FIXED.index(name) < 8 else 2
+            getattr(circuit, name)(*order[:arity])
+    strings = st.text("IXYZ", min_size=n, max_size=n)
+    observables = tuple(
+        SparsePauliOp(draw(st.lists(strings, min_size=1, max_size=3)), None).simplify()
+        for _ in range(draw(st.integers(1, 3)))
+    )
+    return Filter("random", circuit, tuple(x), tuple(w), observables)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(random_filters())
+def test_random_circuits_agree_with_statevector(filter: Filter) -> None:
+    x, w = draw(filter, 2)
+    reference = by_statevector(filter, x, w)
+    torch.testing.assert_close(expectation(filter, x, w), reference, atol=1e-10, rtol=0)
+
+
+def custom(circuit: QuantumCircuit, **changes: object) -> Filter:
+    x, w = ParameterVector("x", 2), ParameterVector("w", 2)
+    fields = {
+        "name": "custom",
+        "circuit": circuit,
+        "inputs": tuple(x),
+        "weights": tuple(w),
+        "observables": (SparsePauliOp("ZI"), SparsePauliOp("IZ")),
+    }
+    return Filter(**{**fields, **changes})
+
+
+def test_unusable_circuits_are_refused() -> None:
+    x, w = torch.zeros(1, 2), torch.zeros(2)
+    measured = QuantumCircuit(2, 1)
+    measured.measure(0, 0)
+    with pytest.raises(CircuitError, match=r"custom: measure on qubits .0. is not a unitary gate"):
+        expectation(custom(measured), x, w)
+
+    stranger = QuantumCircuit(2)
+    stranger.rx(ParameterVector("y", 1)[0], 0)
+    with pytest.raises(CircuitError, match=r"parameter y\[0\] is neither an input nor a weight"):
+        expectation(custom(stranger), x, w)
+
+    names = ParameterVector("x", 2)
+    squared = QuantumCircuit(2)
+    squared.rx(names[0] * names[1], 0)
+    with pytest.raises(CircuitError, match="is not affine"):
+        expectation(custom(squared, inputs=tuple(names)), x, w)
+
+    wide = custom(QuantumCircuit(2), observables=(SparsePauliOp("ZZZ"),))
+    with pytest.raises(CircuitError, match="acts on 3 qubits, the circuit has 2"):
+        expectation(wide, x, w)
+
+    skew = custom(QuantumCircuit(2), observables=(SparsePauliOp("ZZ", [1j]),))
+    with pytest.raises(CircuitError, match="not Hermitian"):
+        expectation(skew, x, w)
+
+
+def test_wrong_calls_are_refused() -> None:
+    filter = build_filter("basic", qubits=2, layers=1)
+    x, w = torch.zeros(3, 2), torch.zeros(2)
+    with pytest.raises(CircuitError, match="engine 'exct': unknown; known are exact"):
+        expectation(filter, x, w, engine="exct")
+    with pytest.raises(CircuitError, match=r"takes inputs \(B, 2\) with weights \(2,\)"):
+        expectation(filter, x, torch.zeros(3))
+    with pytest.raises(CircuitError, match="takes inputs"):
+        expectation(filter, x[None], w)
+    with pytest.raises(CircuitError, match="real floating-point"):
+        expectation(filter, x.long(), w)
