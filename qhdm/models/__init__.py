@@ -1,0 +1,6 @@
+"""The U-Net and its quantum hybrids."""
+
+from qhdm.models.build import build_model
+from qhdm.models.unet import UNet
+
+__all__ = ["UNet", "build_model"]

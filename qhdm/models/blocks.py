@@ -1,0 +1,185 @@
+"""The classical blocks of the U-Net.
+
+Feature maps are (B, C, H, W), conditioning vectors (B, E). Constants (epsilons, tanh GELU) are
+those of the published Flax code.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+GROUP_NORM_EPS = 1e-6
+STANDARDIZE_EPS = 1e-5
+
+
+class WeightStandardizedConv2d(nn.Conv2d):
+    """3x3 convolution whose kernels have zero mean and unit variance (Qiao et al. 2019)."""
+
+    def __init__(self, dim_in: int, dim_out: int) -> None:
+        super().__init__(dim_in, dim_out, kernel_size=3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), correction=0, keepdim=True)
+        kernel = (self.weight - mean) * (variance + STANDARDIZE_EPS).rsqrt()
+        return F.conv2d(x, kernel, self.bias, padding=1)
+
+
+class ChannelNorm(nn.Module):
+    """LayerNorm over the channels of every pixel, with a scale and no bias."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
+        return (x - mean) * (variance + 1e-5).rsqrt() * self.scale[:, None, None]
+
+
+class ResnetBlock(nn.Module):
+    """Two convolutions with GroupNorm and SiLU; the condition scales and shifts (FiLM) the first.
+
+    Quantum blocks are this block with other convolutions.
+
+    Args:
+        dim_in, dim_out: channels.
+        emb_dim: E, size of the conditioning vector.
+        groups: of GroupNorm.
+        conv1, conv2: maps dim_in -> dim_out and dim_out -> dim_out; None is the
+            weight-standardised 3x3 convolution.
+    """
+
+    def __init__(
+        self,
+        dim_in: int,
+        dim_out: int,
+        *,
+        emb_dim: int,
+        groups: int,
+        conv1: nn.Module | None = None,
+        conv2: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.conv1 = conv1 or WeightStandardizedConv2d(dim_in, dim_out)
+        self.norm1 = nn.GroupNorm(groups, dim_out, eps=GROUP_NORM_EPS)
+        self.film = nn.Linear(emb_dim, 2 * dim_out)
+        self.conv2 = conv2 or WeightStandardizedConv2d(dim_out, dim_out)
+        self.norm2 = nn.GroupNorm(groups, dim_out, eps=GROUP_NORM_EPS)
+        self.skip = nn.Conv2d(dim_in, dim_out, 1) if dim_in != dim_out else nn.Identity()
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        scale, shift = self.film(F.silu(emb))[:, :, None, None].chunk(2, dim=1)
+        h = self.norm1(self.conv1(x)) * (1 + scale) + shift
+        h = F.silu(self.norm2(self.conv2(F.silu(h))))
+        return h + self.skip(x)
+
+
+class LinearAttention(nn.Module):
+    """Pre-normed residual attention of linear cost in the pixels (Shen et al. 2021).
+
+    Softmax of q over features and of k over pixels, so that (k^T v) is formed first.
+    """
+
+    def __init__(self, dim: int, *, heads: int, dim_head: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = dim_head**-0.5
+        self.norm = ChannelNorm(dim)
+        self.to_qkv = nn.Conv2d(dim, 3 * heads * dim_head, 1, bias=False)
+        self.to_out = nn.Sequential(nn.Conv2d(heads * dim_head, dim, 1), ChannelNorm(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, _, H, W = x.shape
+        q, k, v = self.to_qkv(self.norm(x)).reshape(B, 3, self.heads, -1, H * W).unbind(1)
+        q, k = q.softmax(dim=-2) * self.scale, k.softmax(dim=-1)
+        context = v @ k.mT / (H * W)  # (B, heads, features of v, features of k)
+        out = (context @ q).reshape(B, -1, H, W)
+        return self.to_out(out) + x
+
+
+class Attention(nn.Module):
+    """Pre-normed residual full attention with cosine similarity (q and k of unit length)."""
+
+    SCALE = 10.0
+
+    def __init__(self, dim: int, *, heads: int, dim_head: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = ChannelNorm(dim)
+        self.to_qkv = nn.Conv2d(dim, 3 * heads * dim_head, 1, bias=False)
+        self.to_out = nn.Conv2d(heads * dim_head, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, _, H, W = x.shape
+        qkv = self.to_qkv(self.norm(x)).reshape(B, 3, self.heads, -1, H * W)
+        q, k, v = qkv.mT.unbind(1)  # (B, heads, pixels, features)
+        q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        out = F.scaled_dot_product_attention(q, k, v, scale=self.SCALE)
+        return self.to_out(out.mT.reshape(B, -1, H, W)) + x
+
+
+class Downsample(nn.Conv2d):
+    """Half the resolution, by a strided 4x4 convolution."""
+
+    def __init__(self, dim_in: int, dim_out: int) -> None:
+        super().__init__(dim_in, dim_out, kernel_size=4, stride=2, padding=1)
+
+
+class Upsample(nn.Sequential):
+    """Twice the resolution: nearest neighbour, then a 3x3 convolution."""
+
+    def __init__(self, dim_in: int, dim_out: int) -> None:
+        super().__init__(
+            nn.Upsample(scale_factor=2, mode="nearest"),
+            nn.Conv2d(dim_in, dim_out, 3, padding=1),
+        )
+
+
+class Condition(nn.Module):
+    """Timestep and label to one conditioning vector.
+
+    The sinusoidal embedding of t (Vaswani et al. 2017) and the embedding of the label are
+    concatenated and pass two dense layers. The null label, -1, is the zero vector, so that
+    classifier-free guidance needs no parameters of its own.
+
+    Args:
+        time_dim: size of the time embedding, even.
+        label_dim: size of the label embedding.
+        num_classes: labels are 0..num_classes-1, or -1 for none.
+        emb_dim: E, size of the result.
+    """
+
+    def __init__(self, *, time_dim: int, label_dim: int, num_classes: int, emb_dim: int) -> None:
+        super().__init__()
+        half = time_dim // 2
+        self.frequencies: Tensor
+        frequencies = torch.exp(torch.arange(half) * (-math.log(10_000) / max(half - 1, 1)))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.label = nn.Embedding(num_classes, label_dim)
+        self.dense1 = nn.Linear(2 * half + label_dim, emb_dim)
+        self.dense2 = nn.Linear(emb_dim, emb_dim)
+
+    def forward(self, t: Tensor, label: Tensor) -> Tensor:
+        """t (B,) and label (B,), integers, to (B, E)."""
+        phase = t[:, None].float() * self.frequencies
+        known = (label >= 0)[:, None]
+        label_emb = self.label(label.clamp(min=0)) * known
+        emb = torch.cat([phase.sin(), phase.cos(), label_emb], dim=1)
+        return self.dense2(F.gelu(self.dense1(emb), approximate="tanh"))
+
+
+def init_like_flax(module: nn.Module) -> None:
+    """LeCun-normal kernels, zero biases: Flax's defaults, which the published code uses."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        fan_in = module.weight[0].numel()
+        # The variance of a normal cut at two standard deviations is 0.8796^2 of its parameter's.
+        std = fan_in**-0.5 / 0.87962566103423978
+        nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)

@@ -1,0 +1,71 @@
+"""From a configuration to its network."""
+
+from __future__ import annotations
+
+import torch
+
+from qhdm import data
+from qhdm.config import Config, VertexConfig
+from qhdm.models.blocks import ResnetBlock
+from qhdm.models.quantum_blocks import FilterBank, QResnetBlock, QuanResnetBlock
+from qhdm.models.unet import UNet
+from qhdm.quantum.filter import build_filter
+from qhdm.seeds import Stream, derive_seed
+
+
+def build_model(config: Config) -> UNet:
+    """Build the network of `config`, its weights drawn from the configuration's seed.
+
+    The global random state is left as it was.
+
+    Args:
+        config: `data.classes` gives the number of classes; if it is null, the class folders of
+            `data.root` do.
+
+    Returns:
+        A module called as `model(x_t, t, label)`: x_t (B, C, H, W), t and label (B,).
+
+    Raises:
+        DataError: the classes are not given and the data set is absent.
+        CircuitError: a filter cannot be built.
+
+    Example:
+        >>> config = load_config("configs/quickstart.yaml", ["model.kind=unet"])
+        >>> model = build_model(config)
+    """
+    model = config.model
+    quantum = config.quantum
+
+    def bank(place: VertexConfig, count: int) -> FilterBank:
+        return FilterBank(build_filter(place.ansatz, layers=place.layers), count, quantum.engine)
+
+    vertex = bank(quantum.vertex, config.vertex_filters) if config.vertex_filters else None
+    encoder = {
+        level: bank(quantum.encoder, quantum.encoder.count(model.level_channels[level]))
+        for level in config.encoder_levels
+    }
+    emb_dim, groups = 4 * model.dim, model.groups
+
+    def block(place: int | str, width: int) -> ResnetBlock:
+        if place == "vertex" and vertex:
+            return QResnetBlock(width, vertex, emb_dim=emb_dim, groups=groups)
+        if place in encoder:
+            bank = encoder[int(place)]
+            return QuanResnetBlock(
+                width, bank, replace=quantum.encoder.replace, emb_dim=emb_dim, groups=groups
+            )
+        return ResnetBlock(width, width, emb_dim=emb_dim, groups=groups)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(config.seed, Stream.INIT))
+        return UNet(
+            channels=config.data.channels,
+            num_classes=len(data.class_names(config.data)),
+            dim=model.dim,
+            dim_mults=model.dim_mults,
+            groups=model.groups,
+            heads=model.heads,
+            dim_head=model.dim_head,
+            label_dim=model.label_dim,
+            block=block,
+        )

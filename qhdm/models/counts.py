@@ -1,0 +1,75 @@
+"""What a network consists of, in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from qhdm.models.unet import UNet
+from qhdm.quantum.connector import FilterConnector
+from qhdm.quantum.layer import QuantumFilterLayer
+
+_PARTS = {
+    "condition": ("condition",),
+    "encoder": ("init_conv", "encoder"),
+    "vertex": ("vertex",),
+    "decoder": ("decoder", "final_block", "final_conv"),
+}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Trainable parameters of one part of the network."""
+
+    part: str
+    classical: int
+    quantum: int
+
+
+def count_parameters(model: UNet) -> list[Counts]:
+    """Trainable parameters per part, and in total; circuit weights counted apart."""
+    quantum_ids = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, FilterConnector)
+        for parameter in module.parameters()
+    }
+
+    def count(part: str, modules: list[nn.Module]) -> Counts:
+        sizes = {False: 0, True: 0}
+        for module in modules:
+            for parameter in module.parameters():
+                sizes[id(parameter) in quantum_ids] += parameter.numel()
+        return Counts(part, classical=sizes[False], quantum=sizes[True])
+
+    parts = [
+        count(part, [model.get_submodule(name) for name in names]) for part, names in _PARTS.items()
+    ]
+    return [*parts, count("total", [model])]
+
+
+@torch.no_grad()
+def circuits_per_image(model: UNet, *, channels: int, image_size: int) -> int:
+    """Circuits evaluated in one forward pass of one image, found by making one."""
+    total = 0
+
+    def add(layer: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        nonlocal total
+        assert isinstance(layer, QuantumFilterLayer)
+        total += layer.circuits(*args[0].shape[-2:])
+
+    hooks = [
+        module.register_forward_pre_hook(add)
+        for module in model.modules()
+        if isinstance(module, QuantumFilterLayer)
+    ]
+    try:
+        device = next(model.parameters()).device
+        zero = torch.zeros(1, dtype=torch.long, device=device)
+        model(torch.zeros(1, channels, image_size, image_size, device=device), zero, zero)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total

@@ -1,0 +1,83 @@
+"""Residual blocks in which quantum filters replace part of a convolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from qhdm.models.blocks import ResnetBlock, WeightStandardizedConv2d
+from qhdm.quantum.filter import Filter
+from qhdm.quantum.layer import QuantumFilterLayer
+
+
+@dataclass(frozen=True)
+class FilterBank:
+    """The filters of one place of the network: F filters of one circuit, and their engine."""
+
+    filter: Filter
+    count: int
+    engine: str
+
+
+class HybridConv2d(nn.Module):
+    """A convolution on part of the channels, quantum filters on the others.
+
+    (B, C, H, W) to the same shape: the first 3F channels pass F filters, the others the
+    weight-standardised 3x3 convolution; the outputs are concatenated in that order.
+    """
+
+    def __init__(self, dim: int, bank: FilterBank) -> None:
+        super().__init__()
+        quantum = bank.count * QuantumFilterLayer.CHANNELS
+        classical = dim - quantum
+        self.split = [quantum, classical]
+        self.quantum = QuantumFilterLayer(bank.filter, count=bank.count, engine=bank.engine)
+        self.conv = WeightStandardizedConv2d(classical, classical) if classical else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        quantum, classical = x.split(self.split, dim=1)
+        if self.conv is None:
+            return self.quantum(quantum)
+        return torch.cat([self.quantum(quantum), self.conv(classical)], dim=1)
+
+
+class QResnetBlock(ResnetBlock):
+    """QResNet: both convolutions are hybrid. Stands at the vertex (arXiv 2402.16147)."""
+
+    def __init__(self, dim: int, bank: FilterBank, *, emb_dim: int, groups: int) -> None:
+        super().__init__(
+            dim,
+            dim,
+            emb_dim=emb_dim,
+            groups=groups,
+            conv1=HybridConv2d(dim, bank),
+            conv2=HybridConv2d(dim, bank),
+        )
+
+
+class QuanResnetBlock(ResnetBlock):
+    """QuanResNet: the first convolution is hybrid, or both. Stands in the encoder.
+
+    arXiv 2512.20448 describes the first as replaced; its released code replaces both.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        bank: FilterBank,
+        *,
+        replace: Literal["first", "both"],
+        emb_dim: int,
+        groups: int,
+    ) -> None:
+        super().__init__(
+            dim,
+            dim,
+            emb_dim=emb_dim,
+            groups=groups,
+            conv1=HybridConv2d(dim, bank),
+            conv2=HybridConv2d(dim, bank) if replace == "both" else None,
+        )
