@@ -1,0 +1,292 @@
+"""The command line: parse, call one function, print.
+
+Everything heavy is imported inside the commands, so that `qhdm --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from qhdm import __version__
+from qhdm.errors import ConfigError, Interrupted, QhdmError, SamplingError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from qhdm.config import Config
+
+EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], None] = arguments.command
+    try:
+        command(arguments)
+    except Interrupted as stop:
+        return _fail(str(stop), EXIT_INTERRUPTED)
+    except QhdmError as error:
+        return _fail(f"error: {error}", EXIT_FAILURE)
+    except KeyboardInterrupt:
+        return _fail("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of a pipe left: nobody to tell
+        return EXIT_FAILURE
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"error: {where}{error.strerror or error}", EXIT_FAILURE)
+    except MemoryError:
+        return _fail("error: out of memory; lower train.batch_size or --batch", EXIT_FAILURE)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    print("qhdm: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from qhdm import data
+    from qhdm.config import load_config, to_yaml
+    from qhdm.training.loop import resolve_device, resumed, train
+    from qhdm.training.run import Run
+
+    if (arguments.config is None) == (arguments.resume is None):
+        raise ConfigError("train: give either a configuration file or --resume RUN")
+    if arguments.resume is not None and arguments.out is not None:
+        raise ConfigError("--out: a resumed run stays in its directory")
+    run = Run.open(arguments.resume) if arguments.resume is not None else None
+    source = run.path / "config.yaml" if run else arguments.config
+    config = _with_classes(load_config(source, arguments.set))
+    run = resumed(run, config) if run else None
+    device = resolve_device(config.train.device)
+
+    if arguments.dry_run:
+        from qhdm.training.estimate import describe_cost
+
+        print(to_yaml(config))
+        print(describe_cost(config, device))
+        return
+
+    dataset = data.load(config.data, progress=True)
+    run = run or Run.create(config, arguments.out)
+    if run.last_step() >= config.train.steps:
+        print(
+            f"{run.path} is trained to step {run.last_step()} already; to go further: "
+            f"qhdm train --resume {run.path} --set train.steps={2 * run.last_step()}"
+        )
+        return
+    training = dataset.split("train")
+    print(f"run directory: {run.path}")
+    print(f"training on {len(training)} images of {len(training.class_names)} classes ({device})")
+    loss = train(
+        run,
+        training,
+        device=device,
+        preview=lambda images, labels, path: _save_grid(images, labels, training.class_names, path),
+    )
+    print(f"done: loss {loss:.4f} over the last logged steps")
+    print(f"samples: {run.picture_path(config.train.steps)}")
+    print(f"more samples: qhdm sample {run.path}")
+
+
+def _with_classes(config: Config) -> Config:
+    """`config` with the class names found in the data, so that the run needs no data to sample."""
+    import dataclasses
+
+    from qhdm import data
+
+    classes = data.class_names(config.data)
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, classes=classes))
+
+
+def _sample(arguments: argparse.Namespace) -> None:
+    from qhdm.pipeline import Pipeline
+
+    pipeline = Pipeline.from_run(arguments.run, weights=arguments.weights, device=arguments.device)
+    names = pipeline.class_names
+    classes = [pipeline.label_of(name) for name in arguments.classes or names]
+    defaults = pipeline.config.sample
+    num = arguments.num or defaults.num
+    labels = [label for label in dict.fromkeys(classes) for _ in range(num)]
+    # Image i of a class is the same whichever classes and however many are asked for.
+    indices = [i * len(names) + label for label in dict.fromkeys(classes) for i in range(num)]
+
+    files = [
+        arguments.out / names[label] / f"{names[label]}_{index // len(names):05d}.png"
+        for label, index in zip(labels, indices, strict=True)
+        if arguments.out
+    ]
+    for file in files:
+        if file.exists():
+            raise SamplingError(f"{file}: exists already; give another --out")
+    images = pipeline.sample(
+        labels,
+        steps=arguments.steps,
+        seed=arguments.seed,
+        sampler=arguments.sampler,
+        guidance=arguments.guidance,
+        eta=arguments.eta,
+        indices=indices,
+        batch_size=arguments.batch,
+        progress=True,
+    )
+    from qhdm.report.pictures import save_png, to_picture
+
+    for file, image in zip(files, images, strict=False):
+        save_png(to_picture(image), file)
+    if files:
+        print(f"{len(files)} images: {arguments.out}")
+    grid = arguments.grid or _grid_path(arguments, len(classes) < len(names))
+    _save_grid(images, labels, names, grid)
+    print(f"grid: {grid}")
+
+
+def _grid_path(arguments: argparse.Namespace, some_classes: bool) -> Path:
+    parts = ["sample"]
+    if some_classes:
+        parts += arguments.classes
+    parts += [str(arguments.sampler).replace("+", "p")] if arguments.sampler else []
+    parts += [f"{arguments.steps}steps"] if arguments.steps else []
+    parts += [f"guidance{arguments.guidance:g}"] if arguments.guidance is not None else []
+    path: Path = arguments.run / "samples" / ("_".join([*parts, f"seed{arguments.seed}"]) + ".png")
+    return path
+
+
+def _save_grid(
+    images: np.ndarray, labels: Sequence[int], class_names: Sequence[str], path: Path
+) -> None:
+    from qhdm.report.pictures import labelled_grid, save_png
+
+    save_png(labelled_grid(images, labels, class_names), path)
+
+
+def _data_info(arguments: argparse.Namespace) -> None:
+    import dataclasses
+
+    from qhdm import data
+    from qhdm.config import DataConfig
+    from qhdm.data.info import describe
+    from qhdm.report.pictures import contact_sheet, save_png
+
+    config = DataConfig(
+        root=arguments.path, image_size=arguments.size, test_fraction=arguments.test_fraction
+    )
+    print(describe(config, progress=True))
+    lenient = dataclasses.replace(config, skip_broken=True)
+    sheet = arguments.sheet or Path(f"{Path(arguments.path).stem}_contact_sheet.png")
+    save_png(contact_sheet(data.load(lenient, progress=True)), sheet)
+    print(f"contact sheet: {sheet}")
+
+
+def _data_download(arguments: argparse.Namespace) -> None:
+    import dataclasses
+
+    from qhdm.data.download import EUROSAT, download
+    from qhdm.data.source import eurosat_folder
+
+    archive = EUROSAT if arguments.url is None else dataclasses.replace(EUROSAT, url=arguments.url)
+    folder = download(archive, arguments.to or eurosat_folder().parent)
+    print(f"EuroSAT RGB: {folder}")
+    if arguments.to:
+        print(f"use it with --set data.root={folder}")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def _non_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 up")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="qhdm",
+        description="Quantum hybrid diffusion models for Earth Observation.",
+    )
+    parser.add_argument("--version", action="version", version=f"qhdm {__version__}")
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    train = verbs.add_parser("train", help="train a model from a configuration file")
+    train.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help="a YAML file")
+    train.add_argument("--out", type=Path, metavar="RUN", help="the run directory to make")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting"
+    )
+    train.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run")
+    train.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the resolved configuration, parameter and circuit counts, estimated time",
+    )
+    train.set_defaults(command=_train)
+
+    sample = verbs.add_parser("sample", help="generate images with a trained model")
+    sample.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    sample.add_argument(
+        "--class",
+        dest="classes",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="classes to generate (all when none is named)",
+    )
+    sample.add_argument("--num", type=_positive, metavar="N", help="images per class")
+    sample.add_argument("--steps", type=_positive, metavar="N", help="network evaluations")
+    sample.add_argument("--sampler", choices=["ddpm", "ddim", "dpm++"])
+    sample.add_argument(
+        "--guidance", type=_non_negative, metavar="S", help="classifier-free guidance, 1 is off"
+    )
+    sample.add_argument(
+        "--eta", type=_non_negative, default=0.0, help="noise of DDIM: 0 none, 1 as DDPM"
+    )
+    sample.add_argument("--seed", type=_natural, default=0, metavar="N")
+    sample.add_argument(
+        "--weights", choices=["ema", "model"], default="ema", help="averaged or last weights"
+    )
+    sample.add_argument("--batch", type=_positive, default=64, metavar="N", help="images at once")
+    sample.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    sample.add_argument(
+        "--out", type=Path, metavar="DIR", help="also write one PNG per image, in class folders"
+    )
+    sample.add_argument("--grid", type=Path, metavar="FILE", help="where the PNG grid goes")
+    sample.set_defaults(command=_sample)
+
+    data = verbs.add_parser("data", help="look at or download data")
+    kinds = data.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    info = kinds.add_parser("info", help="classes, counts, sizes and split; a contact sheet")
+    info.add_argument("path", metavar="PATH", help="a folder or zip of class folders, or `bundled`")
+    info.add_argument("--size", type=_positive, default=64, metavar="PIXELS", help="resize to this")
+    info.add_argument("--test-fraction", type=_non_negative, default=0.1, metavar="F")
+    info.add_argument("--sheet", type=Path, metavar="FILE", help="where the contact sheet goes")
+    info.set_defaults(command=_data_info)
+    download = kinds.add_parser("download", help="download a data set")
+    download.add_argument("set", choices=["eurosat"])
+    download.add_argument("--to", type=Path, metavar="DIR", help="where to unpack it")
+    download.add_argument("--url", help="a mirror of the official archive")
+    download.set_defaults(command=_data_download)
+    return parser

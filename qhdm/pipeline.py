@@ -1,0 +1,144 @@
+"""A trained model, ready to sample."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from qhdm.config import Config, SamplerName
+from qhdm.diffusion import SamplerSettings, Schedule, generate
+from qhdm.errors import RunError, SamplingError
+from qhdm.models import UNet, build_model
+from qhdm.training.loop import resolve_device
+from qhdm.training.run import Run, load_weights
+
+
+class Pipeline:
+    """Samples images of given classes.
+
+    Args:
+        model: a trained network.
+        config: what it was trained with; `data.classes` names the classes.
+        device: where to sample; the model is moved there.
+
+    Example:
+        >>> pipeline = Pipeline.from_run("runs/quickstart")
+        >>> images = pipeline.sample(labels=["Forest", "River"], steps=20, seed=0)
+        >>> images.shape, images.dtype
+        ((2, 32, 32, 3), dtype('uint8'))
+    """
+
+    def __init__(self, model: UNet, config: Config, *, device: torch.device) -> None:
+        assert config.data.classes is not None
+        self.config = config
+        self.class_names: tuple[str, ...] = config.data.classes
+        self.device = device
+        self._model = model.to(device).eval().requires_grad_(False)
+        self._schedule = Schedule(config.diffusion).to(device)
+
+    @classmethod
+    def from_run(
+        cls,
+        path: str | Path,
+        *,
+        weights: Literal["ema", "model"] = "ema",
+        device: str = "auto",
+    ) -> Pipeline:
+        """Load the latest checkpoint of a run directory.
+
+        Args:
+            path: the run directory.
+            weights: `ema`, the averaged weights, or `model`, the last ones.
+            device: `auto`, `cpu` or `cuda`.
+
+        Raises:
+            RunError: not a run directory, no checkpoint, or a damaged one.
+            ConfigError: CUDA is asked for and absent.
+        """
+        run = Run.open(path)
+        target = resolve_device(device)
+        file = run.latest_checkpoint() / f"{weights}.safetensors"
+        model = build_model(run.config)
+        try:
+            model.load_state_dict(load_weights(file, torch.device("cpu")))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise RunError(f"{file}: does not fit {path}/config.yaml ({reason})") from None
+        return cls(model, run.config, device=target)
+
+    def label_of(self, label: str | int) -> int:
+        """The number of a class, given by name or number.
+
+        Raises:
+            SamplingError: there is no such class.
+        """
+        names = self.class_names
+        if isinstance(label, str) and label in names:
+            return names.index(label)
+        if isinstance(label, int | np.integer) and 0 <= label < len(names):
+            return int(label)
+        near = difflib.get_close_matches(str(label), names, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise SamplingError(f"class {label!r}: unknown; {hint}known are {', '.join(names)}")
+
+    def sample(
+        self,
+        labels: Sequence[str | int],
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+        sampler: SamplerName | None = None,
+        guidance: float | None = None,
+        eta: float = 0.0,
+        indices: Sequence[int] | None = None,
+        batch_size: int = 64,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """Sample one image per label.
+
+        Args:
+            labels: N class names or numbers.
+            steps, sampler, guidance: by default those of the configuration's `sample` section.
+            seed: image i depends on its label and (seed, i) alone.
+            eta: of DDIM: 0 is deterministic, 1 is DDPM.
+            indices: the numbers i of the images; 0..N-1 by default.
+            batch_size: images per network evaluation.
+            progress: show a bar on stderr.
+
+        Returns:
+            uint8 (N, H, W, C).
+
+        Raises:
+            SamplingError: unknown class, too many steps, or guidance without label dropout.
+        """
+        defaults = self.config.sample
+        settings = SamplerSettings(
+            sampler=sampler or defaults.sampler,
+            steps=defaults.steps if steps is None else steps,
+            guidance=defaults.guidance if guidance is None else guidance,
+            eta=eta,
+        )
+        if settings.guidance != 1 and self.config.train.label_dropout == 0:
+            raise SamplingError(
+                "guidance: this model was trained with every label shown "
+                "(train.label_dropout 0), so it has no unconditional pass; use guidance 1"
+            )
+        data = self.config.data
+        numbers = [self.label_of(label) for label in labels]
+        return generate(
+            self._model,
+            self._schedule,
+            labels=numbers,
+            indices=range(len(numbers)) if indices is None else indices,
+            shape=(data.channels, data.image_size, data.image_size),
+            seed=seed,
+            settings=settings,
+            batch_size=batch_size,
+            device=self.device,
+            progress=progress,
+        )

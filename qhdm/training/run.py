@@ -1,0 +1,173 @@
+"""The run directory: everything a training run leaves behind.
+
+runs/<name>-<time>/
+    config.yaml       the resolved configuration
+    versions.json     of Python and the packages that matter
+    metrics.jsonl     one JSON object per line: step, loss, ...
+    samples/          pictures
+    checkpoints/      step_<number>/: model.safetensors, ema.safetensors, training.pt
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from qhdm import __version__
+from qhdm.config import Config, load_config, to_yaml
+from qhdm.errors import RunError
+from qhdm.files import atomic_path, write_text
+
+_PACKAGES = ("torch", "qiskit", "qiskit-machine-learning", "numpy", "pillow", "safetensors")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory and the configuration it was made with.
+
+    Attributes:
+        path: the directory.
+        config: the resolved configuration; `data.classes` is never null.
+    """
+
+    path: Path
+    config: Config
+
+    @classmethod
+    def create(cls, config: Config, path: Path | None = None) -> Run:
+        """Make a new run directory, `runs/<name>-<time>` unless `path` is given.
+
+        Raises:
+            RunError: the directory exists and is not empty, or cannot be made.
+        """
+        if path is None:
+            stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+            base = path = Path("runs") / f"{config.name}-{stamp}"
+            attempt = 1
+            while path.exists():
+                attempt += 1
+                path = base.with_name(f"{base.name}-{attempt}")
+        try:
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise RunError(
+                    f"{path}: exists already; give another --out, or go on with "
+                    f"`qhdm train --resume {path}`"
+                )
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{path}: cannot be made ({error.strerror})") from None
+        write_text(path / "config.yaml", to_yaml(config))
+        write_text(path / "versions.json", json.dumps(_versions(), indent=2) + "\n")
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open an existing run directory.
+
+        Raises:
+            RunError: it is not a run directory.
+            ConfigError: its configuration cannot be read.
+        """
+        path = Path(path)
+        if not (path / "config.yaml").is_file():
+            raise RunError(
+                f"{path}: not a run directory (no config.yaml in it); "
+                "`qhdm train` prints the one it makes"
+            )
+        return cls(path, load_config(path / "config.yaml"))
+
+    def picture_path(self, step: int) -> Path:
+        """Where the sample grid of a training step goes."""
+        return self.path / "samples" / f"step_{step:07d}.png"
+
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted((self.path / "checkpoints").glob("step_*"))
+
+    def last_step(self) -> int:
+        """The step of the newest checkpoint, 0 if there is none."""
+        checkpoints = self.checkpoints()
+        return int(checkpoints[-1].name.removeprefix("step_")) if checkpoints else 0
+
+    def save_checkpoint(
+        self,
+        step: int,
+        *,
+        model: Mapping[str, Tensor],
+        ema: Mapping[str, Tensor],
+        optimizer: Mapping[str, Any],
+    ) -> Path:
+        """Write a checkpoint whole, then drop the oldest beyond `train.keep_checkpoints`."""
+        path = self.path / "checkpoints" / f"step_{step:07d}"
+        if path.exists():
+            return path
+        with atomic_path(path) as temporary:
+            temporary.mkdir()
+            save_file(_plain(model), temporary / "model.safetensors")
+            save_file(_plain(ema), temporary / "ema.safetensors")
+            torch.save({"step": step, "optimizer": optimizer}, temporary / "training.pt")
+        for old in self.checkpoints()[: -self.config.train.keep_checkpoints]:
+            shutil.rmtree(old)
+        return path
+
+    def latest_checkpoint(self) -> Path:
+        """The newest checkpoint.
+
+        Raises:
+            RunError: there is none yet.
+        """
+        checkpoints = self.checkpoints()
+        if not checkpoints:
+            raise RunError(f"{self.path}: has no checkpoint yet; train it first")
+        return checkpoints[-1]
+
+
+def load_weights(path: Path, device: torch.device) -> dict[str, Tensor]:
+    """Weights of a checkpoint file.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    try:
+        return load_file(path, device=str(device))
+    except FileNotFoundError:
+        raise RunError(f"{path}: missing; the checkpoint is incomplete") from None
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path}: damaged ({error}); use an older checkpoint") from None
+
+
+def load_training_state(path: Path, device: torch.device) -> dict[str, Any]:
+    """Step and optimiser state of a checkpoint file; nothing in it is executed.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        return state
+    except FileNotFoundError:
+        raise RunError(f"{path}: missing; the checkpoint is incomplete") from None
+    except Exception as error:  # torch raises many kinds for a damaged or hostile file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunError(f"{path}: damaged ({reason}); use an older checkpoint") from None
+
+
+def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def _versions() -> dict[str, str]:
+    versions = {"qhdm": __version__, "python": platform.python_version()}
+    return versions | {name: metadata.version(name) for name in _PACKAGES}

@@ -1,0 +1,237 @@
+"""The command line through real processes, on the bundled patches."""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import TINY, Cli
+from PIL import Image
+from safetensors.torch import load_file
+
+import qhdm
+from qhdm.data import EUROSAT_CLASSES
+from qhdm.errors import RunError, SamplingError
+
+EUROSAT = Path(__file__).parent.parent / "configs" / "eurosat.yaml"
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str, code: int = 1) -> None:
+    """One line on stderr that holds `words`, no traceback, the exit code."""
+    assert done.returncode == code, done
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    code = "import sys, qhdm.cli as c; c._parser().format_help(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"torch", "qiskit", "numpy", "pydantic", "PIL", "yaml", "requests"}
+    assert not heavy & set(done.stdout.split())
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "qhdm", "--help"], capture_output=True, check=True)
+        times.append(time.perf_counter() - start)
+    assert statistics.median(times) < 0.5
+
+
+def test_usage_errors_are_one_line(cli: Cli) -> None:
+    refused(cli("trane"), "invalid choice: 'trane'", code=2)
+    refused(cli("sample"), "required: RUN", code=2)
+    refused(cli("sample", "x", "--num", "0"), "0 is not a positive number", code=2)
+    refused(cli("sample", "x", "--guidance", "nan"), "not a number from 0 up", code=2)
+    refused(cli("train"), "give either a configuration file or --resume RUN")
+
+
+def test_training_leaves_a_run(tiny_run: Path) -> None:
+    names = {path.name for path in tiny_run.iterdir()}
+    assert names == {"config.yaml", "versions.json", "metrics.jsonl", "samples", "checkpoints"}
+    with Image.open(tiny_run / "samples" / "step_0000020.png") as picture:
+        assert picture.width > 200
+        assert picture.height > 1000  # ten rows of 96 pixels
+    resolved = yaml.safe_load((tiny_run / "config.yaml").read_text())
+    assert resolved["data"]["classes"] == list(EUROSAT_CLASSES)
+    assert load_file(tiny_run / "checkpoints" / "step_0000020" / "ema.safetensors")
+
+
+def test_dry_run_changes_nothing(cli: Cli, tiny_yaml: Path, tmp_path: Path) -> None:
+    done = cli("train", tiny_yaml, "--dry-run", "--set", "train.steps=1000", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "steps: 1000" in done.stdout
+    assert "circuits per step: 1,280" in done.stdout
+    assert "estimated time:" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_needs_no_data(cli: Cli) -> None:
+    small = ["--set", "train.batch_size=2", "--set", "quantum.encoder.ansatz=fqconv"]
+    done = cli("train", EUROSAT, "--dry-run", *small, "--set", "quantum.vertex.ansatz=fqconv")
+    assert done.returncode == 0, done.stderr
+    assert "- SeaLake" in done.stdout
+
+
+def test_interrupt_saves_and_resume_finishes(cli: Cli, tiny_yaml: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qhdm", "train", str(tiny_yaml), "--out", str(run),
+         "--set", "train.steps=2000", "--set", "train.sample_every=2000"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(run.glob("checkpoints/step_*")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    last = err.strip().splitlines()[-1]
+    assert "interrupted: saved at step" in last
+    assert f"go on with `qhdm train --resume {run}`" in last
+
+    saved = int(max(run.glob("checkpoints/step_*")).name.removeprefix("step_"))
+    done = cli("train", "--resume", run, "--set", f"train.steps={saved + 5}")
+    assert done.returncode == 0, done.stderr
+    assert (run / "checkpoints" / f"step_{saved + 5:07d}").is_dir()
+
+    again = cli("train", "--resume", run, "--set", f"train.steps={saved + 5}")
+    assert again.returncode == 0
+    assert f"is trained to step {saved + 5} already" in again.stdout
+
+
+def test_resume_refusals(cli: Cli, tiny_run: Path, tmp_path: Path) -> None:
+    refused(cli("train", "--resume", tmp_path), "not a run directory")
+    refused(
+        cli("train", "--resume", tiny_run, "--set", "model.kind=unet"),
+        "cannot be resumed with another model",
+    )
+    refused(cli("train", "--resume", tiny_run, "--out", "x"), "a resumed run stays")
+
+
+def test_train_refusals(cli: Cli, tiny_yaml: Path, tiny_run: Path, tmp_path: Path) -> None:
+    refused(
+        cli("train", EUROSAT, cwd=tmp_path),
+        "no EuroSAT RGB at", "qhdm data download eurosat", "data.root",
+    )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+    refused(cli("train", tiny_yaml, "--set", "model.knd=unet"), "did you mean model.kind?")
+    refused(cli("train", "none.yaml"), "none.yaml: no such file")
+    refused(cli("train", tiny_yaml, "--set", "data.classes=[Forrest]"), "did you mean Forest?")
+    done = cli("train", tiny_yaml, "--out", tiny_run)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].endswith(f"`qhdm train --resume {tiny_run}`")
+
+
+@pytest.mark.parametrize("kind", ["unet", "qvunet", "fullqvunet"])
+def test_every_kind_trains(cli: Cli, kind: str, tmp_path: Path) -> None:
+    config = {**TINY, "model": {**TINY["model"], "kind": kind, "dim": 12}}
+    path = tmp_path / "kind.yaml"
+    path.write_text(yaml.safe_dump(config))
+    done = cli("train", path, "--out", tmp_path / "run", "--set", "train.steps=3")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "samples" / "step_0000003.png").exists()
+
+
+def test_sampling_writes_an_image_folder_and_a_grid(
+    cli: Cli, tiny_run: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "images"
+    arguments = ["--num", 3, "--steps", 3, "--sampler", "ddim", "--guidance", 2, "--seed", 5]
+    done = cli("sample", tiny_run, "--class", "Forest", "River", *arguments, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert sorted(str(p.relative_to(out)) for p in out.rglob("*.png")) == [
+        f"{name}/{name}_{i:05d}.png" for name in ("Forest", "River") for i in range(3)
+    ]
+    grid = Path(done.stdout.strip().splitlines()[-1].removeprefix("grid: "))
+    assert grid.parent == tiny_run / "samples"
+    with Image.open(grid) as picture:
+        assert picture.height > 2 * 96
+
+    # Image i of a class does not depend on what else is asked for.
+    again = tmp_path / "again"
+    fewer = ["--num", 2, *arguments[2:], "--batch", 1]
+    assert cli("sample", tiny_run, "--class", "River", *fewer, "--out", again).returncode == 0
+    for i in range(2):
+        name = f"River/River_{i:05d}.png"
+        with Image.open(out / name) as one, Image.open(again / name) as other:
+            difference = np.asarray(one).astype(int) - np.asarray(other).astype(int)
+            # Convolutions round differently at other batch sizes: at most one grey level.
+            assert np.abs(difference).max() <= 1
+
+    refused(
+        cli("sample", tiny_run, "--class", "Forest", *arguments, "--out", out),
+        "Forest_00000.png: exists already",
+    )
+
+
+def test_sampling_refusals(cli: Cli, tiny_run: Path, tmp_path: Path) -> None:
+    refused(
+        cli("sample", tiny_run, "--class", "Forrest"),
+        "class 'Forrest': unknown; did you mean Forest?", "known are AnnualCrop, Forest",
+    )  # fmt: skip
+    refused(cli("sample", tiny_run, "--steps", 101), "steps: 101 is not between 1 and")
+    refused(cli("sample", tmp_path), "not a run directory")
+
+
+def test_pipeline_in_python(tiny_run: Path) -> None:
+    pipeline = qhdm.Pipeline.from_run(tiny_run, device="cpu")
+    images = pipeline.sample(labels=["Forest", 9], steps=2, seed=0)
+    assert images.shape == (2, 16, 16, 3)
+    assert images.dtype == np.uint8
+    np.testing.assert_array_equal(images, pipeline.sample([1, "SeaLake"], steps=2, seed=0))
+    raw = qhdm.Pipeline.from_run(tiny_run, weights="model", device="cpu")
+    assert (raw.sample(["Forest"], steps=2) != images[:1]).any()
+    with pytest.raises(SamplingError, match="class 10: unknown; known are AnnualCrop"):
+        pipeline.sample([10])
+
+
+def test_damaged_weights_are_named(tiny_run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "run"
+    shutil.copytree(tiny_run, copy)
+    file = copy / "checkpoints" / "step_0000020" / "ema.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(RunError, match=r"ema\.safetensors: damaged"):
+        qhdm.Pipeline.from_run(copy, device="cpu")
+
+
+def test_guidance_without_label_dropout_is_refused(
+    cli: Cli, tiny_yaml: Path, tmp_path: Path
+) -> None:
+    sets = ["--set", "train.label_dropout=0", "--set", "train.steps=2"]
+    assert cli("train", tiny_yaml, "--out", tmp_path / "run", *sets).returncode == 0
+    refused(
+        cli("sample", tmp_path / "run", "--guidance", 2),
+        "guidance: this model was trained with every label shown", "use guidance 1",
+    )  # fmt: skip
+
+
+def test_data_info_prints_a_table_and_draws_a_sheet(cli: Cli, tmp_path: Path) -> None:
+    done = cli("data", "info", "bundled", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name in EUROSAT_CLASSES:
+        assert name in done.stdout
+    assert "64x64" in done.stdout
+    with Image.open(tmp_path / "bundled_contact_sheet.png") as sheet:
+        assert sheet.height > 10 * 64
+    refused(cli("data", "info", tmp_path / "none"), "none")
+
+
+def test_broken_pipe_is_silent(tmp_path: Path) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m qhdm data info bundled --sheet {tmp_path}/s.png | true",
+        shell=True, capture_output=True, text=True, env={**os.environ}, cwd=tmp_path,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr

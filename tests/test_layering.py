@@ -1,0 +1,55 @@
+"""The design's one direction of imports, and two commands that stay quick."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "qhdm"
+
+#: Each part may import itself and those named.
+BASE = {"errors", "files", "seeds", "__init__"}
+ALLOWED = {
+    "errors": set(),
+    "files": set(),
+    "seeds": set(),
+    "schema": BASE,
+    "config": BASE | {"schema"},
+    "data": BASE | {"config"},
+    "diffusion": BASE | {"config"},
+    "quantum": BASE,
+    "models": BASE | {"config", "data", "quantum"},
+    "training": BASE | {"config", "data", "diffusion", "quantum", "models"},
+    "pipeline": BASE | {"config", "data", "diffusion", "models", "training"},
+    "report": BASE | {"data"},
+}
+
+
+def imported_parts(path: Path) -> set[str]:
+    parts = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            if name.startswith("qhdm."):
+                part = name.split(".")[1]
+                known = (PACKAGE / part).is_dir() or (PACKAGE / f"{part}.py").exists()
+                parts.add(part if known else "__init__")
+    return parts
+
+
+def test_no_import_goes_backwards() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if part in ("__init__", "__main__", "cli"):
+            continue  # the entrances may see everything
+        backwards = imported_parts(path) - ALLOWED[part] - {part}
+        assert not backwards, f"{path.relative_to(PACKAGE)} imports {sorted(backwards)}"
+
+
+def test_quantum_knows_nothing_of_images() -> None:
+    for path in (PACKAGE / "quantum").rglob("*.py"):
+        assert not {"data", "diffusion", "models"} & imported_parts(path)

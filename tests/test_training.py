@@ -1,0 +1,292 @@
+"""Training: EMA, checkpoints, resuming, previews, and what stops it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from qhdm import data
+from qhdm.config import Config, EmaConfig, load_config
+from qhdm.errors import ConfigError, RunError, TrainingError
+from qhdm.training.ema import Ema, ema_decay
+from qhdm.training.estimate import describe_cost, duration
+from qhdm.training.loop import Trainer, resolve_device, resumed, train
+from qhdm.training.metrics import MetricsLog, read_metrics
+from qhdm.training.run import Run, load_training_state
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def config(tiny_yaml: Path) -> Config:
+    classes = ",".join(data.EUROSAT_CLASSES)
+    return load_config(tiny_yaml, [f"data.classes=[{classes}]"])
+
+
+def with_settings(tiny_yaml: Path, *settings: str) -> Config:
+    classes = ",".join(data.EUROSAT_CLASSES)
+    return load_config(tiny_yaml, [f"data.classes=[{classes}]", *settings])
+
+
+@pytest.fixture(scope="module")
+def images() -> data.Dataset:
+    from qhdm.config import DataConfig
+
+    return data.load(DataConfig(root="bundled", image_size=16)).split("train")
+
+
+def weights(run: Run, name: str) -> dict[str, torch.Tensor]:
+    return load_file(run.latest_checkpoint() / f"{name}.safetensors")
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for key in one:
+        assert torch.equal(one[key], other[key]), key
+
+
+def test_interrupted_and_resumed_training_is_bit_identical(
+    tiny_yaml: Path, images: data.Dataset, tmp_path: Path
+) -> None:
+    """20 steps == 10 + resume + 10: weights, averages and the log."""
+    config = with_settings(tiny_yaml)
+    whole = Run.create(config, tmp_path / "whole")
+    train(whole, images, device=CPU, progress=False)
+
+    half = with_settings(tiny_yaml, "train.steps=10")
+    parts = Run.create(half, tmp_path / "parts")
+    train(parts, images, device=CPU, progress=False)
+    assert parts.last_step() == 10
+    train(resumed(parts, config), images, device=CPU, progress=False)
+
+    assert whole.last_step() == parts.last_step() == 20
+    for name in ("model", "ema"):
+        assert_equal(weights(whole, name), weights(parts, name))
+    losses = [
+        [(r["step"], r["loss"]) for r in read_metrics(run.path / "metrics.jsonl")]
+        for run in (whole, parts)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_two_runs_with_one_seed_are_equal_and_with_another_differ(
+    config: Config, tiny_yaml: Path, images: data.Dataset
+) -> None:
+    def after_three(config: Config) -> dict[str, torch.Tensor]:
+        batches = data.Batches(images, batch_size=8, seed=config.seed, augment=True)
+        trainer = Trainer(config, batches, CPU)
+        for _ in range(3):
+            trainer.advance()
+        return trainer.model.state_dict()
+
+    one = after_three(config)
+    assert_equal(one, after_three(config))
+    other = after_three(with_settings(tiny_yaml, "seed=2"))
+    assert not torch.equal(one["init_conv.weight"], other["init_conv.weight"])
+
+
+def test_loss_falls_on_one_batch(config: Config, images: data.Dataset) -> None:
+    trainer = Trainer(config, None, CPU)
+    x_0 = torch.as_tensor(images.images[:8]).permute(0, 3, 1, 2) / 127.5 - 1
+    labels = torch.as_tensor(images.labels[:8])
+    losses = [float(trainer.advance_on(x_0, labels)) for _ in range(30)]
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+
+
+def test_run_directory_holds_all_it_should(
+    config: Config, images: data.Dataset, tmp_path: Path
+) -> None:
+    run = Run.create(config, tmp_path / "run")
+    pictures = []
+    train(
+        run, images, device=CPU, progress=False,
+        preview=lambda images, labels, path: pictures.append((images, labels, path)),
+    )  # fmt: skip
+    assert Run.open(run.path).config == config
+    versions = json.loads((run.path / "versions.json").read_text())
+    assert versions["torch"] == torch.__version__.split("+")[0] or versions["torch"]
+    assert {"qhdm", "python", "torch", "qiskit", "qiskit-machine-learning"} <= versions.keys()
+    records = read_metrics(run.path / "metrics.jsonl")
+    assert [r["step"] for r in records] == [5, 10, 15, 20]
+    assert all(math.isfinite(r["loss"]) and r["steps_per_second"] > 0 for r in records)
+    assert [c.name for c in run.checkpoints()] == ["step_0000015", "step_0000020"]
+    assert [path.name for _, _, path in pictures] == ["step_0000010.png", "step_0000020.png"]
+    shown, labels, _ = pictures[-1]
+    assert shown.shape == (20, 16, 16, 3)
+    assert shown.dtype == np.uint8
+    assert labels == [c for c in range(10) for _ in range(2)]
+
+
+def test_ema_decay_follows_its_formula() -> None:
+    config = EmaConfig()
+    assert [ema_decay(step, config) for step in (0, 50, 100, 101)] == [0.0] * 4
+    assert ema_decay(102, config) == pytest.approx(1 - 2 ** (-2 / 3))
+    assert ema_decay(110, config) == pytest.approx(1 - 10 ** (-2 / 3))
+    assert ema_decay(60_000, config) == 0.995
+
+
+def test_ema_averages_as_defined() -> None:
+    config = EmaConfig(decay=0.9, every=2, after=4)
+    model = nn.Linear(1, 1, bias=False)
+    ema = Ema(model, config)
+    expected = model.weight.item()
+    for step in range(1, 13):
+        with torch.no_grad():
+            model.weight.fill_(step)
+        ema.update(model, step)
+        if step <= 4:
+            expected = step
+        elif step % 2 == 0:
+            decay = ema_decay(step, config)
+            expected = decay * expected + (1 - decay) * step
+        assert ema.model.weight.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_ema_of_a_short_run_is_the_model(tiny_yaml: Path) -> None:
+    trainer = Trainer(
+        with_settings(tiny_yaml, "train.ema.every=10", "train.ema.after=100"), None, CPU
+    )
+    trainer.advance_on(torch.zeros(2, 3, 16, 16), torch.zeros(2, dtype=torch.long))
+    assert_equal(dict(trainer.model.state_dict()), dict(trainer.ema.model.state_dict()))
+
+
+def test_options_that_change_a_step(tiny_yaml: Path, images: data.Dataset) -> None:
+    x_0 = torch.as_tensor(images.images[:4]).permute(0, 3, 1, 2) / 127.5 - 1
+    labels = torch.as_tensor(images.labels[:4])
+
+    def first_step(*settings: str) -> tuple[float, torch.Tensor]:
+        trainer = Trainer(with_settings(tiny_yaml, *settings), None, CPU)
+        loss = float(trainer.advance_on(x_0, labels))
+        return loss, trainer.model.final_conv.weight.detach().clone()
+
+    plain_loss, plain = first_step()
+    clipped_loss, clipped = first_step("train.grad_clip=1e-9", "train.eps=1e-3")
+    assert clipped_loss == plain_loss
+    fresh = Trainer(with_settings(tiny_yaml), None, CPU).model.final_conv.weight
+    assert float((clipped - fresh).abs().max()) < 1e-6 < float((plain - fresh).abs().max())
+    bf16_loss, _ = first_step("train.precision=bf16")
+    assert bf16_loss != plain_loss
+    assert bf16_loss == pytest.approx(plain_loss, rel=0.05)
+    hidden_loss, _ = first_step("train.label_dropout=0.99")
+    assert hidden_loss != plain_loss
+
+
+def test_a_loss_that_is_not_finite_stops_and_saves_nothing(
+    tiny_yaml: Path, images: data.Dataset, tmp_path: Path
+) -> None:
+    run = Run.create(with_settings(tiny_yaml, "train.lr=1e30"), tmp_path / "run")
+    with pytest.raises(TrainingError, match=r"the loss is nan within the 5 steps up to 5; .*lower"):
+        train(run, images, device=CPU, progress=False)
+    assert run.checkpoints() == []
+
+
+def test_checkpoints_hold_no_code_and_damage_is_named(
+    config: Config, images: data.Dataset, tmp_path: Path
+) -> None:
+    run = Run.create(config, tmp_path / "run")
+    train(run, images, device=CPU, progress=False)
+    checkpoint = run.latest_checkpoint()
+    assert load_training_state(checkpoint / "training.pt", CPU)["step"] == 20
+
+    class Payload:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "executed",))
+
+    torch.save({"step": 1, "optimizer": Payload()}, checkpoint / "training.pt")
+    with pytest.raises(RunError, match=r"training\.pt: damaged"):
+        train(run, images, device=CPU, progress=False)
+    assert not (tmp_path / "executed").exists()
+    (checkpoint / "training.pt").unlink()
+    with pytest.raises(RunError, match=r"training\.pt: missing; the checkpoint is incomplete"):
+        train(run, images, device=CPU, progress=False)
+
+
+def test_checkpoint_of_another_model_is_refused(
+    config: Config, tiny_yaml: Path, images: data.Dataset, tmp_path: Path
+) -> None:
+    run = Run.create(config, tmp_path / "run")
+    train(run, images, device=CPU, progress=False)
+    other = Run(run.path, with_settings(tiny_yaml, "model.dim_mults=[1, 3]"))
+    with pytest.raises(RunError, match="does not fit this run's model"):
+        train(other, images, device=CPU, progress=False)
+
+
+def test_resuming_as_another_experiment_is_refused(
+    config: Config, tiny_yaml: Path, tmp_path: Path
+) -> None:
+    run = Run.create(config, tmp_path / "run")
+    longer = with_settings(tiny_yaml, "train.steps=99", "sample.num=1")
+    assert resumed(run, longer).config.train.steps == 99
+    with pytest.raises(
+        ConfigError, match="--set model: a run cannot be resumed with another model"
+    ):
+        resumed(run, with_settings(tiny_yaml, "model.kind=unet"))
+    with pytest.raises(ConfigError, match="another seed"):
+        resumed(run, with_settings(tiny_yaml, "seed=9"))
+
+
+def test_run_directories_are_not_overwritten(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="exists already; give another --out"):
+        Run.create(config, tmp_path / "full")
+    with pytest.raises(RunError, match="not a run directory"):
+        Run.open(tmp_path / "full")
+    with pytest.raises(RunError, match="has no checkpoint yet"):
+        Run.create(config, tmp_path / "new").latest_checkpoint()
+
+
+def test_log_drops_what_a_resumed_run_repeats(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path) as log:
+        for step in (5, 10, 15):
+            log.write(step, loss=1.0)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 20, "lo')  # a crash in mid-line
+    with MetricsLog(tmp_path, resume_step=10) as log:
+        log.write(15, loss=2.0)
+    assert [(r["step"], r["loss"]) for r in read_metrics(tmp_path / "metrics.jsonl")] == [
+        (5, 1.0), (10, 1.0), (15, 2.0)
+    ]  # fmt: skip
+
+
+def test_tensorboard_events_are_written(
+    tiny_yaml: Path, images: data.Dataset, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorboard")
+    config = with_settings(tiny_yaml, "train.tensorboard=true", "train.steps=5")
+    run = Run.create(config, tmp_path / "run")
+    train(run, images, device=CPU, progress=False)
+    (events,) = (run.path / "tensorboard").iterdir()
+    assert b"steps_per_second" in events.read_bytes()
+
+
+def test_estimate_describes_the_run(config: Config) -> None:
+    text = describe_cost(config, CPU)
+    # encoder level 1: 8x8, 16 patches, 2 blocks; vertex: 16 patches x 2 filters x 4 convolutions
+    assert "circuits per step: 1,280 (160 per image x batch 8), engine exact" in text
+    assert "estimated time:" in text
+    assert [duration(s) for s in (45, 300, 9000, 500_000)] == ["45 s", "5 min", "2.5 h", "5.8 days"]
+
+
+def test_cuda_is_refused_where_there_is_none() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(ConfigError, match=r"train\.device: cuda asked for"):
+        resolve_device("cuda")
+    assert resolve_device("auto") == CPU
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_steps_on_cuda(tiny_yaml: Path, images: data.Dataset) -> None:
+    config = with_settings(tiny_yaml, "train.device=cuda")
+    batches = data.Batches(images, batch_size=8, seed=1, augment=True)
+    trainer = Trainer(config, batches, torch.device("cuda"))
+    assert all(math.isfinite(float(trainer.advance())) for _ in range(5))
