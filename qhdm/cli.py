@@ -57,20 +57,21 @@ def _fail(message: str, code: int) -> int:
 
 def _train(arguments: argparse.Namespace) -> None:
     from qhdm import data
-    from qhdm.config import load_config, to_yaml
-    from qhdm.training.loop import resolve_device, resumed, train
-    from qhdm.training.run import Run
+    from qhdm.config import config_path, load_config, to_yaml
 
     if (arguments.config is None) == (arguments.resume is None):
         raise ConfigError("train: give either a configuration file or --resume RUN")
     if arguments.resume is not None and arguments.out is not None:
         raise ConfigError("--out: a resumed run stays in its directory")
-    run = Run.open(arguments.resume) if arguments.resume is not None else None
-    source = run.path / "config.yaml" if run else arguments.config
+    source = arguments.config or config_path(arguments.resume)
     config = _with_classes(load_config(source, arguments.set))
-    run = resumed(run, config) if run else None
-    device = resolve_device(config.train.device)
 
+    # Only now the heavy imports: bad input is refused at once.
+    from qhdm.training.loop import resolve_device, resumed, train
+    from qhdm.training.run import Run
+
+    device = resolve_device(config.train.device)
+    run = resumed(Run.open(arguments.resume), config) if arguments.resume else None
     if arguments.dry_run:
         from qhdm.training.estimate import describe_cost
 
@@ -78,15 +79,14 @@ def _train(arguments: argparse.Namespace) -> None:
         print(describe_cost(config, device))
         return
 
-    dataset = data.load(config.data, progress=True)
-    run = run or Run.create(config, arguments.out)
-    if run.last_step() >= config.train.steps:
+    if run and run.last_step() >= config.train.steps:
         print(
             f"{run.path} is trained to step {run.last_step()} already; to go further: "
             f"qhdm train --resume {run.path} --set train.steps={2 * run.last_step()}"
         )
         return
-    training = dataset.split("train")
+    training = data.load(config.data, progress=True).split("train")
+    run = run or Run.create(config, arguments.out)
     print(f"run directory: {run.path}")
     print(f"training on {len(training)} images of {len(training.class_names)} classes ({device})")
     loss = train(

@@ -16,6 +16,7 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
+from qhdm.errors import RunError
 from qhdm.schema import read_document, validate, with_overrides
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -351,6 +352,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: with the file, line, key and remedy.
     """
     return validate(Config, with_overrides(read_document(Path(path)), overrides))
+
+
+def config_path(run: Path) -> Path:
+    """The configuration in a run directory.
+
+    Raises:
+        RunError: `run` is not a run directory.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise RunError(
+            f"{run}: not a run directory (no config.yaml in it); `qhdm train` prints the one it makes"
+        )
+    return path
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from qhdm import __version__
-from qhdm.config import Config, load_config, to_yaml
+from qhdm.config import Config, config_path, load_config, to_yaml
 from qhdm.errors import RunError
 from qhdm.files import atomic_path, write_text
 
@@ -81,12 +81,7 @@ class Run:
             ConfigError: its configuration cannot be read.
         """
         path = Path(path)
-        if not (path / "config.yaml").is_file():
-            raise RunError(
-                f"{path}: not a run directory (no config.yaml in it); "
-                "`qhdm train` prints the one it makes"
-            )
-        return cls(path, load_config(path / "config.yaml"))
+        return cls(path, load_config(config_path(path)))
 
     def picture_path(self, step: int) -> Path:
         """Where the sample grid of a training step goes."""

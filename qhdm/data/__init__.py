@@ -1,0 +1,23 @@
+"""Labelled Earth-Observation images: EuroSAT, any set of class folders, the bundled patches.
+
+`qhdm.data.download` fetches EuroSAT, `qhdm.data.info` describes a set.
+"""
+
+from qhdm.data.batches import Batches
+from qhdm.data.dataset import Dataset, class_names, held_out, load
+from qhdm.data.images import decode
+from qhdm.data.source import EUROSAT_CLASSES, Item, Source, eurosat_folder, open_source
+
+__all__ = [
+    "EUROSAT_CLASSES",
+    "Batches",
+    "Dataset",
+    "Item",
+    "Source",
+    "class_names",
+    "decode",
+    "eurosat_folder",
+    "held_out",
+    "load",
+    "open_source",
+]

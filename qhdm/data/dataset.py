@@ -1,0 +1,213 @@
+"""A whole data set in memory, with its split into train and test."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+from typing import Literal
+
+import numpy as np
+
+from qhdm.config import DataConfig
+from qhdm.data.images import check_channels, decode
+from qhdm.data.parallel import map_in_threads
+from qhdm.data.source import EUROSAT_CLASSES, Item, Source, locate, open_source
+from qhdm.errors import DataError
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled images, decoded.
+
+    Attributes:
+        name: `bundled`, `eurosat`, or the name of the folder or zip.
+        class_names: what the labels count.
+        images: (N, H, W, C) uint8.
+        labels: (N,) int64.
+        names: path of each image within the set, starting with its class.
+        is_test: (N,) bool, the images kept out of training.
+        skipped: names of the unreadable images that were left out.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    images: np.ndarray
+    labels: np.ndarray
+    names: tuple[str, ...]
+    is_test: np.ndarray
+    skipped: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def split(self, part: Literal["train", "test", "all"]) -> Dataset:
+        """The images of one part; `all` is the set itself."""
+        if part == "all":
+            return self
+        return self._where(self.is_test if part == "test" else ~self.is_test)
+
+    def _where(self, chosen: np.ndarray) -> Dataset:
+        return Dataset(
+            name=self.name,
+            class_names=self.class_names,
+            images=self.images[chosen],
+            labels=self.labels[chosen],
+            names=tuple(self.names[index] for index in np.flatnonzero(chosen)),
+            is_test=self.is_test[chosen],
+            skipped=self.skipped,
+        )
+
+
+def class_names(config: DataConfig) -> tuple[str, ...]:
+    """The classes that labels count, without decoding an image.
+
+    `data.classes` is checked against the set where the set is present. EuroSAT's classes are known
+    without it.
+
+    Raises:
+        DataError: the set cannot be listed, or has no class of a name in `data.classes`.
+    """
+    present = os.path.exists(locate(config.root))
+    if config.root == "eurosat" and not present:
+        return _choose(config.classes, EUROSAT_CLASSES)
+    if config.classes is not None and not present:
+        return config.classes
+    with open_source(config.root) as source:
+        return _choose(config.classes, source.class_names)
+
+
+def select(
+    config: DataConfig, source: Source
+) -> tuple[tuple[str, ...], tuple[Item, ...], np.ndarray]:
+    """The chosen classes, their N images in the order of the classes, and which are held out.
+
+    Returns:
+        Class names, items, and (N,) bool.
+
+    Raises:
+        DataError: the set has no class of a name in `data.classes`, or `data.channels` is neither
+            1 nor 3.
+    """
+    check_channels(config.channels)
+    classes = _choose(config.classes, source.class_names)
+    members = {
+        name: tuple(items) for name, items in groupby(source.items, key=attrgetter("class_name"))
+    }
+    items = tuple(item for name in classes for item in members[name])
+    is_test = np.concatenate(
+        [held_out([item.name for item in members[name]], config.test_fraction) for name in classes]
+    )
+    return classes, items, is_test
+
+
+def load(config: DataConfig, *, progress: bool = False) -> Dataset:
+    """Read and decode a data set.
+
+    The split is decided by the files that are listed, so that a broken image does not move others
+    between its parts.
+
+    Args:
+        config: which images, and how they are prepared.
+        progress: show a bar on stderr, where that is a terminal.
+
+    Raises:
+        DataError: the set is absent or malformed, an image is unreadable (unless
+            `data.skip_broken`), or a class has no readable image left.
+    """
+    with open_source(config.root) as source:
+        classes, items, is_test = select(config, source)
+        images = _allocate(config, len(items))
+
+        def read(index: int) -> bool:
+            item = items[index]
+            try:
+                images[index] = decode(
+                    source.read(item),
+                    size=config.image_size,
+                    channels=config.channels,
+                    name=source.place(item),
+                )
+            except DataError:
+                if config.skip_broken:
+                    return False
+                raise
+            return True
+
+        title = f"reading {source.name}"
+        readable = np.array(
+            list(map_in_threads(read, range(len(items)), title=title, progress=progress))
+        )
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = np.array([numbers[item.class_name] for item in items], dtype=np.int64)
+    for number, name in enumerate(classes):
+        if not readable[labels == number].any():
+            raise DataError(
+                f"{source.path}: no image of class {name} can be read; mend the images, "
+                "or leave the class out of data.classes"
+            )
+    whole = Dataset(
+        name=source.name,
+        class_names=classes,
+        images=images,
+        labels=labels,
+        names=tuple(item.name for item in items),
+        is_test=is_test,
+        skipped=tuple(items[index].name for index in np.flatnonzero(~readable)),
+    )
+    return whole if readable.all() else whole._where(readable)
+
+
+def held_out(names: Sequence[str], fraction: float) -> np.ndarray:
+    """Which images of ONE class are kept out of training, by their file names alone.
+
+    Ordered by the SHA-256 of `<class>/<file name>`, the first `fraction` of the images, rounded to
+    whole images: at least one (of two or more) when `fraction` is above 0, and never all.
+
+    Args:
+        names: paths within the set, `<class>/.../<file name>`.
+        fraction: in [0, 1).
+
+    Returns:
+        (N,) bool.
+    """
+    count = 0
+    if fraction > 0:
+        count = min(max(round(fraction * len(names)), 1), len(names) - 1)
+    order = sorted(range(len(names)), key=lambda index: _split_key(names[index]))
+    chosen = np.zeros(len(names), dtype=bool)
+    chosen[order[:count]] = True
+    return chosen
+
+
+def _split_key(name: str) -> tuple[bytes, str]:
+    label, _, rest = name.partition("/")
+    text = f"{label}/{rest.rpartition('/')[2]}"
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest(), name
+
+
+def _choose(wanted: tuple[str, ...] | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    for name in wanted or ():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise DataError(
+                f"data.classes: unknown class {name!r}; {hint}known: {', '.join(known)}"
+            )
+    return known if wanted is None else wanted
+
+
+def _allocate(config: DataConfig, count: int) -> np.ndarray:
+    shape = (count, config.image_size, config.image_size, config.channels)
+    try:
+        return np.empty(shape, dtype=np.uint8)
+    except MemoryError:
+        raise DataError(
+            f"data.image_size: {count} images of {config.image_size}x{config.image_size} pixels "
+            f"need {np.prod(shape, dtype=float) / 2**30:.1f} GiB of memory; "
+            "use smaller images or fewer classes"
+        ) from None

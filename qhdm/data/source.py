@@ -1,0 +1,298 @@
+"""Data sets as lists of images: a folder or a zip of class folders, listed without decoding.
+
+Classes are found as torchvision's `ImageFolder` finds them, but directories that wrap the whole set
+do not count: `EuroSAT_RGB/Forest/x.jpg` and `Forest/x.jpg` both belong to the class `Forest`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from qhdm.data.zips import entry_parts, is_link, open_zip, read_entry
+from qhdm.errors import DataError
+
+EUROSAT_CLASSES = (
+    "AnnualCrop",
+    "Forest",
+    "HerbaceousVegetation",
+    "Highway",
+    "Industrial",
+    "Pasture",
+    "PermanentCrop",
+    "Residential",
+    "River",
+    "SeaLake",
+)
+
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"})
+_MAX_BYTES = 256 * 2**20
+_LAYOUT = 'a folder or zip with one folder of images per class, "bundled" or "eurosat"'
+
+
+@dataclass(frozen=True, order=True)
+class Item:
+    """One image of a set.
+
+    Attributes:
+        class_name: the class folder it lies in.
+        name: its path within the set, starting with the class: `Forest/Forest_1.jpg`.
+        entry: its path below the root folder or in the zip, wrapping directories included.
+    """
+
+    class_name: str
+    name: str
+    entry: str
+
+
+@dataclass(frozen=True)
+class Source(ABC):
+    """An opened data set; a context manager that closes it.
+
+    Attributes:
+        name: `bundled`, `eurosat`, or the name of the folder or zip.
+        path: where it lies.
+        items: the images, sorted by class, then by name.
+        ignored: number of images outside any class folder.
+        links: number of symbolic links not followed, because they leave the set or are folders.
+    """
+
+    name: str
+    path: Path
+    items: tuple[Item, ...]
+    ignored: int
+    links: int
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes, sorted."""
+        return tuple(sorted({item.class_name for item in self.items}))
+
+    @abstractmethod
+    def read(self, item: Item) -> bytes:
+        """The bytes of the image file. Safe to call from several threads.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+
+    @abstractmethod
+    def place(self, item: Item) -> str:
+        """Where the image lies, for messages."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release what the source holds open."""
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class FolderSource(Source):
+    """A folder of class folders."""
+
+    def read(self, item: Item) -> bytes:
+        path = self.path / item.entry
+        try:
+            _check_size(path.stat().st_size, str(path))
+            return path.read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"{path}: cannot be read ({error.strerror}); mend or remove it, "
+                "or set data.skip_broken: true"
+            ) from None
+
+    def place(self, item: Item) -> str:
+        return str(self.path / item.entry)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+@dataclass(frozen=True)
+class ZipSource(Source):
+    """A zip of class folders, read in place."""
+
+    archive: zipfile.ZipFile
+
+    def read(self, item: Item) -> bytes:
+        return read_entry(self.archive, item.entry, self.path)
+
+    def place(self, item: Item) -> str:
+        return f"{self.path}: {item.entry}"
+
+    def close(self) -> None:
+        self.archive.close()
+
+
+def eurosat_folder() -> Path:
+    """Where EuroSAT RGB lies: in `$QHDM_DATA`, or else in the user's cache directory."""
+    data = os.environ.get("QHDM_DATA")
+    if data:
+        return Path(data).expanduser() / "EuroSAT_RGB"
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "qhdm" / "EuroSAT_RGB"
+
+
+def locate(root: str) -> Path:
+    """The path that `data.root` stands for, whether or not it exists."""
+    if root == "bundled":
+        return Path(__file__).parent / "bundled" / "eurosat_103.zip"
+    if root == "eurosat":
+        return eurosat_folder()
+    return Path(os.path.expanduser(root))
+
+
+def open_source(root: str) -> Source:
+    """List the images of a data set.
+
+    Leading directories shared by all images are stripped while a directory level remains; the class
+    is the first component left, and deeper images belong to it. Images beside the class folders are
+    counted, not used. Hidden files, `__MACOSX` and files that are no images are passed over.
+
+    Args:
+        root: `bundled`, `eurosat` (as `qhdm data download eurosat` leaves it), or the path of a
+            folder or zip.
+
+    Raises:
+        DataError: the set is absent or has no class folders; the zip is damaged or encrypted, or
+            has an entry with an unsafe path or of more than 256 MiB.
+    """
+    path = locate(root)
+    name = root if root in ("bundled", "eurosat") else path.resolve().name
+    if os.path.isdir(path):
+        source: Source = _open_folder(name, path)
+    elif os.path.isfile(path):
+        source = _open_zip(name, path)
+    else:
+        raise _absent(root, path)
+    if not source.items:
+        source.close()
+        raise _empty(source)
+    return source
+
+
+def _open_folder(name: str, path: Path) -> FolderSource:
+    base = os.path.realpath(path)
+    entries: list[str] = []
+    links = 0
+    pending = [""]
+    while pending:
+        folder = pending.pop()
+        try:
+            with os.scandir(path / folder) as listing:
+                for entry in listing:
+                    relative = folder + entry.name
+                    if _is_hidden(entry.name):
+                        continue
+                    if entry.is_symlink() and (entry.is_dir() or not _is_below(entry.path, base)):
+                        links += 1
+                    elif entry.is_dir():
+                        pending.append(f"{relative}/")
+                    elif entry.is_file() and _is_image(entry.name):
+                        entries.append(relative)
+        except OSError as error:
+            raise DataError(
+                f"{path / folder}: cannot be listed ({error.strerror}); check its permissions"
+            ) from None
+    items, ignored = _arrange((entry, entry.split("/")) for entry in entries)
+    return FolderSource(name, path, items, ignored, links)
+
+
+def _open_zip(name: str, path: Path) -> ZipSource:
+    archive = open_zip(path)
+    try:
+        paths: dict[str, list[str]] = {}
+        links = 0
+        for info in archive.infolist():
+            parts = entry_parts(info, path)
+            if info.is_dir() or any(map(_is_hidden, parts)) or not _is_image(info.filename):
+                continue
+            if is_link(info):
+                links += 1
+                continue
+            if info.flag_bits & 1:
+                raise DataError(f"{path}: {info.filename}: encrypted; give a zip without password")
+            _check_size(info.file_size, f"{path}: {info.filename}")
+            paths[info.filename] = parts
+        items, ignored = _arrange(paths.items())
+    except BaseException:
+        archive.close()
+        raise
+    return ZipSource(name, path, items, ignored, links, archive)
+
+
+def _arrange(paths: Iterable[tuple[str, list[str]]]) -> tuple[tuple[Item, ...], int]:
+    """Items from (entry, components of its path), sorted, and the number of entries ignored."""
+    paths = list(paths)
+    depth = _wrapper_depth({tuple(parts[:-1]) for _, parts in paths})
+    items = sorted(
+        Item(parts[depth], "/".join(parts[depth:]), entry)
+        for entry, parts in paths
+        if len(parts) > depth + 1
+    )
+    return tuple(items), len(paths) - len(items)
+
+
+def _wrapper_depth(folders: Iterable[tuple[str, ...]]) -> int:
+    """How many leading directories wrap the class folders.
+
+    `folders` are the directories that hold images. A directory with images of its own is a class,
+    unless several directories with images lie in it: then those are the classes.
+    """
+    depth = 0
+    while True:
+        folders = [folder for folder in folders if len(folder) > depth]
+        if len({folder[depth] for folder in folders}) != 1:
+            return depth
+        below = {folder[depth + 1] for folder in folders if len(folder) > depth + 1}
+        has_images = any(len(folder) == depth + 1 for folder in folders)
+        if not below or (has_images and len(below) == 1):
+            return depth
+        depth += 1
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in _SUFFIXES
+
+
+def _is_below(path: str, base: str) -> bool:
+    return os.path.realpath(path).startswith(os.path.join(base, ""))
+
+
+def _check_size(size: int, place: str) -> None:
+    if size > _MAX_BYTES:
+        raise DataError(f"{place}: {size} bytes are more than 256 MiB; remove it, or shrink it")
+
+
+def _absent(root: str, path: Path) -> DataError:
+    if root == "eurosat":
+        return DataError(
+            f'data.root: no EuroSAT RGB at {path}; download it with "qhdm data download eurosat" '
+            "(90 MiB), or give your own folder or zip with --set data.root=PATH"
+        )
+    near = difflib.get_close_matches(root, ("bundled", "eurosat"), n=1)
+    hint = f'did you mean "{near[0]}"?' if near else f"give {_LAYOUT}"
+    return DataError(f"data.root: {path}: no such folder or zip; {hint}")
+
+
+def _empty(source: Source) -> DataError:
+    links = (
+        f" ({source.links} link(s) that lead elsewhere are not followed)" if source.links else ""
+    )
+    problem = f"{source.ignored} image(s), but no class folders" if source.ignored else "no images"
+    return DataError(f"data.root: {source.path}: {problem}{links}; give {_LAYOUT}")

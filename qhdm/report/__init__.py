@@ -1,0 +1,1 @@
+"""What a user looks at: pictures of data sets and samples."""
