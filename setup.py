@@ -23,7 +23,7 @@ setup(
         # 0.9 moved EstimatorQNN to V2 primitives; minor releases before 1.0 break the API.
         "qiskit-machine-learning>=0.9,<0.10",
         "numpy>=1.26",
-        "pillow>=10",
+        "pillow>=10.1",
         "pydantic>=2.7,<3",
         "pyyaml>=6",
         "requests>=2.31",
@@ -38,6 +38,7 @@ setup(
             "mypy>=1.10",
             "pennylane>=0.40",
             "pytest>=8",
+            "pytest-xdist>=3.5",
             "qiskit-aer>=0.17,<0.19",
             "ruff>=0.6",
             "tensorboard>=2.14",

@@ -363,7 +363,8 @@ def config_path(run: Path) -> Path:
     path = run / "config.yaml"
     if not path.is_file():
         raise RunError(
-            f"{run}: not a run directory (no config.yaml in it); `qhdm train` prints the one it makes"
+            f"{run}: not a run directory (no config.yaml in it); "
+            "`qhdm train` prints the one it makes"
         )
     return path
 
