@@ -27,6 +27,7 @@ setup(
         "pydantic>=2.7,<3",
         "pyyaml>=6",
         "requests>=2.31",
+        "rustworkx>=0.15",
         "safetensors>=0.4",
         "tqdm>=4.66",
     ],

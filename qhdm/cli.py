@@ -202,6 +202,13 @@ def _data_download(arguments: argparse.Namespace) -> None:
         print(f"use it with --set data.root={folder}")
 
 
+def _circuits_inspect(arguments: argparse.Namespace) -> None:
+    from qhdm.quantum.filter import build_filter
+    from qhdm.quantum.inspect import describe
+
+    print(describe(build_filter(arguments.name, qubits=arguments.qubits, layers=arguments.layers)))
+
+
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -275,6 +282,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     sample.add_argument("--grid", type=Path, metavar="FILE", help="where the PNG grid goes")
     sample.set_defaults(command=_sample)
+
+    circuits = verbs.add_parser("circuits", help="look at quantum filters")
+    kinds = circuits.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    inspect = kinds.add_parser("inspect", help="what a filter connects, and what simulating costs")
+    inspect.add_argument("name", metavar="NAME", help="an ansatz, for example hqconv")
+    inspect.add_argument("--qubits", type=_positive, default=12, metavar="N")
+    inspect.add_argument("--layers", type=_positive, default=3, metavar="L")
+    inspect.set_defaults(command=_circuits_inspect)
 
     data = verbs.add_parser("data", help="look at or download data")
     kinds = data.add_subparsers(title="commands", metavar="COMMAND", required=True)

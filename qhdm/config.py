@@ -25,6 +25,7 @@ Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 Ansatz = Literal["hqconv", "fqconv", "basic", "hqconv_released"]
+Engine = Literal["exact", "exact:network", "exact:statevector"]
 SamplerName = Literal["ddpm", "ddim", "dpm++"]
 
 #: A filter reads a 2x2 patch of three channels: one value per qubit.
@@ -136,7 +137,7 @@ class EncoderConfig(VertexConfig):
 class QuantumConfig:
     """Where the filters stand and which engine evaluates them."""
 
-    engine: Literal["exact"] = "exact"
+    engine: Engine = "exact"
     vertex: VertexConfig = field(default_factory=VertexConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 

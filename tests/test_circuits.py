@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from qiskit.circuit import QuantumCircuit
+from qiskit.quantum_info import Statevector
 
-from qhdm.config import Ansatz
+from qhdm.config import Ansatz, Engine
 from qhdm.errors import CircuitError
 from qhdm.quantum import build_filter
 from qhdm.quantum.ansatz import ANSATZE
-from qhdm.quantum.structure import components
+from qhdm.quantum.engines import ENGINES
+from qhdm.quantum.program import lower
+from qhdm.quantum.structure import components, light_cone
 
 NAMES = list(ANSATZE)
 
@@ -100,8 +104,9 @@ def test_impossible_sizes_are_refused(ansatz: str, qubits: int, layers: int, wor
         build_filter(ansatz, qubits=qubits, layers=layers)
 
 
-def test_configuration_knows_every_ansatz() -> None:
+def test_configuration_knows_every_ansatz_and_engine() -> None:
     assert Ansatz.__args__ == tuple(ANSATZE)
+    assert Engine.__args__ == tuple(ENGINES)
 
 
 def test_components() -> None:
@@ -112,6 +117,38 @@ def test_components() -> None:
     released = components(build_filter("hqconv_released").circuit)
     assert released[0] == (0, 4, 8)
     assert len(released) == 10
+
+
+def test_last_links_of_hqconv_change_two_outputs_alone() -> None:
+    ops = lower(build_filter("hqconv", qubits=12, layers=3)).ops
+    links = set(range(len(ops) - 4, len(ops)))
+    seeing = {i for i in range(12) if links & set(light_cone(ops, (0, 1 << i)))}
+    assert seeing == {4, 8}
+    # X on a control does not commute with the gate.
+    assert links & set(light_cone(ops, (1 << 0, 0)))
+
+
+def test_light_cones_hold_all_that_matters() -> None:
+    """Dropping what is outside the cone does not change the expectation value."""
+    filter = build_filter("basic", qubits=6, layers=1)
+    ops = lower(filter).ops
+    for i in range(6):
+        cone = light_cone(ops, (0, 1 << i))
+        reduced = QuantumCircuit(6)
+        for index in cone:
+            entry = filter.circuit.data[index]
+            reduced.append(
+                entry.operation, [filter.circuit.find_bit(q).index for q in entry.qubits]
+            )
+        values = [0.1 + 0.7 * k for k in range(12)]
+        binding = dict(zip([*filter.inputs, *filter.weights], values, strict=True))
+        expected = [
+            Statevector(
+                circuit.assign_parameters({p: binding[p] for p in circuit.parameters})
+            ).expectation_value(filter.observables[i])
+            for circuit in (filter.circuit, reduced)
+        ]
+        assert abs(expected[0] - expected[1]) < 1e-12
 
 
 def test_barriers_connect_nothing() -> None:

@@ -17,6 +17,7 @@ from tolerances import FLOAT32, FLOAT64
 from qhdm.errors import CircuitError
 from qhdm.quantum import Filter, build_filter, expectation
 from qhdm.quantum.ansatz import ANSATZE
+from qhdm.quantum.exact import plan_of
 from qhdm.quantum.plan import make_plan
 
 
@@ -49,7 +50,9 @@ def test_values_agree_with_statevector(ansatz: str, layers: int) -> None:
     filter = build_filter(ansatz, qubits=12, layers=layers)
     x, w = draw(filter, 2, seed=layers)
     reference = by_statevector(filter, x, w)
-    torch.testing.assert_close(expectation(filter, x, w), reference, atol=FLOAT64, rtol=0)
+    for engine in ("exact", "exact:statevector"):
+        values = expectation(filter, x, w, engine=engine)
+        torch.testing.assert_close(values, reference, atol=FLOAT64, rtol=0)
     single = expectation(filter, x.float(), w.float())
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), reference, atol=FLOAT32, rtol=0)
@@ -96,17 +99,32 @@ def test_values_agree_with_pennylane() -> None:
     torch.testing.assert_close(expectation(filter, x, w)[0], reference, atol=FLOAT64, rtol=0)
 
 
+@pytest.mark.parametrize("engine", ["exact", "exact:statevector"])
 @pytest.mark.parametrize(
-    ("ansatz", "qubits"), [("hqconv", 8), ("fqconv", 12), ("basic", 4), ("hqconv_released", 12)]
+    ("ansatz", "qubits"),
+    [("hqconv", 8), ("hqconv", 12), ("fqconv", 12), ("basic", 4), ("hqconv_released", 12)],
 )
-def test_gradients_by_gradcheck(ansatz: str, qubits: int) -> None:
+def test_gradients_by_gradcheck(ansatz: str, qubits: int, engine: str) -> None:
     filter = build_filter(ansatz, qubits=qubits, layers=2)
     x, w = draw(filter, 2)
     x.requires_grad_()
     w.requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda x, w: expectation(filter, x, w), (x, w), fast_mode=True, atol=1e-6
+        lambda x, w: expectation(filter, x, w, engine=engine), (x, w), fast_mode=True, atol=1e-6
     )
+
+
+def test_methods_have_equal_gradients_at_full_size() -> None:
+    filter = build_filter("hqconv", qubits=12, layers=3)
+    x, w = draw(filter, 4)
+    gradients = []
+    for engine in ("exact:network", "exact:statevector"):
+        inputs, weights = x.clone().requires_grad_(), w.clone().requires_grad_()
+        values = expectation(filter, inputs, weights, engine=engine)
+        (values * torch.arange(1.0, 13).double()).sum().backward()
+        gradients.append((inputs.grad, weights.grad))
+    for network, statevector in zip(*gradients, strict=True):
+        torch.testing.assert_close(network, statevector, atol=FLOAT64, rtol=0)
 
 
 def test_second_derivatives_by_gradgradcheck() -> None:
@@ -128,11 +146,46 @@ def test_filters_with_different_weights_are_one_batch() -> None:
         torch.testing.assert_close(together[i], apart, atol=FLOAT64, rtol=0)
 
 
-def test_equal_components_share_a_group() -> None:
+def test_statevector_refuses_second_derivatives() -> None:
+    filter = build_filter("basic", qubits=6, layers=2)
+    x, w = draw(filter, 2)
+    x.requires_grad_()
+    values = expectation(filter, x, w, engine="exact:statevector")
+    (gradient,) = torch.autograd.grad(values.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_fqconv_is_four_polynomials() -> None:
     (group,) = make_plan(build_filter("fqconv", qubits=12, layers=3)).groups
     assert group.size == 3
     assert group.angles.shape[0] == 4
-    assert len(group.blocks) == 4  # three embedding rotations, and one fused unitary of 8x8
+    assert group.network is not None
+    (block,) = group.network.blocks
+    assert block.cuts == ()
+    assert group.cost == 4 * 4 * 27  # the identity and three Z, of 27 coefficients each
+
+
+def test_hqconv_is_three_blocks_whose_last_links_are_not_cut() -> None:
+    (group,) = make_plan(build_filter("hqconv", qubits=12, layers=3)).groups
+    network = group.network
+    assert network is not None
+    assert [block.qubits for block in network.blocks] == [
+        (0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10, 11)
+    ]  # fmt: skip
+    assert sorted(network.ends) == [(0, 1)] * 2 + [(1, 2)] * 2  # two layers of three
+    assert [len(m.units) for m in network.measured] == [0] * 4 + [2] + [0] * 3 + [1] + [0] * 3
+    assert group.cost < 200_000
+
+
+def test_plans_are_made_once_and_chosen_by_cost() -> None:
+    shallow = build_filter("hqconv", qubits=12, layers=3)
+    assert plan_of(shallow) is plan_of(shallow)
+    assert make_plan(shallow).groups[0].network is not None
+    deep = build_filter("hqconv", qubits=12, layers=6)
+    assert make_plan(deep).groups[0].network is None
+    with pytest.raises(CircuitError, match="basic_12x1: has no network of small blocks"):
+        make_plan(build_filter("basic", qubits=12, layers=1), "network")
 
 
 def test_dead_weights_have_no_gradient() -> None:
@@ -210,7 +263,50 @@ def random_filters(draw: st.DrawFn) -> Filter:
 def test_random_circuits_agree_with_statevector(filter: Filter) -> None:
     x, w = draw(filter, 2)
     reference = by_statevector(filter, x, w)
-    torch.testing.assert_close(expectation(filter, x, w), reference, atol=1e-10, rtol=0)
+    for engine in ("exact", "exact:statevector"):
+        values = expectation(filter, x, w, engine=engine)
+        torch.testing.assert_close(values, reference, atol=1e-10, rtol=0)
+
+
+@st.composite
+def random_trees(draw: st.DrawFn) -> Filter:
+    """Circuits that have networks: an embedding, then gates along the edges of a tree."""
+    n = draw(st.integers(2, 7))
+    x, w = ParameterVector("x", n), ParameterVector("w", 12)
+    circuit = QuantumCircuit(n)
+    for qubit in range(n):
+        start = draw(st.sampled_from(["rx", "ry", "h p", "none"]))
+        if start == "h p":
+            circuit.h(qubit)
+            circuit.p(2 * x[qubit] - 0.3, qubit)
+        elif start != "none":
+            getattr(circuit, start)(x[qubit] + 0.1, qubit)
+    edges = [(draw(st.integers(0, qubit - 1)), qubit) for qubit in range(1, n)]
+    for k in range(draw(st.integers(1, 12))):
+        a, b = draw(st.permutations(draw(st.sampled_from(edges))))
+        name = draw(st.sampled_from(["crx", "crz", "rxx", "rzz", "ry", "cx", "iswap"]))
+        if name == "ry":
+            circuit.ry(w[k], a)
+        elif name in ("cx", "iswap"):
+            getattr(circuit, name)(a, b)
+        else:
+            getattr(circuit, name)(w[k] - 1, a, b)
+    strings = st.text("IXYZ", min_size=n, max_size=n)
+    observables = tuple(SparsePauliOp(draw(strings)) for _ in range(draw(st.integers(1, 4))))
+    return Filter("tree", circuit, tuple(x), tuple(w), observables)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(random_trees())
+def test_random_networks_agree_with_statevector(filter: Filter) -> None:
+    x, w = draw(filter, 2)
+    reference = by_statevector(filter, x, w)
+    try:
+        values = expectation(filter, x, w, engine="exact:network")
+    except CircuitError as error:
+        assert "has no network" in str(error)  # noqa: PT017 (bonds too large: a valid answer)
+        values = expectation(filter, x, w)
+    torch.testing.assert_close(values, reference, atol=1e-10, rtol=0)
 
 
 def custom(circuit: QuantumCircuit, **changes: object) -> Filter:

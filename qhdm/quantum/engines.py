@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -18,7 +19,12 @@ class Engine(Protocol):
     def __call__(self, filter: Filter, x: Tensor, w: Tensor) -> Tensor: ...
 
 
-ENGINES: dict[str, Engine] = {"exact": exact.expectation}
+#: `exact` chooses the cheaper method for each component; the others prescribe it.
+ENGINES: dict[str, Engine] = {
+    "exact": exact.expectation,
+    "exact:network": partial(exact.expectation, method="network"),
+    "exact:statevector": partial(exact.expectation, method="statevector"),
+}
 
 
 def expectation(filter: Filter, x: Tensor, w: Tensor, *, engine: str = "exact") -> Tensor:
@@ -28,7 +34,8 @@ def expectation(filter: Filter, x: Tensor, w: Tensor, *, engine: str = "exact") 
         filter: the circuit, with n inputs, P weights and m observables.
         x: inputs in radians, (B, n); or (F, B, n) for F filters of the same circuit.
         w: weights in radians, (P,); or (F, P).
-        engine: `exact` is analytic, and differentiable with respect to `x` and `w`.
+        engine: `exact` is analytic, and differentiable with respect to `x` and `w`;
+            `exact:network` and `exact:statevector` prescribe its method.
 
     Returns:
         (B, m), or (F, B, m), in the floating-point type of `x` and on its device. Half-precision

@@ -1,4 +1,4 @@
-"""How the exact engine will simulate a filter: components, fused blocks, measured Paulis.
+"""How the exact engine will simulate a filter: components, and the method for each.
 
 Pure bookkeeping on qubits and gates, made once per filter; `exact` runs it in torch.
 """
@@ -7,31 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from qhdm.errors import CircuitError
 from qhdm.quantum.filter import Filter
+from qhdm.quantum.partition import NOMINAL_BATCH, Network, plan_network
 from qhdm.quantum.program import Op, Program, Trig, lower
-from qhdm.quantum.structure import connected
+from qhdm.quantum.structure import Pauli, connected, light_cone
+from qhdm.quantum.units import Unit
 
-#: Gates that do not depend on the inputs fuse into unitaries of at most this many qubits.
+Method = Literal["auto", "network", "statevector"]
+
+#: In a state vector, gates that do not read inputs fuse into unitaries of at most this many qubits.
 FUSE_QUBITS = 4
-
-
-@dataclass(frozen=True)
-class Block:
-    """Consecutive gates applied at once: one fused unitary, or one gate that reads the inputs.
-
-    Attributes:
-        qubits: local qubits, the least significant first.
-        ops: gates on local qubits; their `angle` is a position in the group's `angles`.
-        on_inputs: whether the matrix differs from sample to sample.
-    """
-
-    qubits: tuple[int, ...]
-    ops: tuple[Op, ...]
-    on_inputs: bool
+#: Real multiply-adds of a matrix product that take as long as one in a state vector's many small
+#: steps: what it moves through memory costs it about this factor (benchmarks/filters.py).
+STATEVECTOR_PENALTY = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,15 +33,21 @@ class Group:
 
     Attributes:
         size: qubits of each component.
-        blocks: what to apply, in order, on local qubits.
         angles: (G, number of local angles): rows of the program's angles.
-        paulis: measured Pauli strings as (x mask, z mask) over local qubits.
+        paulis: measured Pauli strings over local qubits.
+        units: fused gates in order, for a state vector.
+        reads_inputs: for each unit, whether its matrix differs from sample to sample.
+        network: the component as a tree of blocks, if that is how it is simulated.
+        cost: real multiply-adds per sample in a forward pass, of all G.
     """
 
     size: int
-    blocks: tuple[Block, ...]
     angles: np.ndarray
-    paulis: tuple[tuple[int, int], ...]
+    paulis: tuple[Pauli, ...]
+    units: tuple[Unit, ...]
+    reads_inputs: tuple[bool, ...]
+    network: Network | None
+    cost: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,16 +65,21 @@ class Plan:
     mixing: np.ndarray
 
 
-def make_plan(filter: Filter) -> Plan:
+def make_plan(filter: Filter, method: Method = "auto") -> Plan:
     """Plan the simulation of `filter`.
 
+    Args:
+        filter: the circuit and its observables.
+        method: `network`, `statevector`, or `auto` for the cheaper one, component by component.
+
     Raises:
-        CircuitError: a gate cannot be lowered, or an observable is not Hermitian or of other size.
+        CircuitError: a gate cannot be lowered, an observable is not Hermitian or of other size, or
+            a network is asked for and there is none.
     """
     program = lower(filter)
-    parts = connected(program.qubits, (op.qubits for op in program.ops))
+    parts = connected(program.qubits, [op.qubits for op in program.ops])
     terms = _terms(filter, parts)
-    measured: list[dict[tuple[int, int], None]] = [{} for _ in parts]
+    measured: list[dict[Pauli, None]] = [{} for _ in parts]
     for term in terms:
         for component, pauli in term.touched.items():
             measured[component][pauli] = None
@@ -86,15 +90,7 @@ def make_plan(filter: Filter) -> Plan:
         if measured[index]:
             local = _localise(program, index, part, tuple(measured[index]))
             alike.setdefault(local.signature, []).append(local)
-    groups = tuple(
-        Group(
-            members[0].size,
-            fuse(members[0].ops, members[0].reads_inputs),
-            np.array([member.angles for member in members], dtype=np.int64),
-            members[0].paulis,
-        )
-        for members in alike.values()
-    )
+    groups = tuple(_group(filter.name, members, method) for members in alike.values())
 
     order = [(m.index, pauli) for members in alike.values() for m in members for pauli in m.paulis]
     position = {item: i for i, item in enumerate(order)}
@@ -108,40 +104,70 @@ def make_plan(filter: Filter) -> Plan:
     return Plan(program, groups, factors, mixing)
 
 
-def fuse(ops: Sequence[Op], reads_inputs: Sequence[bool]) -> tuple[Block, ...]:
-    """Gather gates into blocks of at most `FUSE_QUBITS` qubits without changing the circuit.
+def _group(name: str, members: Sequence[_Component], method: Method) -> Group:
+    first = members[0]
+    seen = sorted(set().union(*(light_cone(first.ops, pauli) for pauli in first.paulis)))
+    units, reads = fuse([first.ops[i] for i in seen], first.reads_inputs)
+    cost = 4 * sum(2 ** (first.size + len(unit.qubits)) for unit in units)
+    network = None
+    if method != "statevector":
+        network = plan_network(first.size, first.ops, first.reads_inputs, first.paulis)
+    if method == "network" and network is None:
+        raise CircuitError(
+            f"{name}: has no network of small blocks; use the exact engine's own choice"
+        )
+    if network is not None:
+        total = network.cost + network.cost_once // NOMINAL_BATCH
+        if method == "auto" and total > STATEVECTOR_PENALTY * cost:
+            network = None
+        else:
+            cost = network.cost
+    angles = np.array([member.angles for member in members], dtype=np.int64)
+    return Group(
+        first.size,
+        angles.reshape(len(members), -1),
+        first.paulis,
+        units,
+        reads,
+        network,
+        cost * len(members),
+    )
+
+
+def fuse(
+    ops: Sequence[Op], reads_inputs: Sequence[bool]
+) -> tuple[tuple[Unit, ...], tuple[bool, ...]]:
+    """Gather gates into units of at most `FUSE_QUBITS` qubits without changing the circuit.
 
     Gates that read the inputs stay alone, since their matrix differs from sample to sample.
 
     Args:
         ops: gates in order.
         reads_inputs: for each angle of `ops`, whether it depends on the inputs.
+
+    Returns:
+        The units, and for each whether it reads inputs.
     """
-    blocks = [
-        Block(op.qubits, (op,), on_inputs=op.angle >= 0 and reads_inputs[op.angle]) for op in ops
-    ]
-    while len(shorter := _merge(blocks)) < len(blocks):
-        blocks = shorter
-    return tuple(blocks)
+    units = [(Unit(op.qubits, (op,)), op.angle >= 0 and reads_inputs[op.angle]) for op in ops]
+    while len(shorter := _merge(units)) < len(units):
+        units = shorter
+    return tuple(unit for unit, _ in units), tuple(reads for _, reads in units)
 
 
-def _merge(blocks: Sequence[Block]) -> list[Block]:
-    """Join each block to the last one before it that shares a qubit, where they may fuse."""
-    merged: list[Block] = []
-    for block in blocks:
-        # Blocks after `last` act on other qubits: `block` commutes past them.
-        last = max(
-            (i for i, b in enumerate(merged) if set(b.qubits) & set(block.qubits)), default=-1
-        )
-        union = set(block.qubits).union(merged[last].qubits) if last >= 0 else set()
-        if (
-            last >= 0
-            and len(union) <= FUSE_QUBITS
-            and not (block.on_inputs or merged[last].on_inputs)
-        ):
-            merged[last] = Block(tuple(sorted(union)), merged[last].ops + block.ops, False)
-        else:
-            merged.append(block)
+def _merge(units: Sequence[tuple[Unit, bool]]) -> list[tuple[Unit, bool]]:
+    """Join each unit to the last one before it that shares a qubit, where they may fuse."""
+    merged: list[tuple[Unit, bool]] = []
+    for unit, reads in units:
+        mine = set(unit.qubits)
+        # Units after `last` act on other qubits: this one commutes past them.
+        last = max((i for i, (u, _) in enumerate(merged) if set(u.qubits) & mine), default=-1)
+        if last >= 0 and not reads and not merged[last][1]:
+            before = merged[last][0]
+            union = mine.union(before.qubits)
+            if len(union) <= FUSE_QUBITS:
+                merged[last] = (Unit(tuple(sorted(union)), before.ops + unit.ops), False)
+                continue
+        merged.append((unit, reads))
     return merged
 
 
@@ -154,7 +180,7 @@ class _Component:
     ops: tuple[Op, ...]
     angles: tuple[int, ...]
     reads_inputs: tuple[bool, ...]
-    paulis: tuple[tuple[int, int], ...]
+    paulis: tuple[Pauli, ...]
 
     @property
     def signature(self) -> object:
@@ -168,7 +194,7 @@ class _Component:
 
 
 def _localise(
-    program: Program, index: int, part: tuple[int, ...], paulis: tuple[tuple[int, int], ...]
+    program: Program, index: int, part: tuple[int, ...], paulis: tuple[Pauli, ...]
 ) -> _Component:
     local = {qubit: i for i, qubit in enumerate(part)}
     ops: list[Op] = []
@@ -190,7 +216,7 @@ class _Term:
 
     observable: int
     coefficient: float
-    touched: dict[int, tuple[int, int]]
+    touched: dict[int, Pauli]
 
 
 def _terms(filter: Filter, parts: Sequence[tuple[int, ...]]) -> list[_Term]:
@@ -205,7 +231,7 @@ def _terms(filter: Filter, parts: Sequence[tuple[int, ...]]) -> list[_Term]:
         for string, qubits, coefficient in observable.to_sparse_list():
             if abs(complex(coefficient).imag) > 1e-12:
                 raise CircuitError(f"{filter.name}: observable {m} is not Hermitian")
-            touched: dict[int, tuple[int, int]] = {}
+            touched: dict[int, Pauli] = {}
             for letter, qubit in zip(string, qubits, strict=True):
                 component, bit = home[qubit]
                 x, z = touched.get(component, (0, 0))

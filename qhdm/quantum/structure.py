@@ -1,10 +1,17 @@
-"""What the gates of a circuit connect: pure analysis, without simulation."""
+"""What the gates of a circuit connect and what its observables can see: pure analysis."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import numpy as np
+import rustworkx as rx
 from qiskit.circuit import QuantumCircuit
+
+from qhdm.quantum.program import Op, Program, Trig
+
+#: A Pauli string as bit masks over qubits (x, z); Y has both bits.
+Pauli = tuple[int, int]
 
 
 def components(circuit: QuantumCircuit) -> list[tuple[int, ...]]:
@@ -28,21 +35,59 @@ def components(circuit: QuantumCircuit) -> list[tuple[int, ...]]:
     )
 
 
-def connected(nodes: int, edges: Iterable[Iterable[int]]) -> list[tuple[int, ...]]:
-    """Connected components of the hypergraph on `nodes` nodes (union-find)."""
-    parent = list(range(nodes))
+def connected(nodes: int, groups: Iterable[Sequence[int]]) -> list[tuple[int, ...]]:
+    """Connected components of `nodes` nodes, any two nodes of a group being connected."""
+    parts = rx.connected_components(interaction_graph(nodes, groups))
+    return sorted(tuple(sorted(part)) for part in parts)
 
-    def root(node: int) -> int:
-        while parent[node] != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
 
-    for edge in edges:
-        joined = list(edge)
-        for other in joined[1:]:
-            parent[root(other)] = root(joined[0])
-    groups: dict[int, list[int]] = {}
-    for node in range(nodes):
-        groups.setdefault(root(node), []).append(node)
-    return [tuple(group) for group in groups.values()]
+def interaction_graph(nodes: int, groups: Iterable[Sequence[int]]) -> rx.PyGraph:
+    """The simple graph with an edge between any two nodes of a group."""
+    graph: rx.PyGraph = rx.PyGraph(multigraph=False)
+    graph.add_nodes_from(range(nodes))
+    for group in groups:
+        for i, one in enumerate(group):
+            for other in group[:i]:
+                graph.add_edge(one, other, None)
+    return graph
+
+
+def diagonal_qubits(op: Op) -> tuple[bool, ...]:
+    """For each qubit of a gate, whether the gate is block-diagonal on it, as on a control."""
+    parts = [op.gate.K, op.gate.A, op.gate.B] if isinstance(op.gate, Trig) else [op.gate]
+    k = len(op.qubits)
+    flags = []
+    for position in range(k):
+        bits = np.arange(2**k) >> position & 1
+        off = bits[:, None] != bits[None, :]
+        flags.append(all(np.allclose(part[off], 0) for part in parts))
+    return tuple(flags)
+
+
+def live_weights(program: Program, paulis: Iterable[Pauli]) -> list[int]:
+    """The weights that can change any of the observables, as indices."""
+    seen = set().union(*(light_cone(program.ops, pauli) for pauli in paulis))
+    angles = [program.ops[i].angle for i in seen if program.ops[i].angle >= 0]
+    return np.flatnonzero(program.from_weights[angles].any(axis=0)).tolist()
+
+
+def light_cone(ops: Sequence[Op], pauli: Pauli) -> list[int]:
+    """The gates that can change <P>, as indices in order.
+
+    Backwards from the observable: a gate on none of its qubits is out, and so is one that shares
+    only qubits on which both the observable, as conjugated so far, and the gate are diagonal (Z on
+    a control).
+    """
+    x, z = pauli
+    support = {q: not x >> q & 1 for q in range((x | z).bit_length()) if (x | z) >> q & 1}
+    kept = []
+    for index in range(len(ops) - 1, -1, -1):
+        op = ops[index]
+        flags = diagonal_qubits(op)
+        touched = [(q, flag) for q, flag in zip(op.qubits, flags, strict=True) if q in support]
+        if all(support[q] and flag for q, flag in touched):
+            continue
+        kept.append(index)
+        for q, flag in zip(op.qubits, flags, strict=True):
+            support[q] = support.get(q, True) and flag
+    return kept[::-1]

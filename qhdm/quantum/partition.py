@@ -1,0 +1,422 @@
+"""How a component is cut into a tree of small blocks that are simulated exactly.
+
+The picture is Heisenberg's, in real numbers. Each qubit starts, by at most one gate that reads an
+input, in a density matrix that is affine in (1, cos a, sin a). A block of k qubits with an operator
+on it is then a linear function of the products of these features, 3^k of them, whose coefficients
+depend on the weights alone. A gate across two blocks is a sum of products, sum_r a_r (x) b_r, and
+leaves a bond of r^2 real numbers between them. Blocks are joined at bridges of the interaction
+graph, so that they form a tree, which is contracted exactly.
+
+Gates at the end that only some observables see are not cut: those observables are conjugated by
+them and become a few products of local Pauli strings (in hqconv: the last layer's links, which only
+<Z_4> and <Z_8> see).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
+
+import numpy as np
+import rustworkx as rx
+
+from qhdm.quantum.program import Op, Trig
+from qhdm.quantum.structure import Pauli, connected, interaction_graph, light_cone
+from qhdm.quantum.units import LETTERS, Unit, embed, letters_on, random_angles, string_matrix
+
+#: Largest block, in qubits.
+MAX_BLOCK = 5
+#: Largest support, in qubits, of an observable conjugated by the gates at the end.
+MAX_SUPPORT = 4
+#: Largest bond between two blocks, in real numbers, beyond which nobody would cut.
+MAX_BOND = 4096
+#: Batch size that the cost model assumes.
+NOMINAL_BATCH = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Inlet:
+    """How a qubit starts: rho = states[0] + cos(a) states[1] + sin(a) states[2].
+
+    Attributes:
+        angle: local angle a of the gate that reads an input; -1 if there is none.
+        states: (3, 2, 2), or (1, 2, 2) without such a gate.
+    """
+
+    angle: int
+    states: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A unit across two blocks, as sum_r a_r (x) b_r with constant, orthonormal a_r.
+
+    Attributes:
+        unit: the gates.
+        basis: (r, 2, 2), the a_r.
+        constant: position in `unit.qubits` of the side that carries the a_r.
+    """
+
+    unit: Unit
+    basis: np.ndarray
+    constant: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that happens in a block: a unit inside it, or one side of a cut."""
+
+    unit: Unit | None
+    cut: int = -1
+    qubit: int = -1
+
+
+@dataclass(frozen=True)
+class NetworkBlock:
+    """A few qubits simulated whole.
+
+    Attributes:
+        qubits: sorted.
+        steps: units inside and sides of cuts, in order.
+        cuts: numbers of the cuts, in the order in which they occur.
+        operators: the Pauli strings, as masks over the component's qubits, that are needed on
+            it; the first is the identity.
+    """
+
+    qubits: tuple[int, ...]
+    steps: tuple[Step, ...]
+    cuts: tuple[int, ...]
+    operators: tuple[Pauli, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One observable: the Pauli string, and the gates at the end that conjugate it.
+
+    Attributes:
+        units: gates at the end that it sees, in order.
+        support: qubits of the conjugated observable, sorted; the first is least significant.
+        pauli: the string on the support, (d, d).
+        strings: (n, d, d), Pauli strings on the support that the conjugated observable may hold.
+        operators: (n, blocks), the operator of each block that belongs to each string.
+    """
+
+    units: tuple[Unit, ...]
+    support: tuple[int, ...]
+    pauli: np.ndarray
+    strings: np.ndarray
+    operators: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A component as a tree of blocks.
+
+    Attributes:
+        inlets: of each qubit.
+        blocks: see `NetworkBlock`.
+        cuts: gates between blocks.
+        ends: for each cut, the two blocks that it joins, in the order of its unit's qubits.
+        tree: pairs of neighbouring blocks; each cut joins one of them, and a pair without cuts
+            holds trees together that only conjugated observables connect.
+        measured: the observables, in the order of the component's Pauli strings.
+        cost: real multiply-adds per sample in a forward pass.
+        cost_once: real multiply-adds of what depends on the weights alone.
+    """
+
+    inlets: tuple[Inlet, ...]
+    blocks: tuple[NetworkBlock, ...]
+    cuts: tuple[Cut, ...]
+    ends: tuple[tuple[int, int], ...]
+    tree: tuple[tuple[int, int], ...]
+    measured: tuple[Measured, ...]
+    cost: int
+    cost_once: int
+
+
+def plan_network(
+    size: int, ops: Sequence[Op], reads_inputs: Sequence[bool], paulis: Sequence[Pauli]
+) -> Network | None:
+    """The cheapest network of a component that is found, or None where there is none.
+
+    There is none if a gate reads inputs anywhere but at the start of a qubit, or if no partition
+    has small blocks and bonds.
+
+    Args:
+        size: number of qubits.
+        ops: gates on local qubits, in order.
+        reads_inputs: for each local angle, whether it depends on the inputs.
+        paulis: what is measured.
+    """
+    split = _split_inlets(size, ops, reads_inputs)
+    if split is None:
+        return None
+    inlets, rest = split
+    units = _units(rest)
+    pairs = [unit.qubits for unit in units]
+    graph = interaction_graph(size, pairs)
+    graph.remove_edges_from(list(rx.bridges(graph)))  # type: ignore[arg-type]  # pairs, whatever the stub says
+    blocks = sorted(tuple(sorted(part)) for part in rx.connected_components(graph))
+    if max(map(len, blocks)) > MAX_BLOCK:
+        return None
+    best = _assemble(size, inlets, units, blocks, paulis)
+    while True:
+        # Joining two neighbours of a tree leaves a tree.
+        candidates = []
+        home = {q: b for b, block in enumerate(blocks) for q in block}
+        joined = [(home[pair[0]], home[pair[1]]) for pair in pairs if len(pair) == 2]
+        for i, j in sorted({(min(join), max(join)) for join in joined if join[0] != join[1]}):
+            if len(blocks[i]) + len(blocks[j]) <= MAX_BLOCK:
+                merged = [b for k, b in enumerate(blocks) if k not in (i, j)]
+                merged = sorted([*merged, tuple(sorted(blocks[i] + blocks[j]))])
+                network = _assemble(size, inlets, units, merged, paulis)
+                if network is not None:
+                    candidates.append((_total(network), merged, network))
+        if not candidates:
+            return best
+        total, merged, network = min(candidates, key=lambda c: c[0])
+        if best is not None and total >= _total(best):
+            return best
+        blocks, best = merged, network
+
+
+def _total(network: Network) -> int:
+    return network.cost_once + NOMINAL_BATCH * network.cost
+
+
+def _split_inlets(
+    size: int, ops: Sequence[Op], reads_inputs: Sequence[bool]
+) -> tuple[tuple[Inlet, ...], list[Op]] | None:
+    """Take the gates that read inputs, and constant ones before them, off the start of qubits."""
+
+    def reads(op: Op) -> bool:
+        return op.angle >= 0 and reads_inputs[op.angle]
+
+    reading = {index: op for index, op in enumerate(ops) if reads(op)}
+    taken: set[int] = set()
+    inlets = []
+    for qubit in range(size):
+        mine = [index for index, op in reading.items() if qubit in op.qubits]
+        if not mine:
+            inlets.append(Inlet(-1, np.array([[[1, 0], [0, 0]]], dtype=complex)))
+            continue
+        before = [i for i in range(mine[0]) if qubit in ops[i].qubits]
+        prefix = [ops[i] for i in before]
+        if len(mine) > 1 or any(isinstance(op.gate, Trig) for op in prefix):
+            return None
+        if any(len(op.qubits) > 1 for op in [*prefix, ops[mine[0]]]):
+            return None
+        ket = np.array([1, 0], dtype=complex)
+        for op in prefix:
+            ket = op.gate @ ket
+        inlet = _inlet(ops[mine[0]], ket)
+        if inlet is None:
+            return None
+        inlets.append(inlet)
+        taken.update(before, mine)
+    return tuple(inlets), [op for index, op in enumerate(ops) if index not in taken]
+
+
+def _inlet(op: Op, ket: np.ndarray) -> Inlet | None:
+    assert isinstance(op.gate, Trig)  # it has an angle
+    gate = op.gate
+
+    def state(angle: float) -> np.ndarray:
+        after = gate.at(angle) @ ket
+        return np.outer(after, after.conj())
+
+    zero, quarter, half = state(0.0), state(np.pi / 2), state(np.pi)
+    mean = (zero + half) / 2
+    states = np.array([mean, zero - mean, quarter - mean])
+    probe = 0.7
+    affine = states[0] + np.cos(probe) * states[1] + np.sin(probe) * states[2]
+    return Inlet(op.angle, states) if np.allclose(affine, state(probe), atol=1e-12) else None
+
+
+def _units(ops: Sequence[Op]) -> list[Unit]:
+    """Join gates to the last unit on their qubits, where that has the same two qubits or more."""
+    units: list[Unit] = []
+    for op in ops:
+        last = max((i for i, u in enumerate(units) if set(u.qubits) & set(op.qubits)), default=-1)
+        if last >= 0 and set(op.qubits) <= set(units[last].qubits):
+            units[last] = replace(units[last], ops=(*units[last].ops, op))
+        else:
+            units.append(Unit(op.qubits, (op,)))
+    return units
+
+
+def _assemble(
+    size: int,
+    inlets: tuple[Inlet, ...],
+    units: Sequence[Unit],
+    blocks: Sequence[tuple[int, ...]],
+    paulis: Sequence[Pauli],
+) -> Network | None:
+    """The network of a given partition, or None if it would be too large."""
+    home = {qubit: b for b, block in enumerate(blocks) for qubit in block}
+    crossing = [len({home[q] for q in unit.qubits}) > 1 for unit in units]
+    cones = [set(_cone(units, pauli)) for pauli in paulis]
+    seen = set().union(*cones)
+    tail = _tail(units, crossing, cones, paulis)
+
+    steps: list[list[Step]] = [[] for _ in blocks]
+    cuts: list[Cut] = []
+    ends: list[tuple[int, int]] = []
+    for index, unit in enumerate(units):
+        if index not in seen or index in tail:
+            continue
+        if not crossing[index]:
+            steps[home[unit.qubits[0]]].append(Step(unit))
+            continue
+        if len(unit.qubits) != 2:
+            return None
+        for qubit in unit.qubits:
+            steps[home[qubit]].append(Step(None, len(cuts), qubit))
+        cuts.append(_cut(unit))
+        ends.append((home[unit.qubits[0]], home[unit.qubits[1]]))
+
+    measured = []
+    operators: list[dict[Pauli, int]] = [{(0, 0): 0} for _ in blocks]
+    for pauli, cone in zip(paulis, cones, strict=True):
+        late = tuple(units[i] for i in sorted(tail & cone))
+        measured.append(_measured(late, pauli, blocks, operators))
+
+    bonds = [1] * len(blocks)
+    once = 0
+    for cut, pair in zip(cuts, ends, strict=True):
+        for end in pair:
+            bonds[end] *= len(cut.basis) ** 2
+    if max(bonds) > MAX_BOND:
+        return None
+    cost = 0
+    for block, bond, needed in zip(blocks, bonds, operators, strict=True):
+        features = math.prod(len(inlets[q].states) for q in block)
+        cost += len(needed) * bond * features
+        once += 4 * len(needed) * bond * 8 ** len(block)
+    return Network(
+        inlets,
+        tuple(
+            NetworkBlock(
+                block,
+                tuple(mine),
+                tuple(step.cut for step in mine if step.unit is None),
+                tuple(needed),
+            )
+            for block, mine, needed in zip(blocks, steps, operators, strict=True)
+        ),
+        tuple(cuts),
+        tuple(ends),
+        _spanning_tree(len(blocks), ends),
+        tuple(measured),
+        cost,
+        once,
+    )
+
+
+def _spanning_tree(blocks: int, ends: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """The pairs that cuts join, and as many more as hold all blocks together."""
+    tree = sorted({(min(pair), max(pair)) for pair in ends})
+    roots = [part[0] for part in connected(blocks, tree)]
+    return (*tree, *pairwise(roots))
+
+
+def _cone(units: Sequence[Unit], pauli: Pauli) -> list[int]:
+    """Units with a gate in the light cone of a Pauli string."""
+    flat = [(index, op) for index, unit in enumerate(units) for op in unit.ops]
+    kept = light_cone([op for _, op in flat], pauli)
+    return sorted({flat[i][0] for i in kept})
+
+
+def _tail(
+    units: Sequence[Unit],
+    crossing: Sequence[bool],
+    cones: Sequence[set[int]],
+    paulis: Sequence[Pauli],
+) -> set[int]:
+    """Crossing units at the end that only some observables see, and see on few qubits."""
+    supports = [{q for q in range((x | z).bit_length()) if (x | z) >> q & 1} for x, z in paulis]
+    seen = set().union(*cones)
+    tail: set[int] = set()
+    blocked: set[int] = set()
+    for index in range(len(units) - 1, -1, -1):
+        qubits = set(units[index].qubits)
+        seeing = [i for i, cone in enumerate(cones) if index in cone]
+        grown = [supports[i] | qubits for i in seeing]
+        if (
+            index in seen
+            and crossing[index]
+            and not qubits & blocked
+            and len(seeing) < len(cones)
+            and all(len(support) <= MAX_SUPPORT for support in grown)
+        ):
+            tail.add(index)
+            for i, support in zip(seeing, grown, strict=True):
+                supports[i] = support
+        elif index in seen:
+            blocked |= qubits
+    return tail
+
+
+def _cut(unit: Unit) -> Cut:
+    """Expand a two-qubit unit on the side where fewer constant operators suffice.
+
+    The operators are those that occur at generic angles: one side of a controlled gate is spanned
+    by the two projectors, whatever the angle.
+    """
+    options = []
+    for side in (0, 1):
+        rows = []
+        for draw in range(8):
+            tensor = unit.at(random_angles([unit], draw)).reshape(2, 2, 2, 2)
+            # Axes are (out 1, out 0, in 1, in 0): bring this side's pair to the end.
+            order = (0, 2, 1, 3) if side == 0 else (1, 3, 0, 2)
+            rows.append(tensor.transpose(order).reshape(4, 4))
+        _, values, vectors = np.linalg.svd(np.concatenate(rows))
+        rank = int((values > 1e-9).sum())
+        options.append((rank, side, vectors[:rank].reshape(rank, 2, 2)))
+    rank, side, basis = min(options, key=lambda option: option[:2])
+    return Cut(unit, basis, side)
+
+
+def _measured(
+    units: tuple[Unit, ...],
+    pauli: Pauli,
+    blocks: Sequence[tuple[int, ...]],
+    operators: list[dict[Pauli, int]],
+) -> Measured:
+    x, z = pauli
+    own = {q for q in range((x | z).bit_length()) if (x | z) >> q & 1}
+    support = tuple(sorted(own.union(*(unit.qubits for unit in units))))
+    letters = letters_on(pauli, support)
+    observable = string_matrix(letters)
+    if not units:
+        choices = [letters]
+    else:
+        # Strings that occur at generic angles are the ones that can occur.
+        weight: np.ndarray = np.zeros(4 ** len(support))
+        choices = list(product(range(4), repeat=len(support)))
+        strings = np.array([string_matrix(c) for c in choices])
+        for draw in range(4):
+            angles = random_angles(units, draw)
+            conjugated = observable
+            for unit in reversed(units):
+                gate = embed(unit.at(angles), unit.qubits, support)
+                conjugated = gate.conj().T @ conjugated @ gate
+            weight += np.abs(np.einsum("sij,ji->s", strings, conjugated))
+        choices = [c for c, w in zip(choices, weight, strict=True) if w > 1e-9]
+    rows = []
+    for choice in choices:
+        masks = {q: LETTERS[letter] for q, letter in zip(support, choice, strict=True)}
+        row = []
+        for b, block in enumerate(blocks):
+            local = (
+                sum(masks[q][0] << q for q in block if q in masks),
+                sum(masks[q][1] << q for q in block if q in masks),
+            )
+            row.append(operators[b].setdefault(local, len(operators[b])))
+        rows.append(row)
+    return Measured(
+        units, support, observable, np.array([string_matrix(c) for c in choices]), np.array(rows)
+    )

@@ -1,0 +1,131 @@
+"""State vectors in torch, for components without a cheap network.
+
+The state is a product of islands that are joined only where a gate acts across them. Once all are
+joined, the remaining gates run under an adjoint method: the backward pass undoes the unitaries, so
+that memory does not grow with depth.
+
+Shapes: F filters with the same circuit and different weights, G equal components, B samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from qhdm.quantum.angles import Angles
+from qhdm.quantum.island import Island
+from qhdm.quantum.plan import Group
+from qhdm.quantum.structure import Pauli
+
+
+def simulate_statevector(group: Group, angles: Angles) -> Tensor:
+    """Values of the group's Paulis, (F, G, K, B or 1)."""
+    fixed = [u for u, reads in zip(group.units, group.reads_inputs, strict=True) if not reads]
+    shared = angles.units(fixed, group.angles)
+    matrices = [
+        angles.reading(unit, group.angles) if reads else shared[unit]
+        for unit, reads in zip(group.units, group.reads_inputs, strict=True)
+    ]
+    ket = angles.constant(np.array([1.0, 0.0]))[:, None]
+    ket = ket.expand(angles.filters, len(group.angles), 2, 1)
+    islands = [Island((qubit,), ket) for qubit in range(group.size)]
+    done = 0
+    for unit, matrix in zip(group.units, matrices, strict=True):
+        if len(islands) == 1:
+            break
+        touched = [i for i in islands if set(i.qubits) & set(unit.qubits)]
+        joined = touched[0]
+        for island in touched[1:]:
+            joined = joined.times(island)
+        islands = [i for i in islands if i not in touched] + [joined.apply(unit.qubits, matrix)]
+        done += 1
+    whole = islands[0]
+    for island in islands[1:]:  # gates that no observable sees may have been all that joined them
+        whole = whole.times(island)
+    rest = [unit.qubits for unit in group.units[done:]]
+    state = whole.ordered(range(group.size))
+    if rest:
+        columns = max([state.shape[3], *(m.shape[2] for m in matrices[done:] if m.dim() == 5)])
+        state = state.expand(-1, -1, -1, columns)
+        state = _Evolve.apply(group.size, rest, state, *matrices[done:])
+    return _measure(state, group.paulis)
+
+
+class _Evolve(torch.autograd.Function):
+    """Apply unitaries in order; the backward pass recomputes the states by undoing them.
+
+    Args of `apply`: number of qubits, the qubits of each unitary (least significant first), the
+    state (F, G, 2^n, B), and the unitaries, (F, G, d, d) or (F, G, B, d, d).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, size: int, places: Sequence[tuple[int, ...]], state: Tensor, *matrices: Tensor
+    ) -> Tensor:
+        qubits = tuple(reversed(range(size)))
+        for place, matrix in zip(places, matrices, strict=True):
+            island = Island(qubits, state).apply(place, matrix)
+            qubits, state = island.qubits, island.state
+        state = Island(qubits, state).ordered(range(size))
+        ctx.places, ctx.size = places, size
+        ctx.save_for_backward(state, *matrices)
+        return state
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        state, *matrices = ctx.saved_tensors
+        after = Island(tuple(reversed(range(ctx.size))), state)
+        adjoint = Island(after.qubits, gradient)
+        gradients: list[Tensor | None] = []
+        for place, matrix in zip(reversed(ctx.places), reversed(matrices), strict=True):
+            before = after.apply(place, matrix.mH)
+            gradients.append(_matrix_gradient(adjoint, before, place, per_column=matrix.dim() == 5))
+            adjoint = adjoint.apply(place, matrix.mH)
+            after = before
+        first = adjoint.ordered(range(ctx.size))
+        return None, None, first, *reversed(gradients)
+
+
+def _matrix_gradient(
+    adjoint: Island, before: Island, place: Sequence[int], *, per_column: bool
+) -> Tensor:
+    """The gradient of a gate's matrix: the adjoint after it times the state before it, daggered."""
+    F, G, _, B = before.state.shape
+    target = tuple(reversed(place))
+    shape = (F, G, 2 ** len(place), -1, B)
+    bra = adjoint.leading(target).reshape(shape)
+    ket = before.leading(target).reshape(shape)
+    if per_column:
+        return torch.einsum("fgirb,fgjrb->fgbij", bra, ket.conj())
+    return bra.flatten(3) @ ket.flatten(3).mH
+
+
+def _measure(state: Tensor, paulis: Sequence[Pauli]) -> Tensor:
+    """<P> of each Pauli string over local qubits: (F, G, K, B)."""
+    basis = np.arange(state.shape[2])
+    probabilities = state.real.square() + state.imag.square()
+    signs = np.array([_parity_sign(basis & z) for _, z in paulis])
+    diagonal = torch.as_tensor(signs, dtype=probabilities.dtype, device=state.device)
+    values = diagonal @ probabilities
+    if all(x == 0 for x, _ in paulis):
+        return values
+    rows = list(values.unbind(2))
+    for k, (x, z) in enumerate(paulis):
+        if x:
+            # P|l> = i^(number of Y) (-1)^(l & z) |l ^ x>
+            phase = 1j ** (x & z).bit_count() * _parity_sign((basis ^ x) & z)
+            image = state[:, :, torch.as_tensor(basis ^ x, device=state.device)]
+            image = image * torch.as_tensor(phase, dtype=state.dtype, device=state.device)[:, None]
+            rows[k] = (state.conj() * image).real.sum(2)
+    return torch.stack(rows, dim=2)
+
+
+def _parity_sign(masked: np.ndarray) -> np.ndarray:
+    """(-1) to the number of set bits."""
+    return 1.0 - 2.0 * (np.bitwise_count(masked) % 2)

@@ -1,0 +1,92 @@
+"""Consecutive gates as one small matrix, in NumPy: what plans are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from qhdm.quantum.program import Op, Trig
+from qhdm.quantum.structure import Pauli
+
+_PAULI = np.array([[[1, 0], [0, 1]], [[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]]])
+#: (x, z) of I, X, Y, Z.
+LETTERS = ((0, 0), (1, 0), (1, 1), (0, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """Consecutive gates applied as one matrix.
+
+    Attributes:
+        qubits: on which it acts; `qubits[0]` is the least significant bit of the matrix index.
+        ops: the gates, in order, on some or all of these qubits.
+    """
+
+    qubits: tuple[int, ...]
+    ops: tuple[Op, ...]
+
+    @cached_property
+    def gates(self) -> tuple[Trig, ...]:
+        """The gates as matrices on all qubits of the unit; constant ones have A = B = 0."""
+        found = []
+        for op in self.ops:
+            gate = op.gate
+            if not isinstance(gate, Trig):
+                zero = np.zeros_like(gate)
+                gate = Trig(gate, zero, zero, 1.0)
+            K, A, B = (embed(part, op.qubits, self.qubits) for part in (gate.K, gate.A, gate.B))
+            found.append(Trig(K, A, B, gate.scale))
+        return tuple(found)
+
+    @cached_property
+    def kind(self) -> object:
+        """Equal for units that differ in their qubits and angles alone."""
+        return tuple(
+            (
+                tuple(self.qubits.index(q) for q in op.qubits),
+                len(self.qubits),
+                # Trigonometric forms are shared within a program: identity is equality.
+                id(op.gate) if isinstance(op.gate, Trig) else op.gate.tobytes(),
+            )
+            for op in self.ops
+        )
+
+    def at(self, angles: Mapping[int, float]) -> np.ndarray:
+        """The matrix, (d, d), at given angles (radians)."""
+        matrix = np.eye(2 ** len(self.qubits), dtype=complex)
+        for op, gate in zip(self.ops, self.gates, strict=True):
+            matrix = (gate.K if op.angle < 0 else gate.at(angles[op.angle])) @ matrix
+        return matrix
+
+
+def embed(matrix: np.ndarray, qubits: Sequence[int], among: Sequence[int]) -> np.ndarray:
+    """An operator on `qubits` as one on `among`, (2^n, 2^n); first qubits least significant."""
+    k, n = len(qubits), len(among)
+    tensor = np.eye(2**n, dtype=complex).reshape([2] * n + [2**n])
+    axes = [n - 1 - among.index(q) for q in reversed(qubits)]
+    tensor = np.tensordot(matrix.reshape([2] * (2 * k)), tensor, axes=(range(k, 2 * k), axes))
+    return np.moveaxis(tensor, range(k), axes).reshape(2**n, 2**n)
+
+
+def string_matrix(letters: Sequence[int]) -> np.ndarray:
+    """The matrix of a Pauli string of letters 0..3 (I, X, Y, Z), least significant qubit first."""
+    matrix = np.eye(1, dtype=complex)
+    for letter in letters:
+        matrix = np.kron(_PAULI[letter], matrix)
+    return matrix
+
+
+def letters_on(pauli: Pauli, qubits: Sequence[int]) -> tuple[int, ...]:
+    """The letters of a Pauli string, given as masks, on `qubits`."""
+    x, z = pauli
+    return tuple(LETTERS.index((x >> q & 1, z >> q & 1)) for q in qubits)
+
+
+def random_angles(units: Sequence[Unit], draw: int) -> dict[int, float]:
+    """Generic angles for all gates of `units`; equal draws are equal."""
+    random = np.random.default_rng((20, draw))
+    rows = sorted({op.angle for unit in units for op in unit.ops if op.angle >= 0})
+    return dict(zip(rows, random.uniform(0, 2 * np.pi, len(rows)), strict=True))
