@@ -202,7 +202,10 @@ def compare(batch: int, rounds: int, peer_rounds: int) -> None:
     for ansatz in ("fqconv", "hqconv"):
         filter = build_filter(ansatz, qubits=12, layers=3)
         x, w, g = numbers(filter, batch)
-        field = {"exact": engine(filter, "exact"), "exact:statevector": engine(filter, "exact:statevector")}
+        field = {
+            "exact": engine(filter, "exact"),
+            "exact:statevector": engine(filter, "exact:statevector"),
+        }
         field |= {name: make(filter) for name, make in PEERS.items() if find_spec(name)}
         reference = engine(filter, "exact:statevector")(x.double(), w.double(), g.double())
         times: dict[str, list[float]] = {name: [] for name in field}
@@ -265,7 +268,9 @@ def sweep() -> None:
     """Time and memory against batch, qubits and layers."""
     print(f"{'ansatz':<8}{'qubits':>7}{'layers':>7}{'batch':>7}{'ms':>10}{'MiB':>10}", flush=True)
     sizes = [(a, 12, 3, b) for a in ("fqconv", "hqconv") for b in (1, 64, 512, 2048, 16384)]
-    sizes += [("hqconv", n, 3, 512) for n in (4, 8, 16)] + [("basic", n, 3, 512) for n in (4, 8, 12)]
+    sizes += [("hqconv", n, 3, 512) for n in (4, 8, 16)] + [
+        ("basic", n, 3, 512) for n in (4, 8, 12)
+    ]
     sizes += [("hqconv", 12, layers, 512) for layers in (1, 2, 4, 5)]
     for size in sizes:
         subprocess.run([sys.executable, __file__, "--one", *map(str, size)], check=True)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qhdm.quantum.program import Program, Trig
+from qhdm.quantum.program import Program
 from qhdm.quantum.units import Unit
 
 
@@ -25,7 +25,8 @@ class Angles:
         self.dtype, self.device = x.dtype, x.device
         self.complex_dtype = torch.complex128 if x.dtype == torch.float64 else torch.complex64
         reading = np.flatnonzero(program.from_inputs.any(axis=1))
-        self._shared = w @ self._real(program.from_weights).T + self._real(program.offsets)
+        shared = w @ self._real(program.from_weights).T + self._real(program.offsets)
+        self._shared = torch.nn.functional.pad(shared, (0, 1))
         self._own = self._real(program.from_inputs[reading]) @ x.mT
         if program.from_weights[reading].any() or program.offsets[reading].any():
             self._own = self._own + self._shared[:, self._index(reading), None]
@@ -45,10 +46,6 @@ class Angles:
         found = self._own_row[rows]
         return self._own[:, self._index(found.reshape(-1))].unflatten(1, found.shape)
 
-    def shared(self, rows: np.ndarray) -> Tensor:
-        """Angles that do not, at rows (G, n): (F, G, n)."""
-        return self._shared[:, self._index(rows.reshape(-1))].unflatten(1, rows.shape)
-
     def units(self, units: Sequence[Unit], rows: np.ndarray) -> dict[Unit, Tensor]:
         """The matrices (F, G, d, d) of units that do not read inputs, equal kinds as one batch.
 
@@ -61,14 +58,32 @@ class Angles:
             kinds.setdefault(unit.kind, []).append(unit)
         matrices: dict[Unit, Tensor] = {}
         for alike in kinds.values():
-            product: Tensor | None = None
-            for position, gate in enumerate(alike[0].gates):
-                factor = self._gate(gate, [unit.ops[position].angle for unit in alike], rows)
-                product = factor if product is None else factor @ product
-            assert product is not None  # a unit has gates
-            for unit, matrix in zip(alike, product.unbind(2), strict=True):
+            gates = self._gates(alike, rows)  # (F, G, units, gates, d, d)
+            while (count := gates.shape[3]) > 1:
+                # Products of neighbours, later gate on the left; an odd one waits.
+                even = count - count % 2
+                pairs = gates[:, :, :, 1:even:2] @ gates[:, :, :, 0:even:2]
+                gates = pairs if even == count else torch.cat([pairs, gates[:, :, :, even:]], 3)
+            for unit, matrix in zip(alike, gates.squeeze(3).unbind(2), strict=True):
                 matrices[unit] = matrix
         return matrices
+
+    def _gates(self, alike: Sequence[Unit], rows: np.ndarray) -> Tensor:
+        """All gates of units of one kind, (F, G, units, gates, d, d)."""
+        gates = alike[0].gates
+        local = np.array([[op.angle for op in unit.ops] for unit in alike])
+        # Constant gates (angle -1) read the column of zeros at the end.
+        chosen = np.where(
+            local < 0,
+            self._shared.shape[1] - 1,
+            rows[:, np.maximum(local, 0)] if rows.shape[1] else -1,
+        )
+        angles = self._shared[:, self._index(chosen.reshape(-1))].unflatten(1, chosen.shape)
+        phase = (angles * self._real(np.array([gate.scale for gate in gates])))[..., None, None]
+        K, A, B = (
+            self.constant(np.array([getattr(gate, name) for gate in gates])) for name in "KAB"
+        )
+        return K + phase.cos() * A + phase.sin() * B
 
     def reading(self, unit: Unit, rows: np.ndarray) -> Tensor:
         """The matrix (F, G, B, d, d) of a unit of one gate that reads inputs."""
@@ -76,14 +91,6 @@ class Angles:
         phase = gate.scale * self.own(rows[:, [op.angle]]).squeeze(2)[..., None, None]
         K, A, B = (self.constant(part) for part in (gate.K, gate.A, gate.B))
         return K + phase.cos() * A + phase.sin() * B
-
-    def _gate(self, gate: Trig, local: Sequence[int], rows: np.ndarray) -> Tensor:
-        """The same gate at several angles: (F, G, n, d, d)."""
-        K = self.constant(gate.K)
-        if local[0] < 0:
-            return K.expand(self.filters, len(rows), len(local), *K.shape)
-        phase = (gate.scale * self.shared(rows[:, list(local)]))[..., None, None]
-        return K + phase.cos() * self.constant(gate.A) + phase.sin() * self.constant(gate.B)
 
     def _real(self, array: np.ndarray) -> Tensor:
         return torch.as_tensor(array, dtype=self.dtype, device=self.device)

@@ -45,14 +45,18 @@ class Island:
             tensor = matrix @ tensor.reshape(F, G, 2 ** len(target), -1)
         return Island(target + rest, tensor.reshape(F, G, 2 ** len(self.qubits), -1))
 
-    def branch(self, qubit: int, operators: Tensor) -> Island:
-        """Apply each of r operators (F, G, r, 2, 2) on a qubit: r times the columns, r last."""
+    def branch(self, qubits: Sequence[int], operators: Tensor) -> Island:
+        """Apply each of r operators (F, G, r, d, d) on the same qubits, least significant first.
+
+        The columns multiply by r; the operator is their more significant index.
+        """
         F, G, _, B = self.state.shape
-        rest = self._without((qubit,))
-        r = operators.shape[2]
-        tensor = operators.flatten(2, 3) @ self.leading((qubit,)).reshape(F, G, 2, -1)
-        tensor = tensor.reshape(F, G, r, 2 ** len(self.qubits), B).permute(0, 1, 3, 4, 2)
-        return Island((qubit, *rest), tensor.reshape(F, G, 2 ** len(self.qubits), B * r))
+        target = tuple(reversed(qubits))
+        rest = self._without(target)
+        r, d = operators.shape[2], operators.shape[3]
+        tensor = operators.flatten(2, 3) @ self.leading(target).reshape(F, G, d, -1)
+        tensor = tensor.reshape(F, G, r, 2 ** len(self.qubits), B).transpose(2, 3)
+        return Island(target + rest, tensor.reshape(F, G, 2 ** len(self.qubits), r * B))
 
     def ordered(self, qubits: Sequence[int]) -> Tensor:
         """The state with its qubits in the order of `qubits`, the least significant first."""

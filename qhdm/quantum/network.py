@@ -18,10 +18,13 @@ from torch import Tensor
 
 from qhdm.quantum.angles import Angles
 from qhdm.quantum.island import Island
-from qhdm.quantum.partition import Measured, Network, NetworkBlock
-from qhdm.quantum.units import letters_on, string_matrix
+from qhdm.quantum.partition import Measured, Network, NetworkBlock, Side
+from qhdm.quantum.units import Unit
 
 Key = tuple[int, ...]
+
+#: Added to a qubit's number for the column bit of an operator; the row bit keeps the number.
+_COLUMN = 64
 
 
 def simulate_network(network: Network, rows: np.ndarray, angles: Angles) -> Tensor:
@@ -43,7 +46,8 @@ class _Run:
         self.angles = angles
         self.rows = rows
         self.lead = (angles.filters, len(rows))
-        units = [step.unit for block in network.blocks for step in block.steps if step.unit]
+        units = [block.before for block in network.blocks if block.before]
+        units += [s for block in network.blocks for s in block.steps if isinstance(s, Unit)]
         units += [cut.unit for cut in network.cuts]
         units += [unit for measured in network.measured for unit in measured.units]
         self.matrices = angles.units(list(dict.fromkeys(units)), rows)
@@ -51,14 +55,11 @@ class _Run:
             [a + b - i for a, b in network.tree if i in (a, b)] for i in range(len(network.blocks))
         ]
         features = self._features()
-        # (F, G, operators, bond to each neighbour ..., B)
-        self.tensors = [
-            self._block(i).flatten(2, -2) @ self._products(block, features)
+        self.tensors = [  # (F, G, operators, bond to each neighbour ..., B)
+            (self._block(i) @ self._products(block, features)).unflatten(
+                2, (len(block.operators), *self._bonds(i))
+            )
             for i, block in enumerate(network.blocks)
-        ]
-        self.tensors = [
-            tensor.unflatten(2, (len(block.operators), *self._bonds(i)))
-            for i, (block, tensor) in enumerate(zip(network.blocks, self.tensors, strict=True))
         ]
 
     # What depends on the inputs: products of (1, cos a, sin a).
@@ -82,40 +83,99 @@ class _Run:
     # What depends on the weights alone.
 
     def _block(self, index: int) -> Tensor:
-        """The block's coefficients, (F, G, operators, bond to each neighbour ..., features)."""
-        network, angles = self.network, self.angles
-        block = network.blocks[index]
-        k, d = len(block.qubits), 2 ** len(block.qubits)
-        island = Island(tuple(reversed(block.qubits)), angles.eye(d).expand(*self.lead, d, d))
-        for step in block.steps:
-            if step.unit is not None:
-                island = island.apply(step.unit.qubits, self.matrices[step.unit])
-            else:
-                island = island.branch(step.qubit, self._side(step.cut, step.qubit))
-        columns = island.ordered(block.qubits)  # (F, G, d, (in, r1, r2, ...))
-        operators = angles.constant(_operators(block))
-        gram = columns.mH.unsqueeze(2) @ (operators @ columns.unsqueeze(2))
+        """The block's coefficients, (F, G, operators x bonds, features).
 
-        ranks = [len(network.cuts[cut].basis) for cut in block.cuts]
-        pairs = [2] * k + ranks
-        maps = [
-            network.inlets[q].states.transpose(0, 2, 1).reshape(-1, 4)
-            for q in reversed(block.qubits)
-        ]
-        for cut, rank in zip(block.cuts, ranks, strict=True):
-            side = network.cuts[cut].unit.qubits[0] in block.qubits
-            maps.append(_hermitian_basis(rank) if side else _hermitian_basis(rank).conj())
-        tensor = _reduce_pairs(gram, pairs, [angles.constant(m) for m in maps])
-        # (F, G, operators, features of each qubit ..., each cut ...), real by construction
-        tensor = tensor.real.flatten(3, 2 + k)
-        order = [
-            4 + position
+        The initial states go forward in time through the gates before the first cut, the operators
+        backward through all others; then the traces of their products are taken. Operators and
+        states are tensors over the row and the column bit of every qubit.
+        """
+        block = self.network.blocks[index]
+        rows = block.qubits
+        columns = tuple(q + _COLUMN for q in rows)
+        bits = tuple(reversed(columns + rows))  # of a flattened matrix, most significant first
+        states = Island(bits, self._flat(block.states))
+        if block.before is not None:
+            matrix = self.matrices[block.before]
+            states = states.apply(rows, matrix).apply(columns, matrix.conj())
+        operators = Island(bits, self._flat(block.operators))
+        branches = [branch for branch in block.steps if not isinstance(branch, Unit)]
+        for step in reversed(block.steps[1:]):
+            if isinstance(step, Unit):
+                matrix = self.matrices[step]
+                operators = operators.apply(rows, matrix.mH).apply(columns, matrix.mT)
+            else:
+                pair = (step[0].qubit + _COLUMN, step[0].qubit)
+                operators = operators.branch(pair, self._maps(step))
+        if branches:
+            tensor = self._last_traces(states, operators, branches[0])
+        else:
+            left, right = states.ordered(columns + rows), operators.ordered(columns + rows)
+            tensor = _real(left).mT @ _real(right)
+        # (F, G, features, cuts in order ..., operators)
+        sizes = [len(self.network.cuts[cut].basis) ** 2 for cut in block.cuts]
+        tensor = tensor.unflatten(3, (*sizes, len(block.operators)))
+        axes = [
+            3 + position
             for neighbour in self.neighbours[index]
             for position, cut in enumerate(block.cuts)
-            if neighbour in network.ends[cut]
+            if neighbour in self.network.ends[cut]
         ]
-        tensor = tensor.permute(0, 1, 2, *order, 3)
-        return tensor.reshape(*tensor.shape[:3], *self._bonds(index), tensor.shape[-1])
+        return tensor.permute(0, 1, tensor.dim() - 1, *axes, 2).flatten(2, -2)
+
+    def _last_traces(self, states: Island, operators: Island, branch: Sequence[Side]) -> Tensor:
+        """Traces of states with operators, these taken through the first cuts of the block.
+
+        The largest tensor of a call is made here: in real numbers, and in the order in which the
+        matrix product leaves it. Returns (F, G, features, bonds x operators).
+        """
+        pair = (branch[0].qubit, branch[0].qubit + _COLUMN)
+        maps = self._maps(branch)  # (F, G, r, 4, 4)
+        r = maps.shape[2]
+        maps = maps.flatten(2, 3)
+        tensor = operators.leading(pair).reshape(*self.lead, 4, -1)
+        # Re(M X) + Im(M X) as one real product.
+        weights = torch.cat([maps.real + maps.imag, maps.real - maps.imag], dim=3)
+        tensor = weights @ torch.cat([tensor.real, tensor.imag], dim=2)
+        tensor = tensor.reshape(*self.lead, r, len(states.state[0, 0]), -1)
+        left = _real(states.leading(pair).reshape(states.state.shape))
+        traces = left.mT.unsqueeze(2) @ tensor  # (F, G, r, features, operators so far)
+        return traces.transpose(2, 3).flatten(3)
+
+    def _flat(self, matrices: np.ndarray) -> Tensor:
+        """Matrices (n, d, d) as (F, G, d d, n)."""
+        flat = self.angles.constant(matrices).flatten(1).T
+        return flat.expand(*self.lead, *flat.shape)
+
+    def _maps(self, branch: Sequence[Side]) -> Tensor:
+        """Consecutive sides of cuts on one qubit as maps of operators, (F, G, bonds, 4, 4).
+
+        The matrices act on (row, column) bits of the qubit; the bond of the first cut in time is the
+        most significant.
+        """
+        first, *others = branch
+        maps = self._bond_maps(first)
+        for side in others:
+            maps = (maps.unsqueeze(3) @ self._bond_maps(side).unsqueeze(2)).flatten(2, 3)
+        return maps
+
+    def _bond_maps(self, side: Side) -> Tensor:
+        """One side of a cut as maps of operators, (F, G, r^2, 4, 4) over (row, column) bits.
+
+        O becomes sum_sr T[s, r] a_s^H O a_r for each T of a Hermitian basis, which keeps operators
+        Hermitian, hence bonds real; the other side carries the dual basis, T conjugated.
+        """
+        cut = self.network.cuts[side.cut]
+        basis = hermitian_basis(len(cut.basis))
+        if side.qubit != cut.unit.qubits[0]:
+            basis = basis.conj()
+        a = self._side(side.cut, side.qubit)
+        r = len(cut.basis)
+        # a_s^H O a_r on the bits (row, column) is the Kronecker product of a_s^H and a_r^T.
+        left = a.conj().transpose(-1, -2)[:, :, :, None, :, None, :, None]
+        right = a.transpose(-1, -2)[:, :, None, :, None, :, None, :]
+        pairs = (left * right).reshape(*self.lead, r * r, 16)
+        weights = self.angles.constant(basis).flatten(1)
+        return (weights @ pairs).unflatten(3, (4, 4))
 
     def _bonds(self, index: int) -> list[int]:
         """The size of the bond to each neighbour."""
@@ -221,6 +281,14 @@ class _Run:
         return found
 
 
+def _real(matrices: Tensor) -> Tensor:
+    """Hermitian matrices as real numbers: the trace of a product becomes a scalar product.
+
+    For symmetric S and antisymmetric A, tr((S + iA)(S' + iA')) = sum (S + A)(S' + A').
+    """
+    return torch.view_as_real(matrices).sum(-1)
+
+
 def _take(tensor: Tensor, indices: Sequence[int]) -> Tensor:
     """`tensor[:, :, indices]`, without a copy where they are consecutive or all the same."""
     first, count = indices[0], len(indices)
@@ -231,52 +299,10 @@ def _take(tensor: Tensor, indices: Sequence[int]) -> Tensor:
     return tensor[:, :, torch.as_tensor(indices, device=tensor.device)]
 
 
-def _reduce_pairs(gram: Tensor, sizes: Sequence[int], maps: Sequence[Tensor]) -> Tensor:
-    """Contract each (row, column) pair of indices of `gram` with a map.
-
-    Args:
-        gram: (F, G, n, prod(sizes), prod(sizes)), complex.
-        sizes: of the indices.
-        maps: for each index, (m, size^2) over (row, column).
-
-    Returns:
-        (F, G, n, m of each index ...).
-    """
-    lead, count = gram.shape[:3], len(sizes)
-    tensor = gram.reshape(*lead, *sizes, *sizes)
-    # Two indices at a time: one matrix product of useful size instead of two tiny ones.
-    done: list[int] = []
-    position = 0
-    while position < count:
-        width = min(2, count - position)
-        left = count - position
-        rows = [3 + i for i in range(width)]
-        columns = [3 + left + i for i in range(width)]
-        pairs = [axis for pair in zip(rows, columns, strict=True) for axis in pair]
-        rest = [axis for axis in range(3, tensor.dim()) if axis not in pairs]
-        tensor = tensor.permute(0, 1, 2, *rest, *pairs)
-        kept = tensor.shape[3 : 3 + len(rest)]
-        joint = maps[position]
-        if width == 2:
-            joint = torch.kron(joint, maps[position + 1])
-        tensor = tensor.reshape(*lead, -1, joint.shape[1]) @ joint.T
-        tensor = tensor.reshape(
-            *lead, *kept, *(m.shape[0] for m in maps[position : position + width])
-        )
-        done += [m.shape[0] for m in maps[position : position + width]]
-        position += width
-    return tensor
-
-
-def _operators(block: NetworkBlock) -> np.ndarray:
-    """The matrices of the block's Pauli strings, (n, d, d)."""
-    return np.array([string_matrix(letters_on(p, block.qubits)) for p in block.operators])
-
-
 @lru_cache(maxsize=16)
-def _hermitian_basis(rank: int) -> np.ndarray:
-    """An orthonormal basis of Hermitian matrices, (rank^2, rank^2) over (row, column)."""
-    rows = []
+def hermitian_basis(rank: int) -> np.ndarray:
+    """An orthonormal basis of Hermitian matrices, (rank^2, rank, rank)."""
+    matrices = []
     for r in range(rank):
         for s in range(rank):
             matrix = np.zeros((rank, rank), dtype=complex)
@@ -286,5 +312,5 @@ def _hermitian_basis(rank: int) -> np.ndarray:
                 matrix[r, s] = matrix[s, r] = 2**-0.5
             else:
                 matrix[r, s], matrix[s, r] = 1j * 2**-0.5, -1j * 2**-0.5
-            rows.append(matrix.reshape(-1))
-    return np.array(rows)
+            matrices.append(matrix)
+    return np.array(matrices)

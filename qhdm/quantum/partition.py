@@ -65,30 +65,37 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Step:
-    """One thing that happens in a block: a unit inside it, or one side of a cut."""
+class Side:
+    """One side of a cut, as a step of a block: its number, and the qubit it acts on."""
 
-    unit: Unit | None
-    cut: int = -1
-    qubit: int = -1
+    cut: int
+    qubit: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NetworkBlock:
-    """A few qubits simulated whole.
+    """A few qubits simulated whole, d = 2^k amplitudes.
 
     Attributes:
         qubits: sorted.
-        steps: units inside and sides of cuts, in order.
-        cuts: numbers of the cuts, in the order in which they occur.
-        operators: the Pauli strings, as masks over the component's qubits, that are needed on
-            it; the first is the identity.
+        states: (features, d, d), the initial density matrix as a sum over products of features,
+            the last qubit's feature most significant.
+        before: the gates before the first cut.
+        steps: what follows, in order: fused gates, and runs of cuts on one of its qubits. The
+            first, if there is one, is of cuts.
+        operators: (n, d, d), the Pauli strings that are needed on the block; the identity is first.
     """
 
     qubits: tuple[int, ...]
-    steps: tuple[Step, ...]
-    cuts: tuple[int, ...]
-    operators: tuple[Pauli, ...]
+    states: np.ndarray
+    before: Unit | None
+    steps: tuple[Unit | tuple[Side, ...], ...]
+    operators: np.ndarray
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """Numbers of the cuts, in order."""
+        return tuple(s.cut for step in self.steps if not isinstance(step, Unit) for s in step)
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,19 +268,19 @@ def _assemble(
     seen = set().union(*cones)
     tail = _tail(units, crossing, cones, paulis)
 
-    steps: list[list[Step]] = [[] for _ in blocks]
+    steps: list[list[Unit | Side]] = [[] for _ in blocks]
     cuts: list[Cut] = []
     ends: list[tuple[int, int]] = []
     for index, unit in enumerate(units):
         if index not in seen or index in tail:
             continue
         if not crossing[index]:
-            steps[home[unit.qubits[0]]].append(Step(unit))
+            steps[home[unit.qubits[0]]].append(unit)
             continue
         if len(unit.qubits) != 2:
             return None
         for qubit in unit.qubits:
-            steps[home[qubit]].append(Step(None, len(cuts), qubit))
+            steps[home[qubit]].append(Side(len(cuts), qubit))
         cuts.append(_cut(unit))
         ends.append((home[unit.qubits[0]], home[unit.qubits[1]]))
 
@@ -298,12 +305,7 @@ def _assemble(
     return Network(
         inlets,
         tuple(
-            NetworkBlock(
-                block,
-                tuple(mine),
-                tuple(step.cut for step in mine if step.unit is None),
-                tuple(needed),
-            )
+            _block(block, mine, tuple(needed), inlets)
             for block, mine, needed in zip(blocks, steps, operators, strict=True)
         ),
         tuple(cuts),
@@ -313,6 +315,38 @@ def _assemble(
         cost,
         once,
     )
+
+
+def _block(
+    qubits: tuple[int, ...],
+    steps: Sequence[Unit | Side],
+    operators: Sequence[Pauli],
+    inlets: Sequence[Inlet],
+) -> NetworkBlock:
+    fused: list[Unit | tuple[Side, ...]] = []
+    for step in steps:
+        last = fused[-1] if fused else None
+        if isinstance(step, Unit):
+            # All gates are embedded in the whole block, so that equal sequences are of one kind.
+            if isinstance(last, Unit):
+                fused[-1] = Unit(qubits, last.ops + step.ops)
+            else:
+                fused.append(Unit(qubits, step.ops))
+        elif isinstance(last, tuple) and last[0].qubit == step.qubit:
+            fused[-1] = (*last, step)
+        else:
+            fused.append((step,))
+    before = None
+    if fused and isinstance(fused[0], Unit):
+        before, fused = fused[0], fused[1:]
+    states = np.ones((1, 1, 1), dtype=complex)
+    for qubit in qubits:
+        own = inlets[qubit].states
+        states = np.einsum("fij,gkl->fgikjl", own, states).reshape(
+            len(own) * len(states), 2 * states.shape[1], 2 * states.shape[1]
+        )
+    matrices = np.array([string_matrix(letters_on(pauli, qubits)) for pauli in operators])
+    return NetworkBlock(qubits, states, before, tuple(fused), matrices)
 
 
 def _spanning_tree(blocks: int, ends: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
