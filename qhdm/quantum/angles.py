@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 from qhdm.quantum.program import Program
 from qhdm.quantum.units import Unit
 
+#: Constant tensors by (what, type, device): they are converted once per plan.
+Cache = dict[Any, Tensor]
+
 
 class Angles:
     """Angles of all gates for inputs x (F, B, n) and weights w (F, P).
@@ -18,33 +22,55 @@ class Angles:
     Args:
         program: the lowered filter.
         x, w: radians, of one real type and device.
+        cache: of the plan that `program` and all arrays given to the methods belong to.
     """
 
-    def __init__(self, program: Program, x: Tensor, w: Tensor) -> None:
+    def __init__(self, program: Program, x: Tensor, w: Tensor, cache: Cache) -> None:
         self.filters, self.batch = x.shape[0], x.shape[1]
-        self.dtype, self.device = x.dtype, x.device
-        self.complex_dtype = torch.complex128 if x.dtype == torch.float64 else torch.complex64
-        reading = np.flatnonzero(program.from_inputs.any(axis=1))
-        shared = w @ self._real(program.from_weights).T + self._real(program.offsets)
+        self._cache = cache
+        self._dtype, self._device = x.dtype, x.device
+        self._complex = torch.complex128 if x.dtype == torch.float64 else torch.complex64
+        shared = w @ self.real(program.from_weights).T + self.real(program.offsets)
+        # Constant gates read a column of zeros at the end.
         self._shared = torch.nn.functional.pad(shared, (0, 1))
-        self._own = self._real(program.from_inputs[reading]) @ x.mT
-        if program.from_weights[reading].any() or program.offsets[reading].any():
-            self._own = self._own + self._shared[:, self._index(reading), None]
-        self._own_row = np.full(len(program.offsets), -1)
-        self._own_row[reading] = np.arange(len(reading))
+        self._own = self.real(program.reading_inputs) @ x.mT  # (F, angles that read inputs, B)
+        if program.reading_shared:
+            reading = self.index("reading", lambda: program.reading)
+            self._own = self._own + shared[:, reading, None]
+        self._own_row = program.reading_row
 
     def constant(self, array: np.ndarray) -> Tensor:
-        """`array` as a complex tensor of the call's precision and device."""
-        return torch.as_tensor(array, dtype=self.complex_dtype, device=self.device)
+        """An array of the plan as a complex tensor of the call's precision and device."""
+        return self._kept(id(array), self._complex, lambda: array)
 
-    def eye(self, size: int) -> Tensor:
-        """The identity matrix, complex."""
-        return torch.eye(size, dtype=self.complex_dtype, device=self.device)
+    def real(self, array: np.ndarray) -> Tensor:
+        """An array of the plan as a real tensor of the call's precision and device."""
+        return self._kept(id(array), self._dtype, lambda: array)
 
-    def own(self, rows: np.ndarray) -> Tensor:
-        """Angles that read inputs, at rows (G, n): (F, G, n, B)."""
-        found = self._own_row[rows]
-        return self._own[:, self._index(found.reshape(-1))].unflatten(1, found.shape)
+    def index(self, key: object, make: Callable[[], np.ndarray]) -> Tensor:
+        """Indices, made once for `key`."""
+        return self._kept(key, torch.int64, make)
+
+    def _kept(self, key: object, dtype: torch.dtype, make: Callable[[], np.ndarray]) -> Tensor:
+        whole = (key, dtype, self._device)
+        if whole not in self._cache:
+            # An inference tensor in the cache could not be used by a later training step.
+            with torch.inference_mode(False):
+                self._cache[whole] = torch.as_tensor(make(), dtype=dtype, device=self._device)
+        return self._cache[whole]
+
+    def own(self, rows: np.ndarray, local: tuple[int, ...]) -> Tensor:
+        """Angles that read inputs: local angles n of components with `rows` (G, local angles).
+
+        Returns:
+            (F, G, n, B).
+        """
+
+        def make() -> np.ndarray:
+            return self._own_row[rows[:, list(local)].astype(int)].reshape(-1)
+
+        found = self._own[:, self.index(("own", id(rows), local), make)]
+        return found.unflatten(1, (len(rows), len(local)))
 
     def units(self, units: Sequence[Unit], rows: np.ndarray) -> dict[Unit, Tensor]:
         """The matrices (F, G, d, d) of units that do not read inputs, equal kinds as one batch.
@@ -60,40 +86,31 @@ class Angles:
         for alike in kinds.values():
             gates = self._gates(alike, rows)  # (F, G, units, gates, d, d)
             while (count := gates.shape[3]) > 1:
-                # Products of neighbours, later gate on the left; an odd one waits.
+                # Products of neighbours, the later gate on the left; an odd one waits.
                 even = count - count % 2
                 pairs = gates[:, :, :, 1:even:2] @ gates[:, :, :, 0:even:2]
                 gates = pairs if even == count else torch.cat([pairs, gates[:, :, :, even:]], 3)
-            for unit, matrix in zip(alike, gates.squeeze(3).unbind(2), strict=True):
-                matrices[unit] = matrix
+            matrices |= zip(alike, gates.squeeze(3).unbind(2), strict=True)
         return matrices
-
-    def _gates(self, alike: Sequence[Unit], rows: np.ndarray) -> Tensor:
-        """All gates of units of one kind, (F, G, units, gates, d, d)."""
-        gates = alike[0].gates
-        local = np.array([[op.angle for op in unit.ops] for unit in alike])
-        # Constant gates (angle -1) read the column of zeros at the end.
-        chosen = np.where(
-            local < 0,
-            self._shared.shape[1] - 1,
-            rows[:, np.maximum(local, 0)] if rows.shape[1] else -1,
-        )
-        angles = self._shared[:, self._index(chosen.reshape(-1))].unflatten(1, chosen.shape)
-        phase = (angles * self._real(np.array([gate.scale for gate in gates])))[..., None, None]
-        K, A, B = (
-            self.constant(np.array([getattr(gate, name) for gate in gates])) for name in "KAB"
-        )
-        return K + phase.cos() * A + phase.sin() * B
 
     def reading(self, unit: Unit, rows: np.ndarray) -> Tensor:
         """The matrix (F, G, B, d, d) of a unit of one gate that reads inputs."""
-        (op,), (gate,) = unit.ops, unit.gates
-        phase = gate.scale * self.own(rows[:, [op.angle]]).squeeze(2)[..., None, None]
-        K, A, B = (self.constant(part) for part in (gate.K, gate.A, gate.B))
-        return K + phase.cos() * A + phase.sin() * B
+        K, A, B, scale = unit.stacks
+        angle = self.own(rows, (unit.ops[0].angle,)).squeeze(2)
+        phase = (float(scale[0]) * angle)[..., None, None]
+        return self.constant(K) + phase.cos() * self.constant(A) + phase.sin() * self.constant(B)
 
-    def _real(self, array: np.ndarray) -> Tensor:
-        return torch.as_tensor(array, dtype=self.dtype, device=self.device)
+    def _gates(self, alike: Sequence[Unit], rows: np.ndarray) -> Tensor:
+        """All gates of units of one kind, (F, G, units, gates, d, d)."""
 
-    def _index(self, array: np.ndarray) -> Tensor:
-        return torch.as_tensor(array, device=self.device)
+        def make() -> np.ndarray:
+            local = np.array([[op.angle for op in unit.ops] for unit in alike])
+            padded = np.pad(rows, ((0, 0), (0, 1)), constant_values=self._shared.shape[1] - 1)
+            return padded[:, local].reshape(-1)
+
+        K, A, B, scale = alike[0].stacks
+        key = ("gates", id(rows), tuple(id(unit) for unit in alike))
+        angles = self._shared[:, self.index(key, make)]
+        angles = angles.unflatten(1, (len(rows), len(alike), len(scale)))
+        phase = (angles * self.real(scale))[..., None, None]
+        return self.constant(K) + phase.cos() * self.constant(A) + phase.sin() * self.constant(B)

@@ -43,7 +43,7 @@ def expectation(filter: Filter, x: Tensor, w: Tensor, *, method: Method = "auto"
         simulated as networks.
     """
     plan = plan_of(filter, method)
-    angles = Angles(plan.program, x, w)
+    angles = Angles(plan.program, x, w, plan.cache)
     values = []
     for group in plan.groups:
         if group.network is not None:
@@ -53,8 +53,7 @@ def expectation(filter: Filter, x: Tensor, w: Tensor, *, method: Method = "auto"
         values.append(value.flatten(1, 2).expand(-1, -1, angles.batch))  # (F, G K, B)
     one = x.new_ones(x.shape[0], 1, x.shape[1])
     measured = torch.cat([*values, one], dim=1)
-    factors = torch.as_tensor(plan.factors, device=x.device)
-    terms = measured[:, factors[:, 0]]  # (F, terms, B)
-    for column in factors.T[1:]:
-        terms = terms * measured[:, column]
-    return terms.mT @ torch.as_tensor(plan.mixing, dtype=x.dtype, device=x.device)
+    terms = measured[:, angles.index("first factor", lambda: plan.factors[:, 0])]  # (F, terms, B)
+    for k in range(1, plan.factors.shape[1]):
+        terms = terms * measured[:, angles.index(("factor", k), lambda k=k: plan.factors[:, k])]
+    return terms.mT @ angles.real(plan.mixing)

@@ -82,10 +82,10 @@ def _blocks(network: Network) -> list[str]:
         bonds = Counter(a + b - index for a, b in network.ends if index in (a, b))
         text = ", ".join(f"{count} cuts to block {other}" for other, count in sorted(bonds.items()))
         lines.append(
-            f"    block {index}: qubits {_qubits(block.qubits)}, {len(block.operators)} operators"
+            f"    block {index}: qubits {_qubits(block.qubits)}, {block.operators.shape[2]} operators"
             + (f", {text}" if text else "")
         )
-    late = [(m.support, len(m.units)) for m in network.measured if m.units]
+    late = [measured for measured in network.measured if measured.late]
     if late:
         lines.append(
             f"    {len(late)} outputs conjugated by gates at the end that no other output sees"

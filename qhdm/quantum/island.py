@@ -45,19 +45,6 @@ class Island:
             tensor = matrix @ tensor.reshape(F, G, 2 ** len(target), -1)
         return Island(target + rest, tensor.reshape(F, G, 2 ** len(self.qubits), -1))
 
-    def branch(self, qubits: Sequence[int], operators: Tensor) -> Island:
-        """Apply each of r operators (F, G, r, d, d) on the same qubits, least significant first.
-
-        The columns multiply by r; the operator is their more significant index.
-        """
-        F, G, _, B = self.state.shape
-        target = tuple(reversed(qubits))
-        rest = self._without(target)
-        r, d = operators.shape[2], operators.shape[3]
-        tensor = operators.flatten(2, 3) @ self.leading(target).reshape(F, G, d, -1)
-        tensor = tensor.reshape(F, G, r, 2 ** len(self.qubits), B).transpose(2, 3)
-        return Island(target + rest, tensor.reshape(F, G, 2 ** len(self.qubits), r * B))
-
     def ordered(self, qubits: Sequence[int]) -> Tensor:
         """The state with its qubits in the order of `qubits`, the least significant first."""
         return self.leading(tuple(reversed(qubits))).reshape(self.state.shape)

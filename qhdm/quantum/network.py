@@ -1,30 +1,27 @@
 """Block networks in torch: see qhdm.quantum.partition for the picture.
 
-Everything that depends on the weights alone becomes, once per call, one real matrix per block; a
-batch then costs a matrix product per block and elementwise contractions of the bonds. The batch is
-always the last dimension.
+What depends on the weights alone becomes, once per call, one real matrix per block; a batch then
+costs a matrix product per block and elementwise contractions of the bonds. The batch is always the
+last dimension.
 
-Shapes: F filters with the same circuit and different weights, G equal components, B samples.
+Shapes: F filters with the same circuit and different weights, G equal components, B samples; a block
+of k qubits has d = 2^k amplitudes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from qhdm.quantum.angles import Angles
-from qhdm.quantum.island import Island
 from qhdm.quantum.partition import Measured, Network, NetworkBlock, Side
 from qhdm.quantum.units import Unit
 
+#: For each block, the number of the operator on it.
 Key = tuple[int, ...]
-
-#: Added to a qubit's number for the column bit of an operator; the row bit keeps the number.
-_COLUMN = 64
 
 
 def simulate_network(network: Network, rows: np.ndarray, angles: Angles) -> Tensor:
@@ -35,250 +32,181 @@ def simulate_network(network: Network, rows: np.ndarray, angles: Angles) -> Tens
         rows: (G, local angles), rows of the program's angles.
         angles: of this call.
     """
-    return _Run(network, rows, angles).values()
+    coefficients = _Coefficients(network, rows, angles)
+    features = _features(network, rows, angles)
+    tensors = [
+        (coefficients.of_block(i) @ features[i]).unflatten(2, (block.operators.shape[2], *bonds))
+        for i, (block, bonds) in enumerate(zip(network.blocks, network.bonds, strict=True))
+    ]
+    return _Contraction(network, tensors, coefficients).values()
 
 
-class _Run:
-    """One evaluation: tensors of the blocks, and the messages between them."""
+def _features(network: Network, rows: np.ndarray, angles: Angles) -> list[Tensor]:
+    """For each block, the products of (1, cos a, sin a) over its qubits: (F, G, 3^k, B).
+
+    Qubits without an input have no features; the last qubit's is the most significant.
+    """
+    own = angles.own(rows, network.reading)  # (F, G, qubits that read an input, B)
+    single = torch.stack([torch.ones_like(own), own.cos(), own.sin()], dim=3)
+    order = {qubit: i for i, qubit in enumerate(network.reading_qubits)}
+    alike: dict[int, list[int]] = {}
+    members = [[order[q] for q in block.qubits if q in order] for block in network.blocks]
+    for i, mine in enumerate(members):
+        alike.setdefault(len(mine), []).append(i)
+    result: dict[int, Tensor] = {}
+    for count, blocks in alike.items():
+        if count == 0:
+            one = single.new_ones(angles.filters, len(rows), 1, 1)
+            result |= dict.fromkeys(blocks, one)
+            continue
+        # Blocks with as many inputs go through the products as one batch: (F, G, blocks, 3, B).
+        columns = [_take(single, [members[i][k] for i in blocks]) for k in range(count)]
+        product = columns[0]
+        for column in columns[1:]:
+            product = (column.unsqueeze(4) * product.unsqueeze(3)).flatten(3, 4)
+        result |= dict(zip(blocks, product.unbind(2), strict=True))
+    return [result[i] for i in range(len(network.blocks))]
+
+
+class _Coefficients:
+    """What depends on the weights alone.
+
+    Operators and states of a block are Hermitian matrices, n of them as (F, G, d, d, n).
+    """
 
     def __init__(self, network: Network, rows: np.ndarray, angles: Angles) -> None:
         self.network = network
         self.angles = angles
-        self.rows = rows
         self.lead = (angles.filters, len(rows))
-        units = [block.before for block in network.blocks if block.before]
-        units += [s for block in network.blocks for s in block.steps if isinstance(s, Unit)]
-        units += [cut.unit for cut in network.cuts]
-        units += [unit for measured in network.measured for unit in measured.units]
-        self.matrices = angles.units(list(dict.fromkeys(units)), rows)
-        self.neighbours: list[list[int]] = [
-            [a + b - i for a, b in network.tree if i in (a, b)] for i in range(len(network.blocks))
-        ]
-        features = self._features()
-        self.tensors = [  # (F, G, operators, bond to each neighbour ..., B)
-            (self._block(i) @ self._products(block, features)).unflatten(
-                2, (len(block.operators), *self._bonds(i))
-            )
-            for i, block in enumerate(network.blocks)
-        ]
+        self.matrices = angles.units(network.units, rows)
+        self._maps = self._cut_maps()
 
-    # What depends on the inputs: products of (1, cos a, sin a).
-
-    def _features(self) -> Tensor:
-        """(F, G, qubits that read an input, 3, B), in the order of the qubits."""
-        reading = [inlet.angle for inlet in self.network.inlets if inlet.angle >= 0]
-        own = self.angles.own(self.rows[:, reading])
-        return torch.stack([torch.ones_like(own), own.cos(), own.sin()], dim=3)
-
-    def _products(self, block: NetworkBlock, features: Tensor) -> Tensor:
-        """Products of the features of a block's qubits, (F, G, 3^k, B); the last qubit first."""
-        order = [q for q, inlet in enumerate(self.network.inlets) if inlet.angle >= 0]
-        result = features.new_ones(*self.lead, 1, 1)
-        for qubit in block.qubits:
-            if qubit in order:
-                own = features[:, :, order.index(qubit)]
-                result = (own.unsqueeze(3) * result.unsqueeze(2)).flatten(2, 3)
-        return result
-
-    # What depends on the weights alone.
-
-    def _block(self, index: int) -> Tensor:
+    def of_block(self, index: int) -> Tensor:
         """The block's coefficients, (F, G, operators x bonds, features).
 
         The initial states go forward in time through the gates before the first cut, the operators
-        backward through all others; then the traces of their products are taken. Operators and
-        states are tensors over the row and the column bit of every qubit.
+        backward through all others; then the traces of their products are taken.
         """
         block = self.network.blocks[index]
-        rows = block.qubits
-        columns = tuple(q + _COLUMN for q in rows)
-        bits = tuple(reversed(columns + rows))  # of a flattened matrix, most significant first
-        states = Island(bits, self._flat(block.states))
+        states = self._constant(block.states)
         if block.before is not None:
-            matrix = self.matrices[block.before]
-            states = states.apply(rows, matrix).apply(columns, matrix.conj())
-        operators = Island(bits, self._flat(block.operators))
-        branches = [branch for branch in block.steps if not isinstance(branch, Unit)]
+            states = _conjugated(self.matrices[block.before], states)
+        operators = self._constant(block.operators)
         for step in reversed(block.steps[1:]):
             if isinstance(step, Unit):
-                matrix = self.matrices[step]
-                operators = operators.apply(rows, matrix.mH).apply(columns, matrix.mT)
+                operators = _conjugated(self.matrices[step].mH, operators)
             else:
-                pair = (step[0].qubit + _COLUMN, step[0].qubit)
-                operators = operators.branch(pair, self._maps(step))
-        if branches:
-            tensor = self._last_traces(states, operators, branches[0])
+                operators = self._branched(block, operators, step)
+        left = _real(states).flatten(2, 3).mT
+        if block.steps:
+            first = block.steps[0]
+            assert not isinstance(first, Unit)  # gates before the first cut are in `before`
+            traces = self._last_traces(block, left, operators, first)
         else:
-            left, right = states.ordered(columns + rows), operators.ordered(columns + rows)
-            tensor = _real(left).mT @ _real(right)
+            traces = left @ _real(operators).flatten(2, 3)
         # (F, G, features, cuts in order ..., operators)
         sizes = [len(self.network.cuts[cut].basis) ** 2 for cut in block.cuts]
-        tensor = tensor.unflatten(3, (*sizes, len(block.operators)))
-        axes = [
-            3 + position
-            for neighbour in self.neighbours[index]
-            for position, cut in enumerate(block.cuts)
-            if neighbour in self.network.ends[cut]
-        ]
-        return tensor.permute(0, 1, tensor.dim() - 1, *axes, 2).flatten(2, -2)
+        traces = traces.unflatten(3, (*sizes, block.operators.shape[2]))
+        axes = [3 + position for position in block.cut_order]
+        return traces.permute(0, 1, traces.dim() - 1, *axes, 2).flatten(2, -2)
 
-    def _last_traces(self, states: Island, operators: Island, branch: Sequence[Side]) -> Tensor:
-        """Traces of states with operators, these taken through the first cuts of the block.
-
-        The largest tensor of a call is made here: in real numbers, and in the order in which the
-        matrix product leaves it. Returns (F, G, features, bonds x operators).
-        """
-        pair = (branch[0].qubit, branch[0].qubit + _COLUMN)
-        maps = self._maps(branch)  # (F, G, r, 4, 4)
-        r = maps.shape[2]
-        maps = maps.flatten(2, 3)
-        tensor = operators.leading(pair).reshape(*self.lead, 4, -1)
-        # Re(M X) + Im(M X) as one real product.
-        weights = torch.cat([maps.real + maps.imag, maps.real - maps.imag], dim=3)
-        tensor = weights @ torch.cat([tensor.real, tensor.imag], dim=2)
-        tensor = tensor.reshape(*self.lead, r, len(states.state[0, 0]), -1)
-        left = _real(states.leading(pair).reshape(states.state.shape))
-        traces = left.mT.unsqueeze(2) @ tensor  # (F, G, r, features, operators so far)
-        return traces.transpose(2, 3).flatten(3)
-
-    def _flat(self, matrices: np.ndarray) -> Tensor:
-        """Matrices (n, d, d) as (F, G, d d, n)."""
-        flat = self.angles.constant(matrices).flatten(1).T
-        return flat.expand(*self.lead, *flat.shape)
-
-    def _maps(self, branch: Sequence[Side]) -> Tensor:
-        """Consecutive sides of cuts on one qubit as maps of operators, (F, G, bonds, 4, 4).
-
-        The matrices act on (row, column) bits of the qubit; the bond of the first cut in time is the
-        most significant.
-        """
-        first, *others = branch
-        maps = self._bond_maps(first)
-        for side in others:
-            maps = (maps.unsqueeze(3) @ self._bond_maps(side).unsqueeze(2)).flatten(2, 3)
-        return maps
-
-    def _bond_maps(self, side: Side) -> Tensor:
-        """One side of a cut as maps of operators, (F, G, r^2, 4, 4) over (row, column) bits.
-
-        O becomes sum_sr T[s, r] a_s^H O a_r for each T of a Hermitian basis, which keeps operators
-        Hermitian, hence bonds real; the other side carries the dual basis, T conjugated.
-        """
-        cut = self.network.cuts[side.cut]
-        basis = hermitian_basis(len(cut.basis))
-        if side.qubit != cut.unit.qubits[0]:
-            basis = basis.conj()
-        a = self._side(side.cut, side.qubit)
-        r = len(cut.basis)
-        # a_s^H O a_r on the bits (row, column) is the Kronecker product of a_s^H and a_r^T.
-        left = a.conj().transpose(-1, -2)[:, :, :, None, :, None, :, None]
-        right = a.transpose(-1, -2)[:, :, None, :, None, :, None, :]
-        pairs = (left * right).reshape(*self.lead, r * r, 16)
-        weights = self.angles.constant(basis).flatten(1)
-        return (weights @ pairs).unflatten(3, (4, 4))
-
-    def _bonds(self, index: int) -> list[int]:
-        """The size of the bond to each neighbour."""
-        return [self._bond(index, neighbour) for neighbour in self.neighbours[index]]
-
-    def _bond(self, one: int, other: int) -> int:
-        network = self.network
-        sizes = [
-            len(cut.basis) ** 2
-            for cut, ends in zip(network.cuts, network.ends, strict=True)
-            if {one, other} == set(ends)
-        ]
-        return int(np.prod(sizes))
-
-    def _side(self, number: int, qubit: int) -> Tensor:
-        """The operators of one side of a cut, (F, G, r, 2, 2)."""
-        cut = self.network.cuts[number]
-        basis = self.angles.constant(cut.basis)
-        if cut.unit.qubits[cut.constant] == qubit:
-            return basis.expand(*self.lead, *basis.shape)
-        tensor = self.matrices[cut.unit].unflatten(-1, (2, 2)).unflatten(-3, (2, 2))
-        # Axes: out 1, out 0, in 1, in 0; those of the constant side are summed.
-        spec = "fgaibj,rij->fgrab" if cut.constant == 0 else "fgiajb,rij->fgrab"
-        return torch.einsum(spec, tensor, basis.conj())
-
-    def _coefficients(self, measured: Measured) -> Tensor:
-        """Of the strings that a conjugated observable consists of, (F, G, n)."""
-        unitary = Island(
-            tuple(reversed(measured.support)),
-            self.angles.eye(len(measured.pauli)).expand(*self.lead, *measured.pauli.shape),
-        )
-        for unit in measured.units:
-            unitary = unitary.apply(unit.qubits, self.matrices[unit])
-        matrix = unitary.ordered(measured.support)
+    def of_measured(self, measured: Measured) -> Tensor:
+        """Of the Pauli strings that a conjugated observable consists of, (F, G, n)."""
+        assert measured.late is not None
+        matrix = self.matrices[measured.late]
         conjugated = matrix.mH @ self.angles.constant(measured.pauli) @ matrix
-        strings = self.angles.constant(measured.strings / len(measured.pauli))
-        return torch.einsum("sij,fgji->fgs", strings, conjugated).real
+        strings = self.angles.constant(measured.strings)  # (n, d d), for the trace
+        return (conjugated.flatten(2) @ strings.T).real
 
-    # The contraction of the tree.
+    def _constant(self, array: np.ndarray) -> Tensor:
+        tensor = self.angles.constant(array)
+        return tensor.expand(*self.lead, *tensor.shape)
 
-    def values(self) -> Tensor:
-        """(F, G, K, B)."""
-        network = self.network
-        sizes = [int(np.prod(self._bonds(i))) for i in range(len(network.blocks))]
-        at: dict[int, list[tuple[int, Key]]] = {}
-        for number, measured in enumerate(network.measured):
-            involved = np.flatnonzero(measured.operators.any(axis=0))
-            center = min(involved, key=lambda b: sizes[b], default=0)
-            at.setdefault(int(center), []).extend(
-                (number, tuple(map(int, row))) for row in measured.operators
-            )
-        collected: dict[int, list[Tensor]] = {}
-        for center, terms in at.items():
-            rows = self._contract(center, None, [key for _, key in terms])
-            for (number, _), row in zip(terms, rows.unbind(2), strict=True):
-                collected.setdefault(number, []).append(row)
-        results = []
-        for number, measured in enumerate(network.measured):
-            if measured.units:
-                weights = self._coefficients(measured).unsqueeze(3)
-                results.append((torch.stack(collected[number], dim=2) * weights).sum(2))
-            else:
-                results.append(collected[number][0])
-        return torch.stack(results, dim=2)
+    def _branched(self, block: NetworkBlock, operators: Tensor, run: Sequence[Side]) -> Tensor:
+        """Operators taken backward through a run of cuts: n becomes bonds x n."""
+        maps = self._run_maps(run)
+        high, low, d = *block.around(run[0].qubit), len(block.operators)
+        split = operators.reshape(*self.lead, high, 2, low, high, 2, low, -1)
+        pairs = split.permute(0, 1, 3, 6, 2, 4, 5, 7, 8)  # (row bit, column bit) first
+        tensor = maps.flatten(2, 3) @ pairs.reshape(*self.lead, 4, -1)
+        tensor = tensor.reshape(*self.lead, -1, 2, 2, high, low, high, low, operators.shape[-1])
+        return tensor.permute(0, 1, 5, 3, 6, 7, 4, 8, 2, 9).reshape(*self.lead, d, d, -1)
 
-    def _contract(self, block: int, towards: int | None, keys: Sequence[Key]) -> Tensor:
-        """The subtree of `block`, away from `towards`, for several choices of operators.
+    def _last_traces(
+        self, block: NetworkBlock, states: Tensor, operators: Tensor, run: Sequence[Side]
+    ) -> Tensor:
+        """Traces of states with operators, these taken through the block's first cuts.
+
+        The largest tensor of a call is made here, in real numbers and in the order in which the
+        matrix product leaves it.
 
         Args:
-            block: root of the subtree.
-            towards: the neighbour that the open bond leads to; None closes all.
-            keys: for each choice, the operator of every block.
+            states: (F, G, features, d d), real.
+            operators: (F, G, d, d, n).
+            run: the cuts.
 
         Returns:
-            (F, G, n, bond to `towards`, B), or (F, G, n, B).
+            (F, G, features, bonds x n).
         """
-        tensor = _take(self.tensors[block], [key[block] for key in keys])
-        axis = 3
-        for neighbour in self.neighbours[block]:
-            if neighbour == towards:
-                axis += 1
-                continue
-            inside = self._subtree(neighbour, block)
-            reduced = [tuple(op if b in inside else 0 for b, op in enumerate(key)) for key in keys]
-            unique = list(dict.fromkeys(reduced))
-            if self._bond(block, neighbour) == 1 and not any(map(any, unique)):
-                tensor = tensor.squeeze(axis)  # the trace of a state that nothing else touches: 1
-                continue
-            message = self._contract(neighbour, block, unique)  # (F, G, unique, bond, B)
-            message = _take(message, [unique.index(key) for key in reduced])
-            for _ in range(axis - 3):
-                message = message.unsqueeze(3)
-            while message.dim() < tensor.dim():
-                message = message.unsqueeze(-2)
-            tensor = (tensor * message).sum(axis)
-        return tensor
+        high, low = block.around(run[0].qubit)
+        bits = (high, 2, low, high, 2, low)
+        maps = self._run_maps(run)  # (F, G, r, 4, 4)
+        # Re(M X) + Im(M X) as one real product.
+        weights = torch.cat([maps.real + maps.imag, maps.real - maps.imag], dim=4).flatten(2, 3)
+        pairs = operators.unflatten(2, bits[:3]).unflatten(5, bits[3:])
+        pairs = pairs.permute(0, 1, 3, 6, 2, 4, 5, 7, 8).reshape(*self.lead, 4, -1)
+        parts = torch.view_as_real(pairs).permute(0, 1, 4, 2, 3).reshape(*self.lead, 8, -1)
+        tensor = (weights @ parts).reshape(*self.lead, maps.shape[2], -1, operators.shape[-1])
+        left = states.unflatten(3, bits).permute(0, 1, 2, 4, 7, 3, 5, 6, 8).flatten(3)
+        traces = left.unsqueeze(2) @ tensor  # (F, G, r, features, n)
+        return traces.transpose(2, 3).flatten(3)
 
-    def _subtree(self, block: int, parent: int) -> set[int]:
-        found = {block}
-        for neighbour in self.neighbours[block]:
-            if neighbour != parent:
-                found |= self._subtree(neighbour, block)
-        return found
+    def _run_maps(self, run: Sequence[Side]) -> Tensor:
+        """Consecutive sides of cuts on one qubit as maps of operators, (F, G, bonds, 4, 4).
+
+        The matrices act on the (row, column) bits of the qubit; the bond of the first cut in time is
+        the most significant.
+        """
+        maps = self._maps[run[0]]
+        for side in run[1:]:
+            maps = (maps.unsqueeze(3) @ self._maps[side].unsqueeze(2)).flatten(2, 3)
+        return maps
+
+    def _cut_maps(self) -> dict[Side, Tensor]:
+        """One side of each cut as maps of operators, (F, G, r^2, 4, 4) over (row, column) bits.
+
+        O becomes sum_sr T[s, r] a_s^H O a_r for each T of a Hermitian basis, which keeps operators
+        Hermitian, hence bonds real; the other side carries the dual basis, T conjugated. The side
+        of constant a_r is known beforehand; those that the weights determine are made together.
+        """
+        maps = {
+            side: self._constant(cut.maps)
+            for cut, side in zip(self.network.cuts, self.network.constant_sides, strict=True)
+        }
+        alike: dict[object, list[int]] = {}
+        for number, cut in enumerate(self.network.cuts):
+            alike.setdefault(cut.kind, []).append(number)
+        for numbers in alike.values():
+            cut = self.network.cuts[numbers[0]]
+            units = torch.stack([self.matrices[self.network.cuts[i].unit] for i in numbers], dim=2)
+            # b_r is the part of the unit that belongs to a_r; as (F, G, cuts, r, 2, 2).
+            projector = self.angles.constant(cut.projector)  # (16, r 4)
+            b = (units.flatten(3) @ projector).unflatten(3, (-1, 2, 2))
+            # b_s^H O b_r on the bits (row, column) is the Kronecker product of b_s^H and b_r^T.
+            left = b.mH[:, :, :, :, None, :, None, :, None]
+            right = b.mT[:, :, :, None, :, None, :, None, :]
+            pairs = (left * right).flatten(5).flatten(3, 4)  # (F, G, cuts, s r, 16)
+            weights = self.angles.constant(cut.basis_dual)  # (r^2, s r)
+            made = (weights @ pairs).unflatten(4, (4, 4))
+            for i, tensor in zip(numbers, made.unbind(2), strict=True):
+                maps[self.network.varying_sides[i]] = tensor
+        return maps
+
+
+def _conjugated(matrix: Tensor, tensor: Tensor) -> Tensor:
+    """M X M^H for M (F, G, d, d) and every X of (F, G, d, d, n)."""
+    rows = (matrix @ tensor.flatten(3)).reshape(tensor.shape)
+    return matrix.conj().unsqueeze(2) @ rows
 
 
 def _real(matrices: Tensor) -> Tensor:
@@ -286,31 +214,80 @@ def _real(matrices: Tensor) -> Tensor:
 
     For symmetric S and antisymmetric A, tr((S + iA)(S' + iA')) = sum (S + A)(S' + A').
     """
-    return torch.view_as_real(matrices).sum(-1)
+    return torch.view_as_real(matrices.resolve_conj()).sum(-1)
+
+
+class _Contraction:
+    """The tree of blocks, contracted from its leaves, with messages shared by observables.
+
+    Args:
+        network: the component.
+        tensors: of each block, (F, G, operators, bond to each neighbour ..., B).
+        coefficients: of conjugated observables.
+    """
+
+    def __init__(
+        self, network: Network, tensors: list[Tensor], coefficients: _Coefficients
+    ) -> None:
+        self.network = network
+        self.tensors = tensors
+        self.coefficients = coefficients
+
+    def values(self) -> Tensor:
+        """(F, G, K, B)."""
+        network = self.network
+        found: list[Tensor | None] = [None] * len(network.measured)
+        for center, numbers in network.centers:
+            keys = [key for number in numbers for key in network.measured[number].keys]
+            rows = self._contract(center, None, keys)
+            counts = [len(network.measured[number].keys) for number in numbers]
+            for number, part in zip(numbers, rows.split(counts, dim=2), strict=True):
+                measured = network.measured[number]
+                if measured.late is not None:
+                    weights = self.coefficients.of_measured(measured).unsqueeze(2)
+                    found[number] = weights @ part  # (F, G, 1, n) (F, G, n, B)
+                else:
+                    found[number] = part
+        return torch.cat([value for value in found if value is not None], dim=2)
+
+    def _contract(self, block: int, towards: int | None, keys: Sequence[Key]) -> Tensor:
+        """The subtree of `block`, away from `towards`, for several choices of operators.
+
+        Args:
+            block: root of the subtree.
+            towards: the neighbour that the open bond leads to; None closes all.
+            keys: the choices.
+
+        Returns:
+            (F, G, n, bond to `towards`, B), or (F, G, n, B).
+        """
+        network = self.network
+        tensor = _take(self.tensors[block], [key[block] for key in keys])
+        axis = 3
+        for neighbour, bond in zip(network.neighbours[block], network.bonds[block], strict=True):
+            if neighbour == towards:
+                axis += 1
+                continue
+            inside = network.subtree(neighbour, block)
+            reduced = [tuple(op if b in inside else 0 for b, op in enumerate(key)) for key in keys]
+            unique = list(dict.fromkeys(reduced))
+            if bond == 1 and not any(map(any, unique)):
+                tensor = tensor.squeeze(axis)  # the trace of a state that nothing else touches: 1
+                continue
+            message = self._contract(neighbour, block, unique)  # (F, G, unique, bond, B)
+            message = _take(message, [unique.index(key) for key in reduced])
+            shape = list(tensor.shape[:-1])
+            shape[2:] = [-1, *(bond if k == axis else 1 for k in range(3, len(shape)))]
+            message = message.reshape(*tensor.shape[:2], *shape[2:], message.shape[-1])
+            tensor = (tensor * message).sum(axis)
+        return tensor
 
 
 def _take(tensor: Tensor, indices: Sequence[int]) -> Tensor:
-    """`tensor[:, :, indices]`, without a copy where they are consecutive or all the same."""
-    first, count = indices[0], len(indices)
+    """`tensor[:, :, indices]`; of n equal indices one is enough (broadcast), and slices are views."""
+    first = indices[0]
     if all(index == first for index in indices):
-        return tensor[:, :, first : first + 1].expand(-1, -1, count, *[-1] * (tensor.dim() - 3))
-    if list(indices) == list(range(first, first + count)):
-        return tensor[:, :, first : first + count]
+        return tensor[:, :, first : first + 1]
+    if list(indices) == list(range(first, first + len(indices))):
+        return tensor[:, :, first : first + len(indices)]
     return tensor[:, :, torch.as_tensor(indices, device=tensor.device)]
-
-
-@lru_cache(maxsize=16)
-def hermitian_basis(rank: int) -> np.ndarray:
-    """An orthonormal basis of Hermitian matrices, (rank^2, rank, rank)."""
-    matrices = []
-    for r in range(rank):
-        for s in range(rank):
-            matrix = np.zeros((rank, rank), dtype=complex)
-            if r == s:
-                matrix[r, r] = 1
-            elif r < s:
-                matrix[r, s] = matrix[s, r] = 2**-0.5
-            else:
-                matrix[r, s], matrix[s, r] = 1j * 2**-0.5, -1j * 2**-0.5
-            matrices.append(matrix)
-    return np.array(matrices)

@@ -15,8 +15,9 @@ them and become a few products of local Pauli strings (in hqconv: the last layer
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise, product
 
 import numpy as np
@@ -57,11 +58,19 @@ class Cut:
         unit: the gates.
         basis: (r, 2, 2), the a_r.
         constant: position in `unit.qubits` of the side that carries the a_r.
+        maps: (r^2, 4, 4), what the constant side does to operators (see qhdm.quantum.network).
+        projector: (16, 4 r), from the unit's matrix to the b_r.
+        basis_dual: (r^2, r^2), the dual Hermitian basis, for the side of the b_r.
+        kind: equal for cuts that differ in qubits and angles alone.
     """
 
     unit: Unit
     basis: np.ndarray
     constant: int
+    maps: np.ndarray
+    projector: np.ndarray
+    basis_dual: np.ndarray
+    kind: object
 
 
 @dataclass(frozen=True)
@@ -78,12 +87,14 @@ class NetworkBlock:
 
     Attributes:
         qubits: sorted.
-        states: (features, d, d), the initial density matrix as a sum over products of features,
+        states: (d, d, features), the initial density matrix as a sum over products of features,
             the last qubit's feature most significant.
         before: the gates before the first cut.
         steps: what follows, in order: fused gates, and runs of cuts on one of its qubits. The
             first, if there is one, is of cuts.
-        operators: (n, d, d), the Pauli strings that are needed on the block; the identity is first.
+        operators: (d, d, n), the Pauli strings that are needed on it; the identity is first.
+        cuts: numbers of its cuts, in order.
+        cut_order: positions in `cuts`, gathered by neighbour.
     """
 
     qubits: tuple[int, ...]
@@ -91,11 +102,13 @@ class NetworkBlock:
     before: Unit | None
     steps: tuple[Unit | tuple[Side, ...], ...]
     operators: np.ndarray
+    cuts: tuple[int, ...]
+    cut_order: tuple[int, ...]
 
-    @property
-    def cuts(self) -> tuple[int, ...]:
-        """Numbers of the cuts, in order."""
-        return tuple(s.cut for step in self.steps if not isinstance(step, Unit) for s in step)
+    def around(self, qubit: int) -> tuple[int, int]:
+        """How many states the more and the less significant qubits of the block have."""
+        position = self.qubits.index(qubit)
+        return 2 ** (len(self.qubits) - 1 - position), 2**position
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,18 +116,17 @@ class Measured:
     """One observable: the Pauli string, and the gates at the end that conjugate it.
 
     Attributes:
-        units: gates at the end that it sees, in order.
-        support: qubits of the conjugated observable, sorted; the first is least significant.
+        late: gates at the end that it sees, on all qubits of the support; None if there are none.
         pauli: the string on the support, (d, d).
-        strings: (n, d, d), Pauli strings on the support that the conjugated observable may hold.
-        operators: (n, blocks), the operator of each block that belongs to each string.
+        strings: (n, d d), transposed Pauli strings on the support that the conjugated observable may
+            hold, over d.
+        keys: for each of these strings (one, if nothing conjugates), the operator of every block.
     """
 
-    units: tuple[Unit, ...]
-    support: tuple[int, ...]
+    late: Unit | None
     pauli: np.ndarray
     strings: np.ndarray
-    operators: np.ndarray
+    keys: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +153,71 @@ class Network:
     measured: tuple[Measured, ...]
     cost: int
     cost_once: int
+
+    @cached_property
+    def reading_qubits(self) -> tuple[int, ...]:
+        """Qubits that read an input."""
+        return tuple(q for q, inlet in enumerate(self.inlets) if inlet.angle >= 0)
+
+    @cached_property
+    def reading(self) -> tuple[int, ...]:
+        """Their local angles."""
+        return tuple(self.inlets[q].angle for q in self.reading_qubits)
+
+    @cached_property
+    def units(self) -> tuple[Unit, ...]:
+        """All units whose matrices are needed."""
+        units = [block.before for block in self.blocks if block.before]
+        units += [step for block in self.blocks for step in block.steps if isinstance(step, Unit)]
+        units += [cut.unit for cut in self.cuts]
+        return (*units, *(measured.late for measured in self.measured if measured.late))
+
+    @cached_property
+    def constant_sides(self) -> tuple[Side, ...]:
+        """Of each cut, the side with the constant operators."""
+        return tuple(Side(i, cut.unit.qubits[cut.constant]) for i, cut in enumerate(self.cuts))
+
+    @cached_property
+    def varying_sides(self) -> tuple[Side, ...]:
+        """Of each cut, the other side."""
+        return tuple(Side(i, cut.unit.qubits[1 - cut.constant]) for i, cut in enumerate(self.cuts))
+
+    @cached_property
+    def neighbours(self) -> tuple[tuple[int, ...], ...]:
+        """Of each block, in the order of its bonds."""
+        return tuple(
+            tuple(a + b - i for a, b in self.tree if i in (a, b)) for i in range(len(self.blocks))
+        )
+
+    @cached_property
+    def bonds(self) -> tuple[tuple[int, ...], ...]:
+        """Of each block, the size of the bond to each neighbour."""
+
+        def size(one: int, other: int) -> int:
+            joining = [i for i, pair in enumerate(self.ends) if {one, other} == set(pair)]
+            return math.prod(len(self.cuts[i].basis) ** 2 for i in joining)
+
+        return tuple(
+            tuple(size(i, other) for other in mine) for i, mine in enumerate(self.neighbours)
+        )
+
+    @cached_property
+    def centers(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """Blocks at which the tree is closed, each with the numbers of its observables.
+
+        An observable is closed at the smallest of the blocks that it acts on.
+        """
+        at: dict[int, list[int]] = {}
+        for number, measured in enumerate(self.measured):
+            acting = [b for b in range(len(self.blocks)) if any(key[b] for key in measured.keys)]
+            center = min(acting, key=lambda b: math.prod(self.bonds[b]), default=0)
+            at.setdefault(center, []).append(number)
+        return tuple((center, tuple(numbers)) for center, numbers in at.items())
+
+    def subtree(self, block: int, parent: int) -> frozenset[int]:
+        """Blocks on the far side of `block`, seen from its neighbour `parent`."""
+        below = (self.subtree(n, block) for n in self.neighbours[block] if n != parent)
+        return frozenset({block}).union(*below)
 
 
 def plan_network(
@@ -305,8 +382,14 @@ def _assemble(
     return Network(
         inlets,
         tuple(
-            _block(block, mine, tuple(needed), inlets)
-            for block, mine, needed in zip(blocks, steps, operators, strict=True)
+            _block(
+                block,
+                steps[b],
+                tuple(operators[b]),
+                inlets,
+                {i: sum(pair) - b for i, pair in enumerate(ends) if b in pair},
+            )
+            for b, block in enumerate(blocks)
         ),
         tuple(cuts),
         tuple(ends),
@@ -322,7 +405,9 @@ def _block(
     steps: Sequence[Unit | Side],
     operators: Sequence[Pauli],
     inlets: Sequence[Inlet],
+    joined: Mapping[int, int],
 ) -> NetworkBlock:
+    """One block; `joined` gives the neighbour that each of its cuts leads to."""
     fused: list[Unit | tuple[Side, ...]] = []
     for step in steps:
         last = fused[-1] if fused else None
@@ -345,8 +430,18 @@ def _block(
         states = np.einsum("fij,gkl->fgikjl", own, states).reshape(
             len(own) * len(states), 2 * states.shape[1], 2 * states.shape[1]
         )
-    matrices = np.array([string_matrix(letters_on(pauli, qubits)) for pauli in operators])
-    return NetworkBlock(qubits, states, before, tuple(fused), matrices)
+    matrices = [string_matrix(letters_on(pauli, qubits)) for pauli in operators]
+    cuts = tuple(side.cut for run in fused if not isinstance(run, Unit) for side in run)
+    order = sorted(range(len(cuts)), key=lambda position: joined[cuts[position]])
+    return NetworkBlock(
+        qubits,
+        np.ascontiguousarray(states.transpose(1, 2, 0)),
+        before,
+        tuple(fused),
+        np.stack(matrices, axis=2),
+        cuts,
+        tuple(order),
+    )
 
 
 def _spanning_tree(blocks: int, ends: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
@@ -411,7 +506,40 @@ def _cut(unit: Unit) -> Cut:
         rank = int((values > 1e-9).sum())
         options.append((rank, side, vectors[:rank].reshape(rank, 2, 2)))
     rank, side, basis = min(options, key=lambda option: option[:2])
-    return Cut(unit, basis, side)
+    # The unit's axes are out 1, out 0, in 1, in 0; those of the constant side are summed.
+    projector = np.zeros((2, 2, 2, 2, rank, 2, 2), dtype=complex)
+    for out, into, r in product(range(2), range(2), range(rank)):
+        if side == 0:
+            projector[out, :, into, :, r, out, into] = basis[r].conj()
+        else:
+            projector[:, out, :, into, r, out, into] = basis[r].conj()
+    hermitian = _hermitian_basis(rank)
+    own = hermitian if side == 0 else hermitian.conj()
+    maps = np.einsum("msr,six,rjy->mxyij", own, basis.conj(), basis)
+    return Cut(
+        unit,
+        basis,
+        side,
+        maps.reshape(rank**2, 4, 4),
+        projector.reshape(16, 4 * rank),
+        np.ascontiguousarray(own.conj().reshape(rank**2, rank**2)),
+        (unit.kind, side),
+    )
+
+
+def _hermitian_basis(rank: int) -> np.ndarray:
+    """An orthonormal basis of Hermitian matrices, (rank^2, rank, rank)."""
+    matrices = []
+    for r, s in product(range(rank), repeat=2):
+        matrix = np.zeros((rank, rank), dtype=complex)
+        if r == s:
+            matrix[r, r] = 1
+        elif r < s:
+            matrix[r, s] = matrix[s, r] = 2**-0.5
+        else:
+            matrix[r, s], matrix[s, r] = 1j * 2**-0.5, -1j * 2**-0.5
+        matrices.append(matrix)
+    return np.array(matrices)
 
 
 def _measured(
@@ -440,7 +568,7 @@ def _measured(
                 conjugated = gate.conj().T @ conjugated @ gate
             weight += np.abs(np.einsum("sij,ji->s", strings, conjugated))
         choices = [c for c, w in zip(choices, weight, strict=True) if w > 1e-9]
-    rows = []
+    keys = []
     for choice in choices:
         masks = {q: LETTERS[letter] for q, letter in zip(support, choice, strict=True)}
         row = []
@@ -450,7 +578,8 @@ def _measured(
                 sum(masks[q][1] << q for q in block if q in masks),
             )
             row.append(operators[b].setdefault(local, len(operators[b])))
-        rows.append(row)
-    return Measured(
-        units, support, observable, np.array([string_matrix(c) for c in choices]), np.array(rows)
-    )
+        keys.append(tuple(row))
+    late = Unit(support, tuple(op for unit in units for op in unit.ops)) if units else None
+    d = len(observable)
+    strings = np.array([string_matrix(c).T.reshape(-1) / d for c in choices])
+    return Measured(late, observable, strings, tuple(keys))

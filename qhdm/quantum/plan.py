@@ -6,12 +6,13 @@ Pure bookkeeping on qubits and gates, made once per filter; `exact` runs it in t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from qhdm.errors import CircuitError
+from qhdm.quantum.angles import Cache
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.partition import NOMINAL_BATCH, Network, plan_network
 from qhdm.quantum.program import Op, Program, Trig, lower
@@ -56,13 +57,14 @@ class Plan:
 
     The measured values of all groups, each flattened from (G, number of Paulis) and followed by
     a constant 1, form one vector. Observable m is the sum, over terms t, of `mixing[t, m]` times
-    the product of the values at `factors[t]`.
+    the product of the values at `factors[t]`. `cache` keeps constant tensors between calls.
     """
 
     program: Program
     groups: tuple[Group, ...]
     factors: np.ndarray
     mixing: np.ndarray
+    cache: Cache = field(default_factory=dict)
 
 
 def make_plan(filter: Filter, method: Method = "auto") -> Plan:

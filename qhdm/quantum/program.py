@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from qiskit.circuit import Gate, Parameter, ParameterExpression, QuantumCircuit
@@ -75,6 +76,28 @@ class Program:
     from_inputs: np.ndarray
     from_weights: np.ndarray
     offsets: np.ndarray
+
+    @cached_property
+    def reading(self) -> np.ndarray:
+        """The angles that depend on an input."""
+        return np.flatnonzero(self.from_inputs.any(axis=1))
+
+    @cached_property
+    def reading_inputs(self) -> np.ndarray:
+        """Their rows of `from_inputs`."""
+        return self.from_inputs[self.reading]
+
+    @cached_property
+    def reading_row(self) -> np.ndarray:
+        """For each angle, its position in `reading`, or -1."""
+        row = np.full(len(self.offsets), -1)
+        row[self.reading] = np.arange(len(self.reading))
+        return row
+
+    @cached_property
+    def reading_shared(self) -> bool:
+        """Whether any of them also has an offset or depends on a weight."""
+        return bool(self.from_weights[self.reading].any() or self.offsets[self.reading].any())
 
 
 def lower(filter: Filter) -> Program:

@@ -22,6 +22,8 @@ from qhdm.quantum.island import Island
 from qhdm.quantum.plan import Group
 from qhdm.quantum.structure import Pauli
 
+_ZERO = np.array([[1.0], [0.0]])
+
 
 def simulate_statevector(group: Group, angles: Angles) -> Tensor:
     """Values of the group's Paulis, (F, G, K, B or 1)."""
@@ -31,7 +33,7 @@ def simulate_statevector(group: Group, angles: Angles) -> Tensor:
         angles.reading(unit, group.angles) if reads else shared[unit]
         for unit, reads in zip(group.units, group.reads_inputs, strict=True)
     ]
-    ket = angles.constant(np.array([1.0, 0.0]))[:, None]
+    ket = angles.constant(_ZERO)
     ket = ket.expand(angles.filters, len(group.angles), 2, 1)
     islands = [Island((qubit,), ket) for qubit in range(group.size)]
     done = 0

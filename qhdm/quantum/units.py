@@ -42,6 +42,12 @@ class Unit:
         return tuple(found)
 
     @cached_property
+    def stacks(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """K, A and B of all gates, (gates, d, d), and their scales, (gates,)."""
+        K, A, B = (np.array([getattr(gate, name) for gate in self.gates]) for name in "KAB")
+        return K, A, B, np.array([gate.scale for gate in self.gates])
+
+    @cached_property
     def kind(self) -> object:
         """Equal for units that differ in their qubits and angles alone."""
         return tuple(
