@@ -175,7 +175,7 @@ def test_hqconv_is_three_blocks_whose_last_links_are_not_cut() -> None:
     ]  # fmt: skip
     assert sorted(network.ends) == [(0, 1)] * 2 + [(1, 2)] * 2  # two layers of three
     assert [len(m.keys) > 1 for m in network.measured] == [i in (4, 8) for i in range(12)]
-    assert group.cost < 200_000
+    assert group.cost < 300_000
 
 
 def test_plans_are_made_once_and_chosen_by_cost() -> None:

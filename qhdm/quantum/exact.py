@@ -7,6 +7,7 @@ model finds cheaper.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from qhdm.quantum.angles import Angles
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.network import simulate_network
-from qhdm.quantum.plan import Method, Plan, make_plan
+from qhdm.quantum.plan import Method, Plan, Term, make_plan
 from qhdm.quantum.statevector import simulate_statevector
 
 _plans: WeakKeyDictionary[Filter, dict[Method, Plan]] = WeakKeyDictionary()
@@ -44,16 +45,25 @@ def expectation(filter: Filter, x: Tensor, w: Tensor, *, method: Method = "auto"
     """
     plan = plan_of(filter, method)
     angles = Angles(plan.program, x, w, plan.cache)
-    values = []
+    measured: list[Tensor] = []  # (F, B) each
     for group in plan.groups:
         if group.network is not None:
             value = simulate_network(group.network, group.angles, angles)
         else:
             value = simulate_statevector(group, angles)
-        values.append(value.flatten(1, 2).expand(-1, -1, angles.batch))  # (F, G K, B)
-    one = x.new_ones(x.shape[0], 1, x.shape[1])
-    measured = torch.cat([*values, one], dim=1)
-    terms = measured[:, angles.index("first factor", lambda: plan.factors[:, 0])]  # (F, terms, B)
-    for k in range(1, plan.factors.shape[1]):
-        terms = terms * measured[:, angles.index(("factor", k), lambda k=k: plan.factors[:, k])]
-    return terms.mT @ angles.real(plan.mixing)
+        measured += value.expand(-1, -1, -1, angles.batch).flatten(1, 2).unbind(1)
+    outputs = [_output(terms, measured, x) for terms in plan.outputs]
+    return torch.stack(outputs, dim=2)
+
+
+def _output(terms: Sequence[Term], measured: Sequence[Tensor], x: Tensor) -> Tensor:
+    """An observable, (F, B), as a sum of products of measured Pauli strings."""
+    total: Tensor | None = None
+    for coefficient, factors in terms:
+        product = measured[factors[0]] if factors else x.new_ones(x.shape[:2])
+        for factor in factors[1:]:
+            product = product * measured[factor]
+        if coefficient != 1:
+            product = coefficient * product
+        total = product if total is None else total + product
+    return x.new_zeros(x.shape[:2]) if total is None else total

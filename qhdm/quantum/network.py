@@ -1,27 +1,31 @@
 """Block networks in torch: see qhdm.quantum.partition for the picture.
 
 What depends on the weights alone becomes, once per call, one real matrix per block; a batch then
-costs a matrix product per block and elementwise contractions of the bonds. The batch is always the
-last dimension.
+costs some matrix products per block. The batch is always the last dimension.
 
-Shapes: F filters with the same circuit and different weights, G equal components, B samples; a block
-of k qubits has d = 2^k amplitudes.
+Shapes: F filters with the same circuit and different weights, G equal components, B samples; a
+block of k qubits has d = 2^k amplitudes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from qhdm.quantum.angles import Angles
-from qhdm.quantum.partition import Measured, Network, NetworkBlock, Side
+from qhdm.quantum.partition import Edge, Measured, Network, NetworkBlock, Side
 from qhdm.quantum.units import Unit
 
-#: For each block, the number of the operator on it.
-Key = tuple[int, ...]
+#: Of each edge (source, target), for each choice of operators, a message (F, G, bond, B).
+Messages = dict[tuple[int, int], tuple[Tensor, ...]]
+
+#: Bytes of an array that a core's second-level cache holds, others beside it.
+_CACHE = 2**19
 
 
 def simulate_network(network: Network, rows: np.ndarray, angles: Angles) -> Tensor:
@@ -34,11 +38,102 @@ def simulate_network(network: Network, rows: np.ndarray, angles: Angles) -> Tens
     """
     coefficients = _Coefficients(network, rows, angles)
     features = _features(network, rows, angles)
-    tensors = [
-        (coefficients.of_block(i) @ features[i]).unflatten(2, (block.operators.shape[2], *bonds))
-        for i, (block, bonds) in enumerate(zip(network.blocks, network.bonds, strict=True))
-    ]
-    return _Contraction(network, tensors, coefficients).values()
+    blocks = [coefficients.of_block(i) for i in range(len(network.blocks))]
+    if not network.tree:
+        values = blocks[0] @ features[0]
+        return _take(values, [key[0] for measured in network.measured for key in measured.keys])
+    messages: Messages = {}
+    for edge in network.edges:
+        messages[edge.source, edge.target] = _message(network, edge, blocks, features, messages)
+    products = []
+    for close in network.closings:
+        one, other = messages[close.one, close.other], messages[close.other, close.one]
+        left = torch.stack([one[row] for row in close.rows_one], dim=2)
+        right = torch.stack([other[row] for row in close.rows_other], dim=2)
+        products.append((left * right).sum(3))
+    values = torch.cat(products, dim=2)
+    found = []
+    for measured, terms in zip(network.measured, network.terms, strict=True):
+        part = _take(values, terms)
+        if measured.late is not None:  # (F, G, 1, n) (F, G, n, B)
+            part = coefficients.of_measured(measured).unsqueeze(2) @ part
+        found.append(part)
+    return torch.cat(found, dim=2)
+
+
+def _message(
+    network: Network,
+    edge: Edge,
+    blocks: Sequence[Tensor],
+    features: Sequence[Tensor],
+    messages: Messages,
+) -> tuple[Tensor, ...]:
+    """What a subtree tells its neighbour, for all choices of operators: (F, G, bond, B) each.
+
+    The other bonds of the block are contracted together with its features: the messages that come
+    in, times the features, meet the block's coefficients in one matrix product.
+    """
+    source = edge.source
+    bonds = network.bonds[source]
+    open_bond = network.neighbours[source].index(edge.target)
+    tensor = blocks[source].unflatten(2, (-1, *bonds)).movedim(3 + open_bond, 3)
+    tensor = tensor.flatten(4)  # (F, G, operators, open bond, other bonds x features)
+    results: list[Tensor] = []
+    for part in edge.parts:
+        chosen = _take(tensor, part.operators).flatten(2, 3)
+        incoming = [messages[neighbour, source][row] for neighbour, row in part.incoming]
+        if incoming:
+            bonded = incoming[0]  # the first neighbour most significant
+            for other in incoming[1:]:
+                bonded = (bonded.unsqueeze(3) * other.unsqueeze(2)).flatten(2, 3)
+            product = _BondedProduct.apply(chosen, bonded, features[source])
+        else:
+            product = chosen @ features[source]
+        results += product.unflatten(2, (len(part.operators), -1)).unbind(2)
+    return tuple(results)
+
+
+class _BondedProduct(torch.autograd.Function):
+    """coefficients @ (bonded (x) features), the Kronecker product taken column by column.
+
+    That product is the largest array of a call, and memory is slower than arithmetic: it is made in
+    pieces that stay in the cache, and made again in the backward pass.
+
+    Args of `apply`: coefficients (F, G, n, b f), bonded (F, G, b, B), features (F, G, f, B); the
+    result is (F, G, n, B).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, coefficients: Tensor, bonded: Tensor, features: Tensor) -> Tensor:
+        ctx.save_for_backward(coefficients, bonded, features)
+        pieces = [
+            coefficients @ (b.unsqueeze(3) * f.unsqueeze(2)).flatten(2, 3)
+            for b, f in _pieces(coefficients, bonded, features)
+        ]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=3)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        coefficients, bonded, features = ctx.saved_tensors
+        by_coefficients = torch.zeros_like(coefficients)
+        by_bonded, by_features = [], []
+        for b, f, g in _pieces(coefficients, bonded, features, gradient):
+            b, f = b.unsqueeze(3), f.unsqueeze(2)
+            by_coefficients += g @ (b * f).flatten(2, 3).mT
+            product = (coefficients.mT @ g).unflatten(2, (b.shape[2], f.shape[3]))
+            by_bonded.append((product * f).sum(3))
+            by_features.append((product * b).sum(2))
+        return by_coefficients, torch.cat(by_bonded, 3), torch.cat(by_features, 3)
+
+
+def _pieces(coefficients: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """`tensors`, cut along the batch so that a piece of their Kronecker product fits a cache."""
+    rows = coefficients.shape[0] * coefficients.shape[1] * coefficients.shape[3]
+    width = tensors[0].shape[3]
+    if tensors[0].device.type == "cpu":
+        width = max(_CACHE // (rows * coefficients.element_size()), 64)
+    return zip(*(tensor.split(width, dim=3) for tensor in tensors), strict=True)
 
 
 def _features(network: Network, rows: np.ndarray, angles: Angles) -> list[Tensor]:
@@ -164,8 +259,8 @@ class _Coefficients:
     def _run_maps(self, run: Sequence[Side]) -> Tensor:
         """Consecutive sides of cuts on one qubit as maps of operators, (F, G, bonds, 4, 4).
 
-        The matrices act on the (row, column) bits of the qubit; the bond of the first cut in time is
-        the most significant.
+        The matrices act on the (row, column) bits of the qubit; the bond of the first cut in time
+        is the most significant.
         """
         maps = self._maps[run[0]]
         for side in run[1:]:
@@ -217,77 +312,9 @@ def _real(matrices: Tensor) -> Tensor:
     return torch.view_as_real(matrices.resolve_conj()).sum(-1)
 
 
-class _Contraction:
-    """The tree of blocks, contracted from its leaves, with messages shared by observables.
-
-    Args:
-        network: the component.
-        tensors: of each block, (F, G, operators, bond to each neighbour ..., B).
-        coefficients: of conjugated observables.
-    """
-
-    def __init__(
-        self, network: Network, tensors: list[Tensor], coefficients: _Coefficients
-    ) -> None:
-        self.network = network
-        self.tensors = tensors
-        self.coefficients = coefficients
-
-    def values(self) -> Tensor:
-        """(F, G, K, B)."""
-        network = self.network
-        found: list[Tensor | None] = [None] * len(network.measured)
-        for center, numbers in network.centers:
-            keys = [key for number in numbers for key in network.measured[number].keys]
-            rows = self._contract(center, None, keys)
-            counts = [len(network.measured[number].keys) for number in numbers]
-            for number, part in zip(numbers, rows.split(counts, dim=2), strict=True):
-                measured = network.measured[number]
-                if measured.late is not None:
-                    weights = self.coefficients.of_measured(measured).unsqueeze(2)
-                    found[number] = weights @ part  # (F, G, 1, n) (F, G, n, B)
-                else:
-                    found[number] = part
-        return torch.cat([value for value in found if value is not None], dim=2)
-
-    def _contract(self, block: int, towards: int | None, keys: Sequence[Key]) -> Tensor:
-        """The subtree of `block`, away from `towards`, for several choices of operators.
-
-        Args:
-            block: root of the subtree.
-            towards: the neighbour that the open bond leads to; None closes all.
-            keys: the choices.
-
-        Returns:
-            (F, G, n, bond to `towards`, B), or (F, G, n, B).
-        """
-        network = self.network
-        tensor = _take(self.tensors[block], [key[block] for key in keys])
-        axis = 3
-        for neighbour, bond in zip(network.neighbours[block], network.bonds[block], strict=True):
-            if neighbour == towards:
-                axis += 1
-                continue
-            inside = network.subtree(neighbour, block)
-            reduced = [tuple(op if b in inside else 0 for b, op in enumerate(key)) for key in keys]
-            unique = list(dict.fromkeys(reduced))
-            if bond == 1 and not any(map(any, unique)):
-                tensor = tensor.squeeze(axis)  # the trace of a state that nothing else touches: 1
-                continue
-            message = self._contract(neighbour, block, unique)  # (F, G, unique, bond, B)
-            message = _take(message, [unique.index(key) for key in reduced])
-            shape = list(tensor.shape[:-1])
-            shape[2:] = [-1, *(bond if k == axis else 1 for k in range(3, len(shape)))]
-            message = message.reshape(*tensor.shape[:2], *shape[2:], message.shape[-1])
-            tensor = (tensor * message).sum(axis)
-        return tensor
-
-
 def _take(tensor: Tensor, indices: Sequence[int]) -> Tensor:
-    """`tensor[:, :, indices]`; of n equal indices one is enough (broadcast), and slices are views."""
+    """`tensor[:, :, indices]`, as a view where the indices are consecutive."""
     first = indices[0]
-    if all(index == first for index in indices):
-        return tensor[:, :, first : first + 1]
     if list(indices) == list(range(first, first + len(indices))):
         return tensor[:, :, first : first + len(indices)]
-    return tensor[:, :, torch.as_tensor(indices, device=tensor.device)]
+    return torch.stack([tensor[:, :, index] for index in indices], dim=2)

@@ -15,7 +15,7 @@ them and become a few products of local Pauli strings (in hqconv: the last layer
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise, product
@@ -27,12 +27,17 @@ from qhdm.quantum.program import Op, Trig
 from qhdm.quantum.structure import Pauli, connected, interaction_graph, light_cone
 from qhdm.quantum.units import LETTERS, Unit, embed, letters_on, random_angles, string_matrix
 
+#: For each block, the number of the operator on it.
+Key = tuple[int, ...]
+
 #: Largest block, in qubits.
 MAX_BLOCK = 5
 #: Largest support, in qubits, of an observable conjugated by the gates at the end.
 MAX_SUPPORT = 4
 #: Largest bond between two blocks, in real numbers, beyond which nobody would cut.
 MAX_BOND = 4096
+#: Multiply-adds of a matrix product that take as long as moving one number to and from memory.
+_PART_COST = 16
 #: Batch size that the cost model assumes.
 NOMINAL_BATCH = 512
 
@@ -118,15 +123,66 @@ class Measured:
     Attributes:
         late: gates at the end that it sees, on all qubits of the support; None if there are none.
         pauli: the string on the support, (d, d).
-        strings: (n, d d), transposed Pauli strings on the support that the conjugated observable may
-            hold, over d.
+        strings: (n, d d), transposed Pauli strings on the support that the conjugated observable
+            may hold, over d.
         keys: for each of these strings (one, if nothing conjugates), the operator of every block.
     """
 
     late: Unit | None
     pauli: np.ndarray
     strings: np.ndarray
-    keys: tuple[tuple[int, ...], ...]
+    keys: tuple[Key, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part of a message: the choices that differ in the operator of the source alone.
+
+    Attributes:
+        incoming: (neighbour, row of its message to the source) for each other neighbour.
+        operators: of the source, for each choice.
+    """
+
+    incoming: tuple[tuple[int, int], ...]
+    operators: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A message from a block to a neighbour, about all blocks behind it.
+
+    Attributes:
+        source, target: the blocks.
+        parts: see `Part`.
+        keys: the choices in order, over all parts; blocks that are not behind it have 0.
+    """
+
+    source: int
+    target: int
+    parts: tuple[Part, ...]
+    keys: tuple[Key, ...]
+
+    def row(self, network: Network, key: Key) -> int:
+        """The row of the message that belongs to a choice of operators."""
+        inside = network.subtree(self.source, self.target)
+        return self.keys.index(tuple(op if b in inside else 0 for b, op in enumerate(key)))
+
+
+@dataclass(frozen=True)
+class Closing:
+    """Terms that are closed at the bond between two blocks: products of two messages.
+
+    Attributes:
+        one, other: the blocks.
+        keys: the terms.
+        rows_one, rows_other: for each, the rows of the messages one -> other and other -> one.
+    """
+
+    one: int
+    other: int
+    keys: tuple[Key, ...]
+    rows_one: tuple[int, ...]
+    rows_other: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +197,6 @@ class Network:
         tree: pairs of neighbouring blocks; each cut joins one of them, and a pair without cuts
             holds trees together that only conjugated observables connect.
         measured: the observables, in the order of the component's Pauli strings.
-        cost: real multiply-adds per sample in a forward pass.
         cost_once: real multiply-adds of what depends on the weights alone.
     """
 
@@ -151,8 +206,15 @@ class Network:
     ends: tuple[tuple[int, int], ...]
     tree: tuple[tuple[int, int], ...]
     measured: tuple[Measured, ...]
-    cost: int
     cost_once: int
+
+    @cached_property
+    def cost(self) -> int:
+        """Real multiply-adds per sample in a forward pass."""
+        features = [block.states.shape[2] for block in self.blocks]
+        if not self.tree:
+            return features[0] * self.blocks[0].operators.shape[2]
+        return sum(self._size(edge) * len(edge.keys) for edge in self.edges)
 
     @cached_property
     def reading_qubits(self) -> tuple[int, ...]:
@@ -202,17 +264,100 @@ class Network:
         )
 
     @cached_property
-    def centers(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
-        """Blocks at which the tree is closed, each with the numbers of its observables.
+    def _closed(self) -> tuple[tuple[int, int, Key], ...]:
+        """Each term of each observable, with the bond at which the tree is closed for it.
 
-        An observable is closed at the smallest of the blocks that it acts on.
+        Observables choose one after the other, those of many terms first, so that each adds least
+        to the cost.
         """
-        at: dict[int, list[int]] = {}
-        for number, measured in enumerate(self.measured):
-            acting = [b for b in range(len(self.blocks)) if any(key[b] for key in measured.keys)]
-            center = min(acting, key=lambda b: math.prod(self.bonds[b]), default=0)
-            at.setdefault(center, []).append(number)
-        return tuple((center, tuple(numbers)) for center, numbers in at.items())
+        chosen: dict[int, list[tuple[int, int, Key]]] = {}
+        order = sorted(range(len(self.measured)), key=lambda i: -len(self.measured[i].keys))
+        for number in order:
+            so_far = [term for terms in chosen.values() for term in terms]
+            options = [
+                [(one, other, key) for key in self.measured[number].keys]
+                for one, other in sorted((min(pair), max(pair)) for pair in self.tree)
+            ]
+            costs = []
+            for terms in options:
+                edges = self._edges_for([*so_far, *terms])
+                # A part takes the products of messages and features, besides the matrix product.
+                parts = (len(edge.keys) + _PART_COST * len(edge.parts) for edge in edges)
+                costs.append(sum(map(math.prod, zip(parts, map(self._size, edges), strict=True))))
+            chosen[number] = options[costs.index(min(costs))]
+        return tuple(term for number in range(len(self.measured)) for term in chosen[number])
+
+    def _size(self, edge: Edge) -> int:
+        """Coefficients of the source for one operator: bonds times features."""
+        block = self.blocks[edge.source]
+        return math.prod(self.bonds[edge.source]) * block.states.shape[2]
+
+    @cached_property
+    def closings(self) -> tuple[Closing, ...]:
+        """The terms of all observables, gathered by bond."""
+        edges = {(edge.source, edge.target): edge for edge in self.edges}
+        at: dict[tuple[int, int], list[Key]] = {}
+        for one, other, key in dict.fromkeys(self._closed):
+            at.setdefault((one, other), []).append(key)
+        return tuple(
+            Closing(
+                one,
+                other,
+                tuple(keys),
+                tuple(edges[one, other].row(self, key) for key in keys),
+                tuple(edges[other, one].row(self, key) for key in keys),
+            )
+            for (one, other), keys in at.items()
+        )
+
+    @cached_property
+    def terms(self) -> tuple[tuple[int, ...], ...]:
+        """For each observable, the positions of its terms among those of all closings."""
+        order = [(c.one, c.other, key) for c in self.closings for key in c.keys]
+        position = {term: i for i, term in enumerate(order)}
+        closed = iter(self._closed)
+        return tuple(
+            tuple(position[next(closed)] for _ in measured.keys) for measured in self.measured
+        )
+
+    @cached_property
+    def edges(self) -> tuple[Edge, ...]:
+        """The messages that are needed, each after those that it needs."""
+        return self._edges_for(self._closed)
+
+    def _edges_for(self, closed: Iterable[tuple[int, int, Key]]) -> tuple[Edge, ...]:
+        needed: dict[tuple[int, int], dict[Key, None]] = {}
+
+        def need(source: int, target: int, key: Key) -> None:
+            inside = self.subtree(source, target)
+            reduced = tuple(op if b in inside else 0 for b, op in enumerate(key))
+            for neighbour in self.neighbours[source]:
+                if neighbour != target:
+                    need(neighbour, source, reduced)
+            needed.setdefault((source, target), {})[reduced] = None
+
+        for one, other, key in closed:
+            need(one, other, key)
+            need(other, one, key)
+        # A message into a block is listed before any out of it, since it is needed first.
+        depth = {pair: len(self.subtree(*pair)) for pair in needed}
+        edges: dict[tuple[int, int], Edge] = {}
+        for source, target in sorted(needed, key=lambda pair: depth[pair]):
+            groups: dict[tuple[tuple[int, int], ...], list[Key]] = {}
+            for key in sorted(needed[source, target]):
+                incoming = tuple(
+                    (n, edges[n, source].row(self, key))
+                    for n in self.neighbours[source]
+                    if n != target
+                )
+                groups.setdefault(incoming, []).append(key)
+            parts = tuple(
+                Part(incoming, tuple(key[source] for key in keys))
+                for incoming, keys in groups.items()
+            )
+            order = tuple(key for keys in groups.values() for key in keys)
+            edges[source, target] = Edge(source, target, parts, order)
+        return tuple(edges.values())
 
     def subtree(self, block: int, parent: int) -> frozenset[int]:
         """Blocks on the far side of `block`, seen from its neighbour `parent`."""
@@ -241,7 +386,9 @@ def plan_network(
     units = _units(rest)
     pairs = [unit.qubits for unit in units]
     graph = interaction_graph(size, pairs)
-    graph.remove_edges_from(list(rx.bridges(graph)))  # type: ignore[arg-type]  # pairs, whatever the stub says
+    for bridge in rx.bridges(graph):
+        one, other = tuple[int, ...](bridge)  # the stub says that it has one element
+        graph.remove_edge(one, other)
     blocks = sorted(tuple(sorted(part)) for part in rx.connected_components(graph))
     if max(map(len, blocks)) > MAX_BLOCK:
         return None
@@ -374,10 +521,7 @@ def _assemble(
             bonds[end] *= len(cut.basis) ** 2
     if max(bonds) > MAX_BOND:
         return None
-    cost = 0
     for block, bond, needed in zip(blocks, bonds, operators, strict=True):
-        features = math.prod(len(inlets[q].states) for q in block)
-        cost += len(needed) * bond * features
         once += 4 * len(needed) * bond * 8 ** len(block)
     return Network(
         inlets,
@@ -395,7 +539,6 @@ def _assemble(
         tuple(ends),
         _spanning_tree(len(blocks), ends),
         tuple(measured),
-        cost,
         once,
     )
 

@@ -19,6 +19,8 @@ from qhdm.quantum.program import Op, Program, Trig, lower
 from qhdm.quantum.structure import Pauli, connected, light_cone
 from qhdm.quantum.units import Unit
 
+#: A coefficient, and the positions of the measured values that it multiplies.
+Term = tuple[float, tuple[int, ...]]
 Method = Literal["auto", "network", "statevector"]
 
 #: In a state vector, gates that do not read inputs fuse into unitaries of at most this many qubits.
@@ -55,15 +57,17 @@ class Group:
 class Plan:
     """A filter, ready to simulate.
 
-    The measured values of all groups, each flattened from (G, number of Paulis) and followed by
-    a constant 1, form one vector. Observable m is the sum, over terms t, of `mixing[t, m]` times
-    the product of the values at `factors[t]`. `cache` keeps constant tensors between calls.
+    Attributes:
+        program: the lowered circuit.
+        groups: what to simulate; their values, flattened from (G, number of Paulis) and put end
+            to end, are the measured values.
+        outputs: for each observable, its terms.
+        cache: keeps constant tensors between calls.
     """
 
     program: Program
     groups: tuple[Group, ...]
-    factors: np.ndarray
-    mixing: np.ndarray
+    outputs: tuple[tuple[Term, ...], ...]
     cache: Cache = field(default_factory=dict)
 
 
@@ -96,14 +100,11 @@ def make_plan(filter: Filter, method: Method = "auto") -> Plan:
 
     order = [(m.index, pauli) for members in alike.values() for m in members for pauli in m.paulis]
     position = {item: i for i, item in enumerate(order)}
-    width = max([1, *(len(term.touched) for term in terms)])
-    factors = np.full((len(terms), width), len(order), dtype=np.int64)
-    mixing = np.zeros((len(terms), len(filter.observables)))
-    for t, term in enumerate(terms):
-        mixing[t, term.observable] = term.coefficient
-        for k, item in enumerate(term.touched.items()):
-            factors[t, k] = position[item]
-    return Plan(program, groups, factors, mixing)
+    outputs: list[list[Term]] = [[] for _ in filter.observables]
+    for term in terms:
+        factors = tuple(position[item] for item in term.touched.items())
+        outputs[term.observable].append((term.coefficient, factors))
+    return Plan(program, groups, tuple(map(tuple, outputs)))
 
 
 def _group(name: str, members: Sequence[_Component], method: Method) -> Group:
@@ -213,7 +214,7 @@ def _localise(
 
 
 @dataclass(frozen=True)
-class _Term:
+class _String:
     """A Pauli string of an observable: for each component it touches, local (x, z) masks."""
 
     observable: int
@@ -221,7 +222,7 @@ class _Term:
     touched: dict[int, Pauli]
 
 
-def _terms(filter: Filter, parts: Sequence[tuple[int, ...]]) -> list[_Term]:
+def _terms(filter: Filter, parts: Sequence[tuple[int, ...]]) -> list[_String]:
     home = {qubit: (c, i) for c, part in enumerate(parts) for i, qubit in enumerate(part)}
     terms = []
     for m, observable in enumerate(filter.observables):
@@ -241,5 +242,5 @@ def _terms(filter: Filter, parts: Sequence[tuple[int, ...]]) -> list[_Term]:
                     x | (letter in "XY") << bit,
                     z | (letter in "YZ") << bit,
                 )
-            terms.append(_Term(m, float(complex(coefficient).real), touched))
+            terms.append(_String(m, float(complex(coefficient).real), touched))
     return terms
