@@ -33,6 +33,12 @@ setup(
     ],
     extras_require={
         "tensorboard": ["tensorboard>=2.14"],
+        "bench": [
+            "deepquantum>=4",
+            "pennylane>=0.40",
+            "pyqtorch>=1.7",
+            "qulacs>=0.6",
+        ],
         "dev": [
             "diffusers>=0.30",
             "hypothesis>=6.100",

@@ -85,11 +85,9 @@ class Angles:
         matrices: dict[Unit, Tensor] = {}
         for alike in kinds.values():
             gates = self._gates(alike, rows)  # (F, G, units, gates, d, d)
-            while (count := gates.shape[3]) > 1:
-                # Products of neighbours, the later gate on the left; an odd one waits.
-                even = count - count % 2
-                pairs = gates[:, :, :, 1:even:2] @ gates[:, :, :, 0:even:2]
-                gates = pairs if even == count else torch.cat([pairs, gates[:, :, :, even:]], 3)
+            while gates.shape[3] > 1:
+                first, second = gates.unflatten(3, (-1, 2)).unbind(4)
+                gates = second @ first
             matrices |= zip(alike, gates.squeeze(3).unbind(2), strict=True)
         return matrices
 
@@ -104,7 +102,9 @@ class Angles:
         """All gates of units of one kind, (F, G, units, gates, d, d)."""
 
         def make() -> np.ndarray:
-            local = np.array([[op.angle for op in unit.ops] for unit in alike])
+            local = np.full((len(alike), len(scale)), -1)
+            for i, unit in enumerate(alike):
+                local[i, : len(unit.ops)] = [op.angle for op in unit.ops]
             padded = np.pad(rows, ((0, 0), (0, 1)), constant_values=self._shared.shape[1] - 1)
             return padded[:, local].reshape(-1)
 

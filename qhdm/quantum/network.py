@@ -300,8 +300,12 @@ class _Coefficients:
 
 def _conjugated(matrix: Tensor, tensor: Tensor) -> Tensor:
     """M X M^H for M (F, G, d, d) and every X of (F, G, d, d, n)."""
-    rows = (matrix @ tensor.flatten(3)).reshape(tensor.shape)
-    return matrix.conj().unsqueeze(2) @ rows
+    F, G, d, _, n = tensor.shape
+    # Plain batches: matmul takes many small steps to find them itself.
+    matrix = matrix.flatten(0, 1)
+    rows = torch.bmm(matrix, tensor.reshape(F * G, d, d * n))
+    columns = matrix.conj().unsqueeze(1).expand(-1, d, -1, -1).reshape(-1, d, d)
+    return torch.bmm(columns, rows.view(-1, d, n)).view(F, G, d, d, n)
 
 
 def _real(matrices: Tensor) -> Tensor:

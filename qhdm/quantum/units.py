@@ -43,9 +43,16 @@ class Unit:
 
     @cached_property
     def stacks(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """K, A and B of all gates, (gates, d, d), and their scales, (gates,)."""
-        K, A, B = (np.array([getattr(gate, name) for gate in self.gates]) for name in "KAB")
-        return K, A, B, np.array([gate.scale for gate in self.gates])
+        """K, A and B of all gates, (N, d, d), and their scales, (N,).
+
+        Identities fill the number of gates up to a power of two, N.
+        """
+        d = 2 ** len(self.qubits)
+        identity = Trig(np.eye(d), np.zeros((d, d)), np.zeros((d, d)), 1.0)
+        missing = 2 ** (len(self.gates) - 1).bit_length() - len(self.gates)
+        gates = [*self.gates, *[identity] * missing]
+        K, A, B = (np.array([getattr(gate, name) for gate in gates]) for name in "KAB")
+        return K, A, B, np.array([gate.scale for gate in gates])
 
     @cached_property
     def kind(self) -> object:
