@@ -210,6 +210,14 @@ def test_weights_come_from_the_seed_and_leave_the_global_state_alone() -> None:
     assert not torch.equal(one.init_conv.weight, other.init_conv.weight)
 
 
+def test_compiled_network_is_the_same_function() -> None:
+    config = small("qcunet")
+    model = build_model(config)
+    inputs_ = inputs(config)
+    compiled = torch.compile(model, backend="eager")
+    torch.testing.assert_close(compiled(*inputs_), model(*inputs_), atol=1e-5, rtol=1e-5)
+
+
 def test_top_level_names() -> None:
     config = qhdm.load_config(EUROSAT, ["model.kind=unet", *SMALL])
     assert isinstance(qhdm.build_model(config), nn.Module)

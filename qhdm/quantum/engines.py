@@ -27,6 +27,7 @@ ENGINES: dict[str, Engine] = {
 }
 
 
+@torch.compiler.disable  # inductor neither gains from complex tensors nor handles them all
 def expectation(filter: Filter, x: Tensor, w: Tensor, *, engine: str = "exact") -> Tensor:
     """Expectation values of the filter's observables.
 

@@ -75,7 +75,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=train.lr, betas=train.betas, eps=train.eps
         )
-        self._network = torch.compile(self.model) if train.compile else self.model
+        self._network = torch.compile(self.model, dynamic=False) if train.compile else self.model
         self.step = 0
 
     def advance(self) -> Tensor:
