@@ -22,7 +22,7 @@ setup(
         "qiskit>=2.1,<3",
         # 0.9 moved EstimatorQNN to V2 primitives; minor releases before 1.0 break the API.
         "qiskit-machine-learning>=0.9,<0.10",
-        "numpy>=1.26",
+        "numpy>=2",
         "pillow>=10.1",
         "pydantic>=2.7,<3",
         "pyyaml>=6",
@@ -35,6 +35,7 @@ setup(
         "tensorboard": ["tensorboard>=2.14"],
         "bench": [
             "deepquantum>=4",
+            "matplotlib>=3.8",
             "pennylane>=0.40",
             "pyqtorch>=1.7",
             "qulacs>=0.6",

@@ -19,6 +19,7 @@ import time
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -264,7 +265,7 @@ def one(ansatz: str, qubits: int, layers: int, batch: int) -> None:
     )
 
 
-def sweep() -> None:
+def sweep(picture: Path | None) -> None:
     """Time and memory against batch, qubits and layers."""
     print(f"{'ansatz':<8}{'qubits':>7}{'layers':>7}{'batch':>7}{'ms':>10}{'MiB':>10}", flush=True)
     sizes = [(a, 12, 3, b) for a in ("fqconv", "hqconv") for b in (1, 64, 512, 2048, 16384)]
@@ -272,8 +273,33 @@ def sweep() -> None:
         ("basic", n, 3, 512) for n in (4, 8, 12)
     ]
     sizes += [("hqconv", 12, layers, 512) for layers in (1, 2, 4, 5)]
+    rows = []
     for size in sizes:
-        subprocess.run([sys.executable, __file__, "--one", *map(str, size)], check=True)
+        command = [sys.executable, __file__, "--one", *map(str, size)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        print(done.stdout, end="", flush=True)
+        rows.append(done.stdout.split())
+    if picture:
+        plot(rows, picture)
+
+
+def plot(rows: list[list[str]], picture: Path) -> None:
+    """Time against batch, from the rows of a sweep."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4))
+    for ansatz in ("fqconv", "hqconv"):
+        points = [
+            (int(batch), float(ms))
+            for name, qubits, layers, batch, ms, _ in rows
+            if (name, qubits, layers) == (ansatz, "12", "3")
+        ]
+        axes.loglog(*zip(*sorted(points), strict=True), "o-", label=ansatz)
+    axes.set(xlabel="batch", ylabel="forward + backward, ms", title="12 qubits, 3 layers, float32")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(picture, dpi=120)
 
 
 def main() -> None:
@@ -282,6 +308,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--peer-rounds", type=int, default=2)
     parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="with --sweep: also a picture")
     parser.add_argument("--stock", action="store_true", help="also EstimatorQNN (takes minutes)")
     parser.add_argument("--one", nargs=4, metavar=("ANSATZ", "QUBITS", "LAYERS", "BATCH"))
     arguments = parser.parse_args()
@@ -289,7 +316,7 @@ def main() -> None:
     if arguments.one:
         one(arguments.one[0], *map(int, arguments.one[1:]))
     elif arguments.sweep:
-        sweep()
+        sweep(arguments.plot)
     else:
         compare(arguments.batch, arguments.rounds, arguments.peer_rounds)
         if arguments.stock:

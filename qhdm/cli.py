@@ -6,13 +6,14 @@ Everything heavy is imported inside the commands, so that `qhdm --help` answers 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from qhdm import __version__
-from qhdm.errors import ConfigError, Interrupted, QhdmError, SamplingError
+from qhdm.errors import ConfigError, DataError, Interrupted, QhdmError, SamplingError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,8 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"error: {where}{error.strerror or error}", EXIT_FAILURE)
-    except MemoryError:
-        return _fail("error: out of memory; lower train.batch_size or --batch", EXIT_FAILURE)
+    except (MemoryError, RuntimeError) as error:
+        # torch has no type of its own for this on the CPU, and is not imported here.
+        words = "out of memory", "allocate memory"
+        if not isinstance(error, MemoryError) and not any(w in str(error).lower() for w in words):
+            raise
+        return _fail("error: out of memory; lower train.batch_size, --batch or --num", EXIT_FAILURE)
     return 0
 
 
@@ -68,9 +73,11 @@ def _train(arguments: argparse.Namespace) -> None:
 
     # Only now the heavy imports: bad input is refused at once.
     from qhdm.training.loop import resolve_device, resumed, train
+    from qhdm.training.metrics import check_tensorboard
     from qhdm.training.run import Run
 
     device = resolve_device(config.train.device)
+    check_tensorboard(config.train.tensorboard)
     run = resumed(Run.open(arguments.resume), config) if arguments.resume else None
     if arguments.dry_run:
         from qhdm.training.estimate import describe_cost
@@ -101,32 +108,42 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _with_classes(config: Config) -> Config:
-    """`config` with the class names found in the data, so that the run needs no data to sample."""
+    """`config` as a run keeps it: with the class names found in the data, so that it needs no data
+    to sample, and with an absolute path to them, so that it can be resumed from anywhere.
+    """
     import dataclasses
 
     from qhdm import data
 
-    classes = data.class_names(config.data)
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, classes=classes))
+    classes, root = data.class_names(config.data), config.data.root
+    if root not in ("bundled", "eurosat"):
+        root = str(Path(root).expanduser().resolve())
+    return dataclasses.replace(
+        config, data=dataclasses.replace(config.data, classes=classes, root=root)
+    )
 
 
 def _sample(arguments: argparse.Namespace) -> None:
     from qhdm.pipeline import Pipeline
+    from qhdm.report.pictures import save_png, to_picture
 
     pipeline = Pipeline.from_run(arguments.run, weights=arguments.weights, device=arguments.device)
     names = pipeline.class_names
-    classes = [pipeline.label_of(name) for name in arguments.classes or names]
-    defaults = pipeline.config.sample
-    num = arguments.num or defaults.num
-    labels = [label for label in dict.fromkeys(classes) for _ in range(num)]
+    classes = list(dict.fromkeys(map(pipeline.label_of, arguments.classes or names)))
+    num = arguments.num or pipeline.config.sample.num
+    labels = [label for label in classes for _ in range(num)]
     # Image i of a class is the same whichever classes and however many are asked for.
-    indices = [i * len(names) + label for label in dict.fromkeys(classes) for i in range(num)]
+    indices = [i * len(names) + label for label in classes for i in range(num)]
 
-    files = [
-        arguments.out / names[label] / f"{names[label]}_{index // len(names):05d}.png"
-        for label, index in zip(labels, indices, strict=True)
-        if arguments.out
-    ]
+    grid = arguments.grid or _grid_path(arguments, [names[label] for label in classes], len(names))
+    _make_folder("--grid", grid.parent)
+    files = []
+    if arguments.out:
+        for label in classes:
+            _make_folder("--out", arguments.out / names[label])
+            files += [
+                arguments.out / names[label] / f"{names[label]}_{i:05d}.png" for i in range(num)
+            ]
     for file in files:
         if file.exists():
             raise SamplingError(f"{file}: exists already; give another --out")
@@ -141,24 +158,42 @@ def _sample(arguments: argparse.Namespace) -> None:
         batch_size=arguments.batch,
         progress=True,
     )
-    from qhdm.report.pictures import save_png, to_picture
-
     for file, image in zip(files, images, strict=False):
         save_png(to_picture(image), file)
     if files:
         print(f"{len(files)} images: {arguments.out}")
-    grid = arguments.grid or _grid_path(arguments, len(classes) < len(names))
     _save_grid(images, labels, names, grid)
     print(f"grid: {grid}")
 
 
-def _grid_path(arguments: argparse.Namespace, some_classes: bool) -> Path:
+def _make_folder(option: str, path: Path) -> None:
+    """Find out before the work whether its results can be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        writable = os.access(path, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise SamplingError(f"{option}: {path} is not a folder that can be written; give another")
+
+
+def _grid_path(arguments: argparse.Namespace, classes: list[str], known: int) -> Path:
+    """A name that tells the grids of different requests apart."""
     parts = ["sample"]
-    if some_classes:
-        parts += arguments.classes
-    parts += [str(arguments.sampler).replace("+", "p")] if arguments.sampler else []
-    parts += [f"{arguments.steps}steps"] if arguments.steps else []
-    parts += [f"guidance{arguments.guidance:g}"] if arguments.guidance is not None else []
+    if len(classes) < known:
+        parts += classes if len(classes) <= 3 else [f"{len(classes)}classes"]
+    if arguments.num:
+        parts.append(f"{arguments.num}each")
+    if arguments.weights != "ema":
+        parts.append(arguments.weights)
+    if arguments.sampler:
+        parts.append(arguments.sampler.replace("+", "p"))
+    if arguments.eta:
+        parts.append(f"eta{arguments.eta:g}")
+    if arguments.steps:
+        parts.append(f"{arguments.steps}steps")
+    if arguments.guidance is not None:
+        parts.append(f"guidance{arguments.guidance:g}")
     path: Path = arguments.run / "samples" / ("_".join([*parts, f"seed{arguments.seed}"]) + ".png")
     return path
 
@@ -185,7 +220,13 @@ def _data_info(arguments: argparse.Namespace) -> None:
     print(describe(config, progress=True))
     lenient = dataclasses.replace(config, skip_broken=True)
     sheet = arguments.sheet or Path(f"{Path(arguments.path).stem}_contact_sheet.png")
-    save_png(contact_sheet(data.load(lenient, progress=True)), sheet)
+    try:
+        dataset = data.load(lenient, progress=True)
+    except DataError as error:
+        # The set is described all the same: what is wrong with it is what one wants to know.
+        print(f"contact sheet: none ({error})")
+        return
+    save_png(contact_sheet(dataset), sheet)
     print(f"contact sheet: {sheet}")
 
 
@@ -209,25 +250,46 @@ def _circuits_inspect(arguments: argparse.Namespace) -> None:
     print(describe(build_filter(arguments.name, qubits=arguments.qubits, layers=arguments.layers)))
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+def _whole(text: str, *, least: int, most: int | None = None) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if value < least or (most is not None and value > most):
+        bounds = f"from {least} up" if most is None else f"from {least} to {most}"
+        raise argparse.ArgumentTypeError(f"{text} is not a number {bounds}")
     return value
 
 
+def _positive(text: str) -> int:
+    return _whole(text, least=1)
+
+
 def _natural(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return _whole(text, least=0)
+
+
+def _pixels(text: str) -> int:
+    return _whole(text, least=2, most=4096)
+
+
+def _number(text: str, *, below: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 <= value < below:
+        bounds = "from 0 up" if below == float("inf") else f"from 0 to below {below:g}"
+        raise argparse.ArgumentTypeError(f"{text} is not a number {bounds}")
     return value
 
 
 def _non_negative(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 up")
-    return value
+    return _number(text, below=float("inf"))
+
+
+def _fraction(text: str) -> float:
+    return _number(text, below=1)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -295,8 +357,8 @@ def _parser() -> argparse.ArgumentParser:
     kinds = data.add_subparsers(title="commands", metavar="COMMAND", required=True)
     info = kinds.add_parser("info", help="classes, counts, sizes and split; a contact sheet")
     info.add_argument("path", metavar="PATH", help="a folder or zip of class folders, or `bundled`")
-    info.add_argument("--size", type=_positive, default=64, metavar="PIXELS", help="resize to this")
-    info.add_argument("--test-fraction", type=_non_negative, default=0.1, metavar="F")
+    info.add_argument("--size", type=_pixels, default=64, metavar="PIXELS", help="resize to this")
+    info.add_argument("--test-fraction", type=_fraction, default=0.1, metavar="F")
     info.add_argument("--sheet", type=Path, metavar="FILE", help="where the contact sheet goes")
     info.set_defaults(command=_data_info)
     download = kinds.add_parser("download", help="download a data set")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ class Pipeline:
             ConfigError: CUDA is asked for and absent.
         """
         run = Run.open(path)
-        target = resolve_device(device)
+        target = resolve_device(device, key="device")
         file = run.latest_checkpoint() / f"{weights}.safetensors"
         model = build_model(run.config)
         try:
@@ -123,6 +123,7 @@ class Pipeline:
             guidance=defaults.guidance if guidance is None else guidance,
             eta=eta,
         )
+        _check(settings, seed, batch_size)
         if settings.guidance != 1 and self.config.train.label_dropout == 0:
             raise SamplingError(
                 "guidance: this model was trained with every label shown "
@@ -130,6 +131,8 @@ class Pipeline:
             )
         data = self.config.data
         numbers = [self.label_of(label) for label in labels]
+        if indices is not None and len(indices) != len(numbers):
+            raise SamplingError(f"indices: {len(indices)} for {len(numbers)} labels; give one each")
         return generate(
             self._model,
             self._schedule,
@@ -142,3 +145,19 @@ class Pipeline:
             device=self.device,
             progress=progress,
         )
+
+
+def _check(settings: SamplerSettings, seed: int, batch_size: int) -> None:
+    if settings.sampler not in get_args(SamplerName):
+        known = ", ".join(get_args(SamplerName))
+        raise SamplingError(f"sampler: {settings.sampler!r} is not one of {known}")
+    for name, number in (("guidance", settings.guidance), ("eta", settings.eta)):
+        if not 0 <= number < float("inf"):
+            raise SamplingError(f"{name}: {number} is not a number from 0 up")
+    for name, count, least in (
+        ("steps", settings.steps, 1),
+        ("batch_size", batch_size, 1),
+        ("seed", seed, 0),
+    ):
+        if not isinstance(count, int) or count < least:
+            raise SamplingError(f"{name}: {count!r} is not a whole number from {least} up")

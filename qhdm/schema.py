@@ -36,14 +36,20 @@ _Loader.add_implicit_resolver(
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """Parsed YAML: the plain data, where it came from, and the line of each key (1-based)."""
+    """Parsed YAML: the plain data, where it came from, and the line of each key (1-based).
+
+    Keys given on the command line are in `overridden`.
+    """
 
     source: str
     data: Any
     lines: dict[Key, int]
+    overridden: frozenset[Key] = frozenset()
 
     def place(self, key: Key) -> str:
-        """`file:line: a.b.c`, as far as it is known."""
+        """`file:line: a.b.c` or `--set a.b.c`, as far as it is known."""
+        if any(key[: len(given)] == given for given in self.overridden):
+            return f"--set {dotted(key)}"
         line = self.lines.get(key)
         where = f"{self.source}:{line}" if line else self.source
         return f"{where}: {dotted(key)}" if key else where
@@ -114,7 +120,7 @@ def with_overrides(document: Document, overrides: Iterable[str]) -> Document:
     data = json.loads(json.dumps(document.data, default=str)) or {}
     if not isinstance(data, dict):
         raise ConfigError(f"{document.source}: must be a mapping of keys, got {_shorten(data)}")
-    lines = dict(document.lines)
+    overridden = set()
     for setting in overrides:
         name, separator, text = setting.partition("=")
         parts = name.strip().split(".")
@@ -132,8 +138,8 @@ def with_overrides(document: Document, overrides: Iterable[str]) -> Document:
             if not isinstance(target, dict):
                 raise ConfigError(f"--set {setting}: {'.'.join(parts[: depth + 1])} has no keys")
         target[parts[-1]] = value
-        lines.pop(tuple(parts), None)
-    return Document(document.source, data, lines)
+        overridden.add(tuple(parts))
+    return Document(document.source, data, document.lines, frozenset(overridden))
 
 
 def validate(cls: type[T], document: Document) -> T:
@@ -173,6 +179,7 @@ def _describe(cls: type, document: Document, problem: dict[str, Any]) -> str:
         return f"{document.place(key)}: is required"
     text = str(problem["msg"]).replace("Input should be", "must be")
     text = text.replace("an object", "a mapping of keys").replace("valid array", "list")
+    text = text.replace("Tuple should", "must").replace("after validation", "in all")
     return f"{document.place(key)}: {text[0].lower()}{text[1:]}, got {_shorten(value)}"
 
 

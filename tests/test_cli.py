@@ -49,7 +49,10 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
 def test_usage_errors_are_one_line(cli: Cli) -> None:
     refused(cli("trane"), "invalid choice: 'trane'", code=2)
     refused(cli("sample"), "required: RUN", code=2)
-    refused(cli("sample", "x", "--num", "0"), "0 is not a positive number", code=2)
+    refused(cli("sample", "x", "--num", "0"), "0 is not a number from 1 up", code=2)
+    refused(cli("sample", "x", "--steps", "abc"), "'abc' is not a whole number", code=2)
+    refused(cli("data", "info", "bundled", "--test-fraction", "1"), "from 0 to below 1", code=2)
+    refused(cli("data", "info", "bundled", "--size", "100000"), "from 2 to 4096", code=2)
     refused(cli("sample", "x", "--guidance", "nan"), "not a number from 0 up", code=2)
     refused(cli("train"), "give either a configuration file or --resume RUN")
 
@@ -101,11 +104,14 @@ def test_interrupt_saves_and_resume_finishes(cli: Cli, tiny_yaml: Path, tmp_path
     assert f"go on with `qhdm train --resume {run}`" in last
 
     saved = int(max(run.glob("checkpoints/step_*")).name.removeprefix("step_"))
-    done = cli("train", "--resume", run, "--set", f"train.steps={saved + 5}")
+    changes = ["--set", f"train.steps={saved + 5}", "--set", "train.lr=1e-4"]
+    done = cli("train", "--resume", run, *changes)
     assert done.returncode == 0, done.stderr
     assert (run / "checkpoints" / f"step_{saved + 5:07d}").is_dir()
 
-    again = cli("train", "--resume", run, "--set", f"train.steps={saved + 5}")
+    # What a resumed run was told is kept: the printed command needs no more.
+    assert yaml.safe_load((run / "config.yaml").read_text())["train"]["lr"] == 1e-4
+    again = cli("train", "--resume", run)
     assert again.returncode == 0
     assert f"is trained to step {saved + 5} already" in again.stdout
 
@@ -175,6 +181,25 @@ def test_sampling_writes_an_image_folder_and_a_grid(
     )
 
 
+def test_a_run_goes_on_from_anywhere_and_with_moved_data(
+    cli: Cli, tiny_yaml: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    for name in ("a", "b"):
+        (images / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (16, 16), (40 * i, 90, 120)).save(images / name / f"{i}.png")
+    sets = ["--set", "data.root=images", "--set", "train.steps=2"]
+    assert cli("train", tiny_yaml, "--out", "run", *sets, cwd=tmp_path).returncode == 0
+    run = tmp_path / "run"
+    done = cli("train", "--resume", run, "--set", "train.steps=3")  # from another directory
+    assert done.returncode == 0, done.stderr
+    images.rename(tmp_path / "moved")
+    moved = ["--set", f"data.root={tmp_path / 'moved'}", "--set", "train.steps=4"]
+    done = cli("train", "--resume", run, *moved)
+    assert done.returncode == 0, done.stderr
+
+
 def test_sampling_refusals(cli: Cli, tiny_run: Path, tmp_path: Path) -> None:
     refused(
         cli("sample", tiny_run, "--class", "Forrest"),
@@ -182,6 +207,9 @@ def test_sampling_refusals(cli: Cli, tiny_run: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     refused(cli("sample", tiny_run, "--steps", 101), "steps: 101 is not between 1 and")
     refused(cli("sample", tmp_path), "not a run directory")
+    file = tiny_run / "config.yaml"
+    refused(cli("sample", tiny_run, "--out", file), "--out:", "not a folder that can be written")
+    refused(cli("sample", tiny_run, "--grid", file / "x.png"), "--grid:", "not a folder")
 
 
 def test_pipeline_in_python(tiny_run: Path) -> None:
@@ -194,6 +222,24 @@ def test_pipeline_in_python(tiny_run: Path) -> None:
     assert (raw.sample(["Forest"], steps=2) != images[:1]).any()
     with pytest.raises(SamplingError, match="class 10: unknown; known are AnnualCrop"):
         pipeline.sample([10])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sampler": "euler"}, "sampler: 'euler' is not one of ddpm, ddim"),
+        ({"guidance": float("nan")}, "guidance: nan is not a number from 0 up"),
+        ({"eta": -1.0}, "eta: -1.0 is not a number"),
+        ({"steps": 2.5}, "steps: 2.5 is not a whole number from 1 up"),
+        ({"seed": -1}, "seed: -1 is not a whole number from 0 up"),
+        ({"batch_size": 0}, "batch_size: 0 is not a whole number"),
+        ({"indices": [0, 1]}, "indices: 2 for 1 labels; give one each"),
+    ],
+)
+def test_pipeline_refusals(tiny_run: Path, arguments: dict, message: str) -> None:
+    pipeline = qhdm.Pipeline.from_run(tiny_run, device="cpu")
+    with pytest.raises(SamplingError, match=message):
+        pipeline.sample(["Forest"], **{"steps": 2, **arguments})
 
 
 def test_damaged_weights_are_named(tiny_run: Path, tmp_path: Path) -> None:
@@ -227,6 +273,13 @@ def test_data_info_prints_a_table_and_draws_a_sheet(cli: Cli, tmp_path: Path) ->
     with Image.open(tmp_path / "bundled_contact_sheet.png") as sheet:
         assert sheet.height > 10 * 64
     refused(cli("data", "info", tmp_path / "none"), "none")
+    broken = tmp_path / "set" / "broken"
+    broken.mkdir(parents=True)
+    (broken / "x.png").write_bytes(b"not an image")
+    done = cli("data", "info", tmp_path / "set", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "broken: 1 images" in done.stdout
+    assert "contact sheet: none" in done.stdout
 
 
 def test_broken_pipe_is_silent(tmp_path: Path) -> None:

@@ -65,6 +65,13 @@ def test_bad_settings_are_refused_by_name(setting: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_the_place_of_a_bad_setting_is_the_setting() -> None:
+    with pytest.raises(ConfigError, match=r"^--set train\.lr: must be a valid number, got 'abc'"):
+        load_config(EUROSAT, ["train={lr: abc}"])
+    with pytest.raises(ConfigError, match=r"^--set model\.dim_mults: must have at least 1 item"):
+        load_config(EUROSAT, ["model.dim_mults=[]"])
+
+
 def test_guidance_needs_label_dropout() -> None:
     with pytest.raises(ConfigError, match=r"sample.guidance: .* set train.label_dropout above 0"):
         load_config(EUROSAT, ["train.label_dropout=0", "sample.guidance=2"])

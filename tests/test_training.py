@@ -243,12 +243,20 @@ def test_run_directories_are_not_overwritten(config: Config, tmp_path: Path) -> 
         Run.create(config, tmp_path / "new").latest_checkpoint()
 
 
+def test_checkpoints_are_ordered_by_step(config: Config, tmp_path: Path) -> None:
+    run = Run.create(config, tmp_path / "run")
+    for name in ("step_9999999", "step_10000000", "step_abc", "other"):
+        (run.path / "checkpoints" / name).mkdir(parents=True)
+    assert [path.name for path in run.checkpoints()] == ["step_9999999", "step_10000000"]
+    assert run.last_step() == 10_000_000
+
+
 def test_log_drops_what_a_resumed_run_repeats(tmp_path: Path) -> None:
     with MetricsLog(tmp_path) as log:
         for step in (5, 10, 15):
             log.write(step, loss=1.0)
     with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 20, "lo')  # a crash in mid-line
+        file.write('5\n{"step": 20, "lo')  # not a record, and a crash in mid-line
     with MetricsLog(tmp_path, resume_step=10) as log:
         log.write(15, loss=2.0)
     assert [(r["step"], r["loss"]) for r in read_metrics(tmp_path / "metrics.jsonl")] == [

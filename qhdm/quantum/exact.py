@@ -40,8 +40,7 @@ def expectation(filter: Filter, x: Tensor, w: Tensor, *, method: Method = "auto"
         method: how to simulate; `auto` is the cheaper way, component by component.
 
     Returns:
-        (F, B, m), differentiable with respect to `x` and `w`; twice where all components are
-        simulated as networks.
+        (F, B, m), differentiable with respect to `x` and `w`, any number of times.
     """
     plan = plan_of(filter, method)
     angles = Angles(plan.program, x, w, plan.cache)

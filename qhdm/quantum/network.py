@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from qhdm.quantum.angles import Angles
 from qhdm.quantum.partition import Edge, Measured, Network, NetworkBlock, Side
@@ -113,7 +112,6 @@ class _BondedProduct(torch.autograd.Function):
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=3)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         coefficients, bonded, features = ctx.saved_tensors
         by_coefficients = torch.zeros_like(coefficients)

@@ -23,7 +23,7 @@ from itertools import pairwise, product
 import numpy as np
 import rustworkx as rx
 
-from qhdm.quantum.program import Op, Trig
+from qhdm.quantum.program import Op
 from qhdm.quantum.structure import Pauli, connected, interaction_graph, light_cone
 from qhdm.quantum.units import LETTERS, Unit, embed, letters_on, random_angles, string_matrix
 
@@ -435,13 +435,13 @@ def _split_inlets(
             continue
         before = [i for i in range(mine[0]) if qubit in ops[i].qubits]
         prefix = [ops[i] for i in before]
-        if len(mine) > 1 or any(isinstance(op.gate, Trig) for op in prefix):
+        if len(mine) > 1 or any(op.angle >= 0 for op in prefix):
             return None
         if any(len(op.qubits) > 1 for op in [*prefix, ops[mine[0]]]):
             return None
         ket = np.array([1, 0], dtype=complex)
         for op in prefix:
-            ket = op.gate @ ket
+            ket = op.gate.K @ ket
         inlet = _inlet(ops[mine[0]], ket)
         if inlet is None:
             return None
@@ -451,11 +451,8 @@ def _split_inlets(
 
 
 def _inlet(op: Op, ket: np.ndarray) -> Inlet | None:
-    assert isinstance(op.gate, Trig)  # it has an angle
-    gate = op.gate
-
     def state(angle: float) -> np.ndarray:
-        after = gate.at(angle) @ ket
+        after = op.gate.at(angle) @ ket
         return np.outer(after, after.conj())
 
     zero, quarter, half = state(0.0), state(np.pi / 2), state(np.pi)

@@ -15,7 +15,7 @@ from qhdm.errors import CircuitError
 from qhdm.quantum.angles import Cache
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.partition import NOMINAL_BATCH, Network, plan_network
-from qhdm.quantum.program import Op, Program, Trig, lower
+from qhdm.quantum.program import Op, Program, lower
 from qhdm.quantum.structure import Pauli, connected, light_cone
 from qhdm.quantum.units import Unit
 
@@ -188,11 +188,8 @@ class _Component:
     @property
     def signature(self) -> object:
         """Equal for components that differ in nothing but the values of their angles."""
-        gates = tuple(
-            # Trigonometric forms are shared within a program: identity is equality.
-            (op.qubits, id(op.gate) if isinstance(op.gate, Trig) else op.gate.tobytes(), op.angle)
-            for op in self.ops
-        )
+        # Trigonometric forms are shared within a program: identity is equality.
+        gates = tuple((op.qubits, id(op.gate), op.angle) for op in self.ops)
         return self.size, gates, self.reads_inputs, self.paulis
 
 

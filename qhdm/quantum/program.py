@@ -16,7 +16,11 @@ from functools import cached_property
 
 import numpy as np
 from qiskit.circuit import Gate, Parameter, ParameterExpression, QuantumCircuit
-from qiskit.circuit.library import PhaseGate, RYGate
+from qiskit.circuit.library import (
+    PhaseGate,
+    RYGate,
+    get_standard_gate_name_mapping,
+)
 from qiskit.quantum_info import Operator
 
 from qhdm.errors import CircuitError
@@ -24,6 +28,7 @@ from qhdm.quantum.filter import Filter
 
 #: Instructions that change no expectation value.
 _IGNORED = {"barrier", "id", "delay", "global_phase"}
+_STANDARD = {type(gate) for gate in get_standard_gate_name_mapping().values()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +45,17 @@ class Trig:
         phase = self.scale * angle
         return self.K + math.cos(phase) * self.A + math.sin(phase) * self.B
 
+    @cached_property
+    def diagonal(self) -> tuple[bool, ...]:
+        """For each qubit, whether the gate is block-diagonal on it, as on a control."""
+        size = len(self.K)
+        flags = []
+        for position in range(size.bit_length() - 1):
+            bits = np.arange(size) >> position & 1
+            off = bits[:, None] != bits[None, :]
+            flags.append(all(np.allclose(part[off], 0) for part in (self.K, self.A, self.B)))
+        return tuple(flags)
+
 
 @dataclass(frozen=True)
 class Op:
@@ -47,12 +63,13 @@ class Op:
 
     Attributes:
         qubits: where it acts.
-        gate: a constant unitary (2^k, 2^k), or its trigonometric form.
+        gate: its trigonometric form, shared by all gates of the kind in a program; a constant gate
+            has A = B = 0.
         angle: row of the program's angles; -1 for a constant gate.
     """
 
     qubits: tuple[int, ...]
-    gate: np.ndarray | Trig
+    gate: Trig
     angle: int
 
 
@@ -114,11 +131,22 @@ def lower(filter: Filter) -> Program:
     offsets: list[float] = []
 
     def form(gate: Gate) -> Trig | None:
-        # Controlled gates may be open (control on 0): the state is part of their identity.
-        key = (gate.name, type(gate), gate.num_qubits, getattr(gate, "ctrl_state", None))
+        # Only gates of the library are known by their type; controlled ones may be open.
+        if type(gate) not in _STANDARD:
+            return None
+        key = (type(gate), getattr(gate, "ctrl_state", None))
         if key not in forms:
             forms[key] = _trigonometric(gate)
         return forms[key]
+
+    def constant(matrix: np.ndarray) -> Trig:
+        key = ("constant", matrix.shape, matrix.tobytes())
+        if key not in forms:
+            zero = np.zeros_like(matrix)
+            forms[key] = Trig(matrix, zero, zero, 1.0)
+        found = forms[key]
+        assert found is not None
+        return found
 
     def visit(circuit: QuantumCircuit, wires: tuple[int, ...]) -> None:
         wire_of = dict(zip(circuit.qubits, wires, strict=True))
@@ -136,7 +164,7 @@ def lower(filter: Filter) -> Program:
     def emit(gate: Gate, qubits: tuple[int, ...]) -> None:
         free = [p for p in gate.params if isinstance(p, ParameterExpression) and p.parameters]
         if not free:
-            ops.append(Op(qubits, np.asarray(Operator(gate).data), -1))
+            ops.append(Op(qubits, constant(np.asarray(Operator(gate).data)), -1))
         elif len(gate.params) == 1 and (trig := form(gate)):
             row, offset = _affine(filter.name, free[0], columns)
             ops.append(Op(qubits, trig, len(rows)))

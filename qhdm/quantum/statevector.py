@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from qhdm.quantum.angles import Angles
 from qhdm.quantum.island import Island
@@ -79,7 +78,6 @@ class _Evolve(torch.autograd.Function):
         return state
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         state, *matrices = ctx.saved_tensors
         after = Island(tuple(reversed(range(ctx.size))), state)

@@ -8,7 +8,7 @@ import numpy as np
 import rustworkx as rx
 from qiskit.circuit import QuantumCircuit
 
-from qhdm.quantum.program import Op, Program, Trig
+from qhdm.quantum.program import Op, Program
 
 #: A Pauli string as bit masks over qubits (x, z); Y has both bits.
 Pauli = tuple[int, int]
@@ -52,18 +52,6 @@ def interaction_graph(nodes: int, groups: Iterable[Sequence[int]]) -> rx.PyGraph
     return graph
 
 
-def diagonal_qubits(op: Op) -> tuple[bool, ...]:
-    """For each qubit of a gate, whether the gate is block-diagonal on it, as on a control."""
-    parts = [op.gate.K, op.gate.A, op.gate.B] if isinstance(op.gate, Trig) else [op.gate]
-    k = len(op.qubits)
-    flags = []
-    for position in range(k):
-        bits = np.arange(2**k) >> position & 1
-        off = bits[:, None] != bits[None, :]
-        flags.append(all(np.allclose(part[off], 0) for part in parts))
-    return tuple(flags)
-
-
 def live_weights(program: Program, paulis: Iterable[Pauli]) -> list[int]:
     """The weights that can change any of the observables, as indices."""
     seen = set().union(*(light_cone(program.ops, pauli) for pauli in paulis))
@@ -83,7 +71,7 @@ def light_cone(ops: Sequence[Op], pauli: Pauli) -> list[int]:
     kept = []
     for index in range(len(ops) - 1, -1, -1):
         op = ops[index]
-        flags = diagonal_qubits(op)
+        flags = op.gate.diagonal
         touched = [(q, flag) for q, flag in zip(op.qubits, flags, strict=True) if q in support]
         if all(support[q] and flag for q, flag in touched):
             continue

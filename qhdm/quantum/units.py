@@ -34,9 +34,6 @@ class Unit:
         found = []
         for op in self.ops:
             gate = op.gate
-            if not isinstance(gate, Trig):
-                zero = np.zeros_like(gate)
-                gate = Trig(gate, zero, zero, 1.0)
             K, A, B = (embed(part, op.qubits, self.qubits) for part in (gate.K, gate.A, gate.B))
             found.append(Trig(K, A, B, gate.scale))
         return tuple(found)
@@ -57,14 +54,9 @@ class Unit:
     @cached_property
     def kind(self) -> object:
         """Equal for units that differ in their qubits and angles alone."""
-        return tuple(
-            (
-                tuple(self.qubits.index(q) for q in op.qubits),
-                len(self.qubits),
-                # Trigonometric forms are shared within a program: identity is equality.
-                id(op.gate) if isinstance(op.gate, Trig) else op.gate.tobytes(),
-            )
-            for op in self.ops
+        # Trigonometric forms are shared within a program: identity is equality.
+        return len(self.qubits), tuple(
+            (tuple(self.qubits.index(q) for q in op.qubits), id(op.gate)) for op in self.ops
         )
 
     def at(self, angles: Mapping[int, float]) -> np.ndarray:

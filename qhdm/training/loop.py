@@ -6,7 +6,6 @@ an uninterrupted one, and carries no generator state.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import signal
 import sys
@@ -40,16 +39,14 @@ Preview = Callable[[np.ndarray, list[int], Path], None]
 _RESUMABLE = {"name", "train", "sample"}
 
 
-def resolve_device(name: str) -> torch.device:
-    """`auto`, `cpu` or `cuda` as a device.
+def resolve_device(name: str, *, key: str = "train.device") -> torch.device:
+    """`auto`, `cpu` or `cuda` as a device; `key` is where the user gave it.
 
     Raises:
         ConfigError: CUDA is asked for and absent.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "train.device: cuda asked for, but torch finds no CUDA device; use auto or cpu"
-        )
+        raise ConfigError(f"{key}: cuda asked for, but torch finds no CUDA device; use auto or cpu")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
@@ -154,19 +151,21 @@ class Trainer:
 
 
 def resumed(run: Run, config: Config) -> Run:
-    """`run` with a changed configuration, if the change is one a run can take.
+    """`run` with a changed configuration, which is written to it, if a run can take the change.
 
     Raises:
         ConfigError: the change would make it another experiment.
     """
     before, after = to_dict(run.config), to_dict(config)
+    before["data"].pop("root")  # the same data may lie elsewhere by now
+    after["data"].pop("root")
     for section in before:
         if section not in _RESUMABLE and before[section] != after[section]:
             raise ConfigError(
                 f"--set {section}: a run cannot be resumed with another {section} section; "
                 "start a new run"
             )
-    return dataclasses.replace(run, config=config)
+    return run.changed(config)
 
 
 def train(

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from qhdm.errors import ConfigError
 from qhdm.files import write_text
+
+
+def check_tensorboard(wanted: bool) -> None:
+    """Raise `ConfigError` if TensorBoard is wanted and not installed."""
+    if wanted and find_spec("tensorboard") is None:
+        raise ConfigError(
+            "train.tensorboard: TensorBoard is not installed; "
+            "pip install 'qhdm[tensorboard]', or set it to false"
+        )
 
 
 class MetricsLog:
@@ -18,21 +28,13 @@ class MetricsLog:
         run_path: the run directory.
         resume_step: training goes on after this step.
         tensorboard: also write TensorBoard events to `run_path`/tensorboard.
-
-    Raises:
-        ConfigError: TensorBoard is asked for and not installed.
     """
 
     def __init__(self, run_path: Path, *, resume_step: int = 0, tensorboard: bool = False) -> None:
         self._writer: Any = None
         if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise ConfigError(
-                    "train.tensorboard: TensorBoard is not installed; "
-                    "pip install 'qhdm[tensorboard]', or set it to false"
-                ) from None
+            from torch.utils.tensorboard import SummaryWriter
+
             self._writer = SummaryWriter(str(run_path / "tensorboard"), purge_step=resume_step + 1)
         path = run_path / "metrics.jsonl"
         kept = [record for record in read_metrics(path) if record["step"] <= resume_step]
@@ -68,7 +70,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     records = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except json.JSONDecodeError:
             break
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            break
+        records.append(record)
     return records

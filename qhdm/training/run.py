@@ -83,18 +83,24 @@ class Run:
         path = Path(path)
         return cls(path, load_config(config_path(path)))
 
+    def changed(self, config: Config) -> Run:
+        """This run with another configuration, written to it."""
+        write_text(self.path / "config.yaml", to_yaml(config))
+        return Run(self.path, config)
+
     def picture_path(self, step: int) -> Path:
         """Where the sample grid of a training step goes."""
         return self.path / "samples" / f"step_{step:07d}.png"
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        return sorted((self.path / "checkpoints").glob("step_*"))
+        found = (self.path / "checkpoints").glob("step_*")
+        return sorted((path for path in found if _step(path) >= 0), key=_step)
 
     def last_step(self) -> int:
         """The step of the newest checkpoint, 0 if there is none."""
         checkpoints = self.checkpoints()
-        return int(checkpoints[-1].name.removeprefix("step_")) if checkpoints else 0
+        return _step(checkpoints[-1]) if checkpoints else 0
 
     def save_checkpoint(
         self,
@@ -140,7 +146,7 @@ def load_weights(path: Path, device: torch.device) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise RunError(f"{path}: missing; the checkpoint is incomplete") from None
     except (SafetensorError, OSError) as error:
-        raise RunError(f"{path}: damaged ({error}); use an older checkpoint") from None
+        raise RunError(f"{path}: damaged ({error}); {_older(path)}") from None
 
 
 def load_training_state(path: Path, device: torch.device) -> dict[str, Any]:
@@ -154,9 +160,18 @@ def load_training_state(path: Path, device: torch.device) -> dict[str, Any]:
         return state
     except FileNotFoundError:
         raise RunError(f"{path}: missing; the checkpoint is incomplete") from None
-    except Exception as error:  # torch raises many kinds for a damaged or hostile file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RunError(f"{path}: damaged ({reason}); use an older checkpoint") from None
+    except Exception:  # torch raises many kinds for a damaged or hostile file
+        raise RunError(f"{path}: damaged, or not a training state; {_older(path)}") from None
+
+
+def _older(file: Path) -> str:
+    return f"delete {file.parent} to go on from the checkpoint before it"
+
+
+def _step(checkpoint: Path) -> int:
+    """The step of a checkpoint directory, -1 for another name."""
+    number = checkpoint.name.removeprefix("step_")
+    return int(number) if number.isdecimal() else -1
 
 
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
