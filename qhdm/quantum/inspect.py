@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 from qhdm.quantum.filter import Filter
-from qhdm.quantum.partition import Network
 from qhdm.quantum.plan import Group, make_plan
 from qhdm.quantum.program import lower
 from qhdm.quantum.structure import components, light_cone, live_weights
+from qhdm.quantum.tree import Network
 
 
 def describe(filter: Filter) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from qhdm.quantum.angles import Angles
-from qhdm.quantum.partition import Edge, Measured, Network, NetworkBlock, Side
+from qhdm.quantum.tree import Edge, Measured, Network, NetworkBlock, Side
 from qhdm.quantum.units import Unit
 
 #: Of each edge (source, target), for each choice of operators, a message (F, G, bond, B).

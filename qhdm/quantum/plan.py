@@ -14,9 +14,10 @@ import numpy as np
 from qhdm.errors import CircuitError
 from qhdm.quantum.angles import Cache
 from qhdm.quantum.filter import Filter
-from qhdm.quantum.partition import NOMINAL_BATCH, Network, plan_network
+from qhdm.quantum.partition import NOMINAL_BATCH, plan_network
 from qhdm.quantum.program import Op, Program, lower
 from qhdm.quantum.structure import Pauli, connected, light_cone
+from qhdm.quantum.tree import Network
 from qhdm.quantum.units import Unit
 
 #: A coefficient, and the positions of the measured values that it multiplies.
