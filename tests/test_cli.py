@@ -278,7 +278,7 @@ def test_data_info_prints_a_table_and_draws_a_sheet(cli: Cli, tmp_path: Path) ->
     (broken / "x.png").write_bytes(b"not an image")
     done = cli("data", "info", tmp_path / "set", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "broken: 1" in done.stdout
+    assert "broken images: 1" in done.stdout
     assert "contact sheet: none" in done.stdout
 
 
