@@ -93,7 +93,10 @@ def _train(arguments: argparse.Namespace) -> None:
         )
         return
     training = data.load(config.data, progress=True).split("train")
-    run = run or Run.create(config, arguments.out)
+    if run:
+        run.write_config()  # settings given on resuming are kept, now that all of them are accepted
+    else:
+        run = Run.create(config, arguments.out)
     print(f"run directory: {run.path}")
     print(f"training on {len(training)} images of {len(training.class_names)} classes ({device})")
     loss = train(
@@ -114,9 +117,10 @@ def _with_classes(config: Config) -> Config:
     import dataclasses
 
     from qhdm import data
+    from qhdm.data.source import NAMED_ROOTS
 
     classes, root = data.class_names(config.data), config.data.root
-    if root not in ("bundled", "eurosat"):
+    if root not in NAMED_ROOTS:
         root = str(Path(root).expanduser().resolve())
     return dataclasses.replace(
         config, data=dataclasses.replace(config.data, classes=classes, root=root)

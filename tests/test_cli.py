@@ -116,6 +116,14 @@ def test_interrupt_saves_and_resume_finishes(cli: Cli, tiny_yaml: Path, tmp_path
     assert f"is trained to step {saved + 5} already" in again.stdout
 
 
+def test_asking_about_a_run_does_not_change_it(cli: Cli, tiny_run: Path) -> None:
+    before = (tiny_run / "config.yaml").read_text()
+    for arguments in (["--dry-run", "--set", "train.steps=99"], ["--set", "train.steps=5"]):
+        done = cli("train", "--resume", tiny_run, *arguments)
+        assert done.returncode == 0, done.stderr
+        assert (tiny_run / "config.yaml").read_text() == before
+
+
 def test_resume_refusals(cli: Cli, tiny_run: Path, tmp_path: Path) -> None:
     refused(cli("train", "--resume", tmp_path), "not a run directory")
     refused(

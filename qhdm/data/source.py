@@ -31,6 +31,9 @@ EUROSAT_CLASSES = (
     "SeaLake",
 )
 
+#: What `data.root` may be besides a path.
+NAMED_ROOTS = ("bundled", "eurosat")
+
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"})
 _MAX_BYTES = 256 * 2**20
 _LAYOUT = 'a folder or zip with one folder of images per class, "bundled" or "eurosat"'
@@ -169,7 +172,7 @@ def open_source(root: str) -> Source:
             has an entry with an unsafe path or of more than 256 MiB.
     """
     path = locate(root)
-    name = root if root in ("bundled", "eurosat") else path.resolve().name
+    name = root if root in NAMED_ROOTS else path.resolve().name
     if os.path.isdir(path):
         source: Source = _open_folder(name, path)
     elif os.path.isfile(path):
@@ -285,7 +288,7 @@ def _absent(root: str, path: Path) -> DataError:
             f'data.root: no EuroSAT RGB at {path}; download it with "qhdm data download eurosat" '
             "(90 MiB), or give your own folder or zip with --set data.root=PATH"
         )
-    near = difflib.get_close_matches(root, ("bundled", "eurosat"), n=1)
+    near = difflib.get_close_matches(root, NAMED_ROOTS, n=1)
     hint = f'did you mean "{near[0]}"?' if near else f"give {_LAYOUT}"
     return DataError(f"data.root: {path}: no such folder or zip; {hint}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
 from qhdm import data
@@ -9,7 +11,7 @@ from qhdm.config import Config, VertexConfig
 from qhdm.models.blocks import ResnetBlock
 from qhdm.models.quantum_blocks import FilterBank, QResnetBlock, QuanResnetBlock
 from qhdm.models.unet import UNet
-from qhdm.quantum.filter import build_filter
+from qhdm.quantum.filter import Filter, build_filter
 from qhdm.seeds import Stream, derive_seed
 
 
@@ -36,8 +38,13 @@ def build_model(config: Config) -> UNet:
     model = config.model
     quantum = config.quantum
 
+    @cache
+    def filter_of(ansatz: str, layers: int) -> Filter:
+        # One filter for all places with the same circuit: it is planned once.
+        return build_filter(ansatz, layers=layers)
+
     def bank(place: VertexConfig, count: int) -> FilterBank:
-        return FilterBank(build_filter(place.ansatz, layers=place.layers), count, quantum.engine)
+        return FilterBank(filter_of(place.ansatz, place.layers), count, quantum.engine)
 
     vertex = bank(quantum.vertex, config.vertex_filters) if config.vertex_filters else None
     encoder = {

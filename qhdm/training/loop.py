@@ -151,7 +151,7 @@ class Trainer:
 
 
 def resumed(run: Run, config: Config) -> Run:
-    """`run` with a changed configuration, which is written to it, if a run can take the change.
+    """`run` with a changed configuration, if the change is one a run can take. Writes nothing.
 
     Raises:
         ConfigError: the change would make it another experiment.
@@ -165,7 +165,7 @@ def resumed(run: Run, config: Config) -> Run:
                 f"--set {section}: a run cannot be resumed with another {section} section; "
                 "start a new run"
             )
-    return run.changed(config)
+    return Run(run.path, config)
 
 
 def train(

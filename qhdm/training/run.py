@@ -68,9 +68,10 @@ class Run:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{path}: cannot be made ({error.strerror})") from None
-        write_text(path / "config.yaml", to_yaml(config))
         write_text(path / "versions.json", json.dumps(_versions(), indent=2) + "\n")
-        return cls(path, config)
+        run = cls(path, config)
+        run.write_config()
+        return run
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -83,10 +84,9 @@ class Run:
         path = Path(path)
         return cls(path, load_config(config_path(path)))
 
-    def changed(self, config: Config) -> Run:
-        """This run with another configuration, written to it."""
-        write_text(self.path / "config.yaml", to_yaml(config))
-        return Run(self.path, config)
+    def write_config(self) -> None:
+        """Write the configuration to the directory."""
+        write_text(self.path / "config.yaml", to_yaml(self.config))
 
     def picture_path(self, step: int) -> Path:
         """Where the sample grid of a training step goes."""
