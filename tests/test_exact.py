@@ -155,7 +155,7 @@ def test_fqconv_is_four_polynomials() -> None:
     assert group.network is not None
     (block,) = group.network.blocks
     assert block.cuts == ()
-    assert group.cost == 4 * 4 * 27  # the identity and three Z, of 27 coefficients each
+    assert group.cost == 4 * 3 * 27  # three Z, of 27 coefficients each
 
 
 def test_hqconv_is_three_blocks_whose_last_links_are_not_cut() -> None:
@@ -167,7 +167,10 @@ def test_hqconv_is_three_blocks_whose_last_links_are_not_cut() -> None:
     ]  # fmt: skip
     assert sorted(network.ends) == [(0, 1)] * 2 + [(1, 2)] * 2  # two layers of three
     assert [len(m.keys) > 1 for m in network.measured] == [i in (4, 8) for i in range(12)]
-    assert group.cost < 300_000
+    # Entries of messages that vanish whatever the weights are not computed.
+    assert group.contraction is not None
+    assert group.contraction.cost < 0.6 * network.cost
+    assert group.cost < 130_000
 
 
 def test_plans_are_made_once_and_chosen_by_cost() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qhdm.quantum.program import Program
-from qhdm.quantum.units import Unit
+from qhdm.quantum.units import Unit, by_kind
 
 #: Constant tensors by (what, type, device): they are converted once per plan.
 Cache = dict[Any, Tensor]
@@ -73,44 +73,73 @@ class Angles:
         return found.unflatten(1, (len(rows), len(local)))
 
     def units(self, units: Sequence[Unit], rows: np.ndarray) -> dict[Unit, Tensor]:
-        """The matrices (F, G, d, d) of units that do not read inputs, equal kinds as one batch.
+        """The matrix of each of `units`, (F, G, d, d); see `stacked`."""
+        groups = by_kind(units)
+        return {
+            unit: matrix.unflatten(0, (self.filters, len(rows)))
+            for group, stack in zip(groups, self.stacked(groups, rows), strict=True)
+            for unit, matrix in zip(group, stack.unbind(1), strict=True)
+        }
+
+    def stacked(self, groups: Sequence[Sequence[Unit]], rows: np.ndarray) -> list[Tensor]:
+        """Matrices of units that do not read inputs.
 
         Args:
-            units: on local qubits and local angles.
+            groups: units of one kind each, on local qubits and local angles.
             rows: (G, local angles), rows of the program's angles.
+
+        Returns:
+            For each group, (F G, units, d, d).
         """
-        kinds: dict[object, list[Unit]] = {}
-        for unit in units:
-            kinds.setdefault(unit.kind, []).append(unit)
-        matrices: dict[Unit, Tensor] = {}
-        for alike in kinds.values():
-            gates = self._gates(alike, rows)  # (F, G, units, gates, d, d)
-            while gates.shape[3] > 1:
-                first, second = gates.unflatten(3, (-1, 2)).unbind(4)
-                gates = second @ first
-            matrices |= zip(alike, gates.squeeze(3).unbind(2), strict=True)
-        return matrices
+        if not groups:
+            return []
+        forms = self._forms(groups, rows)
+        sizes = [len(group[0].stacks[1]) * len(rows) * len(group) for group in groups]
+        found = []
+        for group, form in zip(groups, forms.split(sizes, dim=1), strict=True):
+            # (gates, F G units, 3): all gates in one matrix product each, real and imaginary parts.
+            form = form.unflatten(1, (len(group[0].stacks[1]), -1)).transpose(0, 1).flatten(1, 2)
+            parts, _ = group[0].stacks
+            d = 2 ** len(group[0].qubits)
+            gates = torch.bmm(form, self.real(parts)).view(len(parts), -1, d, d, 2)
+            product = torch.view_as_complex(gates)
+            while len(product) > 1:
+                first, second = product.view(-1, 2, *product.shape[1:]).unbind(1)
+                product = torch.bmm(second.flatten(0, 1), first.flatten(0, 1))
+                product = product.view(first.shape)
+            found.append(product.view(self.filters * len(rows), len(group), d, d))
+        return found
 
     def reading(self, unit: Unit, rows: np.ndarray) -> Tensor:
         """The matrix (F, G, B, d, d) of a unit of one gate that reads inputs."""
-        K, A, B, scale = unit.stacks
-        angle = self.own(rows, (unit.ops[0].angle,)).squeeze(2)
-        phase = (float(scale[0]) * angle)[..., None, None]
-        return self.constant(K) + phase.cos() * self.constant(A) + phase.sin() * self.constant(B)
+        parts, scale = unit.stacks
+        phase = float(scale[0]) * self.own(rows, (unit.ops[0].angle,)).squeeze(2)
+        form = torch.stack([torch.ones_like(phase), phase.cos(), phase.sin()], dim=3)
+        d = 2 ** len(unit.qubits)
+        return torch.view_as_complex((form @ self.real(parts)[0]).unflatten(3, (d, d, 2)))
 
-    def _gates(self, alike: Sequence[Unit], rows: np.ndarray) -> Tensor:
-        """All gates of units of one kind, (F, G, units, gates, d, d)."""
+    def _forms(self, groups: Sequence[Sequence[Unit]], rows: np.ndarray) -> Tensor:
+        """(1, cos, sin) of the phase of every gate: (F, gates of all groups, 3).
 
-        def make() -> np.ndarray:
-            local = np.full((len(alike), len(scale)), -1)
-            for i, unit in enumerate(alike):
-                local[i, : len(unit.ops)] = [op.angle for op in unit.ops]
+        Within a group the order is (gates of a unit, G, units).
+        """
+        key = ("gates", id(rows), tuple(id(unit) for group in groups for unit in group))
+
+        def places() -> np.ndarray:
             padded = np.pad(rows, ((0, 0), (0, 1)), constant_values=self._shared.shape[1] - 1)
-            return padded[:, local].reshape(-1)
+            found = []
+            for group in groups:
+                local = np.full((len(group[0].stacks[1]), len(group)), -1)
+                for i, unit in enumerate(group):
+                    local[: len(unit.ops), i] = [op.angle for op in unit.ops]
+                found.append(padded[:, local].swapaxes(0, 1).reshape(-1))
+            return np.concatenate(found)
 
-        K, A, B, scale = alike[0].stacks
-        key = ("gates", id(rows), tuple(id(unit) for unit in alike))
-        angles = self._shared[:, self.index(key, make)]
-        angles = angles.unflatten(1, (len(rows), len(alike), len(scale)))
-        phase = (angles * self.real(scale))[..., None, None]
-        return self.constant(K) + phase.cos() * self.constant(A) + phase.sin() * self.constant(B)
+        def scales() -> np.ndarray:
+            return np.concatenate(
+                [np.repeat(group[0].stacks[1], len(rows) * len(group)) for group in groups]
+            )
+
+        angles = self._shared.index_select(1, self.index(key, places))
+        phase = angles * self._kept(("scales", key), self._dtype, scales)
+        return torch.stack([torch.ones_like(phase), phase.cos(), phase.sin()], dim=2)

@@ -47,7 +47,7 @@ def expectation(filter: Filter, x: Tensor, w: Tensor, *, method: Method = "auto"
     measured: list[Tensor] = []  # (F, B) each
     for group in plan.groups:
         if group.network is not None:
-            value = simulate_network(group.network, group.angles, angles)
+            value = simulate_network(group.network, group.contraction, group.angles, angles)
         else:
             value = simulate_statevector(group, angles)
         measured += value.expand(-1, -1, -1, angles.batch).flatten(1, 2).unbind(1)

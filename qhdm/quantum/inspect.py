@@ -81,7 +81,7 @@ def _blocks(network: Network) -> list[str]:
     for index, block in enumerate(network.blocks):
         bonds = Counter(a + b - index for a, b in network.ends if index in (a, b))
         text = ", ".join(f"{count} cuts to block {other}" for other, count in sorted(bonds.items()))
-        count = block.operators.shape[2]
+        count = block.operators.shape[1]
         lines.append(
             f"    block {index}: qubits {_qubits(block.qubits)}, {count} operators"
             + (f", {text}" if text else "")

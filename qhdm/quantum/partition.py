@@ -16,14 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise, product
+from itertools import combinations, pairwise, product
 
 import numpy as np
 import rustworkx as rx
 
 from qhdm.quantum.program import Op
 from qhdm.quantum.structure import Pauli, connected, interaction_graph, light_cone
-from qhdm.quantum.tree import Cut, Inlet, Measured, Network, NetworkBlock, Side
+from qhdm.quantum.tree import Cut, Inlet, Measured, Network, NetworkBlock, Side, real_form
 from qhdm.quantum.units import LETTERS, Unit, embed, letters_on, random_angles, string_matrix
 
 #: Largest block, in qubits.
@@ -237,19 +237,16 @@ def _block(
         before, fused = fused[0], fused[1:]
     states = np.ones((1, 1, 1), dtype=complex)
     for qubit in qubits:
-        own = inlets[qubit].states
-        states = np.einsum("fij,gkl->fgikjl", own, states).reshape(
-            len(own) * len(states), 2 * states.shape[1], 2 * states.shape[1]
-        )
+        states = np.kron(inlets[qubit].states, states)
     matrices = [string_matrix(letters_on(pauli, qubits)) for pauli in operators]
     cuts = tuple(side.cut for run in fused if not isinstance(run, Unit) for side in run)
     order = sorted(range(len(cuts)), key=lambda position: joined[cuts[position]])
     return NetworkBlock(
         qubits,
-        np.ascontiguousarray(states.transpose(1, 2, 0)),
+        np.ascontiguousarray(states.transpose(1, 0, 2)),
         before,
         tuple(fused),
-        np.stack(matrices, axis=2),
+        np.stack(matrices, axis=1),
         cuts,
         tuple(order),
     )
@@ -313,9 +310,8 @@ def _cut(unit: Unit) -> Cut:
             # Axes are (out 1, out 0, in 1, in 0): bring this side's pair to the end.
             order = (0, 2, 1, 3) if side == 0 else (1, 3, 0, 2)
             rows.append(tensor.transpose(order).reshape(4, 4))
-        _, values, vectors = np.linalg.svd(np.concatenate(rows))
-        rank = int((values > 1e-9).sum())
-        options.append((rank, side, vectors[:rank].reshape(rank, 2, 2)))
+        vectors = _sparse_basis(np.concatenate(rows))
+        options.append((len(vectors), side, vectors.reshape(-1, 2, 2)))
     rank, side, basis = min(options, key=lambda option: option[:2])
     # The unit's axes are out 1, out 0, in 1, in 0; those of the constant side are summed.
     projector = np.zeros((2, 2, 2, 2, rank, 2, 2), dtype=complex)
@@ -338,18 +334,43 @@ def _cut(unit: Unit) -> Cut:
     )
 
 
+def _sparse_basis(rows: np.ndarray) -> np.ndarray:
+    """An orthonormal basis of the space of `rows`, as sparse as Gaussian elimination leaves it.
+
+    For controlled gates it holds the two projectors, which keeps most messages sparse.
+    """
+    _, values, vectors = np.linalg.svd(rows)
+    basis = vectors[: int((values > 1e-9).sum())]
+    pivot = 0
+    for column in range(rows.shape[1]):
+        if pivot == len(basis):
+            break
+        largest = pivot + int(np.argmax(np.abs(basis[pivot:, column])))
+        if abs(basis[largest, column]) < 1e-9:
+            continue
+        basis[[pivot, largest]] = basis[[largest, pivot]]
+        basis[pivot] /= basis[pivot, column]
+        others = np.arange(len(basis)) != pivot
+        basis[others] -= np.outer(basis[others, column], basis[pivot])
+        pivot += 1
+    basis[np.abs(basis) < 1e-12] = 0
+    orthogonal, triangle = np.linalg.qr(basis.T)
+    return (orthogonal * np.sign(np.diag(triangle).real)).T
+
+
 def _hermitian_basis(rank: int) -> np.ndarray:
-    """An orthonormal basis of Hermitian matrices, (rank^2, rank, rank)."""
-    matrices = []
-    for r, s in product(range(rank), repeat=2):
-        matrix = np.zeros((rank, rank), dtype=complex)
-        if r == s:
-            matrix[r, r] = 1
-        elif r < s:
-            matrix[r, s] = matrix[s, r] = 2**-0.5
-        else:
-            matrix[r, s], matrix[s, r] = 1j * 2**-0.5, -1j * 2**-0.5
-        matrices.append(matrix)
+    """An orthonormal basis of Hermitian matrices, (rank^2, rank, rank); the first is the identity.
+
+    A traced-out qubit passes on multiples of the identity alone, so that the others vanish.
+    """
+    diagonal = np.eye(rank)
+    diagonal[:, 0] = 1
+    matrices = [np.diag(column).astype(complex) for column in np.linalg.qr(diagonal)[0].T]
+    for r, s in combinations(range(rank), 2):
+        for entry in (1, 1j):
+            matrix = np.zeros((rank, rank), dtype=complex)
+            matrix[r, s], matrix[s, r] = entry * 2**-0.5, np.conj(entry) * 2**-0.5
+            matrices.append(matrix)
     return np.array(matrices)
 
 
@@ -392,5 +413,5 @@ def _measured(
         keys.append(tuple(row))
     late = Unit(support, tuple(op for unit in units for op in unit.ops)) if units else None
     d = len(observable)
-    strings = np.array([string_matrix(c).T.reshape(-1) / d for c in choices])
-    return Measured(late, observable, strings, tuple(keys))
+    strings = real_form(np.array([string_matrix(c) for c in choices])) / d
+    return Measured(late, observable[:, None], strings, tuple(keys))

@@ -5,14 +5,18 @@ Pure bookkeeping on qubits and gates, made once per filter; `exact` runs it in t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import torch
 
 from qhdm.errors import CircuitError
-from qhdm.quantum.angles import Cache
+from qhdm.quantum.angles import Angles, Cache
+from qhdm.quantum.coefficients import Coefficients
+from qhdm.quantum.contraction import Contraction, plan_contraction
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.partition import NOMINAL_BATCH, plan_network
 from qhdm.quantum.program import Op, Program, lower
@@ -29,6 +33,8 @@ FUSE_QUBITS = 4
 #: Real multiply-adds of a matrix product that take as long as one in a state vector's many small
 #: steps: what it moves through memory costs it about this factor (benchmarks/filters.py).
 STATEVECTOR_PENALTY = 3
+#: Coefficients below this, of some that are about 1, are rounding.
+_ZERO = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +48,7 @@ class Group:
         units: fused gates in order, for a state vector.
         reads_inputs: for each unit, whether its matrix differs from sample to sample.
         network: the component as a tree of blocks, if that is how it is simulated.
+        contraction: of the network, if it has more than one block.
         cost: real multiply-adds per sample in a forward pass, of all G.
     """
 
@@ -51,6 +58,7 @@ class Group:
     units: tuple[Unit, ...]
     reads_inputs: tuple[bool, ...]
     network: Network | None
+    contraction: Contraction | None
     cost: int
 
 
@@ -97,7 +105,7 @@ def make_plan(filter: Filter, method: Method = "auto") -> Plan:
         if measured[index]:
             local = _localise(program, index, part, tuple(measured[index]))
             alike.setdefault(local.signature, []).append(local)
-    groups = tuple(_group(filter.name, members, method) for members in alike.values())
+    groups = tuple(_group(filter.name, program, members, method) for members in alike.values())
 
     order = [(m.index, pauli) for members in alike.values() for m in members for pauli in m.paulis]
     position = {item: i for i, item in enumerate(order)}
@@ -108,7 +116,7 @@ def make_plan(filter: Filter, method: Method = "auto") -> Plan:
     return Plan(program, groups, tuple(map(tuple, outputs)))
 
 
-def _group(name: str, members: Sequence[_Component], method: Method) -> Group:
+def _group(name: str, program: Program, members: Sequence[_Component], method: Method) -> Group:
     first = members[0]
     seen = sorted(set().union(*(light_cone(first.ops, pauli) for pauli in first.paulis)))
     units, reads = fuse([first.ops[i] for i in seen], first.reads_inputs)
@@ -124,18 +132,32 @@ def _group(name: str, members: Sequence[_Component], method: Method) -> Group:
         total = network.cost + network.cost_once // NOMINAL_BATCH
         if method == "auto" and total > STATEVECTOR_PENALTY * cost:
             network = None
-        else:
-            cost = network.cost
     angles = np.array([member.angles for member in members], dtype=np.int64)
+    angles = angles.reshape(len(members), -1)
+    contraction = None
+    if network is not None:
+        cost = network.cost
+        if network.tree:
+            contraction = plan_contraction(network, _nonzero(program, network, angles))
+            cost = contraction.cost
     return Group(
-        first.size,
-        angles.reshape(len(members), -1),
-        first.paulis,
-        units,
-        reads,
-        network,
-        cost * len(members),
+        first.size, angles, first.paulis, units, reads, network, contraction, cost * len(members)
     )
+
+
+def _nonzero(program: Program, network: Network, rows: np.ndarray) -> list[np.ndarray]:
+    """For each block, which rows of its coefficients do not vanish at generic weights.
+
+    They are analytic in the weights: what vanishes at generic ones vanishes at all.
+    """
+    generator = torch.Generator().manual_seed(20)
+    count = program.from_weights.shape[1]
+    w = 2 * math.pi * torch.rand(3, count, dtype=torch.float64, generator=generator)
+    x = torch.zeros(3, 1, program.reading_inputs.shape[1], dtype=torch.float64)
+    with torch.no_grad():
+        coefficients = Coefficients(network, rows, Angles(program, x, w, {}))
+        blocks = [coefficients.of_block(i) for i in range(len(network.blocks))]
+    return [(block.abs().amax((0, 2)) > _ZERO).numpy() for block in blocks]
 
 
 def fuse(

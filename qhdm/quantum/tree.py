@@ -6,13 +6,13 @@ See qhdm.quantum.partition for the picture.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from qhdm.quantum.units import Unit
+from qhdm.quantum.units import Unit, by_kind
 
 #: For each block, the number of the operator on it.
 Key = tuple[int, ...]
@@ -71,12 +71,12 @@ class NetworkBlock:
 
     Attributes:
         qubits: sorted.
-        states: (d, d, features), the initial density matrix as a sum over products of features,
+        states: (d, features, d), the initial density matrix as a sum over products of features,
             the last qubit's feature most significant.
         before: the gates before the first cut.
         steps: what follows, in order: fused gates, and runs of cuts on one of its qubits. The
             first, if there is one, is of cuts.
-        operators: (d, d, n), the Pauli strings that are needed on it; the identity is first.
+        operators: (d, n, d), the Pauli strings that are needed on it; the identity is first.
         cuts: numbers of its cuts, in order.
         cut_order: positions in `cuts`, gathered by neighbour.
     """
@@ -101,9 +101,9 @@ class Measured:
 
     Attributes:
         late: gates at the end that it sees, on all qubits of the support; None if there are none.
-        pauli: the string on the support, (d, d).
-        strings: (n, d d), transposed Pauli strings on the support that the conjugated observable
-            may hold, over d.
+        pauli: the string on the support, (d, 1, d).
+        strings: (n, d d), Pauli strings on the support that the conjugated observable may hold,
+            over d, in real form.
         keys: for each of these strings (one, if nothing conjugates), the operator of every block.
     """
 
@@ -111,57 +111,6 @@ class Measured:
     pauli: np.ndarray
     strings: np.ndarray
     keys: tuple[Key, ...]
-
-
-@dataclass(frozen=True)
-class Part:
-    """Part of a message: the choices that differ in the operator of the source alone.
-
-    Attributes:
-        incoming: (neighbour, row of its message to the source) for each other neighbour.
-        operators: of the source, for each choice.
-    """
-
-    incoming: tuple[tuple[int, int], ...]
-    operators: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Edge:
-    """A message from a block to a neighbour, about all blocks behind it.
-
-    Attributes:
-        source, target: the blocks.
-        parts: see `Part`.
-        keys: the choices in order, over all parts; blocks that are not behind it have 0.
-    """
-
-    source: int
-    target: int
-    parts: tuple[Part, ...]
-    keys: tuple[Key, ...]
-
-    def row(self, network: Network, key: Key) -> int:
-        """The row of the message that belongs to a choice of operators."""
-        inside = network.subtree(self.source, self.target)
-        return self.keys.index(tuple(op if b in inside else 0 for b, op in enumerate(key)))
-
-
-@dataclass(frozen=True)
-class Closing:
-    """Terms that are closed at the bond between two blocks: products of two messages.
-
-    Attributes:
-        one, other: the blocks.
-        keys: the terms.
-        rows_one, rows_other: for each, the rows of the messages one -> other and other -> one.
-    """
-
-    one: int
-    other: int
-    keys: tuple[Key, ...]
-    rows_one: tuple[int, ...]
-    rows_other: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,11 +138,10 @@ class Network:
 
     @cached_property
     def cost(self) -> int:
-        """Real multiply-adds per sample in a forward pass."""
-        features = [block.states.shape[2] for block in self.blocks]
+        """Real multiply-adds per sample in a forward pass, at most."""
         if not self.tree:
-            return features[0] * self.blocks[0].operators.shape[2]
-        return sum(self._size(edge) * len(edge.keys) for edge in self.edges)
+            return len(self.measured) * self.blocks[0].states.shape[1]
+        return sum(self._size(*edge) * len(keys) for edge, keys in self.needed(self.closed).items())
 
     @cached_property
     def reading_qubits(self) -> tuple[int, ...]:
@@ -206,12 +154,37 @@ class Network:
         return tuple(self.inlets[q].angle for q in self.reading_qubits)
 
     @cached_property
-    def units(self) -> tuple[Unit, ...]:
-        """All units whose matrices are needed."""
+    def reading_tables(self) -> tuple[tuple[tuple[int, ...], tuple[np.ndarray, ...]], ...]:
+        """Blocks with as many reading qubits, and these: for each k, the k-th of every block."""
+        order = {qubit: i for i, qubit in enumerate(self.reading_qubits)}
+        alike: dict[int, dict[int, list[int]]] = {}
+        for index, block in enumerate(self.blocks):
+            mine = [order[q] for q in block.qubits if q in order]
+            alike.setdefault(len(mine), {})[index] = mine
+        return tuple(
+            (tuple(members), tuple(np.array(list(members.values()), dtype=np.int64).T))
+            for members in alike.values()
+        )
+
+    @cached_property
+    def operators_of_one_block(self) -> np.ndarray:
+        """Where there is no other, the operator of each observable, (K,)."""
+        return np.array([key[0] for measured in self.measured for key in measured.keys])
+
+    @cached_property
+    def units(self) -> list[list[Unit]]:
+        """All units that act within a block or on an observable, by kind."""
         units = [block.before for block in self.blocks if block.before]
         units += [step for block in self.blocks for step in block.steps if isinstance(step, Unit)]
-        units += [cut.unit for cut in self.cuts]
-        return (*units, *(measured.late for measured in self.measured if measured.late))
+        return by_kind([*units, *(measured.late for measured in self.measured if measured.late)])
+
+    @cached_property
+    def alike_cuts(self) -> tuple[tuple[int, ...], ...]:
+        """Numbers of the cuts that differ in qubits and angles alone."""
+        alike: dict[object, list[int]] = {}
+        for number, cut in enumerate(self.cuts):
+            alike.setdefault(cut.kind, []).append(number)
+        return tuple(map(tuple, alike.values()))
 
     @cached_property
     def constant_sides(self) -> tuple[Side, ...]:
@@ -243,102 +216,78 @@ class Network:
         )
 
     @cached_property
-    def _closed(self) -> tuple[tuple[int, int, Key], ...]:
-        """Each term of each observable, with the bond at which the tree is closed for it.
+    def closed(self) -> tuple[tuple[tuple[int, int, Key], ...], ...]:
+        """For each observable, its terms, each with the bond at which the tree is closed for it.
 
         Observables choose one after the other, those of many terms first, so that each adds least
-        to the cost.
+        to the cost; then each chooses again, knowing the others.
         """
         chosen: dict[int, list[tuple[int, int, Key]]] = {}
         order = sorted(range(len(self.measured)), key=lambda i: -len(self.measured[i].keys))
-        for number in order:
-            so_far = [term for terms in chosen.values() for term in terms]
+        for number in (*order, *order):
+            others = [term for i, terms in chosen.items() if i != number for term in terms]
             options = [
                 [(one, other, key) for key in self.measured[number].keys]
                 for one, other in sorted((min(pair), max(pair)) for pair in self.tree)
             ]
             costs = []
             for terms in options:
-                edges = self._edges_for([*so_far, *terms])
-                # A part takes the products of messages and features, besides the matrix product.
-                parts = (len(edge.keys) + _PART_COST * len(edge.parts) for edge in edges)
-                costs.append(sum(map(math.prod, zip(parts, map(self._size, edges), strict=True))))
+                needed = self.needed([[*others, *terms]])
+                costs.append(sum(self._effort(edge, keys) for edge, keys in needed.items()))
             chosen[number] = options[costs.index(min(costs))]
-        return tuple(term for number in range(len(self.measured)) for term in chosen[number])
+        return tuple(tuple(chosen[number]) for number in range(len(self.measured)))
 
-    def _size(self, edge: Edge) -> int:
-        """Coefficients of the source for one operator: bonds times features."""
-        block = self.blocks[edge.source]
-        return math.prod(self.bonds[edge.source]) * block.states.shape[2]
+    def needed(
+        self, closed: Iterable[Iterable[tuple[int, int, Key]]]
+    ) -> dict[tuple[int, int], tuple[Key, ...]]:
+        """The messages (source, target) that are needed, each after those that it needs.
 
-    @cached_property
-    def closings(self) -> tuple[Closing, ...]:
-        """The terms of all observables, gathered by bond."""
-        edges = {(edge.source, edge.target): edge for edge in self.edges}
-        at: dict[tuple[int, int], list[Key]] = {}
-        for one, other, key in dict.fromkeys(self._closed):
-            at.setdefault((one, other), []).append(key)
-        return tuple(
-            Closing(
-                one,
-                other,
-                tuple(keys),
-                tuple(edges[one, other].row(self, key) for key in keys),
-                tuple(edges[other, one].row(self, key) for key in keys),
-            )
-            for (one, other), keys in at.items()
-        )
-
-    @cached_property
-    def terms(self) -> tuple[tuple[int, ...], ...]:
-        """For each observable, the positions of its terms among those of all closings."""
-        order = [(c.one, c.other, key) for c in self.closings for key in c.keys]
-        position = {term: i for i, term in enumerate(order)}
-        closed = iter(self._closed)
-        return tuple(
-            tuple(position[next(closed)] for _ in measured.keys) for measured in self.measured
-        )
-
-    @cached_property
-    def edges(self) -> tuple[Edge, ...]:
-        """The messages that are needed, each after those that it needs."""
-        return self._edges_for(self._closed)
-
-    def _edges_for(self, closed: Iterable[tuple[int, int, Key]]) -> tuple[Edge, ...]:
-        needed: dict[tuple[int, int], dict[Key, None]] = {}
+        For each, the choices of operators behind it; blocks that are not behind it have 0.
+        """
+        found: dict[tuple[int, int], set[Key]] = {}
 
         def need(source: int, target: int, key: Key) -> None:
-            inside = self.subtree(source, target)
-            reduced = tuple(op if b in inside else 0 for b, op in enumerate(key))
-            for neighbour in self.neighbours[source]:
-                if neighbour != target:
-                    need(neighbour, source, reduced)
-            needed.setdefault((source, target), {})[reduced] = None
+            reduced = self.reduced(source, target, key)
+            for neighbour in self.others(source, target):
+                need(neighbour, source, reduced)
+            found.setdefault((source, target), set()).add(reduced)
 
-        for one, other, key in closed:
-            need(one, other, key)
-            need(other, one, key)
-        # A message into a block is listed before any out of it, since it is needed first.
-        depth = {pair: len(self.subtree(*pair)) for pair in needed}
-        edges: dict[tuple[int, int], Edge] = {}
-        for source, target in sorted(needed, key=lambda pair: depth[pair]):
-            groups: dict[tuple[tuple[int, int], ...], list[Key]] = {}
-            for key in sorted(needed[source, target]):
-                incoming = tuple(
-                    (n, edges[n, source].row(self, key))
-                    for n in self.neighbours[source]
-                    if n != target
-                )
-                groups.setdefault(incoming, []).append(key)
-            parts = tuple(
-                Part(incoming, tuple(key[source] for key in keys))
-                for incoming, keys in groups.items()
-            )
-            order = tuple(key for keys in groups.values() for key in keys)
-            edges[source, target] = Edge(source, target, parts, order)
-        return tuple(edges.values())
+        for terms in closed:
+            for one, other, key in terms:
+                need(one, other, key)
+                need(other, one, key)
+        order = sorted(found, key=lambda pair: (len(self.subtree(*pair)), pair))
+        return {pair: tuple(sorted(found[pair])) for pair in order}
+
+    def reduced(self, source: int, target: int, key: Key) -> Key:
+        """`key` with the identity on all blocks that are not behind the message."""
+        inside = self.subtree(source, target)
+        return tuple(op if b in inside else 0 for b, op in enumerate(key))
+
+    def others(self, source: int, target: int) -> tuple[int, ...]:
+        """Neighbours of `source` but `target`."""
+        return tuple(n for n in self.neighbours[source] if n != target)
+
+    def _effort(self, edge: tuple[int, int], keys: Sequence[Key]) -> int:
+        # Choices that differ in the operator of the source alone share the products of messages
+        # and features.
+        source = edge[0]
+        parts = {key[:source] + key[source + 1 :] for key in keys}
+        return (len(keys) + _PART_COST * len(parts)) * self._size(*edge)
+
+    def _size(self, source: int, target: int) -> int:
+        """Coefficients of the source for one operator: bonds times features."""
+        return math.prod(self.bonds[source]) * self.blocks[source].states.shape[1]
 
     def subtree(self, block: int, parent: int) -> frozenset[int]:
         """Blocks on the far side of `block`, seen from its neighbour `parent`."""
         below = (self.subtree(n, block) for n in self.neighbours[block] if n != parent)
         return frozenset({block}).union(*below)
+
+
+def real_form(matrices: np.ndarray) -> np.ndarray:
+    """Hermitian matrices S + iA (..., d, d) as S + A, flattened: (..., d d).
+
+    The trace of a product becomes a scalar product.
+    """
+    return (matrices.real + matrices.imag).reshape(*matrices.shape[:-2], -1)

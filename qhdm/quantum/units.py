@@ -39,17 +39,18 @@ class Unit:
         return tuple(found)
 
     @cached_property
-    def stacks(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """K, A and B of all gates, (N, d, d), and their scales, (N,).
+    def stacks(self) -> tuple[np.ndarray, np.ndarray]:
+        """K, A and B of all gates as real numbers, (gates, 3, d d 2), and their scales, (gates,).
 
-        Identities fill the number of gates up to a power of two, N.
+        Identities fill the number of gates up to a power of two.
         """
         d = 2 ** len(self.qubits)
         identity = Trig(np.eye(d), np.zeros((d, d)), np.zeros((d, d)), 1.0)
         missing = 2 ** (len(self.gates) - 1).bit_length() - len(self.gates)
         gates = [*self.gates, *[identity] * missing]
-        K, A, B = (np.array([getattr(gate, name) for gate in gates]) for name in "KAB")
-        return K, A, B, np.array([gate.scale for gate in gates])
+        matrices = np.array([[gate.K, gate.A, gate.B] for gate in gates], dtype=complex)
+        parts = np.stack([matrices.real, matrices.imag], axis=-1)
+        return parts.reshape(len(gates), 3, -1), np.array([gate.scale for gate in gates])
 
     @cached_property
     def kind(self) -> object:
@@ -65,6 +66,14 @@ class Unit:
         for op, gate in zip(self.ops, self.gates, strict=True):
             matrix = (gate.K if op.angle < 0 else gate.at(angles[op.angle])) @ matrix
         return matrix
+
+
+def by_kind(units: Sequence[Unit]) -> list[list[Unit]]:
+    """`units` gathered by kind, in the order in which kinds first occur."""
+    kinds: dict[object, list[Unit]] = {}
+    for unit in units:
+        kinds.setdefault(unit.kind, []).append(unit)
+    return list(kinds.values())
 
 
 def embed(matrix: np.ndarray, qubits: Sequence[int], among: Sequence[int]) -> np.ndarray:
