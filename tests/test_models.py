@@ -265,6 +265,27 @@ def test_linear_attention_by_its_definition() -> None:
     torch.testing.assert_close(attention(x), expected, atol=1e-6, rtol=1e-5)
 
 
+def test_linear_attention_in_pieces_has_the_gradients_of_the_whole() -> None:
+    attention = LinearAttention(6, heads=2, dim_head=4).double()
+    x = torch.randn(5, 6, 3, 5, dtype=torch.double, requires_grad=True)
+    parameters = [x, *attention.parameters()]
+    weight = torch.randn(x.shape, dtype=torch.double)
+    found = []
+    for cache in (1, 2**30):  # one row a piece, and all rows in one
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("qhdm.models.pieces.CACHE", cache)
+            value = attention(x)
+        found.append((value, *torch.autograd.grad((value * weight).sum(), parameters)))
+    q, k, v = qkv_of(attention, x, 2)
+    q, k = q.softmax(-1) / 2, k.softmax(-2)
+    out = torch.einsum("bhid,bhjd,bhje->bhie", q, k, v / 15)
+    value = attention.to_out(out.mT.reshape(5, 8, 3, 5)) + x
+    plain = (value, *torch.autograd.grad((value * weight).sum(), parameters))
+    for pieces, whole, expected in zip(*found, plain, strict=True):
+        torch.testing.assert_close(pieces, whole)
+        torch.testing.assert_close(whole, expected)
+
+
 def test_full_attention_compares_unit_vectors() -> None:
     attention = Attention(6, heads=2, dim_head=4)
     x = torch.randn(2, 6, 2, 2)

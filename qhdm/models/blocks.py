@@ -12,8 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qhdm.models.pieces import in_pieces
+
 GROUP_NORM_EPS = 1e-6
 STANDARDIZE_EPS = 1e-5
+CHANNEL_NORM_EPS = 1e-5
 
 
 class WeightStandardizedConv2d(nn.Conv2d):
@@ -36,8 +39,12 @@ class ChannelNorm(nn.Module):
         self.scale = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
-        return (x - mean) * (variance + 1e-5).rsqrt() * self.scale[:, None, None]
+        """(B, C, H, W); without a copy where the channels are contiguous in memory."""
+        return self.of_pixels(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def of_pixels(self, x: Tensor) -> Tensor:
+        """(..., C)."""
+        return F.layer_norm(x, self.scale.shape, self.scale, None, CHANNEL_NORM_EPS)
 
 
 class ResnetBlock(nn.Module):
@@ -81,24 +88,51 @@ class ResnetBlock(nn.Module):
 class LinearAttention(nn.Module):
     """Pre-normed residual attention of linear cost in the pixels (Shen et al. 2021).
 
-    Softmax of q over features and of k over pixels, so that (k^T v) is formed first.
+    Softmax of q over features and of k over pixels, so that (k^T v) is formed first. As v = W_v x
+    and the result is W_o times a product with v, both matrices move into that small product, and
+    neither v nor the result before W_o is ever made: they have `heads * dim_head` channels.
     """
 
     def __init__(self, dim: int, *, heads: int, dim_head: int) -> None:
         super().__init__()
-        self.heads = heads
-        self.scale = dim_head**-0.5
+        self.heads, self.dim_head = heads, dim_head
         self.norm = ChannelNorm(dim)
         self.to_qkv = nn.Conv2d(dim, 3 * heads * dim_head, 1, bias=False)
         self.to_out = nn.Sequential(nn.Conv2d(heads * dim_head, dim, 1), ChannelNorm(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        B, _, H, W = x.shape
-        q, k, v = self.to_qkv(self.norm(x)).reshape(B, 3, self.heads, -1, H * W).unbind(1)
-        q, k = q.softmax(dim=-2) * self.scale, k.softmax(dim=-1)
-        context = v @ k.mT / (H * W)  # (B, heads, features of v, features of k)
-        out = (context @ q).reshape(B, -1, H, W)
-        return self.to_out(out) + x
+        B, C, H, W = x.shape
+        pixels = self.norm.of_pixels(x.permute(0, 2, 3, 1).reshape(B, H * W, C))
+        to_qk, to_v = self.to_qkv.weight.flatten(1).split(
+            [2 * self.heads * self.dim_head, self.heads * self.dim_head]
+        )
+        out_conv, out_norm = self.to_out
+        assert isinstance(out_conv, nn.Conv2d)
+        assert isinstance(out_norm, ChannelNorm)
+        assert out_conv.bias is not None
+        to_out = out_conv.weight.flatten(1).unflatten(1, (self.heads, self.dim_head))
+        mixing = torch.einsum("ohe,hec->hoc", to_out, to_v.unflatten(0, (self.heads, -1)))
+        row_bytes = 4 * H * W * self.heads * self.dim_head
+        out = in_pieces(self._attend, row_bytes, pixels, to_qk, mixing)
+        out = out_norm.of_pixels(out + out_conv.bias)
+        return out.view(B, H, W, C).permute(0, 3, 1, 2) + x
+
+    def _attend(self, pixels: Tensor, to_qk: Tensor, mixing: Tensor) -> Tensor:
+        """Attention without the last bias and norm.
+
+        Args:
+            pixels: (B, H W, C), normed.
+            to_qk: (2 heads dim_head, C).
+            mixing: W_o W_v of each head, (heads, C, C).
+
+        Returns:
+            (B, H W, C).
+        """
+        q, k = (pixels @ to_qk.T).unflatten(2, (2, self.heads, self.dim_head)).unbind(2)
+        q, k = q.softmax(dim=-1), k.softmax(dim=1)
+        context = (k.flatten(2).mT @ pixels).unflatten(1, (self.heads, self.dim_head))
+        context = torch.einsum("hoc,bhdc->bohd", mixing, context).flatten(2)
+        return q.flatten(2) @ context.mT * (self.dim_head**-0.5 / pixels.shape[1])
 
 
 class Attention(nn.Module):
