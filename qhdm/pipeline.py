@@ -38,7 +38,7 @@ class Pipeline:
         self.config = config
         self.class_names: tuple[str, ...] = config.data.classes
         self.device = device
-        self._model = model.to(device).eval().requires_grad_(False)
+        self.model = model.to(device).eval().requires_grad_(False)
         self._schedule = Schedule(config.diffusion).to(device)
 
     @classmethod
@@ -134,7 +134,7 @@ class Pipeline:
         if indices is not None and len(indices) != len(numbers):
             raise SamplingError(f"indices: {len(indices)} for {len(numbers)} labels; give one each")
         return generate(
-            self._model,
+            self.model,
             self._schedule,
             labels=numbers,
             indices=range(len(numbers)) if indices is None else indices,
