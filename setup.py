@@ -19,6 +19,7 @@ setup(
     entry_points={"console_scripts": ["qhdm = qhdm.cli:main"]},
     install_requires=[
         "torch>=2.6",
+        "msgpack>=1.0",
         "qiskit>=2.1,<3",
         # 0.9 moved EstimatorQNN to V2 primitives; minor releases before 1.0 break the API.
         "qiskit-machine-learning>=0.9,<0.10",

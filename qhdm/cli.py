@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from qhdm import __version__
+from qhdm.commands import import_flax
 from qhdm.errors import ConfigError, DataError, Interrupted, QhdmError, SamplingError
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from qhdm.config import Config
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -69,7 +68,7 @@ def _train(arguments: argparse.Namespace) -> None:
     if arguments.resume is not None and arguments.out is not None:
         raise ConfigError("--out: a resumed run stays in its directory")
     source = arguments.config or config_path(arguments.resume)
-    config = _with_classes(load_config(source, arguments.set))
+    config = data.resolved(load_config(source, arguments.set))
 
     # Only now the heavy imports: bad input is refused at once.
     from qhdm.training.loop import resolve_device, resumed, train
@@ -108,23 +107,6 @@ def _train(arguments: argparse.Namespace) -> None:
     print(f"done: loss {loss:.4f} over the last logged steps")
     print(f"samples: {run.picture_path(config.train.steps)}")
     print(f"more samples: qhdm sample {run.path}")
-
-
-def _with_classes(config: Config) -> Config:
-    """`config` as a run keeps it: with the class names found in the data, so that it needs no data
-    to sample, and with an absolute path to them, so that it can be resumed from anywhere.
-    """
-    import dataclasses
-
-    from qhdm import data
-    from qhdm.data.source import NAMED_ROOTS
-
-    classes, root = data.class_names(config.data), config.data.root
-    if root not in NAMED_ROOTS:
-        root = str(Path(root).expanduser().resolve())
-    return dataclasses.replace(
-        config, data=dataclasses.replace(config.data, classes=classes, root=root)
-    )
 
 
 def _sample(arguments: argparse.Namespace) -> None:
@@ -370,4 +352,6 @@ def _parser() -> argparse.ArgumentParser:
     download.add_argument("--to", type=Path, metavar="DIR", help="where to unpack it")
     download.add_argument("--url", help="a mirror of the official archive")
     download.set_defaults(command=_data_download)
+
+    import_flax.add(verbs)
     return parser

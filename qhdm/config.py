@@ -166,8 +166,8 @@ class DiffusionConfig:
 class EmaConfig:
     """Exponential moving average of the weights.
 
-    The decay at step s is 0 up to `after`, then min(decay, 1 - (1 + (s - after - 1) / inv_gamma)
-    ^ -power).
+    The decay at step number s (from 0) is 0 up to `after`, then
+    min(decay, 1 - (1 + (s - after - 1) / inv_gamma) ^ -power).
     """
 
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
@@ -232,6 +232,38 @@ class SampleConfig:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class ReleasedConfig:
+    """What the published code does otherwise than its paper (arXiv 2512.20448).
+
+    Each switch is one difference, to chase published numbers and to import published weights; all
+    false is the corrected network. Two more differences are settings of their own: the ansatz
+    `hqconv_released`, and `quantum.encoder.replace: both`. docs/reference.md gives the evidence.
+
+    Attributes:
+        time_blind: paper: every block is conditioned on the timestep and the label. Code: the
+            encoder of UNet, QVUNet and FullQVUNet embeds the label alone.
+        attention_over_tokens: paper: full attention of queries and keys (of unit length in the
+            code it follows). Code: they are normalised over the pixels, feature by feature.
+        discard_second_pass: paper: both convolutions of a QResNet block are hybrid. Code: the
+            filters of the second are evaluated and forgotten, the values of the first stand in
+            their place; their weights get no gradient.
+        second_pass_reads_input: paper: a layer reads the layer before it. Code: the filters of a
+            QuanResNet block's second convolution read the block's input.
+        swapped_embedding: paper: one vector of `model.label_dim` values for each class. Code: the
+            arguments are swapped, so that `model.dim` vectors have one value for each class.
+        p2_k_from_gamma: paper: the loss weight (k + snr)^-gamma has two parameters. Code: k is
+            read from gamma.
+    """
+
+    time_blind: bool = False
+    attention_over_tokens: bool = False
+    discard_second_pass: bool = False
+    second_pass_reads_input: bool = False
+    swapped_embedding: bool = False
+    p2_k_from_gamma: bool = False
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Config:
     """Everything a run depends on. `name` is the first part of the run directory's name."""
 
@@ -243,6 +275,7 @@ class Config:
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
+    released: ReleasedConfig = field(default_factory=ReleasedConfig)
 
     @property
     def encoder_levels(self) -> tuple[int, ...]:
@@ -259,10 +292,17 @@ class Config:
             return channels // PATCH_CHANNELS
         return self.quantum.vertex.count(channels)
 
+    @property
+    def p2_k(self) -> float:
+        """k of the loss weight."""
+        diffusion = self.diffusion
+        return diffusion.p2_gamma if self.released.p2_k_from_gamma else diffusion.p2_k
+
     @model_validator(mode="after")
     def _check(self) -> Config:
         _check_shapes(self)
         _check_filters(self)
+        _check_released(self)
         classes = self.data.classes
         if classes is not None and (not classes or len(set(classes)) != len(classes)):
             raise ValueError("data.classes: must name at least one class, each once (or be null)")
@@ -320,6 +360,42 @@ def _check_filters(config: Config) -> None:
             )
     else:
         _check_count("quantum.vertex", config.quantum.vertex, model.vertex_channels)
+
+
+def _check_released(config: Config) -> None:
+    released, model = config.released, config.model
+    if released.discard_second_pass and model.kind not in ("qvunet", "qcunet"):
+        raise ValueError(
+            f"released.discard_second_pass: model.kind {model.kind} has no QResNet block whose "
+            "second pass the published code discards; set it to false, or use qvunet or qcunet"
+        )
+    both = model.kind == "qcunet" and config.quantum.encoder.replace == "both"
+    if released.second_pass_reads_input and not both:
+        raise ValueError(
+            "released.second_pass_reads_input: needs a second quantum pass in the encoder; use "
+            "model.kind qcunet and quantum.encoder.replace both"
+        )
+    if released.swapped_embedding:
+        _check_swapped_embedding(config)
+
+
+def _check_swapped_embedding(config: Config) -> None:
+    classes, model = config.data.classes, config.model
+    if classes is None:
+        raise ValueError(
+            "released.swapped_embedding: the embedding has one value for each class, so name them "
+            "in data.classes"
+        )
+    if len(classes) != model.label_dim:
+        raise ValueError(
+            f"released.swapped_embedding: embeds a label in one value for each class; set "
+            f"model.label_dim to {len(classes)}, the number of data.classes"
+        )
+    if len(classes) > model.dim:
+        raise ValueError(
+            f"released.swapped_embedding: the table has model.dim ({model.dim}) vectors, too few "
+            f"for {len(classes)} classes; raise model.dim or name fewer data.classes"
+        )
 
 
 def _check_map(place: str, side: int, image_size: int) -> None:

@@ -29,6 +29,10 @@ class RunError(QhdmError):
     """A run directory or checkpoint is missing, incomplete, or belongs to another model."""
 
 
+class CheckpointError(QhdmError):
+    """A checkpoint of the published code cannot be read, or is not of the configured network."""
+
+
 class SamplingError(QhdmError):
     """A sampling request does not fit the trained model (labels, steps, guidance)."""
 

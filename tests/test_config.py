@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 EUROSAT = ROOT / "configs" / "eurosat.yaml"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: p.name)
 def test_shipped_configurations_load_and_round_trip(path: Path, tmp_path: Path) -> None:
     config = load_config(path)
     copy = tmp_path / "copy.yaml"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
-from tolerances import SAMPLER
+from reference import GOLDEN
+from tolerances import PUBLISHED_SCHEDULE, SAMPLER
 
 from qhdm.config import DiffusionConfig
 from qhdm.diffusion import SamplerSettings, Schedule, generate, per_sample_loss
@@ -45,6 +46,71 @@ def test_linear_schedule_scales_with_its_length() -> None:
     full = torch.cumprod(1 - linear_betas(1000), 0)[-1].log()
     short = torch.cumprod(1 - linear_betas(250), 0)[-1].log()
     assert float(short) == pytest.approx(float(full), rel=0.05)
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / "diffusion.npz") as file:
+        return dict(file)
+
+
+def images(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(array).permute(0, 3, 1, 2).double()
+
+
+def test_schedules_and_weights_are_the_published_ones(published: dict[str, np.ndarray]) -> None:
+    cosine, linear = make_schedule(), make_schedule(schedule="linear")
+    for name, ours in (
+        ("betas", cosine.betas), ("alphas_bar", cosine.alphas_bar),
+        ("p2_loss_weight", cosine.p2_weight), ("linear_betas", linear.betas),
+        ("sqrt_alphas_bar", cosine.alphas_bar.sqrt()),
+        ("sqrt_1m_alphas_bar", (1 - cosine.alphas_bar).sqrt()), ("alphas", 1 - cosine.betas),
+    ):  # fmt: skip
+        np.testing.assert_allclose(ours, published[name], rtol=0, atol=1e-4, err_msg=name)
+    np.testing.assert_allclose(
+        cosine.alphas_bar[:-1], published["alphas_bar"][:-1], rtol=PUBLISHED_SCHEDULE
+    )
+    np.testing.assert_allclose(cosine.p2_weight, published["p2_loss_weight"], rtol=2e-3)
+    np.testing.assert_allclose(linear.betas, published["linear_betas"], rtol=1e-6)
+
+
+def test_q_sample_and_loss_are_the_published_ones(published: dict[str, np.ndarray]) -> None:
+    schedule = make_schedule()
+    x_0, eps, predicted = (images(published[n]) for n in ("q_x0", "q_eps", "loss_pred"))
+    t = torch.from_numpy(published["q_t"])
+    x_t = schedule.q_sample(x_0, t, eps)
+    np.testing.assert_allclose(x_t, images(published["q_xt"]), rtol=0, atol=1e-5)
+    losses = per_sample_loss(schedule, predicted, x_0, eps, t)
+    np.testing.assert_allclose(losses, published["loss_per_sample"], rtol=2e-3)
+
+
+def test_the_ancestral_step_has_the_published_posterior(published: dict[str, np.ndarray]) -> None:
+    """Mean and variance of q(x_{t-1} | x_t, x_0) (Ho et al. 2020, eq. 6-7)."""
+    x, x_0 = images(published["q_x0"]), images(published["loss_pred"])
+    mean, log_variance = (images(published[name]) for name in ("post_mean", "post_logvar"))
+    bars = make_schedule().alphas_bar.tolist()
+    for i, t in enumerate(published["post_t"]):
+        part = slice(i, i + 1)
+        arguments = x[part], x_0[part], bars[t], bars[t - 1], 1.0
+        without = ddim_step(*arguments, torch.zeros_like(x[part]))
+        torch.testing.assert_close(without, mean[part], rtol=0, atol=PUBLISHED_SCHEDULE)
+        noise = ddim_step(*arguments, torch.ones_like(x[part])) - without
+        deviation = (log_variance[part] / 2).exp().expand_as(noise)
+        torch.testing.assert_close(noise, deviation, rtol=2 * PUBLISHED_SCHEDULE, atol=0)
+
+
+def test_the_full_chain_takes_the_posterior_step_and_ends_at_the_estimate() -> None:
+    """What the published sampler does at t = 0 to x is never seen: it returns the estimate too."""
+    schedule = make_schedule(timesteps=20)
+    estimates: list[tuple[int, torch.Tensor]] = []
+
+    def denoise(x: torch.Tensor, t: int) -> torch.Tensor:
+        estimates.append((t, (x / 2).clamp(-1, 1)))
+        return estimates[-1][1]
+
+    final = sample(schedule, denoise, ImageNoise(0, [0], SHAPE), sampler="ddpm", steps=20)
+    assert [t for t, _ in estimates] == list(range(19, -1, -1))
+    assert torch.equal(final, estimates[-1][1])
 
 
 def test_q_sample_has_the_right_moments() -> None:

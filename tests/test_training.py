@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from reference import GOLDEN
 from safetensors.torch import load_file
 from torch import nn
 
@@ -132,6 +133,13 @@ def test_ema_decay_follows_its_formula() -> None:
     assert ema_decay(60_000, config) == 0.995
 
 
+def test_ema_decay_is_the_published_one() -> None:
+    with np.load(GOLDEN / "diffusion.npz") as published:
+        decays = [ema_decay(int(step), EmaConfig()) for step in published["ema_steps"]]
+        # float32 there
+        np.testing.assert_allclose(decays, published["ema_decay"], rtol=0, atol=1e-6)
+
+
 def test_ema_averages_as_defined() -> None:
     config = EmaConfig(decay=0.9, every=2, after=4)
     model = nn.Linear(1, 1, bias=False)
@@ -144,7 +152,7 @@ def test_ema_averages_as_defined() -> None:
         if step <= 4:
             expected = step
         elif step % 2 == 0:
-            decay = ema_decay(step, config)
+            decay = ema_decay(step - 1, config)  # the step's number counts from 0
             expected = decay * expected + (1 - decay) * step
         assert ema.model.weight.item() == pytest.approx(expected, rel=1e-6)
 

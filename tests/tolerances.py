@@ -6,3 +6,7 @@ FLOAT32 = 1e-5
 FLOAT64 = 1e-9
 #: Samplers against diffusers, which keeps its coefficients in float32.
 SAMPLER = 1e-5
+#: Converted networks against the published code's output, relative.
+PUBLISHED = 2e-4
+#: The published schedules are float32: 1 - (a ratio near 1) keeps three digits at the first steps.
+PUBLISHED_SCHEDULE = 1e-3

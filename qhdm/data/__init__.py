@@ -4,7 +4,7 @@
 """
 
 from qhdm.data.batches import Batches
-from qhdm.data.dataset import Dataset, class_names, held_out, load
+from qhdm.data.dataset import Dataset, class_names, held_out, load, resolved
 from qhdm.data.images import decode
 from qhdm.data.source import EUROSAT_CLASSES, Item, Source, eurosat_folder, open_source
 
@@ -20,4 +20,5 @@ __all__ = [
     "held_out",
     "load",
     "open_source",
+    "resolved",
 ]

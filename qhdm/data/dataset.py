@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import hashlib
 import os
@@ -9,14 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from qhdm.config import DataConfig
+from qhdm.config import Config, DataConfig
 from qhdm.data.images import check_channels, decode
 from qhdm.data.parallel import map_in_threads
-from qhdm.data.source import EUROSAT_CLASSES, Item, Source, locate, open_source
+from qhdm.data.source import EUROSAT_CLASSES, NAMED_ROOTS, Item, Source, locate, open_source
 from qhdm.errors import DataError
 
 
@@ -79,6 +81,21 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
         return config.classes
     with open_source(config.root) as source:
         return _choose(config.classes, source.class_names)
+
+
+def resolved(config: Config) -> Config:
+    """`config` as a run keeps it: with the class names found in the data, so that it needs no data
+    to sample, and with an absolute path to them, so that it can be resumed from anywhere.
+
+    Raises:
+        DataError: as `class_names`.
+    """
+    classes, root = class_names(config.data), config.data.root
+    if root not in NAMED_ROOTS:
+        root = str(Path(root).expanduser().resolve())
+    return dataclasses.replace(
+        config, data=dataclasses.replace(config.data, classes=classes, root=root)
+    )
 
 
 def select(

@@ -39,13 +39,17 @@ class Schedule(nn.Module):
         betas, alphas_bar: (T,).
         p2_weight: (T,), (k + snr)^-gamma (Choi et al. 2022, eq. 8).
         prediction: what the network's output means, `eps` or `x0`.
+
+    Args:
+        config: the section `diffusion`.
+        p2_k: k of the weight, if another than `config.p2_k`.
     """
 
     betas: Tensor
     alphas_bar: Tensor
     p2_weight: Tensor
 
-    def __init__(self, config: DiffusionConfig) -> None:
+    def __init__(self, config: DiffusionConfig, *, p2_k: float | None = None) -> None:
         super().__init__()
         betas = _BETAS[config.schedule](config.timesteps)
         alphas_bar = torch.cumprod(1 - betas, dim=0)
@@ -55,7 +59,7 @@ class Schedule(nn.Module):
         self.loss = config.loss
         self.register_buffer("betas", betas, persistent=False)
         self.register_buffer("alphas_bar", alphas_bar, persistent=False)
-        weight = (config.p2_k + snr) ** -config.p2_gamma
+        weight = ((config.p2_k if p2_k is None else p2_k) + snr) ** -config.p2_gamma
         self.register_buffer("p2_weight", weight, persistent=False)
 
     def q_sample(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:

@@ -80,9 +80,18 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         scale, shift = self.film(F.silu(emb))[:, :, None, None].chunk(2, dim=1)
-        h = self.norm1(self.conv1(x)) * (1 + scale) + shift
-        h = F.silu(self.norm2(self.conv2(F.silu(h))))
+        first = self.conv1(x)
+        h = F.silu(self.norm1(first) * (1 + scale) + shift)
+        h = F.silu(self.norm2(self.second_pass(h, first, x)))
         return h + self.skip(x)
+
+    def second_pass(self, h: Tensor, first: Tensor, x: Tensor) -> Tensor:
+        """The second convolution, of h.
+
+        The published code deviates here (`qhdm.models.released`), by looking at the output of the
+        `first` convolution or at the block's input x.
+        """
+        return self.conv2(h)
 
 
 class LinearAttention(nn.Module):
@@ -139,6 +148,8 @@ class Attention(nn.Module):
     """Pre-normed residual full attention with cosine similarity (q and k of unit length)."""
 
     SCALE = 10.0
+    #: Of q and k (B, heads, pixels, features): what has unit length.
+    UNIT_DIM = -1
 
     def __init__(self, dim: int, *, heads: int, dim_head: int) -> None:
         super().__init__()
@@ -151,7 +162,7 @@ class Attention(nn.Module):
         B, _, H, W = x.shape
         qkv = self.to_qkv(self.norm(x)).reshape(B, 3, self.heads, -1, H * W)
         q, k, v = qkv.mT.unbind(1)  # (B, heads, pixels, features)
-        q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        q, k = F.normalize(q, dim=self.UNIT_DIM), F.normalize(k, dim=self.UNIT_DIM)
         out = F.scaled_dot_product_attention(q, k, v, scale=self.SCALE)
         return self.to_out(out.mT.reshape(B, -1, H, W)) + x
 
@@ -181,7 +192,7 @@ class Condition(nn.Module):
     classifier-free guidance needs no parameters of its own.
 
     Args:
-        time_dim: size of the time embedding, even.
+        time_dim: size of the time embedding, even; 0 leaves the timestep out.
         label_dim: size of the label embedding.
         num_classes: labels are 0..num_classes-1, or -1 for none.
         emb_dim: E, size of the result.

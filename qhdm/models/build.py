@@ -8,8 +8,13 @@ import torch
 
 from qhdm import data
 from qhdm.config import Config, VertexConfig
-from qhdm.models.blocks import ResnetBlock
+from qhdm.models.blocks import Attention, Condition, ResnetBlock
 from qhdm.models.quantum_blocks import FilterBank, QResnetBlock, QuanResnetBlock
+from qhdm.models.released import (
+    DiscardingQResnetBlock,
+    InputReadingQuanResnetBlock,
+    TokenNormalisedAttention,
+)
 from qhdm.models.unet import UNet
 from qhdm.quantum.filter import Filter, build_filter
 from qhdm.seeds import Stream, derive_seed
@@ -52,13 +57,19 @@ def build_model(config: Config) -> UNet:
         for level in config.encoder_levels
     }
     emb_dim, groups = 4 * model.dim, model.groups
+    released = config.released
+    qresnet = DiscardingQResnetBlock if released.discard_second_pass else QResnetBlock
+    quanresnet = (
+        InputReadingQuanResnetBlock if released.second_pass_reads_input else QuanResnetBlock
+    )
+    num_classes = len(data.class_names(config.data))
 
     def block(place: int | str, width: int) -> ResnetBlock:
         if place == "vertex" and vertex:
-            return QResnetBlock(width, vertex, emb_dim=emb_dim, groups=groups)
+            return qresnet(width, vertex, emb_dim=emb_dim, groups=groups)
         if place in encoder:
             bank = encoder[int(place)]
-            return QuanResnetBlock(
+            return quanresnet(
                 width, bank, replace=quantum.encoder.replace, emb_dim=emb_dim, groups=groups
             )
         return ResnetBlock(width, width, emb_dim=emb_dim, groups=groups)
@@ -66,13 +77,18 @@ def build_model(config: Config) -> UNet:
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(config.seed, Stream.INIT))
         return UNet(
+            condition=Condition(
+                time_dim=0 if released.time_blind else model.dim,
+                label_dim=model.label_dim,
+                num_classes=model.dim if released.swapped_embedding else num_classes,
+                emb_dim=emb_dim,
+            ),
             channels=config.data.channels,
-            num_classes=len(data.class_names(config.data)),
             dim=model.dim,
             dim_mults=model.dim_mults,
             groups=model.groups,
             heads=model.heads,
             dim_head=model.dim_head,
-            label_dim=model.label_dim,
             block=block,
+            attention=TokenNormalisedAttention if released.attention_over_tokens else Attention,
         )

@@ -21,7 +21,7 @@ _PARTS = {
 
 @dataclass(frozen=True)
 class Counts:
-    """Trainable parameters of one part of the network."""
+    """Parameters of one part of the network."""
 
     part: str
     classical: int
@@ -29,7 +29,7 @@ class Counts:
 
 
 def count_parameters(model: UNet) -> list[Counts]:
-    """Trainable parameters per part, and in total; circuit weights counted apart."""
+    """Parameters per part, and in total; circuit weights counted apart."""
     quantum_ids = {
         id(parameter)
         for module in model.modules()

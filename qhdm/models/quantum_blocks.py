@@ -31,21 +31,30 @@ class HybridConv2d(nn.Module):
 
     def __init__(self, dim: int, bank: FilterBank) -> None:
         super().__init__()
-        quantum = bank.count * QuantumFilterLayer.CHANNELS
-        classical = dim - quantum
-        self.split = [quantum, classical]
+        self.quantum_channels = bank.count * QuantumFilterLayer.CHANNELS
+        classical = dim - self.quantum_channels
         self.quantum = QuantumFilterLayer(bank.filter, count=bank.count, engine=bank.engine)
         self.conv = WeightStandardizedConv2d(classical, classical) if classical else None
 
     def forward(self, x: Tensor) -> Tensor:
-        quantum, classical = x.split(self.split, dim=1)
+        return self.with_values(self.filtered(x), x)
+
+    def filtered(self, x: Tensor) -> Tensor:
+        """What the filters make of their channels of x, (B, 3F, H, W)."""
+        return self.quantum(x[:, : self.quantum_channels])
+
+    def with_values(self, values: Tensor, x: Tensor) -> Tensor:
+        """The output for x if the filters gave `values` (B, 3F, H, W)."""
         if self.conv is None:
-            return self.quantum(quantum)
-        return torch.cat([self.quantum(quantum), self.conv(classical)], dim=1)
+            return values
+        return torch.cat([values, self.conv(x[:, self.quantum_channels :])], dim=1)
 
 
 class QResnetBlock(ResnetBlock):
     """QResNet: both convolutions are hybrid. Stands at the vertex (arXiv 2402.16147)."""
+
+    conv1: HybridConv2d
+    conv2: HybridConv2d
 
     def __init__(self, dim: int, bank: FilterBank, *, emb_dim: int, groups: int) -> None:
         super().__init__(

@@ -65,13 +65,14 @@ class UNet(nn.Module):
     """eps(x_t, t, label), or x0(x_t, t, label).
 
     Args:
+        condition: makes one vector (B, 4 dim) of timestep and label.
         channels: C of the images.
-        num_classes: labels are 0..num_classes-1; -1 is the null label of guidance.
         dim: channels of the first feature map.
         dim_mults: channels of each level as multiples of `dim`.
-        groups, heads, dim_head, label_dim: see `qhdm.config.ModelConfig`.
+        groups, heads, dim_head: see `qhdm.config.ModelConfig`.
         block: makes the blocks of the encoder levels and of the vertex, which is where quantum
             filters may stand; None makes classical ones.
+        attention: class of the attention at the vertex.
 
     Shapes:
         x_t (B, C, H, W) in [-1, 1] units, t (B,) and label (B,) integers; returns (B, C, H, W).
@@ -80,15 +81,15 @@ class UNet(nn.Module):
     def __init__(
         self,
         *,
+        condition: Condition,
         channels: int,
-        num_classes: int,
         dim: int,
         dim_mults: Sequence[int],
         groups: int,
         heads: int,
         dim_head: int,
-        label_dim: int,
         block: BlockFactory | None = None,
+        attention: type[Attention] = Attention,
     ) -> None:
         super().__init__()
         emb_dim = 4 * dim
@@ -101,9 +102,7 @@ class UNet(nn.Module):
             return LinearAttention(width, heads=heads, dim_head=dim_head)
 
         block = block or (lambda place, width: resnet(width, width))
-        self.condition = Condition(
-            time_dim=dim, label_dim=label_dim, num_classes=num_classes, emb_dim=emb_dim
-        )
+        self.condition = condition
         self.init_conv = nn.Conv2d(channels, dim, 7, padding=3)
 
         last = len(dim_mults) - 1
@@ -120,7 +119,7 @@ class UNet(nn.Module):
         self.vertex = nn.ModuleDict(
             {
                 "block1": block("vertex", mid),
-                "attention": Attention(mid, heads=heads, dim_head=dim_head),
+                "attention": attention(mid, heads=heads, dim_head=dim_head),
                 "block2": block("vertex", mid),
             }
         )

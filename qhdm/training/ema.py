@@ -12,7 +12,7 @@ TensorList = tuple[Tensor, ...] | list[Tensor]
 
 
 def ema_decay(step: int, config: EmaConfig) -> float:
-    """Decay of the average at `step` (steps done so far): 0 up to `after`, then rising.
+    """Decay of the average after step number `step`, from 0: 0 up to `after`, then rising.
 
     min(decay, 1 - (1 + n / inv_gamma)^-power) with n = step - after - 1, as the published code.
     """
@@ -40,7 +40,7 @@ class Ema:
         # While the decay is 0 the average is the model itself: short runs have one, too.
         if step % self._config.every and step > self._config.after:
             return
-        self._decay = ema_decay(step, self._config)
+        self._decay = ema_decay(step - 1, self._config)
         self._averaged.update_parameters(model)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

@@ -67,7 +67,7 @@ class Trainer:
         self.batches = batches
         self.device = device
         self.model = build_model(config).to(device)
-        self.schedule = Schedule(config.diffusion).to(device)
+        self.schedule = Schedule(config.diffusion, p2_k=config.p2_k).to(device)
         self.ema = Ema(self.model, train.ema)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=train.lr, betas=train.betas, eps=train.eps

@@ -59,12 +59,8 @@ class Run:
             while path.exists():
                 attempt += 1
                 path = base.with_name(f"{base.name}-{attempt}")
+        check_absent(path)
         try:
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                raise RunError(
-                    f"{path}: exists already; give another --out, or go on with "
-                    f"`qhdm train --resume {path}`"
-                )
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{path}: cannot be made ({error.strerror})") from None
@@ -133,6 +129,18 @@ class Run:
         if not checkpoints:
             raise RunError(f"{self.path}: has no checkpoint yet; train it first")
         return checkpoints[-1]
+
+
+def check_absent(path: Path) -> None:
+    """Raise `RunError` unless a run directory can be made at `path`: no overwriting."""
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(
+                f"{path}: exists already; give another --out, or go on with "
+                f"`qhdm train --resume {path}`"
+            )
+    except OSError as error:
+        raise RunError(f"{path}: cannot be made ({error.strerror})") from None
 
 
 def load_weights(path: Path, device: torch.device) -> dict[str, Tensor]:

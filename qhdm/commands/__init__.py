@@ -1,0 +1,1 @@
+"""Verbs of the command line, a module each: `add(commands)` makes its parser."""

@@ -1,0 +1,78 @@
+"""`qhdm import-flax`: weights of the published code as a run."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+#: Relative; float32 arithmetic of another order stays a hundred times below it.
+TOLERANCE = 2e-4
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Make the parser of `import-flax`."""
+    parser = commands.add_parser(
+        "import-flax", help="turn a checkpoint of the published JAX code into a run"
+    )
+    parser.add_argument(
+        "checkpoint",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="its checkpoint_<step> file (MessagePack), or an npz with param:<path> arrays",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        required=True,
+        metavar="CONFIG",
+        help="of that network: one of configs/released/",
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="RUN", help="the run directory to make"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=_tolerance,
+        default=TOLERANCE,
+        metavar="E",
+        help="largest relative error where the file holds x, t, label and output (%(default)g)",
+    )
+    parser.set_defaults(command=_import_flax)
+
+
+def _tolerance(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def _import_flax(arguments: argparse.Namespace) -> None:
+    from qhdm.config import load_config
+
+    config = load_config(arguments.config, arguments.set)
+
+    # Only now the heavy imports: bad input is refused at once.
+    from qhdm.importing import import_checkpoint
+
+    done = import_checkpoint(
+        arguments.checkpoint, config, arguments.out, tolerance=arguments.tolerance
+    )
+    weights = "weights and moving averages" if done.averaged else "weights"
+    print(f"{done.parameters:,} parameters: {weights} of step {done.step:,}")
+    if done.error is None:
+        print("not checked: the file holds no x, t, label and output")
+    else:
+        print(
+            f"checked: relative error {done.error:.2g} against the published output "
+            f"(tolerance {arguments.tolerance:g})"
+        )
+    print(f"run directory: {done.path}")
+    print(f"samples: qhdm sample {done.path}")

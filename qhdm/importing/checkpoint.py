@@ -1,0 +1,234 @@
+"""Checkpoints of the published code, as flat dictionaries of arrays.
+
+Two forms are read, told apart by their first bytes; nothing in either is executed.
+
+* The file `checkpoint_<step>` that the published code writes: a Flax train state, serialised with
+  MessagePack. Arrays are extension type 1, themselves MessagePack of (shape, type name, bytes);
+  arrays above 1 GiB come as chunks. `params` and `params_ema` are read. A tree of parameters alone,
+  or as `{"params": ...}`, is read as well.
+* An npz of arrays named `param:<path>`, beside which `x`, `t`, `label` and `output` may hold an
+  evaluation of the network.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from qhdm.errors import CheckpointError
+
+Arrays = Mapping[str, np.ndarray]
+
+#: The largest file, and the largest sum of arrays, that is read. The published networks and their
+#: optimiser have 21 MB.
+MAX_BYTES = 4 * 2**30
+
+_NPZ_PREFIX = "param:"
+_EXAMPLE = ("x", "t", "label", "output")
+_EMA_NAMES = ("params_ema", "ema_params")
+_NDARRAY, _SCALAR = 1, 3
+_CHUNKED = "__msgpack_chunked_array__"
+_FLOATS = ("float16", "float32", "float64")
+_NUMBERS = (*_FLOATS, "int32", "int64", "uint32", "uint64")
+
+
+@dataclass(frozen=True)
+class Example:
+    """An evaluation of the published network.
+
+    Attributes:
+        x: (B, H, W, C) in [-1, 1] units.
+        t, label: (B,) integers.
+        output: (B, H, W, C).
+    """
+
+    x: np.ndarray
+    t: np.ndarray
+    label: np.ndarray
+    output: np.ndarray
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        params: arrays by Flax path, `part/module/.../name`.
+        ema: their moving averages, or None if the file has none.
+        step: training steps done, 0 if the file does not say.
+        example: to check a conversion with, or None.
+    """
+
+    params: Arrays
+    ema: Arrays | None = None
+    step: int = 0
+    example: Example | None = None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint file.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, too large, or holds something else.
+    """
+    try:
+        if path.is_dir():
+            raise CheckpointError(
+                f"{path}: is a folder; give the file in it (an Orbax checkpoint, which is a "
+                "folder, is not read: save it with flax.serialization.to_bytes)"
+            )
+        size = path.stat().st_size
+        _check_size(path, size)
+        with path.open("rb") as file:
+            is_npz = file.read(2) == b"PK"
+        return _read_npz(path) if is_npz else _read_msgpack(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _check_size(path: Path, size: int) -> None:
+    if size > MAX_BYTES:
+        raise CheckpointError(
+            f"{path}: {size / 2**30:.1f} GiB of arrays, more than the {MAX_BYTES / 2**30:.0f} GiB "
+            "that are read; is it a checkpoint of the published code?"
+        )
+
+
+def _read_npz(path: Path) -> Checkpoint:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_size(path, sum(entry.file_size for entry in archive.infolist()))
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (CheckpointError, OSError):
+        raise
+    except Exception as error:  # zipfile and numpy raise many kinds for a damaged or hostile file
+        raise CheckpointError(f"{path}: not a readable npz ({_first_line(error)})") from None
+    known = {name for name in arrays if name.startswith(_NPZ_PREFIX)}
+    unknown = sorted(arrays.keys() - known - set(_EXAMPLE))
+    if unknown or not known:
+        what = f"array {unknown[0]!r}" if unknown else f"no array {_NPZ_PREFIX}<path>"
+        raise CheckpointError(
+            f"{path}: has {what}; expected are {_NPZ_PREFIX}<path> and, to check the import, "
+            f"{', '.join(_EXAMPLE)}"
+        )
+    params = {name.removeprefix(_NPZ_PREFIX): arrays[name] for name in known}
+    given = [name for name in _EXAMPLE if name in arrays]
+    if given and len(given) < len(_EXAMPLE):
+        raise CheckpointError(
+            f"{path}: has {', '.join(given)}, but a check needs all of {', '.join(_EXAMPLE)}"
+        )
+    example = Example(**{name: arrays[name] for name in given}) if given else None
+    return Checkpoint(_checked(path, params), example=example)
+
+
+def _read_msgpack(path: Path) -> Checkpoint:
+    data = path.read_bytes()
+    try:
+        # Lengths are bounded by the file's; extension types stay bytes until they are looked at.
+        root = msgpack.unpackb(data, raw=False)
+    except Exception as error:  # MessagePack of a damaged or hostile file
+        raise CheckpointError(
+            f"{path}: neither a Flax checkpoint (MessagePack) nor an npz ({_first_line(error)})"
+        ) from None
+    if not isinstance(root, dict):
+        raise CheckpointError(f"{path}: its content is {_kind(root)}, not a tree of parameters")
+    if "params" not in root:
+        return Checkpoint(_params(path, root, "the root"))
+    ema = next((name for name in _EMA_NAMES if root.get(name) is not None), None)
+    return Checkpoint(
+        _params(path, root["params"], "params"),
+        None if ema is None else _params(path, root[ema], ema),
+        _step(path, root.get("step", 0)),
+    )
+
+
+def _params(path: Path, tree: Any, place: str) -> Arrays:
+    if not isinstance(tree, dict) or not tree:
+        raise CheckpointError(f"{path}: {place}: is {_kind(tree)}, not a tree of parameters")
+    return _checked(path, dict(_flatten(path, tree, "")))
+
+
+def _flatten(path: Path, node: Any, name: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Arrays by their path below `node`, which is called `name`."""
+    if not isinstance(node, dict):
+        yield name, _array(path, node, name)
+    elif _CHUNKED in node:
+        yield name, _joined(path, node, name)
+    else:
+        for key, child in node.items():
+            if not isinstance(key, str):
+                raise CheckpointError(f"{path}: {name or 'the root'}: {key!r} is no name")
+            yield from _flatten(path, child, f"{name}/{key}" if name else key)
+
+
+def _array(path: Path, node: Any, place: str) -> np.ndarray:
+    if not isinstance(node, msgpack.ExtType) or node.code not in (_NDARRAY, _SCALAR):
+        raise CheckpointError(f"{path}: {place}: is {_kind(node)}, not an array")
+    try:
+        shape, kind, data = msgpack.unpackb(node.data, raw=False)
+        shape = tuple(shape)
+        whole = all(type(size) is int and size >= 0 for size in shape)
+    except Exception as error:  # the inner MessagePack is as little to be trusted
+        raise CheckpointError(f"{path}: {place}: damaged array ({_first_line(error)})") from None
+    if not isinstance(kind, str) or kind not in _NUMBERS:
+        raise CheckpointError(f"{path}: {place}: has type {kind!r}; {', '.join(_NUMBERS)} are read")
+    dtype = np.dtype(kind)
+    if not whole or not isinstance(data, bytes) or math.prod(shape) * dtype.itemsize != len(data):
+        raise CheckpointError(f"{path}: {place}: damaged array (its size is not that of its shape)")
+    return np.frombuffer(data, dtype=dtype).reshape(shape)
+
+
+def _joined(path: Path, node: dict[Any, Any], place: str) -> np.ndarray:
+    """An array that Flax has split: `shape` and `chunks` are tuples as {"0": ..., "1": ...}."""
+    try:
+        shape = tuple(node["shape"][str(i)] for i in range(len(node["shape"])))
+        parts = [node["chunks"][str(i)] for i in range(len(node["chunks"]))]
+    except (KeyError, TypeError):
+        raise CheckpointError(f"{path}: {place}: damaged array (chunks are missing)") from None
+    chunks = [_array(path, part, f"{place}, chunk {i}").ravel() for i, part in enumerate(parts)]
+    size = sum(chunk.size for chunk in chunks)
+    if not chunks or not all(type(n) is int and n >= 0 for n in shape) or math.prod(shape) != size:
+        raise CheckpointError(f"{path}: {place}: damaged array (its size is not that of its shape)")
+    return np.concatenate(chunks).reshape(shape)
+
+
+def _step(path: Path, node: Any) -> int:
+    value = node
+    if isinstance(node, msgpack.ExtType):
+        array = _array(path, node, "step")
+        value = array.item() if array.size == 1 else None
+    if not isinstance(value, int) or not 0 <= value < 2**31:
+        raise CheckpointError(f"{path}: step: is no number of training steps")
+    return value
+
+
+def _checked(path: Path, params: Arrays) -> Arrays:
+    for name, array in params.items():
+        if array.dtype.name not in _FLOATS:
+            raise CheckpointError(
+                f"{path}: {name}: has type {array.dtype.name}; weights are {', '.join(_FLOATS)}"
+            )
+        if not np.isfinite(array).all():
+            raise CheckpointError(f"{path}: {name}: has values that are not finite")
+    return params
+
+
+def _kind(node: Any) -> str:
+    if isinstance(node, msgpack.ExtType):
+        return f"extension type {node.code}"
+    return "empty" if node is None or node == {} else f"of type {type(node).__name__}"
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]

@@ -1,0 +1,176 @@
+"""From a checkpoint of the published code to a run directory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from qhdm import data
+from qhdm.config import Config
+from qhdm.errors import CheckpointError
+from qhdm.files import atomic_path, write_text
+from qhdm.importing.checkpoint import Arrays, Checkpoint, Example, read_checkpoint
+from qhdm.importing.names import slots_of
+from qhdm.models import UNet, build_model
+from qhdm.training.loop import Trainer
+from qhdm.training.run import Run, check_absent
+
+#: What is known of the import, in the run directory.
+ORIGIN_FILE = "origin.json"
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A finished import.
+
+    Attributes:
+        path: the run directory.
+        parameters: how many were converted.
+        step: training steps that the checkpoint had done.
+        averaged: whether it held moving averages beside the weights.
+        error: largest relative error of the self-check over its samples, None without one.
+    """
+
+    path: Path
+    parameters: int
+    step: int
+    averaged: bool
+    error: float | None
+
+
+def import_checkpoint(source: Path, config: Config, out: Path, *, tolerance: float) -> Imported:
+    """Convert the parameters of the published code into a run that can be sampled and trained.
+
+    The run's `model` weights are the checkpoint's `params`; its `ema` weights are `params_ema`, or
+    the same where there are none. The optimiser starts afresh. If the file holds an evaluation of
+    the network, the converted one has to agree with it; nothing is left behind if it does not.
+
+    Args:
+        source: the checkpoint, MessagePack or npz (see `qhdm.importing.checkpoint`).
+        config: of the network, for example one of `configs/released/`.
+        out: the run directory to make.
+        tolerance: largest relative error, |converted - published| / |published| in the Euclidean
+            norm of a sample.
+
+    Raises:
+        CheckpointError: the file cannot be read, is not of this network, or the check fails.
+        RunError: `out` exists and is not empty.
+        DataError: `data.classes` is null and the data set absent.
+    """
+    check_absent(out)
+    config = data.resolved(config)
+    checkpoint = read_checkpoint(source)
+    trainer = Trainer(config, None, torch.device("cpu"))
+    averaged = build_model(config)
+    load_published(trainer.model, checkpoint.params, config.model.kind, source)
+    load_published(
+        averaged,
+        checkpoint.params if checkpoint.ema is None else checkpoint.ema,
+        config.model.kind,
+        source,
+    )
+    trainer.ema.load_state_dict(averaged.state_dict())
+    trainer.step = checkpoint.step
+    error = None
+    if checkpoint.example is not None:
+        error = relative_error(trainer.model, checkpoint.example, config, source)
+        if not error <= tolerance:
+            raise CheckpointError(
+                f"{source}: the converted network misses the published output by {error:.2g} "
+                f"(relative), more than the tolerance {tolerance:g}; is the configuration that of "
+                "the checkpoint, with its `released` switches?"
+            )
+    origin = _origin(source, checkpoint, error, tolerance)
+    with atomic_path(out) as temporary:
+        trainer.save(Run.create(config, temporary))
+        write_text(temporary / ORIGIN_FILE, json.dumps(origin, indent=2) + "\n")
+    return Imported(
+        path=out,
+        parameters=sum(array.size for array in checkpoint.params.values()),
+        step=checkpoint.step,
+        averaged=checkpoint.ema is not None,
+        error=error,
+    )
+
+
+def load_published(model: UNet, params: Arrays, kind: str, source: Path) -> None:
+    """Copy published parameters into a network.
+
+    Args:
+        model: filled in place.
+        params: arrays by Flax path.
+        kind: `model.kind` of the network's configuration.
+        source: for messages.
+
+    Raises:
+        CheckpointError: an array is missing, superfluous, or of another shape.
+    """
+    slots = {slot.path: slot for slot in slots_of(model, kind)}
+    missing = [path for path in slots if path not in params]
+    unknown = [path for path in params if path not in slots]
+    others = [path for path in slots if path in params and params[path].shape != slots[path].shape]
+    problems = [
+        *(f"{path}: missing; its shape is {slots[path].shape}" for path in missing),
+        *(f"{path}: unknown in this configuration" for path in unknown),
+        *(
+            f"{path}: has shape {params[path].shape}, this configuration expects "
+            f"{slots[path].shape}"
+            for path in others
+        ),
+    ]
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise CheckpointError(
+            f"{source}: {problems[0]}{more}; give the --config of this checkpoint, which is a "
+            f"{kind} here; configs/released/ has those of the published code"
+        )
+    for path, slot in slots.items():
+        slot.fill(params[path])
+
+
+@torch.no_grad()
+def relative_error(model: UNet, example: Example, config: Config, source: Path) -> float:
+    """Largest relative error of the network over the samples of a published evaluation.
+
+    Raises:
+        CheckpointError: the evaluation does not fit the network.
+    """
+    shape = (config.data.image_size, config.data.image_size, config.data.channels)
+    batch = len(example.t) if example.t.ndim == 1 else 0
+    for name, array in (("x", example.x), ("output", example.output)):
+        if not batch or array.shape != (batch, *shape) or array.dtype.kind != "f":
+            raise CheckpointError(
+                f"{source}: {name}: has type {array.dtype.name} and shape {array.shape}, but "
+                f"floating-point {('B', *shape)} with B values of t is expected"
+            )
+    limits = {"t": config.diffusion.timesteps, "label": len(config.data.classes or ())}
+    for name, array in (("t", example.t), ("label", example.label)):
+        fits = array.shape == (batch,) and array.dtype.kind in "iu"
+        if not fits or array.min() < 0 or array.max() >= limits[name]:
+            raise CheckpointError(
+                f"{source}: {name}: must be {batch} whole numbers from 0 to {limits[name] - 1}"
+            )
+    x = torch.from_numpy(example.x.astype(np.float32)).permute(0, 3, 1, 2)
+    t, label = (torch.from_numpy(a.astype(np.int64)) for a in (example.t, example.label))
+    ours = model(x, t, label).permute(0, 2, 3, 1).double().flatten(1)
+    theirs = torch.from_numpy(example.output.astype(np.float64)).flatten(1)
+    return float(((ours - theirs).norm(dim=1) / theirs.norm(dim=1)).max())
+
+
+def _origin(
+    source: Path, checkpoint: Checkpoint, error: float | None, tolerance: float
+) -> dict[str, object]:
+    with source.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "file": source.name,
+        "sha256": digest,
+        "step": checkpoint.step,
+        "ema": "params_ema" if checkpoint.ema is not None else "params",
+        "check": None if error is None else {"relative_error": error, "tolerance": tolerance},
+    }

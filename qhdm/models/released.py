@@ -1,0 +1,44 @@
+"""The published code where it differs from its paper (arXiv 2512.20448).
+
+Each class is one difference, chosen by a switch of `qhdm.config.ReleasedConfig`; docs/reference.md
+gives the evidence. None is used by default.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from qhdm.models.blocks import Attention
+from qhdm.models.quantum_blocks import FilterBank, HybridConv2d, QResnetBlock, QuanResnetBlock
+
+
+class TokenNormalisedAttention(Attention):
+    """Full attention whose q and k have unit length over the pixels, feature by feature.
+
+    They are compared by no cosine then: a score depends on how many pixels there are.
+    """
+
+    UNIT_DIM = -2
+
+
+class DiscardingQResnetBlock(QResnetBlock):
+    """QResNet whose second convolution repeats the filter values of the first.
+
+    The published block evaluates the second filters and forgets the result. They are not evaluated
+    here; their weights exist, as there, and are frozen, which is what a gradient of zero does.
+    """
+
+    def __init__(self, dim: int, bank: FilterBank, *, emb_dim: int, groups: int) -> None:
+        super().__init__(dim, bank, emb_dim=emb_dim, groups=groups)
+        self.conv2.quantum.requires_grad_(False)
+
+    def second_pass(self, h: Tensor, first: Tensor, x: Tensor) -> Tensor:
+        return self.conv2.with_values(first[:, : self.conv1.quantum_channels], h)
+
+
+class InputReadingQuanResnetBlock(QuanResnetBlock):
+    """QuanResNet whose second filters read the block's input, not the first convolution."""
+
+    def second_pass(self, h: Tensor, first: Tensor, x: Tensor) -> Tensor:
+        assert isinstance(self.conv2, HybridConv2d)
+        return self.conv2.with_values(self.conv2.filtered(x), h)
