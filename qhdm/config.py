@@ -242,8 +242,8 @@ class ReleasedConfig:
     Attributes:
         time_blind: paper: every block is conditioned on the timestep and the label. Code: the
             encoder of UNet, QVUNet and FullQVUNet embeds the label alone.
-        attention_over_tokens: paper: full attention of queries and keys (of unit length in the
-            code it follows). Code: they are normalised over the pixels, feature by feature.
+        attention_over_tokens: paper: full attention at the vertex. Code: queries and keys are
+            normalised over the pixels (tokens), where its own comment says over the features.
         discard_second_pass: paper: both convolutions of a QResNet block are hybrid. Code: the
             filters of the second are evaluated and forgotten, the values of the first stand in
             their place; their weights get no gradient.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 import zipfile
@@ -21,12 +22,15 @@ from test_cli import refused
 from test_released import small
 from tolerances import PUBLISHED
 
-from qhdm.config import Config, load_config, to_yaml
+from qhdm import data
+from qhdm.config import Config, DataConfig, load_config, to_yaml
 from qhdm.errors import CheckpointError, RunError
 from qhdm.importing import import_checkpoint
 from qhdm.importing.checkpoint import read_checkpoint
 from qhdm.importing.names import slots_of
 from qhdm.models import build_model
+from qhdm.training.loop import resumed, train
+from qhdm.training.run import Run
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "released"
 
@@ -217,26 +221,26 @@ def test_parameters_alone_are_both_weights(wrap: bool, tmp_path: Path) -> None:
 # The command.
 
 
-def test_import_sample_and_resume(cli: Cli, tmp_path: Path) -> None:
-    params = small_params("qcunet_fqconv", 0)
-    source = write_state(tmp_path / "checkpoint_3", step=3, params=tree_of(params))
+def test_an_imported_run_is_sampled_and_trained_on(cli: Cli, tmp_path: Path) -> None:
+    source = write_state(
+        tmp_path / "checkpoint_3", step=3, params=tree_of(small_params("qcunet_fqconv", 0))
+    )
     config = tmp_path / "small.yaml"
-    config.write_text(to_yaml(small("qcunet_fqconv", "train.batch_size=4", "sample.num=1")))
+    config.write_text(to_yaml(small("qcunet_fqconv", "train.batch_size=4")))
     run = tmp_path / "run"
     done = cli("import-flax", source, "--config", config, "--out", run)
     assert done.returncode == 0, done.stderr
     assert "parameters: weights of step 3" in done.stdout
     assert "not checked: the file holds no x, t, label and output" in done.stdout
-    again = cli("import-flax", source, "--config", config, "--out", run)
-    refused(again, "exists already; give another --out")
 
     sampled = cli("sample", run, "--class", "Forest", "--num", 1, "--steps", 2)
     assert sampled.returncode == 0, sampled.stderr
     assert Path(sampled.stdout.strip().removeprefix("grid: ")).exists()
 
-    on = ["--set", "train.steps=4", "--set", "sample.steps=2", "--set", "data.root=bundled"]
-    resumed = cli("train", "--resume", run, *on)
-    assert resumed.returncode == 0, resumed.stderr
+    before = Run.open(run).config
+    on = dataclasses.replace(before, train=dataclasses.replace(before.train, steps=4))
+    images = data.load(DataConfig(root="bundled", image_size=16))
+    train(resumed(Run.open(run), on), images, device=torch.device("cpu"), progress=False)
     assert (run / "checkpoints" / "step_0000004").is_dir()
 
 

@@ -15,6 +15,7 @@ from qhdm.errors import ConfigError
 from qhdm.models import build_model
 from qhdm.models.blocks import Attention
 from qhdm.models.released import TokenNormalisedAttention
+from qhdm.training.estimate import describe_cost
 from qhdm.training.loop import Trainer
 
 RELEASED = Path(__file__).parent.parent / "configs" / "released"
@@ -50,6 +51,17 @@ def test_parameter_counts_are_the_published_ones(name: str) -> None:
     config = load_config(RELEASED / f"{name}.yaml")
     assert total(config) == COUNTS[name]
     assert config.data.classes == EUROSAT_CLASSES
+
+
+@pytest.mark.parametrize("name", list(COUNTS))
+def test_dry_run_prints_the_published_count(name: str) -> None:
+    config = load_config(RELEASED / f"{name}.yaml", ["train.batch_size=1"])
+    text = describe_cost(config, torch.device("cpu"))
+    (total_row,) = (line for line in text.splitlines() if line.startswith("total"))
+    assert total_row.endswith(f"{COUNTS[name]:,}")
+    # encoder: 4 patches, 2 passes in 2 blocks; vertex: 1 patch, the first pass of 2 blocks
+    circuits = {"unet": 0, "qvunet": 2, "qcunet": 16 + 2}[config.model.kind]
+    assert f"({circuits} per image x batch 1)" in text
 
 
 def test_every_released_configuration_is_counted() -> None:

@@ -16,7 +16,7 @@ from qhdm.errors import CheckpointError
 from qhdm.files import atomic_path, write_text
 from qhdm.importing.checkpoint import Arrays, Checkpoint, Example, read_checkpoint
 from qhdm.importing.names import slots_of
-from qhdm.models import UNet, build_model
+from qhdm.models import UNet
 from qhdm.training.loop import Trainer
 from qhdm.training.run import Run, check_absent
 
@@ -66,15 +66,11 @@ def import_checkpoint(source: Path, config: Config, out: Path, *, tolerance: flo
     config = data.resolved(config)
     checkpoint = read_checkpoint(source)
     trainer = Trainer(config, None, torch.device("cpu"))
-    averaged = build_model(config)
+    averaged = trainer.ema.model
+    assert isinstance(averaged, UNet)
+    ema = checkpoint.params if checkpoint.ema is None else checkpoint.ema
     load_published(trainer.model, checkpoint.params, config.model.kind, source)
-    load_published(
-        averaged,
-        checkpoint.params if checkpoint.ema is None else checkpoint.ema,
-        config.model.kind,
-        source,
-    )
-    trainer.ema.load_state_dict(averaged.state_dict())
+    load_published(averaged, ema, config.model.kind, source)
     trainer.step = checkpoint.step
     error = None
     if checkpoint.example is not None:
@@ -171,6 +167,6 @@ def _origin(
         "file": source.name,
         "sha256": digest,
         "step": checkpoint.step,
-        "ema": "params_ema" if checkpoint.ema is not None else "params",
+        "averaged": checkpoint.ema is not None,
         "check": None if error is None else {"relative_error": error, "tolerance": tolerance},
     }
