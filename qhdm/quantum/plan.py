@@ -16,16 +16,15 @@ import torch
 from qhdm.errors import CircuitError
 from qhdm.quantum.angles import Angles, Cache
 from qhdm.quantum.coefficients import Coefficients
+from qhdm.quantum.components import Component, Term, angle_rows, split
 from qhdm.quantum.contraction import Contraction, plan_contraction
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.partition import NOMINAL_BATCH, plan_network
-from qhdm.quantum.program import Op, Program, lower
-from qhdm.quantum.structure import Pauli, connected, light_cone
+from qhdm.quantum.program import Op, Program
+from qhdm.quantum.structure import Pauli, light_cone
 from qhdm.quantum.tree import Network
 from qhdm.quantum.units import Unit
 
-#: A coefficient, and the positions of the measured values that it multiplies.
-Term = tuple[float, tuple[int, ...]]
 Method = Literal["auto", "network", "statevector"]
 
 #: In a state vector, gates that do not read inputs fuse into unitaries of at most this many qubits.
@@ -91,32 +90,12 @@ def make_plan(filter: Filter, method: Method = "auto") -> Plan:
         CircuitError: a gate cannot be lowered, an observable is not Hermitian or of other size, or
             a network is asked for and there is none.
     """
-    program = lower(filter)
-    parts = connected(program.qubits, [op.qubits for op in program.ops])
-    terms = _terms(filter, parts)
-    measured: list[dict[Pauli, None]] = [{} for _ in parts]
-    for term in terms:
-        for component, pauli in term.touched.items():
-            measured[component][pauli] = None
-
-    # Components that nothing observes are not simulated; equal ones share a group.
-    alike: dict[object, list[_Component]] = {}
-    for index, part in enumerate(parts):
-        if measured[index]:
-            local = _localise(program, index, part, tuple(measured[index]))
-            alike.setdefault(local.signature, []).append(local)
-    groups = tuple(_group(filter.name, program, members, method) for members in alike.values())
-
-    order = [(m.index, pauli) for members in alike.values() for m in members for pauli in m.paulis]
-    position = {item: i for i, item in enumerate(order)}
-    outputs: list[list[Term]] = [[] for _ in filter.observables]
-    for term in terms:
-        factors = tuple(position[item] for item in term.touched.items())
-        outputs[term.observable].append((term.coefficient, factors))
-    return Plan(program, groups, tuple(map(tuple, outputs)))
+    parts = split(filter)
+    groups = tuple(_group(filter.name, parts.program, members, method) for members in parts.alike)
+    return Plan(parts.program, groups, parts.outputs)
 
 
-def _group(name: str, program: Program, members: Sequence[_Component], method: Method) -> Group:
+def _group(name: str, program: Program, members: Sequence[Component], method: Method) -> Group:
     first = members[0]
     seen = sorted(set().union(*(light_cone(first.ops, pauli) for pauli in first.paulis)))
     units, reads = fuse([first.ops[i] for i in seen], first.reads_inputs)
@@ -132,8 +111,7 @@ def _group(name: str, program: Program, members: Sequence[_Component], method: M
         total = network.cost + network.cost_once // NOMINAL_BATCH
         if method == "auto" and total > STATEVECTOR_PENALTY * cost:
             network = None
-    angles = np.array([member.angles for member in members], dtype=np.int64)
-    angles = angles.reshape(len(members), -1)
+    angles = angle_rows(members)
     contraction = None
     if network is not None:
         cost = network.cost
@@ -195,72 +173,3 @@ def _merge(units: Sequence[tuple[Unit, bool]]) -> list[tuple[Unit, bool]]:
                 continue
         merged.append((unit, reads))
     return merged
-
-
-@dataclass(frozen=True)
-class _Component:
-    """One connected component, on local qubits and local angles."""
-
-    index: int
-    size: int
-    ops: tuple[Op, ...]
-    angles: tuple[int, ...]
-    reads_inputs: tuple[bool, ...]
-    paulis: tuple[Pauli, ...]
-
-    @property
-    def signature(self) -> object:
-        """Equal for components that differ in nothing but the values of their angles."""
-        # Trigonometric forms are shared within a program: identity is equality.
-        gates = tuple((op.qubits, id(op.gate), op.angle) for op in self.ops)
-        return self.size, gates, self.reads_inputs, self.paulis
-
-
-def _localise(
-    program: Program, index: int, part: tuple[int, ...], paulis: tuple[Pauli, ...]
-) -> _Component:
-    local = {qubit: i for i, qubit in enumerate(part)}
-    ops: list[Op] = []
-    angles: list[int] = []
-    for op in program.ops:
-        if op.qubits[0] in local:
-            angle = -1
-            if op.angle >= 0:
-                angle = len(angles)
-                angles.append(op.angle)
-            ops.append(Op(tuple(local[q] for q in op.qubits), op.gate, angle))
-    reads = tuple(bool(np.any(program.from_inputs[row])) for row in angles)
-    return _Component(index, len(part), tuple(ops), tuple(angles), reads, paulis)
-
-
-@dataclass(frozen=True)
-class _String:
-    """A Pauli string of an observable: for each component it touches, local (x, z) masks."""
-
-    observable: int
-    coefficient: float
-    touched: dict[int, Pauli]
-
-
-def _terms(filter: Filter, parts: Sequence[tuple[int, ...]]) -> list[_String]:
-    home = {qubit: (c, i) for c, part in enumerate(parts) for i, qubit in enumerate(part)}
-    terms = []
-    for m, observable in enumerate(filter.observables):
-        if observable.num_qubits != filter.circuit.num_qubits:
-            raise CircuitError(
-                f"{filter.name}: observable {m} acts on {observable.num_qubits} qubits, the "
-                f"circuit has {filter.circuit.num_qubits}"
-            )
-        for string, qubits, coefficient in observable.to_sparse_list():
-            if abs(complex(coefficient).imag) > 1e-12:
-                raise CircuitError(f"{filter.name}: observable {m} is not Hermitian")
-            touched: dict[int, Pauli] = {}
-            for letter, qubit in zip(string, qubits, strict=True):
-                component, bit = home[qubit]
-                x, z = touched.get(component, (0, 0))
-                touched[component] = (
-                    x | (letter in "XY") << bit,
-                    z | (letter in "YZ") << bit,
-                )
-            terms.append(_String(m, float(complex(coefficient).real), touched))
-    return terms

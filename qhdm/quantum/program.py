@@ -83,6 +83,8 @@ class Program:
     Attributes:
         qubits: n.
         ops: gates in order.
+        gates: the same as Qiskit has them; those with an angle read a parameter of their own.
+        parameters: those parameters, angle by angle.
         from_inputs: (angles, n_in).
         from_weights: (angles, P).
         offsets: (angles,).
@@ -90,6 +92,8 @@ class Program:
 
     qubits: int
     ops: tuple[Op, ...]
+    gates: tuple[Gate, ...]
+    parameters: tuple[Parameter, ...]
     from_inputs: np.ndarray
     from_weights: np.ndarray
     offsets: np.ndarray
@@ -127,6 +131,8 @@ def lower(filter: Filter) -> Program:
     columns = {p: i for i, p in enumerate((*filter.inputs, *filter.weights))}
     forms: dict[tuple[object, ...], Trig | None] = {}
     ops: list[Op] = []
+    gates: list[Gate] = []
+    parameters: list[Parameter] = []
     rows: list[np.ndarray] = []
     offsets: list[float] = []
 
@@ -165,9 +171,12 @@ def lower(filter: Filter) -> Program:
         free = [p for p in gate.params if isinstance(p, ParameterExpression) and p.parameters]
         if not free:
             ops.append(Op(qubits, constant(np.asarray(Operator(gate).data)), -1))
+            gates.append(gate)
         elif len(gate.params) == 1 and (trig := form(gate)):
             row, offset = _affine(filter.name, free[0], columns)
             ops.append(Op(qubits, trig, len(rows)))
+            parameters.append(Parameter(f"a{len(rows)}"))
+            gates.append(with_angle(gate, parameters[-1]))
             rows.append(row)
             offsets.append(offset)
         elif gate.name == "u":
@@ -189,19 +198,26 @@ def lower(filter: Filter) -> Program:
     return Program(
         filter.circuit.num_qubits,
         tuple(ops),
+        tuple(gates),
+        tuple(parameters),
         matrix[:, :split],
         matrix[:, split:],
         np.array(offsets, dtype=float),
     )
 
 
+def with_angle(gate: Gate, angle: float | Parameter) -> Gate:
+    """A one-parameter gate with another angle."""
+    changed = gate.to_mutable()
+    changed.params = [angle]
+    return changed
+
+
 def _trigonometric(gate: Gate) -> Trig | None:
     """The trigonometric form of a one-parameter gate, or None if its matrix has none."""
 
     def at(angle: float) -> np.ndarray:
-        bound = gate.copy()
-        bound.params = [angle]
-        return np.asarray(Operator(bound).data)
+        return np.asarray(Operator(with_angle(gate, angle)).data)
 
     for scale in (0.5, 1.0):
         zero, quarter, half = at(0.0), at(math.pi / (2 * scale)), at(math.pi / scale)
