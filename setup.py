@@ -21,6 +21,9 @@ setup(
         "torch>=2.6",
         "msgpack>=1.0",
         "qiskit>=2.1,<3",
+        "qiskit-aer>=0.17,<0.19",
+        # Only its fake devices are used, and only when a noise model is named.
+        "qiskit-ibm-runtime>=0.40,<0.60",
         # 0.9 moved EstimatorQNN to V2 primitives; minor releases before 1.0 break the API.
         "qiskit-machine-learning>=0.9,<0.10",
         "numpy>=2",
@@ -48,7 +51,6 @@ setup(
             "pennylane>=0.40",
             "pytest>=8",
             "pytest-xdist>=3.5",
-            "qiskit-aer>=0.17,<0.19",
             "ruff>=0.6",
             "tensorboard>=2.14",
             "types-PyYAML",

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from qhdm import __version__
-from qhdm.commands import import_flax
+from qhdm.commands import import_flax, noise, verify
 from qhdm.errors import ConfigError, DataError, Interrupted, QhdmError, SamplingError
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from qhdm.quantum.engines import Engine
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -98,6 +100,10 @@ def _train(arguments: argparse.Namespace) -> None:
         run = Run.create(config, arguments.out)
     print(f"run directory: {run.path}")
     print(f"training on {len(training)} images of {len(training.class_names)} classes ({device})")
+    if config.quantum.engine == "aer":
+        from qhdm.training.estimate import describe_circuits
+
+        print(describe_circuits(config))
     loss = train(
         run,
         training,
@@ -111,6 +117,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 def _sample(arguments: argparse.Namespace) -> None:
     from qhdm.pipeline import Pipeline
+    from qhdm.quantum.engines import make_engine
     from qhdm.report.pictures import save_png, to_picture
 
     pipeline = Pipeline.from_run(arguments.run, weights=arguments.weights, device=arguments.device)
@@ -123,6 +130,7 @@ def _sample(arguments: argparse.Namespace) -> None:
 
     grid = arguments.grid or _grid_path(arguments, [names[label] for label in classes], len(names))
     _make_folder("--grid", grid.parent)
+    engine = _engine(arguments, pipeline.config)
     files = []
     if arguments.out:
         for label in classes:
@@ -133,23 +141,55 @@ def _sample(arguments: argparse.Namespace) -> None:
     for file in files:
         if file.exists():
             raise SamplingError(f"{file}: exists already; give another --out")
-    images = pipeline.sample(
-        labels,
-        steps=arguments.steps,
-        seed=arguments.seed,
-        sampler=arguments.sampler,
-        guidance=arguments.guidance,
-        eta=arguments.eta,
-        indices=indices,
-        batch_size=arguments.batch,
-        progress=True,
-    )
+
+    def sample(engine: Engine | None, engine_steps: int | None = None) -> np.ndarray:
+        return pipeline.sample(
+            labels,
+            steps=arguments.steps,
+            seed=arguments.seed,
+            sampler=arguments.sampler,
+            guidance=arguments.guidance,
+            eta=arguments.eta,
+            indices=indices,
+            batch_size=arguments.batch,
+            progress=True,
+            engine=engine,
+            engine_steps=engine_steps,
+        )
+
+    if arguments.engine == "aer":
+        # The exact images from the same noise, to compare with.
+        exact = grid.with_name(f"{grid.stem}_exact.png")
+        _save_grid(sample(make_engine("exact")), labels, names, exact)
+        print(f"exact grid: {exact}")
+    images = sample(engine, arguments.engine_steps)
     for file, image in zip(files, images, strict=False):
         save_png(to_picture(image), file)
     if files:
         print(f"{len(files)} images: {arguments.out}")
     _save_grid(images, labels, names, grid)
     print(f"grid: {grid}")
+
+
+def _engine(arguments: argparse.Namespace, config: Config) -> Engine | None:
+    """The engine that the command line asks for; None is the run's own."""
+    import dataclasses
+
+    from qhdm.models.build import engine_of
+
+    given = {
+        name: getattr(arguments, name)
+        for name in ("shots", "noise", "method")
+        if getattr(arguments, name) is not None
+    }
+    if arguments.engine != "aer":
+        for name in [*given, *(["engine-steps"] if arguments.engine_steps else [])]:
+            raise SamplingError(f"--{name}: only with --engine aer")
+    if arguments.engine is None:
+        return None
+    aer = dataclasses.replace(config.quantum.aer, **given)
+    quantum = dataclasses.replace(config.quantum, engine=arguments.engine, aer=aer)
+    return engine_of(quantum)
 
 
 def _make_folder(option: str, path: Path) -> None:
@@ -180,6 +220,16 @@ def _grid_path(arguments: argparse.Namespace, classes: list[str], known: int) ->
         parts.append(f"{arguments.steps}steps")
     if arguments.guidance is not None:
         parts.append(f"guidance{arguments.guidance:g}")
+    if arguments.engine:
+        parts.append(arguments.engine)
+    if arguments.method:
+        parts.append(arguments.method)
+    if arguments.shots:
+        parts.append(f"{arguments.shots}shots")
+    if arguments.noise:
+        parts.append(Path(arguments.noise).stem)
+    if arguments.engine_steps:
+        parts.append(f"last{arguments.engine_steps}")
     path: Path = arguments.run / "samples" / ("_".join([*parts, f"seed{arguments.seed}"]) + ".png")
     return path
 
@@ -249,6 +299,10 @@ def _whole(text: str, *, least: int, most: int | None = None) -> int:
 
 def _positive(text: str) -> int:
     return _whole(text, least=1)
+
+
+def _shots(text: str) -> int:
+    return _whole(text, least=1, most=1_000_000)
 
 
 def _natural(text: str) -> int:
@@ -329,6 +383,24 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="DIR", help="also write one PNG per image, in class folders"
     )
     sample.add_argument("--grid", type=Path, metavar="FILE", help="where the PNG grid goes")
+    sample.add_argument(
+        "--engine", choices=["exact", "aer"], help="evaluates the filters (the run's own if absent)"
+    )
+    sample.add_argument("--shots", type=_shots, metavar="N", help="samples per circuit on aer")
+    sample.add_argument(
+        "--noise", metavar="DEVICE", help="of a device (fake_torino) or a calibration file, on aer"
+    )
+    sample.add_argument(
+        "--method",
+        choices=["auto", "statevector", "density_matrix", "matrix_product_state"],
+        help="of simulation on aer",
+    )
+    sample.add_argument(
+        "--engine-steps",
+        type=_positive,
+        metavar="K",
+        help="only the last K network evaluations on aer, the others exact",
+    )
     sample.set_defaults(command=_sample)
 
     circuits = verbs.add_parser("circuits", help="look at quantum filters")
@@ -338,6 +410,9 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--qubits", type=_positive, default=12, metavar="N")
     inspect.add_argument("--layers", type=_positive, default=3, metavar="L")
     inspect.set_defaults(command=_circuits_inspect)
+    verify.add(kinds)
+
+    noise.add(verbs)
 
     data = verbs.add_parser("data", help="look at or download data")
     kinds = data.add_subparsers(title="commands", metavar="COMMAND", required=True)

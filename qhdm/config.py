@@ -25,7 +25,7 @@ Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 Ansatz = Literal["hqconv", "fqconv", "basic", "hqconv_released"]
-Engine = Literal["exact", "exact:network", "exact:statevector"]
+Engine = Literal["exact", "exact:network", "exact:statevector", "aer"]
 SamplerName = Literal["ddpm", "ddim", "dpm++"]
 
 #: A filter reads a 2x2 patch of three channels: one value per qubit.
@@ -134,10 +134,49 @@ class EncoderConfig(VertexConfig):
 
 
 @dataclass(frozen=True, config=_STRICT)
+class SpsaConfig:
+    """Simultaneous perturbation (Spall 1992).
+
+    Attributes:
+        averages: random directions per gradient; each costs two circuits per component.
+        perturbation: how far inputs and weights are moved, radians.
+    """
+
+    averages: Positive = 4
+    perturbation: Annotated[float, Field(gt=0, le=1.5)] = 0.2
+
+
+@dataclass(frozen=True, config=_STRICT)
+class AerConfig:
+    """How the engine `aer` runs circuits (docs/aer.md).
+
+    Attributes:
+        method: `statevector`, `density_matrix`, `matrix_product_state`, or `auto`, which chooses
+            by noise, size and shots.
+        shots: samples per circuit; null gives expectation values without sampling.
+        noise: null, a named device (`fake_torino`), or the path of a calibration file (*.json).
+        device: `GPU` needs qiskit-aer-gpu.
+        gradient: `exact` (the exact engine's: straight-through), `shift` (parameter shift) or
+            `spsa` (simultaneous perturbation).
+        spsa: of the gradient `spsa`.
+        threads: most threads of Aer; 0 is all cores.
+    """
+
+    method: Literal["auto", "statevector", "density_matrix", "matrix_product_state"] = "auto"
+    shots: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    noise: Annotated[str, Field(min_length=1)] | None = None
+    device: Literal["CPU", "GPU"] = "CPU"
+    gradient: Literal["exact", "shift", "spsa"] = "exact"
+    spsa: SpsaConfig = field(default_factory=SpsaConfig)
+    threads: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True, config=_STRICT)
 class QuantumConfig:
-    """Where the filters stand and which engine evaluates them."""
+    """Where the filters stand and which engine evaluates them; `aer` is of the engine `aer`."""
 
     engine: Engine = "exact"
+    aer: AerConfig = field(default_factory=AerConfig)
     vertex: VertexConfig = field(default_factory=VertexConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
@@ -303,6 +342,7 @@ class Config:
         _check_shapes(self)
         _check_filters(self)
         _check_released(self)
+        _check_aer(self.quantum.aer)
         classes = self.data.classes
         if classes is not None and (not classes or len(set(classes)) != len(classes)):
             raise ValueError("data.classes: must name at least one class, each once (or be null)")
@@ -395,6 +435,19 @@ def _check_swapped_embedding(config: Config) -> None:
         raise ValueError(
             f"released.swapped_embedding: the table has model.dim ({model.dim}) vectors, too few "
             f"for {len(classes)} classes; raise model.dim or name fewer data.classes"
+        )
+
+
+def _check_aer(aer: AerConfig) -> None:
+    if aer.noise is not None and aer.method == "matrix_product_state":
+        raise ValueError(
+            "quantum.aer.method: matrix_product_state has no device noise here; use auto, or set "
+            "quantum.aer.noise to null"
+        )
+    if aer.noise is not None and aer.method == "statevector" and aer.shots is None:
+        raise ValueError(
+            "quantum.aer.shots: noise on state vectors is sampled, trajectory by trajectory; set a "
+            "number, or quantum.aer.method to density_matrix"
         )
 
 

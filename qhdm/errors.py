@@ -25,6 +25,10 @@ class CircuitError(QhdmError):
     """A circuit, ansatz or observable cannot be built or simulated."""
 
 
+class EngineError(QhdmError):
+    """An engine cannot be set up as asked for, or cannot hold a circuit."""
+
+
 class RunError(QhdmError):
     """A run directory or checkpoint is missing, incomplete, or belongs to another model."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from qhdm.config import Config, SamplerName
 from qhdm.diffusion import SamplerSettings, Schedule, generate
 from qhdm.errors import RunError, SamplingError
 from qhdm.models import UNet, build_model
+from qhdm.models.build import set_engine
+from qhdm.quantum.engines import Engine, make_engine
 from qhdm.training.loop import resolve_device
 from qhdm.training.run import Run, load_weights
 
@@ -98,6 +101,8 @@ class Pipeline:
         indices: Sequence[int] | None = None,
         batch_size: int = 64,
         progress: bool = False,
+        engine: Engine | None = None,
+        engine_steps: int | None = None,
     ) -> np.ndarray:
         """Sample one image per label.
 
@@ -109,12 +114,15 @@ class Pipeline:
             indices: the numbers i of the images; 0..N-1 by default.
             batch_size: images per network evaluation.
             progress: show a bar on stderr.
+            engine: evaluates the filters, instead of the configuration's engine.
+            engine_steps: only in the last so many network evaluations; the others are exact.
 
         Returns:
             uint8 (N, H, W, C).
 
         Raises:
             SamplingError: unknown class, too many steps, or guidance without label dropout.
+            EngineError: the engine cannot hold a filter.
         """
         defaults = self.config.sample
         settings = SamplerSettings(
@@ -129,12 +137,21 @@ class Pipeline:
                 "guidance: this model was trained with every label shown "
                 "(train.label_dropout 0), so it has no unconditional pass; use guidance 1"
             )
+        model, late = self.model, None
+        if engine is not None:
+            model = self._with_engine(make_engine("exact"))
+            late = (self._with_engine(engine), engine_steps or settings.steps)
+        if engine_steps is not None and not (engine and 1 <= engine_steps <= settings.steps):
+            raise SamplingError(
+                f"engine_steps: {engine_steps} is not between 1 and the {settings.steps} steps of "
+                "sampling with another engine"
+            )
         data = self.config.data
         numbers = [self.label_of(label) for label in labels]
         if indices is not None and len(indices) != len(numbers):
             raise SamplingError(f"indices: {len(indices)} for {len(numbers)} labels; give one each")
         return generate(
-            self.model,
+            model,
             self._schedule,
             labels=numbers,
             indices=range(len(numbers)) if indices is None else indices,
@@ -144,7 +161,13 @@ class Pipeline:
             batch_size=batch_size,
             device=self.device,
             progress=progress,
+            late=late,
         )
+
+    def _with_engine(self, engine: Engine) -> UNet:
+        model = copy.deepcopy(self.model)
+        set_engine(model, engine)
+        return model
 
 
 def _check(settings: SamplerSettings, seed: int, batch_size: int) -> None:

@@ -20,7 +20,7 @@ ALLOWED = {
     "quantum": BASE,
     "models": BASE | {"config", "data", "quantum"},
     "training": BASE | {"config", "data", "diffusion", "quantum", "models"},
-    "pipeline": BASE | {"config", "data", "diffusion", "models", "training"},
+    "pipeline": BASE | {"config", "data", "diffusion", "quantum", "models", "training"},
     "report": BASE | {"data"},
     "importing": BASE | {"config", "data", "models", "training"},
 }

@@ -19,7 +19,7 @@ from qhdm.models.blocks import (
     LinearAttention,
     WeightStandardizedConv2d,
 )
-from qhdm.models.counts import circuits_per_image, count_parameters
+from qhdm.models.counts import count_parameters, filter_evaluations
 from qhdm.models.quantum_blocks import HybridConv2d, QResnetBlock, QuanResnetBlock
 from qhdm.quantum.connector import FilterConnector
 
@@ -103,7 +103,8 @@ def test_counts_are_given_per_part_with_quantum_weights_apart() -> None:
 def test_circuits_per_image_at_the_eurosat_configuration() -> None:
     model = build_model(load_config(EUROSAT, ["quantum.encoder.ansatz=fqconv"]))
     # encoder: 4x4 maps are 4 patches, one convolution in 2 blocks; vertex: 1 patch, 2 in 2 blocks
-    assert circuits_per_image(model, channels=3, image_size=64) == 2 * 4 + 4 * 1
+    evaluations = filter_evaluations(model, channels=3, image_size=64)
+    assert sum(evaluations.values()) == 2 * 4 + 4 * 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -15,6 +15,7 @@ from qhdm.config import SamplerName
 from qhdm.diffusion.pixels import to_uint8
 from qhdm.diffusion.samplers import Denoiser, ImageNoise, sample, timesteps_of
 from qhdm.diffusion.schedule import Schedule
+from qhdm.seeds import Draws, Stream, drawing
 
 #: The label that stands for none (classifier-free guidance).
 NULL_LABEL = -1
@@ -62,6 +63,35 @@ def guided_denoiser(
     return denoise
 
 
+def drawn_by_image(
+    model: Network,
+    late: tuple[Network, int] | None,
+    *,
+    timesteps: Sequence[int],
+    seed: int,
+    indices: Sequence[int],
+) -> Network:
+    """`model` with every draw inside it (shots) by image, so that no batch can change an image.
+
+    Args:
+        model: the network.
+        late: another network for the last k evaluations, and k.
+        timesteps: of the evaluations, in order.
+        seed, indices: image i's draws depend on (seed, i), the evaluation, and on whether it is
+            the conditional or the unconditional pass.
+    """
+
+    def run(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        step = timesteps.index(int(t[0]))
+        passes = range(len(t) // len(indices))
+        positions = [(index, step, number) for number in passes for index in indices]
+        network = late[0] if late and step >= len(timesteps) - late[1] else model
+        with drawing(Draws(seed, Stream.IMAGE_CALL, positions)):
+            return network(x, t, label)
+
+    return run
+
+
 @torch.inference_mode()
 def generate(
     model: Network,
@@ -75,6 +105,7 @@ def generate(
     batch_size: int = 64,
     device: torch.device,
     progress: bool = False,
+    late: tuple[Network, int] | None = None,
 ) -> np.ndarray:
     """Sample one image per label.
 
@@ -82,13 +113,15 @@ def generate(
         model: the network, in evaluation mode, on `device`.
         schedule: what it was trained on, on `device`.
         labels: class numbers, N of them.
-        indices: image numbers, N of them: image i's noise depends on (seed, i) alone.
+        indices: image numbers, N of them: image i's noise, and its shots on engines that sample,
+            depend on (seed, i) alone.
         shape: (C, H, W).
         seed: of the noise.
         settings: sampler, steps, guidance.
         batch_size: images per network evaluation (twice that with guidance).
         device: where to compute.
         progress: show a bar on stderr.
+        late: another network, on `device`, for the last k evaluations, and k.
 
     Returns:
         uint8 (N, H, W, C).
@@ -96,7 +129,7 @@ def generate(
     Raises:
         SamplingError: more steps than the model has timesteps.
     """
-    timesteps_of(schedule, settings.steps)
+    timesteps = timesteps_of(schedule, settings.steps)
     images = np.empty((len(labels), *shape[1:], shape[0]), dtype=np.uint8)
     starts = range(0, len(labels), batch_size)
     with tqdm(
@@ -109,10 +142,13 @@ def generate(
         for start in starts:
             part = slice(start, start + batch_size)
             chosen = torch.as_tensor(labels[part], dtype=torch.long, device=device)
+            network = drawn_by_image(
+                model, late, timesteps=timesteps, seed=seed, indices=indices[part]
+            )
             images[part] = to_uint8(
                 sample(
                     schedule,
-                    guided_denoiser(model, schedule, chosen, settings.guidance),
+                    guided_denoiser(network, schedule, chosen, settings.guidance),
                     ImageNoise(seed, indices[part], shape),
                     sampler=settings.sampler,
                     steps=settings.steps,

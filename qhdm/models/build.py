@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache
 
 import torch
+from torch import nn
 
 from qhdm import data
-from qhdm.config import Config, VertexConfig
+from qhdm.config import Config, QuantumConfig, VertexConfig
 from qhdm.models.blocks import Attention, Condition, ResnetBlock
 from qhdm.models.quantum_blocks import FilterBank, QResnetBlock, QuanResnetBlock
 from qhdm.models.released import (
@@ -16,6 +18,9 @@ from qhdm.models.released import (
     TokenNormalisedAttention,
 )
 from qhdm.models.unet import UNet
+from qhdm.quantum.aer.options import AerOptions, SpsaOptions
+from qhdm.quantum.connector import FilterConnector
+from qhdm.quantum.engines import Engine, make_engine
 from qhdm.quantum.filter import Filter, build_filter
 from qhdm.seeds import Stream, derive_seed
 
@@ -35,6 +40,7 @@ def build_model(config: Config) -> UNet:
     Raises:
         DataError: the classes are not given and the data set is absent.
         CircuitError: a filter cannot be built.
+        EngineError: the engine cannot be set up.
 
     Example:
         >>> config = load_config("configs/quickstart.yaml", ["model.kind=unet"])
@@ -43,13 +49,15 @@ def build_model(config: Config) -> UNet:
     model = config.model
     quantum = config.quantum
 
+    engine = engine_of(quantum)
+
     @cache
     def filter_of(ansatz: str, layers: int) -> Filter:
         # One filter for all places with the same circuit: it is planned once.
         return build_filter(ansatz, layers=layers)
 
     def bank(place: VertexConfig, count: int) -> FilterBank:
-        return FilterBank(filter_of(place.ansatz, place.layers), count, quantum.engine)
+        return FilterBank(filter_of(place.ansatz, place.layers), count, engine)
 
     vertex = bank(quantum.vertex, config.vertex_filters) if config.vertex_filters else None
     encoder = {
@@ -92,3 +100,21 @@ def build_model(config: Config) -> UNet:
             block=block,
             attention=TokenNormalisedAttention if released.attention_over_tokens else Attention,
         )
+
+
+def engine_of(config: QuantumConfig) -> Engine:
+    """The engine that a configuration asks for.
+
+    Raises:
+        EngineError: it asks for a device or a noise model that is not there.
+    """
+    options = dataclasses.asdict(config.aer)
+    spsa = SpsaOptions(**options.pop("spsa"))
+    return make_engine(config.engine, aer=AerOptions(**options, spsa=spsa))
+
+
+def set_engine(model: nn.Module, engine: Engine) -> None:
+    """Let another engine evaluate all filters of `model`."""
+    for module in model.modules():
+        if isinstance(module, FilterConnector):
+            module.engine = engine

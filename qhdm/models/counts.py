@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from qhdm.models.build import set_engine
 from qhdm.models.unet import UNet
 from qhdm.quantum.connector import FilterConnector
+from qhdm.quantum.engines import make_engine
+from qhdm.quantum.filter import Filter
 from qhdm.quantum.layer import QuantumFilterLayer
 
 _PARTS = {
@@ -51,25 +56,23 @@ def count_parameters(model: UNet) -> list[Counts]:
 
 
 @torch.no_grad()
-def circuits_per_image(model: UNet, *, channels: int, image_size: int) -> int:
-    """Circuits evaluated in one forward pass of one image, found by making one."""
-    total = 0
+def filter_evaluations(model: UNet, *, channels: int, image_size: int) -> dict[Filter, int]:
+    """How often each filter is evaluated in one forward pass of one image, found by making one.
+
+    The filters are evaluated exactly, whatever their engine.
+    """
+    evaluations: Counter[Filter] = Counter()
 
     def add(layer: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        nonlocal total
         assert isinstance(layer, QuantumFilterLayer)
-        total += layer.circuits(*args[0].shape[-2:])
+        evaluations[layer.connector.filter] += layer.circuits(*args[0].shape[-2:])
 
-    hooks = [
-        module.register_forward_pre_hook(add)
-        for module in model.modules()
-        if isinstance(module, QuantumFilterLayer)
-    ]
-    try:
-        device = next(model.parameters()).device
-        zero = torch.zeros(1, dtype=torch.long, device=device)
-        model(torch.zeros(1, channels, image_size, image_size, device=device), zero, zero)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return total
+    model = copy.deepcopy(model)
+    set_engine(model, make_engine("exact"))
+    for module in model.modules():
+        if isinstance(module, QuantumFilterLayer):
+            module.register_forward_pre_hook(add)
+    device = next(model.parameters()).device
+    zero = torch.zeros(1, dtype=torch.long, device=device)
+    model(torch.zeros(1, channels, image_size, image_size, device=device), zero, zero)
+    return dict(evaluations)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qhdm.models.blocks import ResnetBlock, WeightStandardizedConv2d
+from qhdm.quantum.engines import Engine
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.layer import QuantumFilterLayer
 
@@ -19,7 +20,7 @@ class FilterBank:
 
     filter: Filter
     count: int
-    engine: str
+    engine: Engine
 
 
 class HybridConv2d(nn.Module):

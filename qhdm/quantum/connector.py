@@ -11,7 +11,7 @@ from qiskit_machine_learning.connectors.torch_connector import _TorchNNFunction
 from qiskit_machine_learning.neural_networks import EstimatorQNN
 from torch import Tensor, nn
 
-from qhdm.quantum.engines import expectation
+from qhdm.quantum.engines import Engine, expectation, named_engine
 from qhdm.quantum.filter import Filter
 
 
@@ -55,8 +55,9 @@ class FilterConnector(TorchConnector):
     """F filters of one circuit as a torch module: (F, B, n) to (F, B, m).
 
     A `TorchConnector` over an `EstimatorQNN`. With the exact engine, forward and backward stay in
-    torch, on the tensor's device and in its precision, and the (batch x outputs x parameters)
-    Jacobian is never built; with an estimator, the stock path of the connector is taken.
+    torch, on the tensor's device and in its precision; with `aer`, the network's estimator is
+    Aer's. In neither is the (batch x outputs x parameters) Jacobian built. With any other
+    estimator, the stock path of the connector is taken.
 
     The trainable parameter is `theta` (F, P), in turns: the circuit is fed 2 pi theta, so that an
     exported circuit is plain. `weight` gives the angles in radians.
@@ -64,7 +65,7 @@ class FilterConnector(TorchConnector):
     Args:
         filter: the circuit and its observables.
         count: F.
-        engine: evaluates the filters when no estimator is given.
+        engine: evaluates the filters when no estimator is given; an engine or its name.
         estimator: a Qiskit estimator to use instead of an engine.
 
     Example:
@@ -80,15 +81,16 @@ class FilterConnector(TorchConnector):
         filter: Filter,
         *,
         count: int = 1,
-        engine: str = "exact",
+        engine: Engine | str = "exact",
         estimator: BaseEstimatorV2 | None = None,
     ) -> None:
-        network = FilterQNN(filter, estimator=estimator)
+        chosen = named_engine(engine) if isinstance(engine, str) else engine
+        network = FilterQNN(filter, estimator=estimator or chosen.estimator)
         super().__init__(network)
         # The stock parameter holds the weights of one network, registered under two names.
         del self._parameters["weight"], self._parameters["_weights"]
         self.filter = filter
-        self.engine = engine
+        self.engine = chosen
         self.theta = nn.Parameter(torch.rand(count, len(filter.weights)))
         self._stock = estimator is not None
         self._live = network.live
@@ -112,4 +114,4 @@ class FilterConnector(TorchConnector):
         return torch.stack(outputs).to(input_data.dtype)
 
     def extra_repr(self) -> str:
-        return f"{self.filter.name}, count={self.theta.shape[0]}, engine={self.engine}"
+        return f"{self.filter.name}, count={self.theta.shape[0]}, engine={self.engine.name}"

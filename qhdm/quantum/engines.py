@@ -2,41 +2,97 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import torch
+from qiskit.primitives import BaseEstimatorV2
 from torch import Tensor
 
 from qhdm.errors import CircuitError
 from qhdm.quantum import exact
+from qhdm.quantum.aer.options import AerOptions
 from qhdm.quantum.filter import Filter
+from qhdm.quantum.plan import Method
 
 
 class Engine(Protocol):
-    """Evaluates F filters of one circuit: x (F, B, n), w (F, P) in radians to (F, B, m)."""
+    """Evaluates F filters of one circuit: x (F, B, n), w (F, P) in radians to (F, B, m).
+
+    Attributes:
+        name: what a configuration calls it.
+        estimator: the Qiskit estimator that it evaluates by; None if it does without.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def estimator(self) -> BaseEstimatorV2 | None: ...
 
     def __call__(self, filter: Filter, x: Tensor, w: Tensor) -> Tensor: ...
 
 
+@dataclass(frozen=True)
+class ExactEngine:
+    """Analytic values, differentiable in torch."""
+
+    name: str
+    method: Method
+    estimator: None = None
+
+    def __call__(self, filter: Filter, x: Tensor, w: Tensor) -> Tensor:
+        return exact.expectation(filter, x, w, method=self.method)
+
+
 #: `exact` chooses the cheaper method for each component; the others prescribe it.
-ENGINES: dict[str, Engine] = {
-    "exact": exact.expectation,
-    "exact:network": partial(exact.expectation, method="network"),
-    "exact:statevector": partial(exact.expectation, method="statevector"),
+_EXACT = {
+    engine.name: engine
+    for engine in (
+        ExactEngine("exact", "auto"),
+        ExactEngine("exact:network", "network"),
+        ExactEngine("exact:statevector", "statevector"),
+    )
 }
+ENGINES = (*_EXACT, "aer")
+
+
+def make_engine(name: str, *, aer: AerOptions | None = None) -> Engine:
+    """An engine by its name.
+
+    Args:
+        name: `exact`, `exact:network`, `exact:statevector` or `aer`.
+        aer: how `aer` runs circuits.
+
+    Raises:
+        CircuitError: unknown name.
+        EngineError: the options ask for what is not there.
+    """
+    if name in _EXACT:
+        return _EXACT[name]
+    if name == "aer":
+        from qhdm.quantum.aer.engine import AerEngine  # only here: it imports Aer
+
+        return AerEngine(aer)
+    raise CircuitError(f"engine {name!r}: unknown; known are {', '.join(ENGINES)}")
+
+
+#: Engines of those who give a name: made once, and with them what they keep between calls.
+named_engine = cache(make_engine)
 
 
 @torch.compiler.disable  # inductor neither gains from complex tensors nor handles them all
-def expectation(filter: Filter, x: Tensor, w: Tensor, *, engine: str = "exact") -> Tensor:
+def expectation(filter: Filter, x: Tensor, w: Tensor, *, engine: Engine | str = "exact") -> Tensor:
     """Expectation values of the filter's observables.
 
     Args:
         filter: the circuit, with n inputs, P weights and m observables.
         x: inputs in radians, (B, n); or (F, B, n) for F filters of the same circuit.
         w: weights in radians, (P,); or (F, P).
-        engine: `exact` is analytic, and differentiable with respect to `x` and `w`;
-            `exact:network` and `exact:statevector` prescribe its method.
+        engine: an engine of `make_engine`, or its name: `exact` is analytic, and differentiable
+            with respect to `x` and `w`; `exact:network` and `exact:statevector` prescribe its
+            method; `aer` runs Qiskit Aer, by default without shots or noise.
 
     Returns:
         (B, m), or (F, B, m), in the floating-point type of `x` and on its device. Half-precision
@@ -44,6 +100,7 @@ def expectation(filter: Filter, x: Tensor, w: Tensor, *, engine: str = "exact") 
 
     Raises:
         CircuitError: unknown engine, or shapes, types or devices that do not fit the filter.
+        EngineError: the engine cannot hold the circuit.
 
     Example:
         >>> filter = build_filter("fqconv", qubits=12, layers=1)
@@ -51,8 +108,7 @@ def expectation(filter: Filter, x: Tensor, w: Tensor, *, engine: str = "exact") 
         >>> expectation(filter, x, w).shape
         torch.Size([5, 12])
     """
-    if engine not in ENGINES:
-        raise CircuitError(f"engine {engine!r}: unknown; known are {', '.join(ENGINES)}")
+    evaluate = named_engine(engine) if isinstance(engine, str) else engine
     n, P = len(filter.inputs), len(filter.weights)
     banked = x.dim() == 3
     fits = (x.dim(), w.dim()) in ((2, 1), (3, 2)) and x.shape[-1] == n and w.shape[-1] == P
@@ -69,9 +125,5 @@ def expectation(filter: Filter, x: Tensor, w: Tensor, *, engine: str = "exact") 
     dtype = torch.promote_types(torch.promote_types(x.dtype, w.dtype), torch.float32)
     xs, ws = x.to(dtype), w.to(dtype)
     with torch.autocast(x.device.type, enabled=False):
-        values = (
-            ENGINES[engine](filter, xs, ws)
-            if banked
-            else ENGINES[engine](filter, xs[None], ws[None])[0]
-        )
+        values = evaluate(filter, xs, ws) if banked else evaluate(filter, xs[None], ws[None])[0]
     return values.to(x.dtype)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from qhdm.errors import CircuitError
 from qhdm.quantum.connector import FilterConnector
+from qhdm.quantum.engines import Engine
 from qhdm.quantum.filter import Filter
 
 
@@ -19,7 +20,7 @@ class QuantumFilterLayer(nn.Module):
     Args:
         filter: a circuit of 12 inputs and 12 observables.
         count: F.
-        engine: evaluates the circuits.
+        engine: evaluates the circuits; an engine or its name.
 
     Raises:
         CircuitError: the filter's inputs or outputs do not fit the patch.
@@ -28,7 +29,7 @@ class QuantumFilterLayer(nn.Module):
     PATCH = 2
     CHANNELS = 3
 
-    def __init__(self, filter: Filter, *, count: int = 1, engine: str = "exact") -> None:
+    def __init__(self, filter: Filter, *, count: int = 1, engine: Engine | str = "exact") -> None:
         super().__init__()
         values = self.PATCH * self.PATCH * self.CHANNELS
         if (len(filter.inputs), len(filter.observables)) != (values, values):

@@ -8,11 +8,13 @@ import time
 import torch
 
 from qhdm.config import Config
-from qhdm.models.counts import circuits_per_image, count_parameters
+from qhdm.models import UNet, build_model
+from qhdm.models.build import engine_of
+from qhdm.models.counts import count_parameters, filter_evaluations
 from qhdm.training.loop import Trainer
 
 #: Steps are timed on at most this many images, and scaled.
-_TIMED_BATCH = 16
+_TIMED_BATCH, _TIMED_BATCH_AER = 16, 1
 
 
 def describe_cost(config: Config, device: torch.device) -> str:
@@ -23,18 +25,14 @@ def describe_cost(config: Config, device: torch.device) -> str:
         device: where the run would train.
     """
     trainer = Trainer(config, None, device)
-    data, train = config.data, config.train
+    train = config.train
     lines = [f"{'parameters':<12}{'classical':>12}{'quantum':>10}{'all':>12}"]
     for row in count_parameters(trainer.model):
         both = row.classical + row.quantum
         lines.append(f"{row.part:<12}{row.classical:>12,}{row.quantum:>10,}{both:>12,}")
-    circuits = circuits_per_image(trainer.model, channels=data.channels, image_size=data.image_size)
-    lines += [
-        "",
-        f"circuits per step: {circuits * train.batch_size:,} "
-        f"({circuits:,} per image x batch {train.batch_size}), engine {config.quantum.engine}",
-    ]
-    batch = min(train.batch_size, _TIMED_BATCH)
+    lines += ["", describe_circuits(config, trainer.model)]
+    on_aer = config.quantum.engine == "aer"
+    batch = min(train.batch_size, _TIMED_BATCH_AER if on_aer else _TIMED_BATCH)
     seconds = _seconds_per_step(trainer, batch) * train.batch_size / batch
     lines.append(
         f"estimated time: {duration(seconds * train.steps)} on {device.type} "
@@ -42,6 +40,46 @@ def describe_cost(config: Config, device: torch.device) -> str:
         f"{' and scaled' if batch < train.batch_size else ''}; without sampling)"
     )
     return "\n".join(lines)
+
+
+def describe_circuits(config: Config, model: UNet | None = None) -> str:
+    """Circuits per training step, as a formula and in numbers.
+
+    Args:
+        config: resolved.
+        model: its network, if it has been built.
+    """
+    # Imported here, and with it Aer, for whoever trains on it alone.
+    from qhdm.quantum.aer.engine import AerEngine
+
+    data, B = config.data, config.train.batch_size
+    evaluations = filter_evaluations(
+        model or build_model(config), channels=data.channels, image_size=data.image_size
+    )
+    total = sum(evaluations.values())
+    engine = engine_of(config.quantum)
+    if not isinstance(engine, AerEngine):
+        return (
+            f"circuits per step: {total * B:,} ({total:,} per image x batch {B}), "
+            f"engine {engine.name}"
+        )
+    options = engine.options
+    lines, circuits = [], 0
+    for filter, count in evaluations.items():
+        cost = engine.cost(filter)
+        circuits += count * B * (cost.forward + cost.backward)
+        lines.append(
+            f"  {filter.name}: batch {B} x {count:,} evaluations per image x ({cost.forward} "
+            f"for values, of {cost.components} components, + {cost.backward:,} for the gradient) "
+            f"= {count * B * (cost.forward + cost.backward):,}"
+        )
+    shots = f" of {options.shots:,} shots" if options.shots is not None else ", without shots"
+    noise = f", noise {options.noise}" if options.noise is not None else ""
+    head = (
+        f"circuits per step: {circuits:,}{shots}, engine aer, method {options.method}{noise}, "
+        f"gradient {options.gradient}"
+    )
+    return "\n".join([head, *lines])
 
 
 def duration(seconds: float) -> str:

@@ -27,7 +27,7 @@ from qhdm.diffusion import NULL_LABEL, SamplerSettings, Schedule, generate, per_
 from qhdm.diffusion.pixels import from_uint8
 from qhdm.errors import ConfigError, Interrupted, RunError, TrainingError
 from qhdm.models import build_model
-from qhdm.seeds import Stream, derive_seed
+from qhdm.seeds import Draws, Stream, derive_seed, drawing
 from qhdm.training.ema import Ema
 from qhdm.training.metrics import MetricsLog
 from qhdm.training.run import Run, load_training_state, load_weights
@@ -95,7 +95,8 @@ class Trainer:
 
         x_t = self.schedule.q_sample(x_0, t, eps)
         bf16 = train.precision == "bf16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
+        draws = Draws(self.config.seed, Stream.STEP_CALL, [(self.step,)])
+        with drawing(draws), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
             output = self._network(x_t, t, labels.masked_fill(hidden, NULL_LABEL))
         loss = per_sample_loss(self.schedule, output, x_0, eps, t).mean()
         self.optimizer.zero_grad(set_to_none=True)

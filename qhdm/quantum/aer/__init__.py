@@ -1,0 +1,1 @@
+"""Filters on Qiskit Aer: batched, by state vectors, shots, device noise or tensor networks."""

@@ -1,0 +1,116 @@
+"""Circuits laid out on a device, with the noise of the qubits that they then stand on.
+
+A circuit is transpiled against the device's gates and couplings: swaps are inserted where qubits
+do not touch, and of the places that fit, one of low error is chosen. The noise model is made for
+those qubits alone; it is Aer's `NoiseModel.from_backend`: after each gate the thermal relaxation of
+its duration and as much depolarisation as gives the reported error, and readout errors. Idle qubits
+are not noisy, nor is there crosstalk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qiskit import transpile
+from qiskit.circuit import QuantumCircuit
+from qiskit.providers import BackendV2, Options
+from qiskit.transpiler import Target
+from qiskit_aer.noise import NoiseModel
+
+from qhdm.errors import EngineError
+from qhdm.quantum.aer.calibration import Calibration
+
+_OPTIMIZATION_LEVEL = 2
+#: The layout is part of what a run means: it must be the same each time.
+_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """A circuit on the qubits of a device that it needs.
+
+    Attributes:
+        circuit: in the device's gates, on the used qubits, numbered in order.
+        qubits: which of them hold the original qubits at the end.
+        physical: which qubits of the device the used ones are.
+        noise: of those, under the same numbers.
+    """
+
+    circuit: QuantumCircuit
+    qubits: tuple[int, ...]
+    physical: tuple[int, ...]
+    noise: NoiseModel
+
+
+def place(circuit: QuantumCircuit, device: Calibration) -> Placed:
+    """Lay a circuit of gates out on a device.
+
+    Raises:
+        EngineError: the device has too few qubits.
+    """
+    target, size = device.target, circuit.num_qubits
+    if size > target.num_qubits:
+        raise EngineError(
+            f"noise: {device.name} has {target.num_qubits} qubits, too few for a circuit of {size}"
+        )
+    measured = QuantumCircuit(size, size)
+    measured.compose(circuit, inplace=True)
+    measured.measure(range(size), range(size))
+    laid = transpile(
+        measured, target=target, optimization_level=_OPTIMIZATION_LEVEL, seed_transpiler=_SEED
+    )
+    where = {bit: i for i, bit in enumerate(laid.qubits)}
+    physical = sorted({where[q] for entry in laid.data for q in entry.qubits})
+    local = {qubit: i for i, qubit in enumerate(physical)}
+    placed, ends = QuantumCircuit(len(physical)), [0] * size
+    for entry in laid.data:
+        qubits = [local[where[q]] for q in entry.qubits]
+        if entry.operation.name == "measure":
+            ends[laid.find_bit(entry.clbits[0]).index] = qubits[0]
+        elif entry.operation.name != "barrier":
+            placed.append(entry.operation, qubits)
+    return Placed(placed, tuple(ends), tuple(physical), _noise_model(target, physical))
+
+
+def _noise_model(target: Target, physical: Sequence[int]) -> NoiseModel:
+    """The noise of some qubits, renumbered: a model of the whole device takes seconds to send."""
+    local = {qubit: i for i, qubit in enumerate(physical)}
+    properties = target.qubit_properties
+    part = Target(
+        num_qubits=len(physical),
+        dt=target.dt,
+        qubit_properties=[properties[q] for q in physical] if properties else None,
+    )
+    for name in target.operation_names:
+        places = {
+            tuple(local[q] for q in qubits): found
+            for qubits, found in target[name].items()
+            if set(qubits) <= local.keys()
+        }
+        if places:
+            part.add_instruction(target.operation_from_name(name), places)
+    return NoiseModel.from_backend(_Described(part))
+
+
+class _Described(BackendV2):
+    """What `NoiseModel.from_backend` wants to be told a target by."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(name="described")
+        self._target = target
+
+    @property
+    def target(self) -> Target:
+        return self._target
+
+    @property
+    def max_circuits(self) -> None:
+        return None
+
+    @classmethod
+    def _default_options(cls) -> Options:
+        return Options()
+
+    def run(self, run_input, **options):  # type: ignore[no-untyped-def]
+        raise NotImplementedError("a description runs nothing")

@@ -1,0 +1,106 @@
+"""A filter as the circuits that are sent to Aer: one for all of its equal components."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from qiskit.circuit import Parameter, QuantumCircuit
+
+from qhdm.quantum.components import Component, Term, angle_rows, split
+from qhdm.quantum.filter import Filter
+from qhdm.quantum.program import Op, Program
+from qhdm.quantum.structure import Pauli, light_cone
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """G components with the same gates: one circuit, run with G sets of angles per sample.
+
+    Attributes:
+        circuit: free in `parameters`, one for each gate with an angle.
+        parameters: local angles, in order.
+        rows: (G, local angles), rows of the program's angles.
+        ops: the gates with an angle, by local angle.
+        live: the local angles that any observable can see.
+        paulis: K measured Pauli strings over local qubits.
+    """
+
+    circuit: QuantumCircuit
+    parameters: tuple[Parameter, ...]
+    rows: np.ndarray
+    ops: tuple[Op, ...]
+    live: tuple[int, ...]
+    paulis: tuple[Pauli, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """A filter taken apart.
+
+    Attributes:
+        program: gives the angles.
+        parts: their values (G, K), flattened and put end to end, are the measured values.
+        outputs: for each observable, its terms.
+    """
+
+    program: Program
+    parts: tuple[Part, ...]
+    outputs: tuple[tuple[Term, ...], ...]
+
+    def angles(self, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+        """Angles (R, angles) of inputs (R, n) and weights (R, P), radians."""
+        program = self.program
+        return x @ program.from_inputs.T + w @ program.from_weights.T + program.offsets
+
+    def combine(self, measured: np.ndarray) -> np.ndarray:
+        """Observables (R, m) of measured values (R, V)."""
+        outputs = np.zeros((len(measured), len(self.outputs)))
+        for m, terms in enumerate(self.outputs):
+            for coefficient, factors in terms:
+                outputs[:, m] += coefficient * measured[:, factors].prod(axis=1)
+        return outputs
+
+    def pull_back(self, measured: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        """The gradient of the measured values (R, V), of that of the observables (R, m)."""
+        back = np.zeros_like(measured)
+        for m, terms in enumerate(self.outputs):
+            for coefficient, factors in terms:
+                for i, factor in enumerate(factors):
+                    others = measured[:, factors[:i] + factors[i + 1 :]].prod(axis=1)
+                    back[:, factor] += coefficient * others * gradient[:, m]
+        return back
+
+
+def take_apart(filter: Filter, *, keep_all: bool) -> Parts:
+    """The circuits of `filter`.
+
+    Args:
+        filter: the circuit and its observables.
+        keep_all: keep gates that no observable can see, whose noise may yet be seen.
+
+    Raises:
+        CircuitError: a gate or an observable cannot be used.
+    """
+    found = split(filter)
+    parts = tuple(_part(found.program, members, keep_all) for members in found.alike)
+    return Parts(found.program, parts, found.outputs)
+
+
+def _part(program: Program, members: Sequence[Component], keep_all: bool) -> Part:
+    first = members[0]
+    seen = set().union(*(light_cone(first.ops, pauli) for pauli in first.paulis))
+    circuit = QuantumCircuit(first.size)
+    for i, (op, place) in enumerate(zip(first.ops, first.places, strict=True)):
+        if keep_all or i in seen:
+            circuit.append(program.gates[place], op.qubits)
+    with_angle = [(i, op) for i, op in enumerate(first.ops) if op.angle >= 0]
+    return Part(
+        circuit,
+        tuple(program.parameters[row] for row in first.angles),
+        angle_rows(members),
+        tuple(op for _, op in with_angle),
+        tuple(op.angle for i, op in with_angle if i in seen),
+        first.paulis,
+    )
