@@ -19,6 +19,7 @@ from qhdm.errors import ConfigError, DataError, Interrupted, QhdmError, Sampling
 if TYPE_CHECKING:
     import numpy as np
 
+    from qhdm.config import Config
     from qhdm.quantum.engines import Engine
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -94,16 +95,17 @@ def _train(arguments: argparse.Namespace) -> None:
         )
         return
     training = data.load(config.data, progress=True).split("train")
+    if config.quantum.engine == "aer":
+        from qhdm.training.estimate import describe_circuits
+
+        # Before anything is written: it also finds out whether the circuits can run.
+        print(describe_circuits(config))
     if run:
         run.write_config()  # settings given on resuming are kept, now that all of them are accepted
     else:
         run = Run.create(config, arguments.out)
     print(f"run directory: {run.path}")
     print(f"training on {len(training)} images of {len(training.class_names)} classes ({device})")
-    if config.quantum.engine == "aer":
-        from qhdm.training.estimate import describe_circuits
-
-        print(describe_circuits(config))
     loss = train(
         run,
         training,

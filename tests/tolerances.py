@@ -10,3 +10,5 @@ SAMPLER = 1e-5
 PUBLISHED = 2e-4
 #: The published schedules are float32: 1 - (a ratio near 1) keeps three digits at the first steps.
 PUBLISHED_SCHEDULE = 1e-3
+#: Sampled values may be this many standard errors off: seeded, so that a pass stays a pass.
+SIGMAS = 5.0

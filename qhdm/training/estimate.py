@@ -14,7 +14,7 @@ from qhdm.models.counts import count_parameters, filter_evaluations
 from qhdm.training.loop import Trainer
 
 #: Steps are timed on at most this many images, and scaled.
-_TIMED_BATCH, _TIMED_BATCH_AER = 16, 1
+_TIMED_BATCH, _TIMED_BATCH_AER = 16, 2
 
 
 def describe_cost(config: Config, device: torch.device) -> str:

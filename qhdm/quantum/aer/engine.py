@@ -104,7 +104,7 @@ class _Evaluate(torch.autograd.Function):
         )
         result = engine.estimator.run([pub]).result()
         values = np.broadcast_to(result[0].data.evs, (len(filter.observables), F, B))
-        return torch.as_tensor(np.ascontiguousarray(values.transpose(1, 2, 0))).to(x)
+        return torch.as_tensor(values.transpose(1, 2, 0).copy()).to(x)
 
     @staticmethod
     @once_differentiable

@@ -135,7 +135,8 @@ class AerEstimator(BaseEstimatorV2):
             )
         circuit, shots = pub.circuit, self.options.shots
         shape = pub.parameter_values.shape
-        sets = pub.parameter_values.as_array(circuit.parameters).reshape(-1, circuit.num_parameters)
+        sets = pub.parameter_values.as_array(circuit.parameters)
+        sets = sets.reshape(math.prod(shape), circuit.num_parameters)
         index, which = np.broadcast_arrays(
             np.arange(math.prod(shape)).reshape(shape),
             np.arange(pub.observables.size).reshape(pub.observables.shape),
@@ -198,14 +199,14 @@ class AerEstimator(BaseEstimatorV2):
             samples: (R,), the sample of each row, below `batch`.
             batch: samples.
         """
-        flat = angles.reshape(-1, angles.shape[-1])
-        repeats = len(flat) // max(len(angles), 1)
+        repeats = math.prod(angles.shape[1:-1])
+        flat = angles.reshape(len(angles) * repeats, angles.shape[-1])
         groups = np.repeat(samples * len(seeds) // batch, repeats)
         own = [derive_seed(seed, Stream.CIRCUIT, number) for seed in seeds]
         found = self.executor.run(
             prepared.executions[number], flat, shots=self.options.shots, seeds=own, groups=groups
         )
-        return found.reshape(*angles.shape[:-1], -1)
+        return found.reshape(*angles.shape[:-1], found.shape[-1])
 
     def _with_precision(self, precision: float) -> AerEstimator:
         shots = math.ceil(precision**-2)
