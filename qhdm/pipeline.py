@@ -14,7 +14,7 @@ import torch
 from qhdm.config import Config, SamplerName
 from qhdm.diffusion import SamplerSettings, Schedule, generate
 from qhdm.errors import RunError, SamplingError
-from qhdm.models import UNet, build_model
+from qhdm.models import UNet, build_model, frozen
 from qhdm.models.build import set_engine
 from qhdm.quantum.engines import Engine, make_engine
 from qhdm.training.loop import resolve_device
@@ -150,19 +150,20 @@ class Pipeline:
         numbers = [self.label_of(label) for label in labels]
         if indices is not None and len(indices) != len(numbers):
             raise SamplingError(f"indices: {len(indices)} for {len(numbers)} labels; give one each")
-        return generate(
-            model,
-            self._schedule,
-            labels=numbers,
-            indices=range(len(numbers)) if indices is None else indices,
-            shape=(data.channels, data.image_size, data.image_size),
-            seed=seed,
-            settings=settings,
-            batch_size=batch_size,
-            device=self.device,
-            progress=progress,
-            late=late,
-        )
+        with frozen(model, *([late[0]] if late else [])):
+            return generate(
+                model,
+                self._schedule,
+                labels=numbers,
+                indices=range(len(numbers)) if indices is None else indices,
+                shape=(data.channels, data.image_size, data.image_size),
+                seed=seed,
+                settings=settings,
+                batch_size=batch_size,
+                device=self.device,
+                progress=progress,
+                late=late,
+            )
 
     def _with_engine(self, engine: Engine) -> UNet:
         model = copy.deepcopy(self.model)

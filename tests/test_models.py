@@ -11,7 +11,7 @@ from torch import nn
 
 import qhdm
 from qhdm.config import Config, load_config
-from qhdm.models import UNet, build_model
+from qhdm.models import UNet, build_model, frozen
 from qhdm.models.blocks import (
     Attention,
     ChannelNorm,
@@ -22,6 +22,7 @@ from qhdm.models.blocks import (
 from qhdm.models.counts import count_parameters, filter_evaluations
 from qhdm.models.quantum_blocks import HybridConv2d, QResnetBlock, QuanResnetBlock
 from qhdm.quantum.connector import FilterConnector
+from qhdm.quantum.exact import BoundFilter
 
 EUROSAT = Path(__file__).parent.parent / "configs" / "eurosat.yaml"
 KINDS = ["unet", "qvunet", "fullqvunet", "qcunet"]
@@ -217,6 +218,40 @@ def test_compiled_network_is_the_same_function() -> None:
     inputs_ = inputs(config)
     compiled = torch.compile(model, backend="eager")
     torch.testing.assert_close(compiled(*inputs_), model(*inputs_), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["exact", "exact:statevector"])
+def test_frozen_network_is_the_same_function_and_binds_weights_once(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small("qcunet", f"quantum.engine={engine}")
+    model = build_model(config)
+    x, t, label = inputs(config)
+    filters = sum(isinstance(module, FilterConnector) for module in model.modules())
+    bindings = []
+    bind = BoundFilter.__init__
+    monkeypatch.setattr(
+        BoundFilter, "__init__", lambda *a, **k: (bindings.append(1), bind(*a, **k))[1]
+    )
+    with torch.no_grad():
+        expected = model(x, t, label)
+        assert len(bindings) == filters
+        with frozen(model):
+            for _ in range(3):
+                torch.testing.assert_close(model(x, t, label), expected)
+        assert len(bindings) == 2 * filters
+        for parameter in model.parameters():
+            parameter.mul_(0.5)
+        assert not torch.allclose(model(x, t, label), expected)  # nothing of it is left
+
+
+def test_networks_thaw_when_sampling_fails() -> None:
+    config = small("qcunet")
+    model = build_model(config)
+    with pytest.raises(RuntimeError), frozen(model):
+        raise RuntimeError
+    model(*inputs(config)).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def test_top_level_names() -> None:

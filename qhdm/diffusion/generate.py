@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ def drawn_by_image(
     model: Network,
     late: tuple[Network, int] | None,
     *,
-    timesteps: Sequence[int],
+    steps: int,
     seed: int,
     indices: Sequence[int],
 ) -> Network:
@@ -76,16 +77,18 @@ def drawn_by_image(
     Args:
         model: the network.
         late: another network for the last k evaluations, and k.
-        timesteps: of the evaluations, in order.
+        steps: how many evaluations there will be; they are counted as they come.
         seed, indices: image i's draws depend on (seed, i), the evaluation, and on whether it is
             the conditional or the unconditional pass.
     """
 
+    evaluations = itertools.count()
+
     def run(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        step = timesteps.index(int(t[0]))
+        step = next(evaluations)
         passes = range(len(t) // len(indices))
         positions = [(index, step, number) for number in passes for index in indices]
-        network = late[0] if late and step >= len(timesteps) - late[1] else model
+        network = late[0] if late and step >= steps - late[1] else model
         with drawing(Draws(seed, Stream.IMAGE_CALL, positions)):
             return network(x, t, label)
 
@@ -129,7 +132,7 @@ def generate(
     Raises:
         SamplingError: more steps than the model has timesteps.
     """
-    timesteps = timesteps_of(schedule, settings.steps)
+    timesteps_of(schedule, settings.steps)
     images = np.empty((len(labels), *shape[1:], shape[0]), dtype=np.uint8)
     starts = range(0, len(labels), batch_size)
     with tqdm(
@@ -143,7 +146,7 @@ def generate(
             part = slice(start, start + batch_size)
             chosen = torch.as_tensor(labels[part], dtype=torch.long, device=device)
             network = drawn_by_image(
-                model, late, timesteps=timesteps, seed=seed, indices=indices[part]
+                model, late, steps=settings.steps, seed=seed, indices=indices[part]
             )
             images[part] = to_uint8(
                 sample(

@@ -9,8 +9,15 @@ from torch import Tensor
 
 def from_uint8(images: np.ndarray, device: torch.device) -> Tensor:
     """uint8 (N, H, W, C) to float32 (N, C, H, W) in [-1, 1]."""
-    pixels = torch.as_tensor(images).to(device).permute(0, 3, 1, 2).contiguous()
+    pixels = to_device(torch.as_tensor(images), device).permute(0, 3, 1, 2).contiguous()
     return pixels.float() / 127.5 - 1
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on the CPU, moved without waiting for the device."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def to_uint8(images: Tensor) -> np.ndarray:

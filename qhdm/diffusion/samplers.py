@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from qhdm.config import SamplerName
+from qhdm.diffusion.pixels import to_device
 from qhdm.diffusion.schedule import Schedule
 from qhdm.errors import SamplingError
 from qhdm.seeds import Stream, derive_seed
@@ -35,8 +36,8 @@ class ImageNoise:
 
     def draw(self, device: torch.device) -> Tensor:
         """The next noise of every image, (B, C, H, W)."""
-        noise = [torch.randn(self._shape, generator=g) for g in self._generators]
-        return torch.stack(noise).to(device)
+        noise = torch.stack([torch.randn(self._shape, generator=g) for g in self._generators])
+        return to_device(noise, device)
 
 
 def timesteps_of(schedule: Schedule, steps: int) -> list[int]:

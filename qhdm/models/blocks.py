@@ -24,11 +24,23 @@ class WeightStandardizedConv2d(nn.Conv2d):
 
     def __init__(self, dim_in: int, dim_out: int) -> None:
         super().__init__(dim_in, dim_out, kernel_size=3, padding=1)
+        self._frozen: Tensor | None = None
+
+    def freeze(self) -> None:
+        """Standardise the kernels once: they must not change until `thaw`."""
+        self._frozen = self._kernel().detach()
+
+    def thaw(self) -> None:
+        """The opposite of `freeze`."""
+        self._frozen = None
 
     def forward(self, x: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), correction=0, keepdim=True)
-        kernel = (self.weight - mean) * (variance + STANDARDIZE_EPS).rsqrt()
+        kernel = self._kernel() if self._frozen is None else self._frozen
         return F.conv2d(x, kernel, self.bias, padding=1)
+
+    def _kernel(self) -> Tensor:
+        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), correction=0, keepdim=True)
+        return (self.weight - mean) * (variance + STANDARDIZE_EPS).rsqrt()
 
 
 class ChannelNorm(nn.Module):

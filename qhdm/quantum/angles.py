@@ -17,27 +17,31 @@ Cache = dict[Any, Tensor]
 
 
 class Angles:
-    """Angles of all gates for inputs x (F, B, n) and weights w (F, P).
+    """Angles of all gates for weights w (F, P), and of those that read inputs for given inputs.
 
     Args:
         program: the lowered filter.
-        x, w: radians, of one real type and device.
+        w: radians.
         cache: of the plan that `program` and all arrays given to the methods belong to.
     """
 
-    def __init__(self, program: Program, x: Tensor, w: Tensor, cache: Cache) -> None:
-        self.filters, self.batch = x.shape[0], x.shape[1]
+    def __init__(self, program: Program, w: Tensor, cache: Cache) -> None:
+        self.filters = len(w)
+        self._program = program
         self._cache = cache
-        self._dtype, self._device = x.dtype, x.device
-        self._complex = torch.complex128 if x.dtype == torch.float64 else torch.complex64
+        self._dtype, self._device = w.dtype, w.device
+        self._complex = torch.complex128 if w.dtype == torch.float64 else torch.complex64
         shared = w @ self.real(program.from_weights).T + self.real(program.offsets)
         # Constant gates read a column of zeros at the end.
         self._shared = torch.nn.functional.pad(shared, (0, 1))
-        self._own = self.real(program.reading_inputs) @ x.mT  # (F, angles that read inputs, B)
-        if program.reading_shared:
-            reading = self.index("reading", lambda: program.reading)
-            self._own = self._own + shared[:, reading, None]
-        self._own_row = program.reading_row
+
+    def reading_inputs(self, x: Tensor) -> Tensor:
+        """The angles that read inputs, (F, angles, B), at inputs x (F, B, n)."""
+        found = self.real(self._program.reading_inputs) @ x.mT
+        if self._program.reading_shared:
+            reading = self.index("reading", lambda: self._program.reading)
+            found = found + self._shared[:, reading, None]
+        return found
 
     def constant(self, array: np.ndarray) -> Tensor:
         """An array of the plan as a complex tensor of the call's precision and device."""
@@ -59,17 +63,17 @@ class Angles:
                 self._cache[whole] = torch.as_tensor(make(), dtype=dtype, device=self._device)
         return self._cache[whole]
 
-    def own(self, rows: np.ndarray, local: tuple[int, ...]) -> Tensor:
-        """Angles that read inputs: local angles n of components with `rows` (G, local angles).
+    def own(self, reading: Tensor, rows: np.ndarray, local: tuple[int, ...]) -> Tensor:
+        """Of the angles that read inputs, local ones n of components with `rows` (G, local angles).
 
         Returns:
             (F, G, n, B).
         """
 
         def make() -> np.ndarray:
-            return self._own_row[rows[:, list(local)].astype(int)].reshape(-1)
+            return self._program.reading_row[rows[:, list(local)].astype(int)].reshape(-1)
 
-        found = self._own[:, self.index(("own", id(rows), local), make)]
+        found = reading[:, self.index(("own", id(rows), local), make)]
         return found.unflatten(1, (len(rows), len(local)))
 
     def units(self, units: Sequence[Unit], rows: np.ndarray) -> dict[Unit, Tensor]:
@@ -110,10 +114,10 @@ class Angles:
             found.append(product.view(self.filters * len(rows), len(group), d, d))
         return found
 
-    def reading(self, unit: Unit, rows: np.ndarray) -> Tensor:
+    def of_unit(self, reading: Tensor, unit: Unit, rows: np.ndarray) -> Tensor:
         """The matrix (F, G, B, d, d) of a unit of one gate that reads inputs."""
         parts, scale = unit.stacks
-        phase = float(scale[0]) * self.own(rows, (unit.ops[0].angle,)).squeeze(2)
+        phase = float(scale[0]) * self.own(reading, rows, (unit.ops[0].angle,)).squeeze(2)
         form = torch.stack([torch.ones_like(phase), phase.cos(), phase.sin()], dim=3)
         d = 2 ** len(unit.qubits)
         return torch.view_as_complex((form @ self.real(parts)[0]).unflatten(3, (d, d, 2)))

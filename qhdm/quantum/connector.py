@@ -11,7 +11,7 @@ from qiskit_machine_learning.connectors.torch_connector import _TorchNNFunction
 from qiskit_machine_learning.neural_networks import EstimatorQNN
 from torch import Tensor, nn
 
-from qhdm.quantum.engines import Engine, expectation, named_engine
+from qhdm.quantum.engines import Bound, Engine, bound, expectation, named_engine
 from qhdm.quantum.filter import Filter
 
 
@@ -94,6 +94,16 @@ class FilterConnector(TorchConnector):
         self.theta = nn.Parameter(torch.rand(count, len(filter.weights)))
         self._stock = estimator is not None
         self._live = network.live
+        self._bound: Bound | None = None
+
+    def freeze(self) -> None:
+        """Compute once what depends on the weights alone: they must not change until `thaw`."""
+        if not self._stock:
+            self._bound = bound(self.filter, self.weight.detach(), engine=self.engine)
+
+    def thaw(self) -> None:
+        """The opposite of `freeze`."""
+        self._bound = None
 
     @property
     def weight(self) -> Tensor:
@@ -104,6 +114,8 @@ class FilterConnector(TorchConnector):
         """Evaluate the filters on inputs (F, B, n), radians; returns (F, B, m)."""
         if input_data is None:
             raise TypeError("a filter has inputs: forward needs a tensor (F, B, n)")
+        if self._bound is not None:
+            return self._bound(input_data)
         if not self._stock:
             return expectation(self.filter, input_data, self.weight, engine=self.engine)
         weights = self.weight[:, self._live]

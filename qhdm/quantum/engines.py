@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
@@ -15,6 +16,9 @@ from qhdm.quantum import exact
 from qhdm.quantum.aer.options import AerOptions
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.plan import Method
+
+#: Filters whose weights are bound: inputs (F, B, n) to values (F, B, m).
+Bound = Callable[[Tensor], Tensor]
 
 
 class Engine(Protocol):
@@ -33,6 +37,10 @@ class Engine(Protocol):
 
     def __call__(self, filter: Filter, x: Tensor, w: Tensor) -> Tensor: ...
 
+    def bind(self, filter: Filter, w: Tensor) -> Bound:
+        """The filters with their weights bound: x (F, B, n) to (F, B, m)."""
+        ...
+
 
 @dataclass(frozen=True)
 class ExactEngine:
@@ -44,6 +52,9 @@ class ExactEngine:
 
     def __call__(self, filter: Filter, x: Tensor, w: Tensor) -> Tensor:
         return exact.expectation(filter, x, w, method=self.method)
+
+    def bind(self, filter: Filter, w: Tensor) -> Bound:
+        return exact.BoundFilter(filter, w, method=self.method)
 
 
 #: `exact` chooses the cheaper method for each component; the others prescribe it.
@@ -127,3 +138,25 @@ def expectation(filter: Filter, x: Tensor, w: Tensor, *, engine: Engine | str = 
     with torch.autocast(x.device.type, enabled=False):
         values = evaluate(filter, xs, ws) if banked else evaluate(filter, xs[None], ws[None])[0]
     return values.to(x.dtype)
+
+
+def bound(filter: Filter, w: Tensor, *, engine: Engine) -> Bound:
+    """Filters with their weights bound: all that follows from these is computed once.
+
+    Args:
+        filter: the circuit.
+        w: weights in radians, (F, P).
+        engine: see `expectation`.
+
+    Returns:
+        Inputs (F, B, n) in radians, on the device of `w`, to values (F, B, m) of the inputs' type.
+    """
+    ws = w.to(torch.promote_types(w.dtype, torch.float32))
+    evaluate = engine.bind(filter, ws)
+
+    @torch.compiler.disable
+    def values(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return evaluate(x.to(ws.dtype)).to(x.dtype)
+
+    return values

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from qhdm.quantum.angles import Angles
 from qhdm.quantum.filter import Filter
-from qhdm.quantum.network import simulate_network
+from qhdm.quantum.network import BoundNetwork
 from qhdm.quantum.plan import Method, Plan, Term, make_plan
-from qhdm.quantum.statevector import simulate_statevector
+from qhdm.quantum.statevector import BoundStatevector
 
 _plans: WeakKeyDictionary[Filter, dict[Method, Plan]] = WeakKeyDictionary()
 
@@ -42,17 +42,37 @@ def expectation(filter: Filter, x: Tensor, w: Tensor, *, method: Method = "auto"
     Returns:
         (F, B, m), differentiable with respect to `x` and `w`, any number of times.
     """
-    plan = plan_of(filter, method)
-    angles = Angles(plan.program, x, w, plan.cache)
-    measured: list[Tensor] = []  # (F, B) each
-    for group in plan.groups:
-        if group.network is not None:
-            value = simulate_network(group.network, group.contraction, group.angles, angles)
-        else:
-            value = simulate_statevector(group, angles)
-        measured += value.expand(-1, -1, -1, angles.batch).flatten(1, 2).unbind(1)
-    outputs = [_output(terms, measured, x) for terms in plan.outputs]
-    return torch.stack(outputs, dim=2)
+    return BoundFilter(filter, w, method=method)(x)
+
+
+class BoundFilter:
+    """F filters of one circuit with their weights bound: all that follows from these is computed.
+
+    Args:
+        filter: the circuit and its observables.
+        w: weights (F, P), radians, float32 or float64.
+        method: see `expectation`.
+    """
+
+    def __init__(self, filter: Filter, w: Tensor, *, method: Method = "auto") -> None:
+        plan = plan_of(filter, method)
+        self._angles = Angles(plan.program, w, plan.cache)
+        self._outputs = plan.outputs
+        self._groups: list[BoundNetwork | BoundStatevector] = [
+            BoundStatevector(group, self._angles)
+            if group.network is None
+            else BoundNetwork(group.network, group.contraction, group.angles, self._angles)
+            for group in plan.groups
+        ]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Values (F, B, m) at inputs (F, B, n), radians, of the weights' type and device."""
+        reading = self._angles.reading_inputs(x)
+        measured: list[Tensor] = []  # (F, B) each
+        for group in self._groups:
+            value = group.values(reading)
+            measured += value.expand(-1, -1, -1, x.shape[1]).flatten(1, 2).unbind(1)
+        return torch.stack([_output(terms, measured, x) for terms in self._outputs], dim=2)
 
 
 def _output(terms: Sequence[Term], measured: Sequence[Tensor], x: Tensor) -> Tensor:

@@ -26,75 +26,88 @@ from qhdm.quantum.tree import Network
 _CACHE = 2**19
 
 
-def simulate_network(
-    network: Network, contraction: Contraction | None, rows: np.ndarray, angles: Angles
-) -> Tensor:
-    """Values of the component's observables, (F, G, K, B).
+class BoundNetwork:
+    """Components simulated as block networks, with their weights bound.
 
     Args:
-        network: the component.
+        network: the components.
         contraction: of its blocks, if there are several.
         rows: (G, local angles), rows of the program's angles.
-        angles: of this call.
+        angles: of the weights.
     """
-    coefficients = Coefficients(network, rows, angles)
-    blocks = [coefficients.of_block(i) for i in range(len(network.blocks))]
-    own = angles.own(rows, network.reading).flatten(0, 1)  # (N, qubits that read an input, B)
-    single = torch.stack([torch.ones_like(own), own.cos(), own.sin()], dim=2)
-    if contraction is None:
-        made = _take(blocks[0], network.operators_of_one_block, angles)
-        values = _polynomial(made, single)
-    else:
-        features = _features(network, single, angles)
-        messages: dict[tuple[int, int], Tensor] = {}
-        for edge in contraction.edges:
-            messages[edge.source, edge.target] = _message(edge, blocks, features, messages, angles)
+
+    def __init__(
+        self, network: Network, contraction: Contraction | None, rows: np.ndarray, angles: Angles
+    ) -> None:
+        self._network, self._contraction = network, contraction
+        self._rows, self._angles = rows, angles
+        coefficients = Coefficients(network, rows, angles)
+        blocks = [coefficients.of_block(i) for i in range(len(network.blocks))]
+        if contraction is None:
+            self._single = _take(blocks[0], network.operators_of_one_block, angles)
+            return
+        #: Of each edge, the coefficients of each part; of each closing, its form.
+        self._parts = [
+            [_take(blocks[edge.source], part.rows, angles) for part in edge.parts]
+            for edge in contraction.edges
+        ]
         factors = coefficients.of_terms()
-        values = single.new_zeros(len(single), len(network.measured), single.shape[3])
-        for closing in contraction.closings:
-            values = values + _close(closing, messages, factors, angles)
-    return values.unflatten(0, (angles.filters, len(rows)))
+        self._forms = [_form(closing, factors, angles) for closing in contraction.closings]
+
+    def values(self, reading: Tensor) -> Tensor:
+        """Values of the components' observables, (F, G, K, B), at angles that read inputs."""
+        network, angles = self._network, self._angles
+        own = angles.own(reading, self._rows, network.reading).flatten(0, 1)  # (N, qubits, B)
+        single = torch.stack([torch.ones_like(own), own.cos(), own.sin()], dim=2)
+        if self._contraction is None:
+            values = _polynomial(self._single, single)
+        else:
+            values = self._contracted(self._contraction, single)
+        return values.unflatten(0, (angles.filters, len(self._rows)))
+
+    def _contracted(self, contraction: Contraction, single: Tensor) -> Tensor:
+        features = _features(self._network, single, self._angles)
+        messages: dict[tuple[int, int], Tensor] = {}
+        for edge, parts in zip(contraction.edges, self._parts, strict=True):
+            messages[edge.source, edge.target] = _message(
+                edge, parts, features[edge.source], messages, self._angles
+            )
+        values = single.new_zeros(len(single), len(self._network.measured), single.shape[3])
+        for closing, form in zip(contraction.closings, self._forms, strict=True):
+            left = _take(messages[closing.one, closing.other], closing.left, self._angles)
+            products = left * torch.bmm(form, messages[closing.other, closing.one])
+            values = values + self._angles.real(closing.observables) @ products
+        return values
 
 
 def _message(
     edge: Edge,
-    blocks: Sequence[Tensor],
-    features: Sequence[Tensor],
+    parts: Sequence[Tensor],
+    features: Tensor,
     messages: dict[tuple[int, int], Tensor],
     angles: Angles,
 ) -> Tensor:
     """What a subtree tells its neighbour: (N, entries, B)."""
     found = []
-    for part in edge.parts:
-        made = _take(blocks[edge.source], part.rows, angles)
+    for part, coefficients in zip(edge.parts, parts, strict=True):
         incoming: Tensor | None = None
         for neighbour, entries in zip(edge.others, part.incoming, strict=True):
             read = _take(messages[neighbour, edge.source], entries, angles)
             incoming = read if incoming is None else incoming * read
         if incoming is None:
-            found.append(torch.bmm(made, features[edge.source]))
+            found.append(torch.bmm(coefficients, features))
         else:
-            found.append(_Contracted.apply(made, incoming, features[edge.source]))
+            found.append(_Contracted.apply(coefficients, incoming, features))
     if not found:  # all entries vanish
-        return features[edge.source][:, :0]
+        return features[:, :0]
     return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
 
-def _close(
-    closing: Closing,
-    messages: dict[tuple[int, int], Tensor],
-    factors: Tensor,
-    angles: Angles,
-) -> Tensor:
-    """What the terms closed at one bond add to the observables, (N, K, B)."""
-    left = _take(messages[closing.one, closing.other], closing.left, angles)
-    right = messages[closing.other, closing.one]
+def _form(closing: Closing, factors: Tensor, angles: Angles) -> Tensor:
+    """By which entries of two messages meet, (N, left entries, right entries)."""
     if closing.form is not None:
-        form = angles.real(closing.form).expand(len(right), *closing.form.shape)
-    else:
-        form = _take(factors, closing.terms, angles).view(-1, *closing.terms.shape)
-    products = left * torch.bmm(form, right)
-    return angles.real(closing.observables) @ products
+        return angles.real(closing.form).expand(len(factors), *closing.form.shape)
+    return _take(factors, closing.terms, angles).view(-1, *closing.terms.shape)
 
 
 class _Contracted(torch.autograd.Function):

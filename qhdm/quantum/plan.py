@@ -131,9 +131,8 @@ def _nonzero(program: Program, network: Network, rows: np.ndarray) -> list[np.nd
     generator = torch.Generator().manual_seed(20)
     count = program.from_weights.shape[1]
     w = 2 * math.pi * torch.rand(3, count, dtype=torch.float64, generator=generator)
-    x = torch.zeros(3, 1, program.reading_inputs.shape[1], dtype=torch.float64)
     with torch.no_grad():
-        coefficients = Coefficients(network, rows, Angles(program, x, w, {}))
+        coefficients = Coefficients(network, rows, Angles(program, w, {}))
         blocks = [coefficients.of_block(i) for i in range(len(network.blocks))]
     return [(block.abs().amax((0, 2)) > _ZERO).numpy() for block in blocks]
 

@@ -24,14 +24,30 @@ from qhdm.quantum.structure import Pauli
 _ZERO = np.array([[1.0], [0.0]])
 
 
-def simulate_statevector(group: Group, angles: Angles) -> Tensor:
-    """Values of the group's Paulis, (F, G, K, B or 1)."""
-    fixed = [u for u, reads in zip(group.units, group.reads_inputs, strict=True) if not reads]
-    shared = angles.units(fixed, group.angles)
-    matrices = [
-        angles.reading(unit, group.angles) if reads else shared[unit]
-        for unit, reads in zip(group.units, group.reads_inputs, strict=True)
-    ]
+class BoundStatevector:
+    """Components simulated as state vectors, with their weights bound.
+
+    Args:
+        group: the components.
+        angles: of the weights.
+    """
+
+    def __init__(self, group: Group, angles: Angles) -> None:
+        self._group, self._angles = group, angles
+        fixed = [u for u, reads in zip(group.units, group.reads_inputs, strict=True) if not reads]
+        self._shared = angles.units(fixed, group.angles)
+
+    def values(self, reading: Tensor) -> Tensor:
+        """Values of the group's Paulis, (F, G, K, B or 1), at angles that read inputs."""
+        group, angles = self._group, self._angles
+        matrices = [
+            angles.of_unit(reading, unit, group.angles) if reads else self._shared[unit]
+            for unit, reads in zip(group.units, group.reads_inputs, strict=True)
+        ]
+        return _simulate(group, matrices, angles)
+
+
+def _simulate(group: Group, matrices: Sequence[Tensor], angles: Angles) -> Tensor:
     ket = angles.constant(_ZERO)
     ket = ket.expand(angles.filters, len(group.angles), 2, 1)
     islands = [Island((qubit,), ket) for qubit in range(group.size)]

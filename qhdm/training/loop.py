@@ -24,9 +24,9 @@ from tqdm import tqdm
 from qhdm.config import Config, to_dict
 from qhdm.data import Batches, Dataset
 from qhdm.diffusion import NULL_LABEL, SamplerSettings, Schedule, generate, per_sample_loss
-from qhdm.diffusion.pixels import from_uint8
+from qhdm.diffusion.pixels import from_uint8, to_device
 from qhdm.errors import ConfigError, Interrupted, RunError, TrainingError
-from qhdm.models import build_model
+from qhdm.models import build_model, frozen
 from qhdm.seeds import Draws, Stream, derive_seed, drawing
 from qhdm.training.ema import Ema
 from qhdm.training.metrics import MetricsLog
@@ -72,7 +72,11 @@ class Trainer:
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=train.lr, betas=train.betas, eps=train.eps
         )
-        self._network = torch.compile(self.model, dynamic=False) if train.compile else self.model
+        self._network: Callable[..., Tensor] = self.model
+        if train.compile:
+            # On CUDA, graphs: one launch for the many small kernels of a step.
+            mode = "reduce-overhead" if device.type == "cuda" else None
+            self._network = torch.compile(self.model, dynamic=False, mode=mode)
         self.step = 0
 
     def advance(self) -> Tensor:
@@ -80,7 +84,7 @@ class Trainer:
         assert self.batches is not None
         images, labels = self.batches.batch(self.step)
         return self.advance_on(
-            from_uint8(images, self.device), torch.as_tensor(labels, device=self.device)
+            from_uint8(images, self.device), to_device(torch.as_tensor(labels), self.device)
         )
 
     def advance_on(self, x_0: Tensor, labels: Tensor) -> Tensor:
@@ -113,16 +117,17 @@ class Trainer:
         data, settings = self.config.data, self.config.sample
         assert data.classes is not None
         labels = [c for c in range(len(data.classes)) for _ in range(settings.num)]
-        images = generate(
-            self.ema.model,
-            self.schedule,
-            labels=labels,
-            indices=list(range(len(labels))),
-            shape=(data.channels, data.image_size, data.image_size),
-            seed=self.config.seed,
-            settings=SamplerSettings(settings.sampler, settings.steps, settings.guidance),
-            device=self.device,
-        )
+        with frozen(self.ema.model):
+            images = generate(
+                self.ema.model,
+                self.schedule,
+                labels=labels,
+                indices=list(range(len(labels))),
+                shape=(data.channels, data.image_size, data.image_size),
+                seed=self.config.seed,
+                settings=SamplerSettings(settings.sampler, settings.steps, settings.guidance),
+                device=self.device,
+            )
         return images, labels
 
     def save(self, run: Run) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,10 @@ class AerEngine:
         """Values (F, B, m) at inputs (F, B, n) and weights (F, P), radians."""
         values: Tensor = _Evaluate.apply(x, w, self, filter)
         return values
+
+    def bind(self, filter: Filter, w: Tensor) -> Callable[[Tensor], Tensor]:
+        """The filters with their weights bound."""
+        return lambda x: self(filter, x, w)
 
     def cost(self, filter: Filter) -> CircuitCost:
         """What one evaluation of `filter` (one sample, one set of weights) runs."""
