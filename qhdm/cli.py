@@ -159,12 +159,12 @@ def _sample(arguments: argparse.Namespace) -> None:
             engine_steps=engine_steps,
         )
 
+    images = sample(engine, arguments.engine_steps)
     if arguments.engine == "aer":
         # The exact images from the same noise, to compare with.
         exact = grid.with_name(f"{grid.stem}_exact.png")
         _save_grid(sample(make_engine("exact")), labels, names, exact)
         print(f"exact grid: {exact}")
-    images = sample(engine, arguments.engine_steps)
     for file, image in zip(files, images, strict=False):
         save_png(to_picture(image), file)
     if files:

@@ -85,7 +85,7 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
 
 def resolved(config: Config) -> Config:
     """`config` as a run keeps it: with the class names found in the data, so that it needs no data
-    to sample, and with an absolute path to them, so that it can be resumed from anywhere.
+    to sample, and with absolute paths, so that it can be resumed from anywhere.
 
     Raises:
         DataError: as `class_names`.
@@ -93,8 +93,13 @@ def resolved(config: Config) -> Config:
     classes, root = class_names(config.data), config.data.root
     if root not in NAMED_ROOTS:
         root = str(Path(root).expanduser().resolve())
+    aer = config.quantum.aer
+    if aer.noise and aer.noise.endswith(".json"):
+        aer = dataclasses.replace(aer, noise=str(Path(aer.noise).expanduser().resolve()))
     return dataclasses.replace(
-        config, data=dataclasses.replace(config.data, classes=classes, root=root)
+        config,
+        data=dataclasses.replace(config.data, classes=classes, root=root),
+        quantum=dataclasses.replace(config.quantum, aer=aer),
     )
 
 

@@ -49,20 +49,20 @@ def describe_circuits(config: Config, model: UNet | None = None) -> str:
         config: resolved.
         model: its network, if it has been built.
     """
-    # Imported here, and with it Aer, for whoever trains on it alone.
-    from qhdm.quantum.aer.engine import AerEngine
-
     data, B = config.data, config.train.batch_size
     evaluations = filter_evaluations(
         model or build_model(config), channels=data.channels, image_size=data.image_size
     )
     total = sum(evaluations.values())
-    engine = engine_of(config.quantum)
-    if not isinstance(engine, AerEngine):
+    if config.quantum.engine != "aer":
         return (
             f"circuits per step: {total * B:,} ({total:,} per image x batch {B}), "
-            f"engine {engine.name}"
+            f"engine {config.quantum.engine}"
         )
+    from qhdm.quantum.aer.engine import AerEngine  # only here: it imports Aer
+
+    engine = engine_of(config.quantum)
+    assert isinstance(engine, AerEngine)
     options = engine.options
     lines, circuits = [], 0
     for filter, count in evaluations.items():

@@ -30,7 +30,15 @@ from qhdm.config import Config, config_path, load_config, to_yaml
 from qhdm.errors import RunError
 from qhdm.files import atomic_path, write_text
 
-_PACKAGES = ("torch", "qiskit", "qiskit-machine-learning", "numpy", "pillow", "safetensors")
+_PACKAGES = (
+    "torch",
+    "qiskit",
+    "qiskit-aer",
+    "qiskit-machine-learning",
+    "numpy",
+    "pillow",
+    "safetensors",
+)
 
 
 @dataclass(frozen=True)
