@@ -372,6 +372,23 @@ def test_device_noise_is_that_of_the_whole_device(line_file: Path) -> None:
     torch.testing.assert_close(values, reference, atol=SIGMAS / math.sqrt(shots), rtol=0)
 
 
+def test_shift_gradients_under_noise_are_those_of_the_noisy_values(line_file: Path) -> None:
+    filter = build_filter("hqconv", qubits=4, layers=1)
+    x, w = draw(filter, 1)
+    engine = AerEngine(AerOptions(noise=str(line_file), gradient="shift"))
+
+    def value(w: torch.Tensor) -> torch.Tensor:
+        return expectation(filter, x, w, engine=engine)[0, 2]
+
+    (gradient,) = torch.autograd.grad(value(w.requires_grad_()), w)
+    h = 1e-3
+    for i, step in enumerate(h * torch.eye(len(w), dtype=torch.float64)):
+        slope = (value(w.detach() + step) - value(w.detach() - step)) / (2 * h)
+        assert abs(slope - gradient[i]) < h**2
+    (ideal,) = torch.autograd.grad(expectation(filter, x, w)[0, 2], w)
+    assert (ideal - gradient).abs().max() > 0.01
+
+
 def test_trajectories_and_density_matrices_agree(line_file: Path) -> None:
     filter = build_filter("basic", qubits=4, layers=1)
     x, w = draw(filter, 2)

@@ -78,7 +78,7 @@ def take_apart(filter: Filter, *, keep_all: bool) -> Parts:
 
     Args:
         filter: the circuit and its observables.
-        keep_all: keep gates that no observable can see, whose noise may yet be seen.
+        keep_all: keep gates that no observable can see; with noise they may yet be seen.
 
     Raises:
         CircuitError: a gate or an observable cannot be used.
@@ -91,9 +91,11 @@ def take_apart(filter: Filter, *, keep_all: bool) -> Parts:
 def _part(program: Program, members: Sequence[Component], keep_all: bool) -> Part:
     first = members[0]
     seen = set().union(*(light_cone(first.ops, pauli) for pauli in first.paulis))
+    if keep_all:
+        seen = set(range(len(first.ops)))
     circuit = QuantumCircuit(first.size)
     for i, (op, place) in enumerate(zip(first.ops, first.places, strict=True)):
-        if keep_all or i in seen:
+        if i in seen:
             circuit.append(program.gates[place], op.qubits)
     with_angle = [(i, op) for i, op in enumerate(first.ops) if op.angle >= 0]
     return Part(
