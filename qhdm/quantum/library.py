@@ -7,20 +7,18 @@ a `ParameterVector` (x[0], in OpenQASM _x_0_), are the same.
 
 from __future__ import annotations
 
-import io
 import re
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-from qiskit import qpy
-from qiskit.circuit import Gate, Parameter, QuantumCircuit, library
-from qiskit.circuit.library import Barrier, Measure, UnitaryGate
+from qiskit.circuit import Gate, Parameter, QuantumCircuit
+from qiskit.circuit.library import UnitaryGate
 from qiskit.quantum_info import SparsePauliOp
 
 from qhdm.errors import CircuitError
 from qhdm.quantum.filter import Filter, build_filter
 from qhdm.quantum.program import IGNORED, MATRIX_QUBITS, lower
+from qhdm.quantum.qpy_files import STANDARD_GATES, read_qpy
 
 #: Bounds of a file, far above what a filter needs and far below what a computer cannot hold.
 MAX_BYTES = 256 * 1024
@@ -33,11 +31,6 @@ _DEPTH = 100
 SUFFIXES = (".qasm", ".qpy")
 
 _NAME = re.compile(r"_?([xw])(?:\[(\d{1,6})\]|_(\d{1,6})_|(\d{1,6}))")
-#: Before this version, QPY held expressions as text that reading evaluates.
-_QPY_VERSION = 13
-#: Name size, ... of an instruction in QPY; the name follows.
-_QPY_INSTRUCTION = struct.Struct("!HHHIIBHqII")
-_STANDARD = "qiskit.circuit.library.standard_gates"
 
 
 def is_file(name: str) -> bool:
@@ -101,7 +94,7 @@ def load_filter(path: str | Path) -> Filter:
             raise CircuitError(f"{path}: not a UTF-8 text file") from None
         circuit, lines = read_openqasm3(text, str(path), max_qubits=MAX_QUBITS)
     elif path.suffix == ".qpy":
-        circuit, lines = _read_qpy(content, path), {}
+        circuit, lines = read_qpy(content, str(path), max_qubits=MAX_QUBITS), {}
     else:
         raise CircuitError(f"{path}: not a circuit file; it must end in {' or '.join(SUFFIXES)}")
     return _filter_of(circuit, path, lines)
@@ -118,50 +111,6 @@ def _read(path: Path) -> bytes:
     if len(content) > MAX_BYTES:
         raise CircuitError(f"{path}: larger than {MAX_BYTES:,} bytes, which no filter needs")
     return content
-
-
-def _read_qpy(content: bytes, path: Path) -> QuantumCircuit:
-    if len(content) < 7 or not content.startswith(b"QISKIT"):
-        raise CircuitError(f"{path}: not a QPY file")
-    if content[6] < _QPY_VERSION:
-        raise CircuitError(
-            f"{path}: QPY version {content[6]}; write it anew with Qiskit 1.3 or newer "
-            f"(version {_QPY_VERSION})"
-        )
-    _refuse_constructors(content, path)
-    try:
-        circuits = qpy.load(io.BytesIO(content))
-    except Exception as error:  # Qiskit raises many kinds for a damaged or hostile file
-        reason = str(error).strip("'\"").split("\n")[0] or type(error).__name__
-        raise CircuitError(f"{path}: cannot be read as QPY ({reason})") from None
-    if len(circuits) != 1:
-        raise CircuitError(f"{path}: holds {len(circuits)} circuits; a filter is one")
-    circuit: QuantumCircuit = circuits[0]
-    return circuit
-
-
-def _is_data(kind: type) -> bool:
-    """Whether reading makes an object of this class of its parameters alone."""
-    return issubclass(kind, UnitaryGate | Measure | Barrier) or str(kind.__module__).startswith(
-        _STANDARD
-    )
-
-
-def _refuse_constructors(content: bytes, path: Path) -> None:
-    """Refuse instructions that reading makes by calling a class of Qiskit's library.
-
-    Any class of the library may be named, with any arguments: some would build circuits of any
-    size. Gates are safe: they are data.
-    """
-    for name, value in vars(library).items():
-        if not callable(value) or (isinstance(value, type) and _is_data(value)):
-            continue
-        at = content.find(name.encode())
-        while at >= 0:
-            start = at - _QPY_INSTRUCTION.size
-            if start >= 0 and _QPY_INSTRUCTION.unpack_from(content, start)[0] == len(name):
-                raise CircuitError(f"{path}: holds a {name}; write it out in standard gates")
-            at = content.find(name.encode(), at + 1)
 
 
 def _filter_of(circuit: QuantumCircuit, path: Path, lines: Mapping[str, int]) -> Filter:
@@ -265,7 +214,7 @@ def _count(circuit: QuantumCircuit, path: Path) -> None:
         nonlocal budget
         small = isinstance(gate, UnitaryGate) and gate.num_qubits <= MATRIX_QUBITS
         # Standard gates are known without their definitions.
-        known = small or str(type(gate).__module__).startswith(_STANDARD)
+        known = small or str(type(gate).__module__).startswith(STANDARD_GATES)
         inner = None if known else gate.definition
         if inner is None or not inner.data:
             budget -= 1
