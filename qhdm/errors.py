@@ -25,6 +25,14 @@ class CircuitError(QhdmError):
     """A circuit, ansatz or observable cannot be built or simulated."""
 
 
+class HardwareError(QhdmError):
+    """A backend is unknown or cannot be reached."""
+
+
+class ExportError(QhdmError):
+    """An export would overwrite files, or its inputs do not fit the filters."""
+
+
 class RunError(QhdmError):
     """A run directory or checkpoint is missing, incomplete, or belongs to another model."""
 

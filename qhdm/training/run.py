@@ -80,7 +80,7 @@ class Run:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{path}: cannot be made ({error.strerror})") from None
-        write_text(path / "versions.json", json.dumps(_versions(), indent=2) + "\n")
+        write_text(path / "versions.json", json.dumps(versions(), indent=2) + "\n")
         circuits.write()
         run = cls(path, config)
         run.write_config()
@@ -220,6 +220,7 @@ def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
 
-def _versions() -> dict[str, str]:
-    versions = {"qhdm": __version__, "python": platform.python_version()}
-    return versions | {name: metadata.version(name) for name in _PACKAGES}
+def versions() -> dict[str, str]:
+    """Of qhdm, Python and the packages that matter."""
+    own = {"qhdm": __version__, "python": platform.python_version()}
+    return own | {name: metadata.version(name) for name in _PACKAGES}
