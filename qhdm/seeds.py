@@ -18,6 +18,7 @@ class Stream(IntEnum):
     EPOCH = 1
     STEP = 2
     IMAGE = 3
+    MEASURE = 30
 
 
 def derive_seed(seed: int, stream: Stream, *keys: int) -> int:
