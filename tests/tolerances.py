@@ -6,3 +6,5 @@ FLOAT32 = 1e-5
 FLOAT64 = 1e-9
 #: Samplers against diffusers, which keeps its coefficients in float32.
 SAMPLER = 1e-5
+#: Exported circuits, read back by stock parsers, against the model's layer.
+EXPORT = 1e-6

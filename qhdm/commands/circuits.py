@@ -217,7 +217,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     columns = []
     for filter in filters:
         facts = audit(filter)
-        device = device_costs(facts, backend) if backend else None
+        device = (str(backend.name), device_costs(facts, backend)) if backend else None
         measures = gradients = None
         if arguments.measure:
             measures = measure(filter, pairs=arguments.pairs, seed=arguments.seed, progress=True)

@@ -55,7 +55,7 @@ def describe_device(name: str, costs: Sequence[DeviceCost]) -> str:
 def describe_measures(measures: Measures) -> str:
     """Expressibility and entangling capability, with their intervals."""
     n, pairs = measures.qubits, measures.pairs
-    width, equal = measures.haar
+    width, equal = (0.0 if value < 1e-9 else value for value in measures.haar)
     return "\n".join(
         [
             f"over random inputs and weights ({pairs} pairs of states of {n} qubits; 95 % "
@@ -92,11 +92,17 @@ def compare(columns: Sequence[Sequence[tuple[str, str]]]) -> str:
 def summary(
     facts: Audit,
     *,
-    device: Sequence[DeviceCost] | None = None,
+    device: tuple[str, Sequence[DeviceCost]] | None = None,
     measures: Measures | None = None,
     gradients: GradientVariance | None = None,
 ) -> list[tuple[str, str]]:
-    """The facts of a filter as rows of a table."""
+    """The facts of a filter as rows of a table.
+
+    Args:
+        facts: of the filter.
+        device: a backend's name, and the costs of the components there.
+        measures, gradients: where they were taken.
+    """
     filter, sizes = facts.filter, Counter(map(len, facts.components))
     reach = [len(facts.reach(m)) for m in range(len(facts.cones))]
     rows = [
@@ -118,10 +124,11 @@ def summary(
         ("as state vectors", f"{facts.statevector_cost:,}"),
     ]
     if device is not None:
+        name, costs = device
         rows += [
-            ("two-qubit gates on device", str(sum(cost.two_qubit_gates for cost in device))),
-            ("layers of them", str(max(cost.two_qubit_depth for cost in device))),
-            ("depth on device", str(max(cost.depth for cost in device))),
+            (f"{name}: two-qubit gates", str(sum(cost.two_qubit_gates for cost in costs))),
+            (f"{name}: layers of them", str(max(cost.two_qubit_depth for cost in costs))),
+            (f"{name}: depth", str(max(cost.depth for cost in costs))),
         ]
     if measures is not None:
         rows += [
@@ -135,7 +142,11 @@ def summary(
 
 
 def _estimate(estimate: Estimate) -> str:
-    return f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
+    # What is below rounding is 0.
+    value, low, high = (
+        0.0 if number < 1e-9 else number for number in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{value:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def _range(numbers: Sequence[int]) -> str:
