@@ -110,7 +110,7 @@ def test_a_run_keeps_its_circuits(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (MINE.replace("x11", "x10 + w011"), "there is no input x11"),
+        (MINE.replace("rx(x05", "rx(x04"), "mine.qasm:13: parameter x05 is used by no gate"),
         (MINE.replace("rx(x03 + w003) q[3];", "reset q[3];"), "mine.qasm:31: reset"),
         (MINE.replace("input float x11;\n", "").replace("x11 +", "1 +"), "needs 12 inputs"),
         (None, "circuits/mine.qasm: no such file"),

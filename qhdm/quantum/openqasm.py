@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -253,6 +254,8 @@ class _Check(QASMVisitor[None]):
 
     def _terms(self, angle: ast.Expression) -> int:
         """Terms of an angle, which must be arithmetic of numbers and parameters."""
+        if isinstance(angle, ast.FloatLiteral) and not math.isfinite(angle.value):
+            self.fail(angle, "a number too large for an angle")
         if isinstance(angle, ast.BinaryExpression) and angle.op.name in _ARITHMETIC:
             return self._terms(angle.lhs) + self._terms(angle.rhs)
         if isinstance(angle, ast.UnaryExpression) and angle.op.name == "-":

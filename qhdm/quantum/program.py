@@ -176,6 +176,8 @@ def lower(filter: Filter) -> Program:
                 raise CircuitError(
                     f"{filter.name}: gate {gate.name} has neither a matrix nor a definition"
                 ) from None
+            if not np.isfinite(matrix).all():
+                raise CircuitError(f"{filter.name}: an angle of {gate.name} is not a finite number")
             ops.append(Op(qubits, constant(matrix), -1))
         elif free and len(gate.params) == 1 and (trig := form(gate)):
             row, offset = _affine(filter.name, free[0], columns)
@@ -241,4 +243,6 @@ def _affine(
             raise CircuitError(f"{name}: angle {expression} is not real")
         row[columns[parameter]] = complex(slope).real
     offset = complex(expression.bind(dict.fromkeys(expression.parameters, 0.0)))
+    if not (np.isfinite(row).all() and math.isfinite(offset.real)):
+        raise CircuitError(f"{name}: angle {expression} is not finite")
     return row, offset.real
