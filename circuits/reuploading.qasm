@@ -1,5 +1,6 @@
 // Data re-uploading (Perez-Salinas et al. 2020, arXiv 1907.02085) on 12 qubits: every input turns its
-// qubit in each of three layers, with trainable turns and CZ links between neighbours in between.
+// qubit in each of three layers, with trainable turns and rings of CZ in between. A ring joins the four
+// pixels of one channel, so that these are three independent circuits of four qubits, cheap to train.
 // Inputs x00..x11: value (h, w, c) of a 2x2x3 patch on qubit 3 (2 h + w) + c; 60 weights; radians.
 OPENQASM 3.0;
 include "stdgates.inc";
@@ -113,12 +114,18 @@ rz(w021) q[10];
 rx(x11) q[11];
 ry(w022) q[11];
 rz(w023) q[11];
-cz q[0], q[1];
-cz q[2], q[3];
-cz q[4], q[5];
-cz q[6], q[7];
-cz q[8], q[9];
-cz q[10], q[11];
+cz q[0], q[3];
+cz q[3], q[9];
+cz q[9], q[6];
+cz q[6], q[0];
+cz q[1], q[4];
+cz q[4], q[10];
+cz q[10], q[7];
+cz q[7], q[1];
+cz q[2], q[5];
+cz q[5], q[11];
+cz q[11], q[8];
+cz q[8], q[2];
 // layer 2
 rx(x00) q[0];
 ry(w024) q[0];
@@ -156,11 +163,18 @@ rz(w045) q[10];
 rx(x11) q[11];
 ry(w046) q[11];
 rz(w047) q[11];
-cz q[1], q[2];
-cz q[3], q[4];
-cz q[5], q[6];
-cz q[7], q[8];
-cz q[9], q[10];
+cz q[0], q[3];
+cz q[3], q[9];
+cz q[9], q[6];
+cz q[6], q[0];
+cz q[1], q[4];
+cz q[4], q[10];
+cz q[10], q[7];
+cz q[7], q[1];
+cz q[2], q[5];
+cz q[5], q[11];
+cz q[11], q[8];
+cz q[8], q[2];
 // layer 3
 rx(x00) q[0];
 ry(w048) q[0];

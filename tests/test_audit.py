@@ -236,7 +236,7 @@ def test_filters_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
     table = {cells[0].strip(): [c.strip() for c in cells[1:] if c.strip()] for cells in rows}
     assert table["live weights"] == ["84", "12", "60"]
-    assert table["components"] == ["1 x 12", "1 x 3 + 9 x 1", "1 x 12"]
+    assert table["components"] == ["1 x 12", "1 x 3 + 9 x 1", "3 x 4"]
     assert table[""] == ["hqconv_12x3", "hqconv_released_12x3", "reuploading"]
 
 

@@ -40,9 +40,6 @@ def tiny(ansatz: object, *overrides: str, path: Path) -> Config:
 
 def test_the_shipped_circuit_trains_and_every_weight_learns(tmp_path: Path) -> None:
     config = tiny(SHIPPED, "data.classes=[Forest, River]", "train.batch_size=2", path=tmp_path)
-    config = dataclasses.replace(
-        config, quantum=dataclasses.replace(config.quantum, engine="exact:statevector")
-    )
     trainer = Trainer(config, None, torch.device("cpu"))
     before = [item.weights for item in placed_filters(trainer.model)]
     assert {item.filter.name for item in placed_filters(trainer.model)} == {"reuploading"}
