@@ -26,6 +26,10 @@ setup(
         "qiskit-ibm-runtime>=0.40,<0.60",
         # 0.9 moved EstimatorQNN to V2 primitives; minor releases before 1.0 break the API.
         "qiskit-machine-learning>=0.9,<0.10",
+        "qiskit-ibm-runtime>=0.40,<1",
+        # The reader of OpenQASM 3 is a package apart; both are at 0.x and 1.x, where APIs move.
+        "qiskit-qasm3-import>=0.6,<0.7",
+        "openqasm3[parser]>=1.0,<2",
         "numpy>=2",
         "pillow>=10.1",
         "pydantic>=2.7,<3",
@@ -37,6 +41,7 @@ setup(
     ],
     extras_require={
         "tensorboard": ["tensorboard>=2.14"],
+        "plots": ["matplotlib>=3.8", "pylatexenc>=2.10"],
         "bench": [
             "deepquantum>=4",
             "matplotlib>=3.8",
@@ -47,8 +52,10 @@ setup(
         "dev": [
             "diffusers>=0.30",
             "hypothesis>=6.100",
+            "matplotlib>=3.8",
             "mypy>=1.10",
             "pennylane>=0.40",
+            "pylatexenc>=2.10",
             "pytest>=8",
             "pytest-xdist>=3.5",
             "ruff>=0.6",

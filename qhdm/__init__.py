@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from qhdm.config import Config, load_config
     from qhdm.models import build_model
     from qhdm.pipeline import Pipeline
-    from qhdm.quantum import build_filter, expectation
+    from qhdm.quantum import build_filter, expectation, load_filter
 
 _HOME = {
     "Config": "qhdm.config",
@@ -23,6 +23,7 @@ _HOME = {
     "Pipeline": "qhdm.pipeline",
     "build_filter": "qhdm.quantum",
     "expectation": "qhdm.quantum",
+    "load_filter": "qhdm.quantum",
 }
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "build_model",
     "expectation",
     "load_config",
+    "load_filter",
 ]
 
 

@@ -1,6 +1,7 @@
 """The command line: parse, call one function, print.
 
-Everything heavy is imported inside the commands, so that `qhdm --help` answers at once.
+Everything heavy is imported inside the commands, so that `qhdm --help` answers at once. Verbs that
+are more than a call have modules of their own in `qhdm.commands`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from qhdm import __version__
-from qhdm.commands import import_flax, noise, verify
+from qhdm.commands import circuits, export, import_flax, noise
+from qhdm.commands.arguments import fraction, natural, non_negative, pixels, positive, shots
 from qhdm.errors import ConfigError, DataError, Interrupted, QhdmError, SamplingError
 
 if TYPE_CHECKING:
@@ -64,16 +66,19 @@ def _fail(message: str, code: int) -> int:
 
 def _train(arguments: argparse.Namespace) -> None:
     from qhdm import data
-    from qhdm.config import config_path, load_config, to_yaml
+    from qhdm.config import load_config, load_run_config, to_yaml
 
     if (arguments.config is None) == (arguments.resume is None):
         raise ConfigError("train: give either a configuration file or --resume RUN")
     if arguments.resume is not None and arguments.out is not None:
         raise ConfigError("--out: a resumed run stays in its directory")
-    source = arguments.config or config_path(arguments.resume)
-    config = data.resolved(load_config(source, arguments.set))
+    load, source = (
+        (load_run_config, arguments.resume) if arguments.resume else (load_config, arguments.config)
+    )
+    config = data.resolved(load(source, arguments.set))
 
     # Only now the heavy imports: bad input is refused at once.
+    from qhdm.models.build import build_filters
     from qhdm.training.loop import resolve_device, resumed, train
     from qhdm.training.metrics import check_tensorboard
     from qhdm.training.run import Run
@@ -81,6 +86,7 @@ def _train(arguments: argparse.Namespace) -> None:
     device = resolve_device(config.train.device)
     check_tensorboard(config.train.tensorboard)
     run = resumed(Run.open(arguments.resume), config) if arguments.resume else None
+    build_filters(config)  # a circuit that cannot be used is refused before a run is made of it
     if arguments.dry_run:
         from qhdm.training.estimate import describe_cost
 
@@ -281,59 +287,6 @@ def _data_download(arguments: argparse.Namespace) -> None:
         print(f"use it with --set data.root={folder}")
 
 
-def _circuits_inspect(arguments: argparse.Namespace) -> None:
-    from qhdm.quantum.filter import build_filter
-    from qhdm.quantum.inspect import describe
-
-    print(describe(build_filter(arguments.name, qubits=arguments.qubits, layers=arguments.layers)))
-
-
-def _whole(text: str, *, least: int, most: int | None = None) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-    if value < least or (most is not None and value > most):
-        bounds = f"from {least} up" if most is None else f"from {least} to {most}"
-        raise argparse.ArgumentTypeError(f"{text} is not a number {bounds}")
-    return value
-
-
-def _positive(text: str) -> int:
-    return _whole(text, least=1)
-
-
-def _shots(text: str) -> int:
-    return _whole(text, least=1, most=1_000_000)
-
-
-def _natural(text: str) -> int:
-    return _whole(text, least=0)
-
-
-def _pixels(text: str) -> int:
-    return _whole(text, least=2, most=4096)
-
-
-def _number(text: str, *, below: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not 0 <= value < below:
-        bounds = "from 0 up" if below == float("inf") else f"from 0 to below {below:g}"
-        raise argparse.ArgumentTypeError(f"{text} is not a number {bounds}")
-    return value
-
-
-def _non_negative(text: str) -> float:
-    return _number(text, below=float("inf"))
-
-
-def _fraction(text: str) -> float:
-    return _number(text, below=1)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="qhdm",
@@ -366,20 +319,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="classes to generate (all when none is named)",
     )
-    sample.add_argument("--num", type=_positive, metavar="N", help="images per class")
-    sample.add_argument("--steps", type=_positive, metavar="N", help="network evaluations")
+    sample.add_argument("--num", type=positive, metavar="N", help="images per class")
+    sample.add_argument("--steps", type=positive, metavar="N", help="network evaluations")
     sample.add_argument("--sampler", choices=["ddpm", "ddim", "dpm++"])
     sample.add_argument(
-        "--guidance", type=_non_negative, metavar="S", help="classifier-free guidance, 1 is off"
+        "--guidance", type=non_negative, metavar="S", help="classifier-free guidance, 1 is off"
     )
     sample.add_argument(
-        "--eta", type=_non_negative, default=0.0, help="noise of DDIM: 0 none, 1 as DDPM"
+        "--eta", type=non_negative, default=0.0, help="noise of DDIM: 0 none, 1 as DDPM"
     )
-    sample.add_argument("--seed", type=_natural, default=0, metavar="N")
+    sample.add_argument("--seed", type=natural, default=0, metavar="N")
     sample.add_argument(
         "--weights", choices=["ema", "model"], default="ema", help="averaged or last weights"
     )
-    sample.add_argument("--batch", type=_positive, default=64, metavar="N", help="images at once")
+    sample.add_argument("--batch", type=positive, default=64, metavar="N", help="images at once")
     sample.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     sample.add_argument(
         "--out", type=Path, metavar="DIR", help="also write one PNG per image, in class folders"
@@ -388,7 +341,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--engine", choices=["exact", "aer"], help="evaluates the filters (the run's own if absent)"
     )
-    sample.add_argument("--shots", type=_shots, metavar="N", help="samples per circuit on aer")
+    sample.add_argument("--shots", type=shots, metavar="N", help="samples per circuit on aer")
     sample.add_argument(
         "--noise", metavar="DEVICE", help="of a device (fake_torino) or a calibration file, on aer"
     )
@@ -399,29 +352,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     sample.add_argument(
         "--engine-steps",
-        type=_positive,
+        type=positive,
         metavar="K",
         help="only the last K network evaluations on aer, the others exact",
     )
     sample.set_defaults(command=_sample)
 
-    circuits = verbs.add_parser("circuits", help="look at quantum filters")
-    kinds = circuits.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    inspect = kinds.add_parser("inspect", help="what a filter connects, and what simulating costs")
-    inspect.add_argument("name", metavar="NAME", help="an ansatz, for example hqconv")
-    inspect.add_argument("--qubits", type=_positive, default=12, metavar="N")
-    inspect.add_argument("--layers", type=_positive, default=3, metavar="L")
-    inspect.set_defaults(command=_circuits_inspect)
-    verify.add(kinds)
-
+    circuits.add(verbs)
+    export.add(verbs)
     noise.add(verbs)
 
     data = verbs.add_parser("data", help="look at or download data")
     kinds = data.add_subparsers(title="commands", metavar="COMMAND", required=True)
     info = kinds.add_parser("info", help="classes, counts, sizes and split; a contact sheet")
     info.add_argument("path", metavar="PATH", help="a folder or zip of class folders, or `bundled`")
-    info.add_argument("--size", type=_pixels, default=64, metavar="PIXELS", help="resize to this")
-    info.add_argument("--test-fraction", type=_fraction, default=0.1, metavar="F")
+    info.add_argument("--size", type=pixels, default=64, metavar="PIXELS", help="resize to this")
+    info.add_argument("--test-fraction", type=fraction, default=0.1, metavar="F")
     info.add_argument("--sheet", type=Path, metavar="FILE", help="where the contact sheet goes")
     info.set_defaults(command=_data_info)
     download = kinds.add_parser("download", help="download a data set")

@@ -7,14 +7,16 @@ corrected; `configs/eurosat.yaml` spells them out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import field
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from qhdm.errors import RunError
 from qhdm.schema import read_document, validate, with_overrides
@@ -24,7 +26,23 @@ _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
-Ansatz = Literal["hqconv", "fqconv", "basic", "hqconv_released"]
+Family = Literal["hqconv", "fqconv", "basic", "hqconv_released"]
+
+
+def _ansatz(name: str) -> str:
+    if name not in get_args(Family) and not is_circuit_file(name):
+        expected = ", ".join(map(repr, get_args(Family)))
+        raise PydanticCustomError("literal_error", "unknown", {"expected": expected})
+    return name
+
+
+def is_circuit_file(ansatz: str) -> bool:
+    """Whether an ansatz is a circuit file rather than a built-in family."""
+    return ansatz.endswith((".qasm", ".qpy"))
+
+
+#: A built-in family, or the path of a circuit file.
+Ansatz = Annotated[str, AfterValidator(_ansatz)]
 Engine = Literal["exact", "exact:network", "exact:statevector", "aer"]
 SamplerName = Literal["ddpm", "ddim", "dpm++"]
 
@@ -99,8 +117,9 @@ class VertexConfig:
     """The quantum filters of one place of the network.
 
     Attributes:
-        ansatz: name of the circuit family.
-        layers: ansatz layers L.
+        ansatz: name of a built-in circuit family, or the path of a circuit file (`.qasm`, OpenQASM
+            3, or `.qpy`), relative to the current folder; see docs/circuits.md.
+        layers: ansatz layers L of a family; a file has its own.
         filters: filters side by side; each takes three channels.
         rho: fraction of the channels that go through filters; when given, it sets the number of
             filters, rounded down, and `filters` is not read.
@@ -375,6 +394,11 @@ def _check_filters(config: Config) -> None:
     model, size = config.model, config.data.image_size
     if model.kind == "unet":
         return
+    for section, place in (("vertex", config.quantum.vertex), ("encoder", config.quantum.encoder)):
+        if is_circuit_file(place.ansatz) and place.layers != VertexConfig.layers:
+            raise ValueError(
+                f"quantum.{section}.layers: {place.ansatz} has the layers it has; leave it out"
+            )
     levels = config.encoder_levels
     if model.kind == "qcunet" and not levels:
         raise ValueError(
@@ -497,6 +521,49 @@ def config_path(run: Path) -> Path:
             "`qhdm train` prints the one it makes"
         )
     return path
+
+
+def load_run_config(run: Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a run directory, its circuit files found there.
+
+    Raises:
+        RunError: `run` is not a run directory, or one of its circuits is missing or was changed.
+        ConfigError: the configuration or an override cannot be used.
+    """
+    path = config_path(run)
+    kept = {place.ansatz for place in _places(load_config(path))}
+
+    def locate(ansatz: str) -> str:
+        # Overrides name files as everywhere, relative to the current folder.
+        if ansatz not in kept or not is_circuit_file(ansatz):
+            return ansatz
+        file = run / ansatz
+        if not file.is_file():
+            raise RunError(f"{file}: missing; a run needs the circuits it was made with")
+        if file.stem.rpartition("-")[2] != circuit_digest(file.read_bytes()):
+            raise RunError(
+                f"{file}: changed since the run was made; put back the circuit of the run"
+            )
+        return str(file)
+
+    return with_ansatz(load_config(path, overrides), locate)
+
+
+def circuit_digest(content: bytes) -> str:
+    """What the name of a circuit file in a run directory ends in: part of its sha256."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def with_ansatz(config: Config, change: Callable[[str], str]) -> Config:
+    """`config` with `change` applied to every ansatz."""
+    quantum = config.quantum
+    vertex = replace(quantum.vertex, ansatz=change(quantum.vertex.ansatz))
+    encoder = replace(quantum.encoder, ansatz=change(quantum.encoder.ansatz))
+    return replace(config, quantum=replace(quantum, vertex=vertex, encoder=encoder))
+
+
+def _places(config: Config) -> tuple[VertexConfig, EncoderConfig]:
+    return config.quantum.vertex, config.quantum.encoder
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -29,6 +29,14 @@ class EngineError(QhdmError):
     """An engine cannot be set up as asked for, or cannot hold a circuit."""
 
 
+class HardwareError(QhdmError):
+    """A backend is unknown or cannot be reached."""
+
+
+class ExportError(QhdmError):
+    """An export would overwrite files, or its inputs do not fit the filters."""
+
+
 class RunError(QhdmError):
     """A run directory or checkpoint is missing, incomplete, or belongs to another model."""
 

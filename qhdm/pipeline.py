@@ -21,6 +21,27 @@ from qhdm.training.loop import resolve_device
 from qhdm.training.run import Run, load_weights
 
 
+def load_model(path: str | Path, *, weights: Literal["ema", "model"] = "ema") -> tuple[UNet, Run]:
+    """The network of the latest checkpoint of a run directory, on the CPU, and the run.
+
+    Args:
+        path: the run directory.
+        weights: `ema`, the averaged weights, or `model`, the last ones.
+
+    Raises:
+        RunError: not a run directory, no checkpoint, or a damaged one.
+    """
+    run = Run.open(path)
+    file = run.latest_checkpoint() / f"{weights}.safetensors"
+    model = build_model(run.config)
+    try:
+        model.load_state_dict(load_weights(file, torch.device("cpu")))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{file}: does not fit {path}/config.yaml ({reason})") from None
+    return model, run
+
+
 class Pipeline:
     """Samples images of given classes.
 
@@ -63,15 +84,8 @@ class Pipeline:
             RunError: not a run directory, no checkpoint, or a damaged one.
             ConfigError: CUDA is asked for and absent.
         """
-        run = Run.open(path)
         target = resolve_device(device, key="device")
-        file = run.latest_checkpoint() / f"{weights}.safetensors"
-        model = build_model(run.config)
-        try:
-            model.load_state_dict(load_weights(file, torch.device("cpu")))
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise RunError(f"{file}: does not fit {path}/config.yaml ({reason})") from None
+        model, run = load_model(path, weights=weights)
         return cls(model, run.config, device=target)
 
     def label_of(self, label: str | int) -> int:

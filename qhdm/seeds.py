@@ -26,6 +26,7 @@ class Stream(IntEnum):
     IMAGE_CALL = 6
     CIRCUIT = 7
     PERTURBATION = 8
+    MEASURE = 30
 
 
 def derive_seed(seed: int, stream: Stream, *keys: int) -> int:

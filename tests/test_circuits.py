@@ -6,7 +6,7 @@ import pytest
 from qiskit.circuit import QuantumCircuit
 from qiskit.quantum_info import Statevector
 
-from qhdm.config import Ansatz, Engine
+from qhdm.config import Engine, Family
 from qhdm.errors import CircuitError
 from qhdm.quantum import build_filter
 from qhdm.quantum.ansatz import ANSATZE
@@ -105,7 +105,7 @@ def test_impossible_sizes_are_refused(ansatz: str, qubits: int, layers: int, wor
 
 
 def test_configuration_knows_every_ansatz_and_engine() -> None:
-    assert Ansatz.__args__ == tuple(ANSATZE)
+    assert Family.__args__ == tuple(ANSATZE)
     assert Engine.__args__ == ENGINES
 
 

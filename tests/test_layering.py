@@ -21,8 +21,10 @@ ALLOWED = {
     "models": BASE | {"config", "data", "quantum"},
     "training": BASE | {"config", "data", "diffusion", "quantum", "models"},
     "pipeline": BASE | {"config", "data", "diffusion", "quantum", "models", "training"},
-    "report": BASE | {"data"},
     "importing": BASE | {"config", "data", "models", "training"},
+    "hardware": BASE,
+    "export": BASE | {"models", "quantum"},
+    "report": BASE | {"data", "quantum"},
 }
 #: The entrances may see everything.
 ENTRANCES = {"__init__", "__main__", "cli", "commands"}

@@ -12,3 +12,5 @@ PUBLISHED = 2e-4
 PUBLISHED_SCHEDULE = 1e-3
 #: Sampled values may be this many standard errors off: seeded, so that a pass stays a pass.
 SIGMAS = 5.0
+#: Exported circuits, read back by stock parsers, against the model's layer.
+EXPORT = 1e-6

@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import argparse
 
+from qhdm.commands.arguments import natural, positive
 from qhdm.errors import CircuitError
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add the command to those of `qhdm circuits`."""
     verify = commands.add_parser("verify", help="whether engines agree in values and gradients")
-    verify.add_argument("name", metavar="NAME", help="an ansatz, for example hqconv")
-    verify.add_argument("--qubits", type=int, default=12, metavar="N")
-    verify.add_argument("--layers", type=int, default=3, metavar="L")
+    verify.add_argument("target", metavar="NAME|FILE", help="an ansatz or a circuit file")
+    verify.add_argument("--qubits", type=positive, metavar="N", help="of an ansatz (12)")
+    verify.add_argument("--layers", type=positive, metavar="L", help="of an ansatz (3)")
     verify.add_argument(
         "--engines",
         default="exact,aer,statevector",
         metavar="NAMES",
         help="two or more, with commas; statevector is Qiskit's own, the reference",
     )
-    verify.add_argument("--batch", type=int, default=2, metavar="N", help="random samples")
-    verify.add_argument("--seed", type=int, default=0, metavar="N")
+    verify.add_argument("--batch", type=positive, default=2, metavar="N", help="random samples")
+    verify.add_argument("--seed", type=natural, default=0, metavar="N")
     verify.set_defaults(command=_verify)
 
 
 def _verify(arguments: argparse.Namespace) -> None:
-    from qhdm.quantum.filter import build_filter
+    from qhdm.quantum.library import find_filter
     from qhdm.quantum.verify import TOLERANCE, verify
 
-    if arguments.batch < 1 or arguments.seed < 0:
-        raise CircuitError("--batch must be from 1 up, --seed from 0 up")
-    filter = build_filter(arguments.name, qubits=arguments.qubits, layers=arguments.layers)
+    filter = find_filter(arguments.target, qubits=arguments.qubits, layers=arguments.layers)
     engines = [name.strip() for name in arguments.engines.split(",")]
     found = verify(filter, engines, batch=arguments.batch, seed=arguments.seed)
     print(f"{filter.name}: largest disagreement on {arguments.batch} random samples, float64")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from qhdm import data
-from qhdm.config import Config, QuantumConfig, VertexConfig
+from qhdm.config import Config, QuantumConfig, is_circuit_file
 from qhdm.models.blocks import Attention, Condition, ResnetBlock
 from qhdm.models.quantum_blocks import FilterBank, QResnetBlock, QuanResnetBlock
 from qhdm.models.released import (
@@ -21,8 +21,35 @@ from qhdm.models.unet import UNet
 from qhdm.quantum.aer.options import AerOptions, SpsaOptions
 from qhdm.quantum.connector import FilterConnector
 from qhdm.quantum.engines import Engine, make_engine
-from qhdm.quantum.filter import Filter, build_filter
+from qhdm.quantum.filter import Filter
+from qhdm.quantum.layer import check_patch
+from qhdm.quantum.library import find_filter
 from qhdm.seeds import Stream, derive_seed
+
+
+def build_filters(config: Config) -> dict[str, Filter]:
+    """The filters of the places that have some: of "vertex", "encoder" or both.
+
+    Places with the same circuit share one filter, which is planned once.
+
+    Raises:
+        CircuitError: a filter cannot be built, or does not fit a patch.
+    """
+
+    @cache
+    def filter_of(ansatz: str, layers: int) -> Filter:
+        filter = find_filter(ansatz, layers=None if is_circuit_file(ansatz) else layers)
+        check_patch(filter)
+        return filter
+
+    quantum = config.quantum
+    places = {"vertex": (quantum.vertex, config.vertex_filters)}
+    places["encoder"] = (quantum.encoder, len(config.encoder_levels))
+    return {
+        name: filter_of(place.ansatz, place.layers)
+        for name, (place, count) in places.items()
+        if count
+    }
 
 
 def build_model(config: Config) -> UNet:
@@ -48,22 +75,15 @@ def build_model(config: Config) -> UNet:
     """
     model = config.model
     quantum = config.quantum
-
     engine = engine_of(quantum)
-
-    @cache
-    def filter_of(ansatz: str, layers: int) -> Filter:
-        # One filter for all places with the same circuit: it is planned once.
-        return build_filter(ansatz, layers=layers)
-
-    def bank(place: VertexConfig, count: int) -> FilterBank:
-        return FilterBank(filter_of(place.ansatz, place.layers), count, engine)
-
-    vertex = bank(quantum.vertex, config.vertex_filters) if config.vertex_filters else None
-    encoder = {
-        level: bank(quantum.encoder, quantum.encoder.count(model.level_channels[level]))
-        for level in config.encoder_levels
-    }
+    filters = build_filters(config)
+    vertex = None
+    if config.vertex_filters:
+        vertex = FilterBank(filters["vertex"], config.vertex_filters, engine)
+    encoder = {}
+    for level in config.encoder_levels:
+        count = quantum.encoder.count(model.level_channels[level])
+        encoder[level] = FilterBank(filters["encoder"], count, engine)
     emb_dim, groups = 4 * model.dim, model.groups
     released = config.released
     qresnet = DiscardingQResnetBlock if released.discard_second_pass else QResnetBlock

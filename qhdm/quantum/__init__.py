@@ -2,5 +2,6 @@
 
 from qhdm.quantum.engines import expectation
 from qhdm.quantum.filter import Filter, build_filter
+from qhdm.quantum.library import find_filter, load_filter
 
-__all__ = ["Filter", "build_filter", "expectation"]
+__all__ = ["Filter", "build_filter", "expectation", "find_filter", "load_filter"]

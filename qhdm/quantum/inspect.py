@@ -1,67 +1,157 @@
-"""What a filter is, in plain text: its structure, and how the exact engine simulates it."""
+"""Audits as plain text: one filter in full, or several side by side."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
-from qhdm.quantum.filter import Filter
-from qhdm.quantum.plan import Group, make_plan
-from qhdm.quantum.program import lower
-from qhdm.quantum.structure import components, light_cone, live_weights
+from qhdm.quantum.audit import Audit, DeviceCost, conclusions
+from qhdm.quantum.measures import Estimate, GradientVariance, Measures
+from qhdm.quantum.plan import Group
 from qhdm.quantum.tree import Network
 
 
-def describe(filter: Filter) -> str:
-    """Gates, live weights, light cones, components, and the cost of exact simulation.
-
-    Raises:
-        CircuitError: the filter cannot be simulated.
-    """
-    program = lower(filter)
-    paulis = [_masks(filter, m) for m in range(len(filter.observables))]
-    cones = [light_cone(program.ops, pauli) for pauli in paulis]
-    reach = [len({q for i in cone for q in program.ops[i].qubits}) for cone in cones]
-    gates = Counter(entry.operation.name for entry in filter.circuit.data)
-    two = sum(len(op.qubits) > 1 for op in program.ops)
-    live = live_weights(program, paulis)
-    parts = components(filter.circuit)
+def describe(facts: Audit) -> str:
+    """Gates, live weights, light cones, components, the cost of simulation, and what follows."""
+    filter = facts.filter
+    present = set(filter.circuit.parameters)
+    absent = sum(weight not in present for weight in filter.weights)
+    cones = [f"{len(c)}/{len(facts.reach(m))}" for m, c in enumerate(facts.cones)]
     lines = [
         f"{filter.name}: {filter.circuit.num_qubits} qubits, depth {filter.circuit.depth()}, "
-        f"{len(program.ops)} gates of which {two} on two qubits or more "
-        f"({', '.join(f'{name} {count}' for name, count in gates.most_common())})",
+        f"{len(facts.program.ops)} gates of which {facts.wide_gates} on two qubits or more "
+        f"({', '.join(f'{name} {count}' for name, count in facts.gates.most_common())})",
         f"inputs {len(filter.inputs)}, outputs {len(filter.observables)}, "
-        f"weights {len(filter.weights)} of which {len(live)} live",
-        f"light cones (gates/qubits per output): "
-        f"{', '.join(f'{len(c)}/{r}' for c, r in zip(cones, reach, strict=True))}",
-        f"connected components: {len(parts)}: {', '.join(map(_qubits, parts))}",
-        "",
+        f"weights {len(filter.weights)} of which {len(filter.weights) - absent} in gates and "
+        f"{len(facts.live)} live",
+        f"light cones (gates/qubits per output): {', '.join(cones)}",
+        f"connected components: {len(facts.components)}: "
+        f"{', '.join(map(_qubits, facts.components))}",
+        "exact simulation, real multiply-adds per sample in a forward pass:",
     ]
-    if len(parts) > 1:
-        largest = max(map(len, parts))
-        lines[-1:] = [
-            f"so this is not one {filter.circuit.num_qubits}-qubit circuit, but {len(parts)} "
-            f"independent ones of at most {largest} qubits",
-            "",
-        ]
-    lines.append("exact simulation, real multiply-adds per sample in a forward pass:")
-    chosen = make_plan(filter)
-    states = make_plan(filter, "statevector")
-    for group, state in zip(chosen.groups, states.groups, strict=True):
+    for group, state in zip(facts.plan.groups, facts.statevector.groups, strict=True):
         lines += _method(group, state)
-    total = sum(group.cost for group in chosen.groups)
-    full = sum(group.cost for group in states.groups)
-    lines.append(f"  in all {total:,} (as state vectors {full:,})")
+    lines.append(f"  in all {facts.cost:,} (as state vectors {facts.statevector_cost:,})")
+    found = conclusions(facts)
+    if found:
+        lines += ["so:", *(f"  * {text}" for text in found)]
     return "\n".join(lines)
 
 
-def _masks(filter: Filter, m: int) -> tuple[int, int]:
-    """Where any string of an observable is X or Y, and where Z or Y."""
-    x = z = 0
-    for string, qubits, _ in filter.observables[m].to_sparse_list():
-        for letter, qubit in zip(string, qubits, strict=True):
-            x |= (letter in "XY") << qubit
-            z |= (letter in "YZ") << qubit
-    return x, z
+def describe_device(name: str, costs: Sequence[DeviceCost]) -> str:
+    """The components of a filter on a device."""
+    lines = [f"on {name} (each component transpiled apart, as it may be run):"]
+    lines += [
+        f"  {_qubits(cost.qubits)}: {cost.two_qubit_gates} two-qubit gates in "
+        f"{cost.two_qubit_depth} layers, depth {cost.depth}"
+        for cost in costs
+    ]
+    two = sum(cost.two_qubit_gates for cost in costs)
+    depth = max(cost.two_qubit_depth for cost in costs)
+    lines.append(f"  in all {two} two-qubit gates, at most {depth} layers of them")
+    return "\n".join(lines)
+
+
+def describe_measures(measures: Measures) -> str:
+    """Expressibility and entangling capability, with their intervals."""
+    n, pairs = measures.qubits, measures.pairs
+    width, equal = (0.0 if value < 1e-9 else value for value in measures.haar)
+    return "\n".join(
+        [
+            f"over random inputs and weights ({pairs} pairs of states of {n} qubits; 95 % "
+            "bootstrap intervals):",
+            f"  expressibility, KL from Haar in 75 bins of equal width: "
+            f"{_estimate(measures.expressibility)} (Haar-random states: {width:.3g})",
+            f"  expressibility, KL from Haar in 75 bins of equal weight: "
+            f"{_estimate(measures.expressibility_equal)} (Haar-random states: {equal:.3g})",
+            f"  entangling capability, mean Meyer-Wallach Q: {_estimate(measures.capability)}",
+        ]
+    )
+
+
+def describe_gradients(label: str, found: GradientVariance) -> str:
+    """One line on the variance of gradients."""
+    return (
+        f"  {label}: gradient variance {_estimate(found.variance)} "
+        f"(<Z> of output {found.output}, {found.weights} weights)"
+    )
+
+
+def compare(columns: Sequence[Sequence[tuple[str, str]]]) -> str:
+    """Rows of (label, value) of several filters as one table, a column each."""
+    labels = [label for label, _ in columns[0]]
+    cells = [labels, *([value for _, value in column] for column in columns)]
+    widths = [max(map(len, cell)) for cell in cells]
+    lines = []
+    for row in zip(*cells, strict=True):
+        first, *others = (text.ljust(width) for text, width in zip(row, widths, strict=True))
+        lines.append("  ".join([first, *others]).rstrip())
+    return "\n".join(lines)
+
+
+def summary(
+    facts: Audit,
+    *,
+    device: tuple[str, Sequence[DeviceCost]] | None = None,
+    measures: Measures | None = None,
+    gradients: GradientVariance | None = None,
+) -> list[tuple[str, str]]:
+    """The facts of a filter as rows of a table.
+
+    Args:
+        facts: of the filter.
+        device: a backend's name, and the costs of the components there.
+        measures, gradients: where they were taken.
+    """
+    filter, sizes = facts.filter, Counter(map(len, facts.components))
+    reach = [len(facts.reach(m)) for m in range(len(facts.cones))]
+    rows = [
+        ("", filter.name),
+        ("qubits", str(filter.circuit.num_qubits)),
+        ("depth", str(filter.circuit.depth())),
+        ("gates", str(len(facts.program.ops))),
+        ("on two or more qubits", str(facts.wide_gates)),
+        ("inputs, outputs", f"{len(filter.inputs)}, {len(filter.observables)}"),
+        ("weights", str(len(filter.weights))),
+        ("live weights", str(len(facts.live))),
+        ("qubits an output sees", _range(reach)),
+        (
+            "components",
+            " + ".join(f"{count} x {size}" for size, count in sorted(sizes.items())[::-1]),
+        ),
+        ("qubits of largest block simulated", str(max(facts.blocks))),
+        ("multiply-adds per sample", f"{facts.cost:,}"),
+        ("as state vectors", f"{facts.statevector_cost:,}"),
+    ]
+    if device is not None:
+        name, costs = device
+        rows += [
+            (f"{name}: two-qubit gates", str(sum(cost.two_qubit_gates for cost in costs))),
+            (f"{name}: layers of them", str(max(cost.two_qubit_depth for cost in costs))),
+            (f"{name}: depth", str(max(cost.depth for cost in costs))),
+        ]
+    if measures is not None:
+        rows += [
+            ("KL from Haar, equal width", _estimate(measures.expressibility)),
+            ("KL from Haar, equal weight", _estimate(measures.expressibility_equal)),
+            ("mean Meyer-Wallach Q", _estimate(measures.capability)),
+        ]
+    if gradients is not None:
+        rows.append(("gradient variance", _estimate(gradients.variance)))
+    return rows
+
+
+def _estimate(estimate: Estimate) -> str:
+    # What is below rounding is 0.
+    value, low, high = (
+        0.0 if number < 1e-9 else number for number in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{value:.3g} [{low:.3g}, {high:.3g}]"
+
+
+def _range(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _method(group: Group, state: Group) -> list[str]:

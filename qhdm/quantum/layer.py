@@ -31,12 +31,7 @@ class QuantumFilterLayer(nn.Module):
 
     def __init__(self, filter: Filter, *, count: int = 1, engine: Engine | str = "exact") -> None:
         super().__init__()
-        values = self.PATCH * self.PATCH * self.CHANNELS
-        if (len(filter.inputs), len(filter.observables)) != (values, values):
-            raise CircuitError(
-                f"{filter.name}: a 2x2x3 patch needs {values} inputs and {values} observables, the "
-                f"filter has {len(filter.inputs)} and {len(filter.observables)}"
-            )
+        check_patch(filter)
         self.count = count
         self.connector = FilterConnector(filter, count=count, engine=engine)
 
@@ -54,3 +49,13 @@ class QuantumFilterLayer(nn.Module):
     def circuits(self, height: int, width: int) -> int:
         """Circuits evaluated per image on a map of that size."""
         return self.count * (height // self.PATCH) * (width // self.PATCH)
+
+
+def check_patch(filter: Filter) -> None:
+    """Raise `CircuitError` unless the filter's inputs and outputs fit a patch."""
+    values = QuantumFilterLayer.PATCH**2 * QuantumFilterLayer.CHANNELS
+    if (len(filter.inputs), len(filter.observables)) != (values, values):
+        raise CircuitError(
+            f"{filter.name}: a 2x2x3 patch needs {values} inputs and {values} observables, the "
+            f"filter has {len(filter.inputs)} and {len(filter.observables)}"
+        )

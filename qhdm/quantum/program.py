@@ -15,19 +15,25 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from qiskit.circuit import Gate, Parameter, ParameterExpression, QuantumCircuit
+from qiskit.circuit import Barrier, Delay, Gate, Parameter, ParameterExpression, QuantumCircuit
 from qiskit.circuit.library import (
+    GlobalPhaseGate,
+    IGate,
     PhaseGate,
     RYGate,
+    UGate,
     get_standard_gate_name_mapping,
 )
+from qiskit.exceptions import QiskitError
 from qiskit.quantum_info import Operator
 
 from qhdm.errors import CircuitError
 from qhdm.quantum.filter import Filter
 
 #: Instructions that change no expectation value.
-_IGNORED = {"barrier", "id", "delay", "global_phase"}
+IGNORED = (Barrier, Delay, GlobalPhaseGate, IGate)
+#: A gate without free parameters is one matrix on up to so many qubits; others are taken apart.
+MATRIX_QUBITS = 5
 _STANDARD = {type(gate) for gate in get_standard_gate_name_mapping().values()}
 
 
@@ -158,7 +164,7 @@ def lower(filter: Filter) -> Program:
         wire_of = dict(zip(circuit.qubits, wires, strict=True))
         for entry in circuit.data:
             gate, qubits = entry.operation, tuple(wire_of[q] for q in entry.qubits)
-            if gate.name in _IGNORED:
+            if isinstance(gate, IGNORED):
                 continue
             if not isinstance(gate, Gate):
                 raise CircuitError(
@@ -169,17 +175,25 @@ def lower(filter: Filter) -> Program:
 
     def emit(gate: Gate, qubits: tuple[int, ...]) -> None:
         free = [p for p in gate.params if isinstance(p, ParameterExpression) and p.parameters]
-        if not free:
-            ops.append(Op(qubits, constant(np.asarray(Operator(gate).data)), -1))
+        if not free and (gate.num_qubits <= MATRIX_QUBITS or gate.definition is None):
+            try:
+                matrix = np.asarray(Operator(gate).data)
+            except QiskitError:
+                raise CircuitError(
+                    f"{filter.name}: gate {gate.name} has neither a matrix nor a definition"
+                ) from None
+            if not np.isfinite(matrix).all():
+                raise CircuitError(f"{filter.name}: an angle of {gate.name} is not a finite number")
+            ops.append(Op(qubits, constant(matrix), -1))
             gates.append(gate)
-        elif len(gate.params) == 1 and (trig := form(gate)):
+        elif free and len(gate.params) == 1 and (trig := form(gate)):
             row, offset = _affine(filter.name, free[0], columns)
             ops.append(Op(qubits, trig, len(rows)))
             parameters.append(Parameter(f"a{len(rows)}"))
             gates.append(with_angle(gate, parameters[-1]))
             rows.append(row)
             offsets.append(offset)
-        elif gate.name == "u":
+        elif isinstance(gate, UGate):
             # U is a basis gate without a definition: U(t, p, l) = P(p) RY(t) P(l).
             theta, phi, lam = gate.params
             for part in (PhaseGate(lam), RYGate(theta), PhaseGate(phi)):
@@ -245,4 +259,6 @@ def _affine(
             raise CircuitError(f"{name}: angle {expression} is not real")
         row[columns[parameter]] = complex(slope).real
     offset = complex(expression.bind(dict.fromkeys(expression.parameters, 0.0)))
+    if not (np.isfinite(row).all() and math.isfinite(offset.real)):
+        raise CircuitError(f"{name}: angle {expression} is not finite")
     return row, offset.real

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import rustworkx as rx
 from qiskit.circuit import QuantumCircuit
+from qiskit.quantum_info import SparsePauliOp
 
 from qhdm.quantum.program import Op, Program
 
@@ -79,3 +80,13 @@ def light_cone(ops: Sequence[Op], pauli: Pauli) -> list[int]:
         for q, flag in zip(op.qubits, flags, strict=True):
             support[q] = support.get(q, True) and flag
     return kept[::-1]
+
+
+def masks(observable: SparsePauliOp) -> Pauli:
+    """Where any string of an observable is X or Y, and where Z or Y."""
+    x = z = 0
+    for string, qubits, _ in observable.to_sparse_list():
+        for letter, qubit in zip(string, qubits, strict=True):
+            x |= (letter in "XY") << qubit
+            z |= (letter in "YZ") << qubit
+    return x, z

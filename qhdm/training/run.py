@@ -2,6 +2,7 @@
 
 runs/<name>-<time>/
     config.yaml       the resolved configuration
+    circuits/         copies of the circuit files it names, if any: <name>-<digest>.qasm
     versions.json     of Python and the packages that matter
     metrics.jsonl     one JSON object per line: step, loss, ...
     samples/          pictures
@@ -26,7 +27,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from qhdm import __version__
-from qhdm.config import Config, config_path, load_config, to_yaml
+from qhdm.config import (
+    Config,
+    circuit_digest,
+    is_circuit_file,
+    load_run_config,
+    to_yaml,
+    with_ansatz,
+)
 from qhdm.errors import RunError
 from qhdm.files import atomic_path, write_text
 
@@ -57,6 +65,8 @@ class Run:
     def create(cls, config: Config, path: Path | None = None) -> Run:
         """Make a new run directory, `runs/<name>-<time>` unless `path` is given.
 
+        Circuit files are copied into it, so that the run stays what it is if they change.
+
         Raises:
             RunError: the directory exists and is not empty, or cannot be made.
         """
@@ -68,11 +78,14 @@ class Run:
                 attempt += 1
                 path = base.with_name(f"{base.name}-{attempt}")
         check_absent(path)
+        circuits = _Circuits(path / "circuits")
+        config = with_ansatz(config, circuits.keep)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{path}: cannot be made ({error.strerror})") from None
-        write_text(path / "versions.json", json.dumps(_versions(), indent=2) + "\n")
+        write_text(path / "versions.json", json.dumps(versions(), indent=2) + "\n")
+        circuits.write()
         run = cls(path, config)
         run.write_config()
         return run
@@ -82,15 +95,21 @@ class Run:
         """Open an existing run directory.
 
         Raises:
-            RunError: it is not a run directory.
+            RunError: it is not a run directory, or one of its circuits is missing or changed.
             ConfigError: its configuration cannot be read.
         """
         path = Path(path)
-        return cls(path, load_config(config_path(path)))
+        return cls(path, load_run_config(path))
 
     def write_config(self) -> None:
-        """Write the configuration to the directory."""
-        write_text(self.path / "config.yaml", to_yaml(self.config))
+        """Write the configuration to the directory, with circuit files relative to it."""
+
+        def relative(ansatz: str) -> str:
+            if not is_circuit_file(ansatz):
+                return ansatz
+            return Path(ansatz).relative_to(self.path).as_posix()
+
+        write_text(self.path / "config.yaml", to_yaml(with_ansatz(self.config, relative)))
 
     def picture_path(self, step: int) -> Path:
         """Where the sample grid of a training step goes."""
@@ -151,6 +170,29 @@ def check_absent(path: Path) -> None:
         raise RunError(f"{path}: cannot be made ({error.strerror})") from None
 
 
+class _Circuits:
+    """The circuit files of a new run: read before anything is made, then copied to `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._contents: dict[Path, bytes] = {}
+
+    def keep(self, ansatz: str) -> str:
+        """Where the copy of a circuit file will be, under a name that tells its content."""
+        if not is_circuit_file(ansatz):
+            return ansatz
+        source = Path(ansatz)
+        content = source.read_bytes()
+        copy = self._folder / f"{source.stem}-{circuit_digest(content)}{source.suffix}"
+        self._contents[copy] = content
+        return str(copy)
+
+    def write(self) -> None:
+        for copy, content in self._contents.items():
+            with atomic_path(copy) as temporary:
+                temporary.write_bytes(content)
+
+
 def load_weights(path: Path, device: torch.device) -> dict[str, Tensor]:
     """Weights of a checkpoint file.
 
@@ -194,6 +236,7 @@ def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
 
-def _versions() -> dict[str, str]:
-    versions = {"qhdm": __version__, "python": platform.python_version()}
-    return versions | {name: metadata.version(name) for name in _PACKAGES}
+def versions() -> dict[str, str]:
+    """Of qhdm, Python and the packages that matter."""
+    own = {"qhdm": __version__, "python": platform.python_version()}
+    return own | {name: metadata.version(name) for name in _PACKAGES}

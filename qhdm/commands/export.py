@@ -1,0 +1,79 @@
+"""`qhdm export`: a run's trained filters as files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add the verb to the parser."""
+    export = commands.add_parser("export", help="write a run's trained filters as circuit files")
+    export.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
+    export.add_argument(
+        "--free-weights", action="store_true", help="leave the weights free, beside the inputs"
+    )
+    export.add_argument(
+        "--inputs",
+        metavar="FILE",
+        help="also write OpenQASM 2, bound to these inputs: a .npy file of radians, or `zeros`",
+    )
+    export.add_argument(
+        "--backend",
+        metavar="NAME",
+        help="also write ISA circuits for a device, for example fake_fez (a real one needs an "
+        "account)",
+    )
+    export.add_argument(
+        "--draw", action="store_true", help="draw the circuits: PNG files, and text on the terminal"
+    )
+    export.add_argument(
+        "--weights", choices=["ema", "model"], default="ema", help="averaged or last weights"
+    )
+    export.set_defaults(command=_export)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from qhdm.errors import ExportError
+    from qhdm.export import Export, check_target, export, read_inputs
+    from qhdm.models.places import placed_filters
+    from qhdm.pipeline import load_model
+    from qhdm.quantum.formats import named_circuit
+    from qhdm.report.circuits import check_plots, draw_png, draw_text
+    from qhdm.training.run import versions
+
+    check_target(arguments.out)
+    if arguments.draw:
+        check_plots("--draw")
+    model, run = load_model(arguments.run, weights=arguments.weights)
+    placed = placed_filters(model)
+    if not placed:
+        raise ExportError(f"{arguments.run}: a {run.config.model.kind} has no quantum filters")
+    inputs = None
+    if arguments.inputs:
+        inputs = read_inputs(arguments.inputs, len(placed[0].filter.inputs))
+    backend = None
+    if arguments.backend:
+        from qhdm.hardware.backends import find_backend
+
+        backend = find_backend(arguments.backend)
+    what = Export(
+        source={
+            "run": str(arguments.run.resolve()),
+            "step": run.last_step(),
+            "weights": arguments.weights,
+            "versions": versions(),
+        },
+        free_weights=arguments.free_weights,
+        inputs=inputs,
+        backend=backend,
+        draw=draw_png if arguments.draw else None,
+    )
+    names = export(placed, arguments.out, what)
+    if arguments.draw:
+        for filter in dict.fromkeys(item.filter for item in placed):
+            print(f"{filter.name}:\n{draw_text(named_circuit(filter))}\n")
+    for item in placed:
+        print(f"{item.name}: {item.filter.name}, filter {item.index} of {item.place}")
+    print(f"{len(names)} files: {arguments.out}")

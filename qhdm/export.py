@@ -1,0 +1,216 @@
+"""Trained filters as files: what a run learnt, for any tool that reads OpenQASM or QPY.
+
+DIR/
+    <place>.qasm            OpenQASM 3, inputs free, weights bound
+    <place>_openqasm2.qasm  OpenQASM 2, everything bound (with inputs)
+    <place>.qpy             QPY, as the OpenQASM 3 file
+    <place>_isa.qasm, .qpy  the same as a backend runs it (with a backend)
+    <place>.json            the sidecar: all that the circuits do not say
+    <circuit>.png           drawings, one for each circuit that differs in more than its weights
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from qiskit.circuit import QuantumCircuit
+from qiskit.providers import BackendV2
+from qiskit.quantum_info import SparsePauliOp
+
+from qhdm.errors import ExportError
+from qhdm.files import atomic_path
+from qhdm.models.places import PlacedFilter
+from qhdm.quantum.filter import Filter
+from qhdm.quantum.formats import (
+    bind,
+    input_names,
+    named_circuit,
+    to_openqasm2,
+    to_openqasm3,
+    values_by_name,
+    weight_names,
+    write_qpy,
+)
+from qhdm.quantum.isa import IsaCircuit, to_isa
+
+_ORDER = (
+    "value (h, w, c) of a 2x2 patch of three channels is the angle, in radians, of input "
+    "3 (2 h + w) + c; output i is <Z> of qubit i and takes the place of input i; qubit 0 is the "
+    "least significant (the last letter of a Qiskit Pauli label)"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Export:
+    """What to write of each filter.
+
+    Attributes:
+        source: what the filters come from, for the sidecar: run, step, kind of weights, versions.
+        free_weights: leave the weights free in OpenQASM 3 and QPY.
+        inputs: (n,), radians: also write OpenQASM 2, bound to them.
+        backend: also write the ISA form for it.
+        draw: draws a circuit to a PNG file.
+    """
+
+    source: dict[str, Any]
+    free_weights: bool = False
+    inputs: np.ndarray | None = None
+    backend: BackendV2 | None = None
+    draw: Callable[[QuantumCircuit, Path], None] | None = None
+
+
+def check_target(folder: Path) -> None:
+    """Raise `ExportError` unless `folder` is absent or empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ExportError(f"{folder}: exists already and is not empty; give another --out")
+
+
+def read_inputs(source: str, count: int) -> np.ndarray:
+    """The inputs to bind: `zeros`, or a NumPy file of `count` angles (radians).
+
+    Raises:
+        ExportError: the file is missing, is no array, or of another shape; nothing in it is
+            executed.
+    """
+    if source == "zeros":
+        return np.zeros(count)
+    try:
+        values = np.load(source, allow_pickle=False)
+    except FileNotFoundError:
+        raise ExportError(f"--inputs: {source}: no such file; give zeros or a .npy file") from None
+    except (OSError, ValueError, EOFError):
+        raise ExportError(f"--inputs: {source}: not a NumPy array file (.npy)") from None
+    if not isinstance(values, np.ndarray) or values.shape != (count,):
+        shape = getattr(values, "shape", "several arrays")
+        raise ExportError(f"--inputs: {source}: must hold ({count},) angles, holds {shape}")
+    if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+        raise ExportError(f"--inputs: {source}: must hold finite real numbers (radians)")
+    return values.astype(float)
+
+
+def export(placed: Sequence[PlacedFilter], folder: Path, what: Export) -> list[str]:
+    """Write filters to `folder`, which appears whole or not at all.
+
+    Args:
+        placed: the filters of a network.
+        folder: absent or empty.
+        what: which files to write.
+
+    Returns:
+        The names of the files.
+
+    Raises:
+        ExportError: there is nothing to write, or `folder` is not empty.
+    """
+    if not placed:
+        raise ExportError("the model has no quantum filters; there is nothing to export")
+    check_target(folder)
+    circuits: dict[Filter, _Circuit] = {}
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        for item in placed:
+            if item.filter not in circuits:
+                circuits[item.filter] = _Circuit.make(item.filter, temporary, what)
+            _write(item, circuits[item.filter], temporary, what)
+        names = sorted(path.name for path in temporary.iterdir())
+    return names
+
+
+@dataclass(frozen=True, eq=False)
+class _Circuit:
+    """What filters with the same circuit share."""
+
+    free: QuantumCircuit
+    isa: IsaCircuit | None
+    drawing: str | None
+
+    @classmethod
+    def make(cls, filter: Filter, folder: Path, what: Export) -> _Circuit:
+        free = named_circuit(filter)
+        isa = None if what.backend is None else to_isa(free, what.backend)
+        drawing = None
+        if what.draw:
+            drawing = f"{filter.name}.png"
+            what.draw(free, folder / drawing)
+        return cls(free, isa, drawing)
+
+
+def _write(item: PlacedFilter, shared: _Circuit, folder: Path, what: Export) -> None:
+    filter, name = item.filter, item.name
+    weights = values_by_name(weight_names(filter), item.weights)
+    bound = {} if what.free_weights else weights
+    circuit = bind(shared.free, bound)
+    texts = {f"{name}.qasm": ("OpenQASM 3", to_openqasm3(circuit))}
+    packed = {f"{name}.qpy": circuit}
+    inputs = None
+    if what.inputs is not None:
+        inputs = values_by_name(input_names(filter), what.inputs)
+        text = to_openqasm2(bind(shared.free, weights | inputs))
+        texts[f"{name}_openqasm2.qasm"] = ("OpenQASM 2", text)
+    if shared.isa:
+        isa = bind(shared.isa.circuit, bound)
+        texts[f"{name}_isa.qasm"] = ("OpenQASM 3", to_openqasm3(isa))
+        packed[f"{name}_isa.qpy"] = isa
+    for file, (_, text) in texts.items():
+        (folder / file).write_text(text, encoding="utf-8")
+    for file, content in packed.items():
+        write_qpy(content, folder / file)
+
+    formats = {file: kind for file, (kind, _) in texts.items()} | dict.fromkeys(packed, "QPY")
+    sidecar = {
+        "format": "qhdm-filter/1",
+        "place": item.place,
+        "filter": item.index,
+        "circuit": filter.name,
+        "qubits": filter.circuit.num_qubits,
+        "qubit_order": _ORDER,
+        "observables": [_terms(observable) for observable in filter.observables],
+        "inputs": input_names(filter),
+        "weights": weights,
+        "angle_scale": 2 * math.pi,
+        "angle_unit": "radians; the network holds weights / angle_scale",
+        "free_weights": what.free_weights,
+        "bound_inputs": inputs,
+        "files": {
+            file: {
+                "format": formats[file],
+                "sha256": hashlib.sha256((folder / file).read_bytes()).hexdigest(),
+            }
+            for file in sorted(formats)
+        },
+        "isa": _isa(shared.isa),
+        "drawing": shared.drawing,
+        "source": what.source,
+    }
+    (folder / f"{name}.json").write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
+
+
+def _terms(observable: SparsePauliOp) -> dict[str, float]:
+    """Coefficients by Pauli string, with the qubit after each letter: {"Z5": 1.0}."""
+    return {
+        " ".join(f"{letter}{qubit}" for letter, qubit in zip(letters, qubits, strict=True)): float(
+            np.real(coefficient)
+        )
+        for letters, qubits, coefficient in observable.to_sparse_list()
+    }
+
+
+def _isa(isa: IsaCircuit | None) -> dict[str, Any] | None:
+    if isa is None:
+        return None
+    return {
+        "backend": isa.backend,
+        "device_qubits": isa.circuit.num_qubits,
+        "physical_qubits": list(isa.physical_qubits),
+        "meaning": "<Z_i> is <Z> of physical qubit physical_qubits[i]",
+        "two_qubit_gates": isa.two_qubit_gates,
+        "two_qubit_depth": isa.two_qubit_depth,
+        "depth": isa.depth,
+    }

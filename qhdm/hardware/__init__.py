@@ -1,0 +1,1 @@
+"""Devices: IBM backends, and the fake ones that stand for them."""

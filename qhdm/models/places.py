@@ -1,0 +1,51 @@
+"""Which quantum filters a network holds, and where."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from qhdm.quantum.filter import Filter
+from qhdm.quantum.layer import QuantumFilterLayer
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedFilter:
+    """One filter of a network with its weights.
+
+    Attributes:
+        place: the layer it belongs to, for example `vertex.block1.conv1`.
+        index: its number within the layer: it reads channels 3 index .. 3 index + 2.
+        filter: its circuit; filters with the same circuit share it.
+        weights: (P,) float64, radians: 2 pi theta.
+    """
+
+    place: str
+    index: int
+    filter: Filter
+    weights: np.ndarray
+
+    @property
+    def name(self) -> str:
+        """For files: `vertex_block1_conv1_filter0`, `encoder2_block1_conv1_filter0`."""
+        place = re.sub(r"\.(\d)", r"\1", self.place).replace(".", "_")
+        return f"{place}_filter{self.index}"
+
+
+def placed_filters(model: nn.Module) -> list[PlacedFilter]:
+    """The filters of a network, in the order of its layers."""
+    return [
+        PlacedFilter(
+            place=name.removesuffix(".quantum"),
+            index=index,
+            filter=layer.connector.filter,
+            weights=2 * math.pi * theta.double().numpy(),
+        )
+        for name, layer in model.named_modules()
+        if isinstance(layer, QuantumFilterLayer)
+        for index, theta in enumerate(layer.connector.theta.detach().cpu())
+    ]

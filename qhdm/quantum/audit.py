@@ -1,0 +1,213 @@
+"""What a filter is: its facts, found by analysis alone, and what follows from them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from qiskit.circuit import QuantumCircuit
+from qiskit.providers import BackendV2
+
+from qhdm.quantum.filter import Filter
+from qhdm.quantum.isa import to_isa
+from qhdm.quantum.plan import Plan, make_plan
+from qhdm.quantum.program import Program
+from qhdm.quantum.structure import components, light_cone, live_weights, masks
+
+_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """The facts of a filter.
+
+    Attributes:
+        filter: the circuit and its observables.
+        plan: how the exact engine simulates it.
+        statevector: how it would as state vectors alone.
+        cones: for each output, the gates (indices into `program.ops`) that can change it.
+        live: the weights that can change any output.
+        components: the sets of qubits that gates connect.
+    """
+
+    filter: Filter
+    plan: Plan
+    statevector: Plan
+    cones: tuple[tuple[int, ...], ...]
+    live: tuple[int, ...]
+    components: tuple[tuple[int, ...], ...]
+
+    @property
+    def program(self) -> Program:
+        """The lowered circuit."""
+        return self.plan.program
+
+    @cached_property
+    def gates(self) -> Counter[str]:
+        """Gates by name, as the circuit has them."""
+        return Counter(entry.operation.name for entry in self.filter.circuit.data)
+
+    @property
+    def wide_gates(self) -> int:
+        """Gates on two qubits or more."""
+        return sum(len(op.qubits) > 1 for op in self.program.ops)
+
+    @property
+    def cost(self) -> int:
+        """Real multiply-adds of exact simulation, per sample in a forward pass."""
+        return sum(group.cost for group in self.plan.groups)
+
+    @property
+    def statevector_cost(self) -> int:
+        """The same, as state vectors."""
+        return sum(group.cost for group in self.statevector.groups)
+
+    @cached_property
+    def blocks(self) -> tuple[int, ...]:
+        """Sizes of the blocks of qubits that the exact engine simulates, the largest first."""
+        sizes: list[int] = []
+        for group in self.plan.groups:
+            one = [group.size]
+            if group.network is not None:
+                one = [len(block.qubits) for block in group.network.blocks]
+            sizes += one * len(group.angles)
+        return tuple(sorted(sizes, reverse=True))
+
+    def reach(self, output: int) -> tuple[int, ...]:
+        """The qubits of an output's light cone, sorted."""
+        return tuple(sorted({q for i in self.cones[output] for q in self.program.ops[i].qubits}))
+
+    def inputs_seen(self, output: int) -> list[int]:
+        """The inputs that can change an output."""
+        return self._seen(output, self.program.from_inputs)
+
+    def weights_seen(self, output: int) -> list[int]:
+        """The weights that can change an output."""
+        return self._seen(output, self.program.from_weights)
+
+    def _seen(self, output: int, coefficients: np.ndarray) -> list[int]:
+        angles = [self.program.ops[i].angle for i in self.cones[output]]
+        rows = [angle for angle in angles if angle >= 0]
+        return np.flatnonzero(coefficients[rows].any(axis=0)).tolist()
+
+
+@dataclass(frozen=True)
+class DeviceCost:
+    """A circuit on a device: gates on two qubits, layers of them, layers of all gates."""
+
+    qubits: tuple[int, ...]
+    two_qubit_gates: int
+    two_qubit_depth: int
+    depth: int
+
+
+def audit(filter: Filter) -> Audit:
+    """Find the facts of `filter`.
+
+    Raises:
+        CircuitError: the filter cannot be simulated.
+    """
+    plan = make_plan(filter)
+    paulis = [masks(observable) for observable in filter.observables]
+    return Audit(
+        filter,
+        plan,
+        make_plan(filter, "statevector"),
+        tuple(tuple(light_cone(plan.program.ops, pauli)) for pauli in paulis),
+        tuple(live_weights(plan.program, paulis)),
+        tuple(components(filter.circuit)),
+    )
+
+
+def device_costs(facts: Audit, backend: BackendV2, *, seed: int = 0) -> list[DeviceCost]:
+    """Each component with gates, transpiled apart: a device may run them apart."""
+    found = []
+    for qubits in facts.components:
+        part = component_circuit(facts.filter.circuit, qubits)
+        isa = to_isa(part, backend, seed=seed)
+        found.append(DeviceCost(qubits, isa.two_qubit_gates, isa.two_qubit_depth, isa.depth))
+    return found
+
+
+def component_circuit(circuit: QuantumCircuit, qubits: Sequence[int]) -> QuantumCircuit:
+    """The gates on a connected component, as a circuit on as many qubits."""
+    local = {circuit.qubits[qubit]: i for i, qubit in enumerate(qubits)}
+    part = QuantumCircuit(len(qubits))
+    for entry in circuit.data:
+        if entry.operation.name != "barrier" and all(q in local for q in entry.qubits):
+            part.append(entry.operation, [local[q] for q in entry.qubits])
+    return part
+
+
+def conclusions(facts: Audit) -> list[str]:
+    """What follows from the facts, in plain words."""
+    n = facts.filter.circuit.num_qubits
+    found = []
+    sizes = Counter(len(part) for part in facts.components)
+    if len(facts.components) > 1:
+        parts = " and ".join(
+            f"{_number(count)} {'independent ' * (size > 1)}"
+            f"{f'{size}-qubit circuit' if size > 1 else 'single qubit'}{'s' * (count > 1)}"
+            for size, count in sorted(sizes.items(), reverse=True)
+        )
+        found.append(f"{n} wires, but {parts}: no entanglement between them")
+    found += _on_weights(facts)
+    found += _on_outputs(facts)
+    if facts.cost < facts.statevector_cost:
+        found.append(
+            f"exact simulation takes blocks of at most {_qubits(max(facts.blocks))}: "
+            f"{facts.statevector_cost / facts.cost:,.0f} times cheaper than state vectors"
+        )
+    largest = max(sizes)
+    if largest <= 20:
+        found.append(
+            f"a laptop simulates it exactly (states of {_qubits(largest)}): hardware adds "
+            "noise to the values, not values that could not be had otherwise"
+        )
+    return found
+
+
+def _on_weights(facts: Audit) -> list[str]:
+    total, live = len(facts.filter.weights), len(facts.live)
+    if live == total:
+        return []
+    present = set(facts.filter.circuit.parameters)
+    absent = sum(weight not in present for weight in facts.filter.weights)
+    why = []
+    if absent:
+        why.append(f"{absent} are in no gate")
+    if total - live - absent:
+        why.append(f"{total - live - absent} are in gates that no output sees")
+    return [
+        f"only {live} of {total} weights are live; {' and '.join(why)}: training cannot use them"
+    ]
+
+
+def _on_outputs(facts: Audit) -> list[str]:
+    found = []
+    outputs, n = range(len(facts.cones)), len(facts.filter.inputs)
+    inputs = [facts.inputs_seen(m) for m in outputs]
+    untrained = [m for m in outputs if not facts.weights_seen(m)]
+    if untrained:
+        found.append(f"outputs {_list(untrained)} depend on no weight: they cannot be trained")
+    unseen = sorted(set(range(n)).difference(*inputs))
+    if unseen:
+        found.append(f"inputs {_list(unseen)} change no output")
+    if inputs and n and max(map(len, inputs)) < n:
+        found.append(f"no output depends on more than {max(map(len, inputs))} of the {n} inputs")
+    return found
+
+
+def _number(count: int) -> str:
+    return _NUMBERS[count] if count < len(_NUMBERS) else str(count)
+
+
+def _qubits(count: int) -> str:
+    return f"{count} qubit{'s' * (count > 1)}"
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))

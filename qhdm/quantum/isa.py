@@ -1,0 +1,63 @@
+"""A circuit as a device runs it: its own gates, on its own qubits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qiskit.circuit import CircuitInstruction, QuantumCircuit
+from qiskit.providers import BackendV2
+from qiskit.transpiler import generate_preset_pass_manager
+
+
+@dataclass(frozen=True, eq=False)
+class IsaCircuit:
+    """An ISA circuit (instruction set architecture) of a backend.
+
+    Attributes:
+        backend: its name.
+        circuit: on all qubits of the device, in its gates.
+        physical_qubits: for each qubit of the original circuit, the physical one that holds it at
+            the end: <Z_i> is read there.
+    """
+
+    backend: str
+    circuit: QuantumCircuit
+    physical_qubits: tuple[int, ...]
+
+    @property
+    def two_qubit_gates(self) -> int:
+        """Gates on two qubits, which make most of a device's errors."""
+        return sum(_on_two(entry) for entry in self.circuit.data)
+
+    @property
+    def depth(self) -> int:
+        """Layers of gates."""
+        return int(self.circuit.depth())
+
+    @property
+    def two_qubit_depth(self) -> int:
+        """Layers of gates on two qubits."""
+        return int(self.circuit.depth(_on_two))
+
+
+def _on_two(entry: CircuitInstruction) -> bool:
+    return len(entry.qubits) == 2 and entry.operation.name != "barrier"
+
+
+def to_isa(circuit: QuantumCircuit, backend: BackendV2, *, seed: int = 0) -> IsaCircuit:
+    """Transpile for `backend` (preset pass manager, optimisation level 2).
+
+    Free parameters stay free, so that circuits that differ in bound values alone are transpiled
+    once.
+
+    Args:
+        circuit: gates alone, on no more qubits than the device has.
+        backend: real or fake.
+        seed: of the transpiler: equal seeds give equal circuits.
+    """
+    manager = generate_preset_pass_manager(
+        optimization_level=2, backend=backend, seed_transpiler=seed
+    )
+    isa = manager.run(circuit)
+    layout = isa.layout.final_index_layout() if isa.layout else range(circuit.num_qubits)
+    return IsaCircuit(str(backend.name), isa, tuple(layout))

@@ -1,0 +1,227 @@
+"""Filters by name or from files: OpenQASM 3 (`.qasm`) or QPY (`.qpy`).
+
+A file is a circuit whose free parameters are inputs x0, x1, ... and weights w0, w1, ..., found by
+their names, never by position: leading zeros (x00), and the names that Qiskit gives the elements of
+a `ParameterVector` (x[0], in OpenQASM _x_0_), are the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from qiskit.circuit import Gate, Parameter, QuantumCircuit
+from qiskit.circuit.library import UnitaryGate
+from qiskit.quantum_info import SparsePauliOp
+
+from qhdm.errors import CircuitError
+from qhdm.quantum.filter import Filter, build_filter
+from qhdm.quantum.program import IGNORED, MATRIX_QUBITS, lower
+from qhdm.quantum.qpy_files import STANDARD_GATES, read_qpy
+
+#: Bounds of a file, far above what a filter needs and far below what a computer cannot hold.
+MAX_BYTES = 256 * 1024
+MAX_QUBITS = 32
+MAX_GATES = 10_000
+MAX_PARAMETERS = 2_000
+#: Definitions within definitions.
+_DEPTH = 100
+
+SUFFIXES = (".qasm", ".qpy")
+
+_NAME = re.compile(r"_?([xw])(?:\[(\d{1,6})\]|_(\d{1,6})_|(\d{1,6}))")
+
+
+def is_file(name: str) -> bool:
+    """Whether `name` means a circuit file rather than a built-in family."""
+    return name.endswith(SUFFIXES)
+
+
+def find_filter(name: str, *, qubits: int | None = None, layers: int | None = None) -> Filter:
+    """The filter of a built-in family or of a circuit file.
+
+    Args:
+        name: `hqconv`, `fqconv`, `basic`, `hqconv_released`, or the path of a `.qasm` or `.qpy`
+            file, relative to the current folder.
+        qubits, layers: of a family (12 and 3 where not given); a file has its own.
+
+    Raises:
+        CircuitError: there is no such family or file, it is not a filter, or a file is given a
+            size.
+
+    Example:
+        >>> find_filter("fqconv", layers=1).name
+        'fqconv_12x1'
+        >>> find_filter("circuits/reuploading.qasm").name
+        'reuploading'
+    """
+    if not is_file(name):
+        return build_filter(
+            name, qubits=12 if qubits is None else qubits, layers=3 if layers is None else layers
+        )
+    if qubits is not None or layers is not None:
+        raise CircuitError(f"{name}: a file has the qubits and layers it has; give neither")
+    return load_filter(name)
+
+
+def load_filter(path: str | Path) -> Filter:
+    """Read a filter from an OpenQASM 3 or QPY file.
+
+    The file holds gates alone, and measurements at most at the end, which are dropped: a filter's
+    outputs are <Z_i> of the first n qubits, n being the number of inputs (of all qubits, where
+    there are fewer). Nothing in it is executed.
+
+    Args:
+        path: ends in `.qasm` or `.qpy`; at most 256 KiB, 32 qubits, 10,000 gates with definitions
+            written out, 2,000 parameters.
+
+    Returns:
+        The filter, named after the file; inputs and weights in the order of their numbers.
+
+    Raises:
+        CircuitError: naming the file, and the line where the parser gives it.
+    """
+    path = Path(path)
+    content = _read(path)
+    if path.suffix == ".qasm":
+        # Imported here: the parser takes a tenth of a second that built-in filters do not need.
+        from qhdm.quantum.openqasm import read_openqasm3
+
+        try:
+            text = content.decode("utf-8")
+        except UnicodeDecodeError:
+            raise CircuitError(f"{path}: not a UTF-8 text file") from None
+        circuit, lines = read_openqasm3(text, str(path), max_qubits=MAX_QUBITS)
+    elif path.suffix == ".qpy":
+        circuit, lines = read_qpy(content, str(path), max_qubits=MAX_QUBITS), {}
+    else:
+        raise CircuitError(f"{path}: not a circuit file; it must end in {' or '.join(SUFFIXES)}")
+    return _filter_of(circuit, path, lines)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise CircuitError(f"{path}: no such file") from None
+    except OSError as error:
+        raise CircuitError(f"{path}: cannot be read ({error.strerror})") from None
+    if len(content) > MAX_BYTES:
+        raise CircuitError(f"{path}: larger than {MAX_BYTES:,} bytes, which no filter needs")
+    return content
+
+
+def _filter_of(circuit: QuantumCircuit, path: Path, lines: Mapping[str, int]) -> Filter:
+    """`circuit` as a filter, if it is one."""
+
+    def refuse(message: str, name: str = "") -> CircuitError:
+        return CircuitError(
+            f"{path}:{lines[name]}: {message}" if name in lines else f"{path}: {message}"
+        )
+
+    if circuit.num_qubits > MAX_QUBITS:
+        raise refuse(f"{circuit.num_qubits} qubits; at most {MAX_QUBITS} are read")
+    if not circuit.num_qubits:
+        raise refuse("has no qubits")
+    if circuit.num_parameters > MAX_PARAMETERS:
+        raise refuse(f"{circuit.num_parameters} parameters; at most {MAX_PARAMETERS} are read")
+    gates = _gates_alone(circuit, path)
+    _count(gates, path)
+
+    found: dict[str, dict[int, Parameter]] = {"x": {}, "w": {}}
+    for parameter in circuit.parameters:
+        match = _NAME.fullmatch(parameter.name)
+        if not match:
+            raise refuse(
+                f"parameter {parameter.name} is neither an input x0, x1, ... nor a weight w0, w1, "
+                "...; rename it",
+                parameter.name,
+            )
+        numbers, index = found[match[1]], int(match[2] or match[3] or match[4])
+        if index in numbers:
+            raise refuse(
+                f"parameters {numbers[index].name} and {parameter.name} have the same number",
+                parameter.name,
+            )
+        numbers[index] = parameter
+    used = set(gates.parameters)
+    for name in (*lines, *(p.name for p in circuit.parameters)):
+        if name not in {p.name for p in used}:
+            raise refuse(f"parameter {name} is used by no gate; remove it", name)
+    inputs = found["x"]
+    missing = next((i for i in range(len(inputs)) if i not in inputs), None)
+    if missing is not None:
+        raise refuse(f"there is no input x{missing}, though there are {len(inputs)} inputs")
+    n = len(inputs)
+    observables = tuple(
+        SparsePauliOp.from_sparse_list([("Z", [i], 1.0)], num_qubits=circuit.num_qubits)
+        for i in range(min(n, circuit.num_qubits))
+    )
+    gates.name = path.stem
+    filter = Filter(
+        path.stem,
+        gates,
+        tuple(inputs[i] for i in range(n)),
+        tuple(parameter for _, parameter in sorted(found["w"].items())),
+        observables,
+    )
+    try:
+        lower(filter)  # angles that are not affine are refused here, not in training
+    except CircuitError as error:
+        raise refuse(str(error).removeprefix(f"{path.stem}: ")) from None
+    return filter
+
+
+def _gates_alone(circuit: QuantumCircuit, path: Path) -> QuantumCircuit:
+    """`circuit` without its final measurements and classical bits.
+
+    Raises:
+        CircuitError: something else than a gate, or a gate after a measurement.
+    """
+    gates = QuantumCircuit(circuit.num_qubits, global_phase=circuit.global_phase)
+    measured: set[int] = set()
+    for entry in circuit.data:
+        qubits = [circuit.find_bit(qubit).index for qubit in entry.qubits]
+        operation = entry.operation
+        if operation.name == "measure":
+            measured.update(qubits)
+            continue
+        if isinstance(operation, IGNORED):
+            continue
+        if measured.intersection(qubits):
+            raise CircuitError(
+                f"{path}: {operation.name} on qubits {qubits} follows a measurement; "
+                "measurements may stand at the end alone"
+            )
+        if not isinstance(operation, Gate):
+            raise CircuitError(
+                f"{path}: {operation.name} on qubits {qubits} is not a unitary gate; a filter is "
+                "gates alone"
+            )
+        gates.append(operation, qubits)
+    # A free phase changes no expectation value, and must not count as the use of a parameter.
+    gates.global_phase = 0
+    return gates
+
+
+def _count(circuit: QuantumCircuit, path: Path) -> None:
+    """Refuse more than `MAX_GATES` gates, all definitions written out."""
+    budget = MAX_GATES
+
+    def spend(gate: Gate, depth: int) -> None:
+        nonlocal budget
+        small = isinstance(gate, UnitaryGate) and gate.num_qubits <= MATRIX_QUBITS
+        # Standard gates are known without their definitions.
+        known = small or str(type(gate).__module__).startswith(STANDARD_GATES)
+        inner = None if known else gate.definition
+        if inner is None or not inner.data:
+            budget -= 1
+        if budget < 0 or depth > _DEPTH:
+            raise CircuitError(f"{path}: more than {MAX_GATES:,} gates; at most so many are read")
+        for entry in inner.data if inner is not None else ():
+            spend(entry.operation, depth + 1)
+
+    for entry in circuit.data:
+        spend(entry.operation, 0)

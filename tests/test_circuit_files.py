@@ -1,0 +1,339 @@
+"""Circuit files: what is read, what is refused, and that names alone decide what is bound."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from qiskit import qasm3, qpy
+from qiskit.circuit import Gate, Parameter, ParameterVector, QuantumCircuit
+from qiskit.circuit.library import (
+    QFTGate,
+    UnitaryGate,
+    get_standard_gate_name_mapping,
+    standard_gates,
+)
+from qiskit.quantum_info import Statevector
+from tolerances import FLOAT64
+
+from qhdm.config import is_circuit_file
+from qhdm.errors import CircuitError
+from qhdm.quantum import Filter, build_filter, expectation
+from qhdm.quantum.formats import named_circuit, to_openqasm3, write_filter
+from qhdm.quantum.library import SUFFIXES, find_filter, load_filter
+from qhdm.quantum.openqasm import read_openqasm3
+
+CIRCUITS = Path(__file__).parent.parent / "circuits"
+HEADER = 'OPENQASM 3.0;\ninclude "stdgates.inc";\n'
+#: A filter that is good up to here: lines 3 to 7.
+GOOD = "input float[64] x0;\ninput angle w0;\nqubit[2] q;\nrx(x0) q[0];\nry(w0) q[0];\n"
+
+
+def read(tmp_path: Path, body: str, *, header: str = HEADER) -> Filter:
+    path = tmp_path / "mine.qasm"
+    path.write_text(header + body)
+    return load_filter(path)
+
+
+def read_qpy(tmp_path: Path, *circuits: QuantumCircuit, version: int | None = None) -> Filter:
+    path = tmp_path / "mine.qpy"
+    with path.open("wb") as file:
+        qpy.dump(circuits, file, **({} if version is None else {"version": version}))
+    return load_filter(path)
+
+
+def expected(filter: Filter, x: np.ndarray, w: np.ndarray) -> list[float]:
+    """Qiskit's own values of the filter's circuit."""
+    values = dict(zip([*filter.inputs, *filter.weights], [*x, *w], strict=True))
+    bound = filter.circuit.assign_parameters({p: values[p] for p in filter.circuit.parameters})
+    state = Statevector(bound)
+    return [float(np.real(state.expectation_value(o))) for o in filter.observables]
+
+
+def draw(filter: Filter, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    x = 6 * torch.rand(1, len(filter.inputs), generator=random, dtype=torch.float64)
+    w = 6 * torch.rand(len(filter.weights), generator=random, dtype=torch.float64)
+    return x, w
+
+
+def same(one: Filter, other: Filter) -> None:
+    """Equal values for equal inputs and weights, by number."""
+    x, w = draw(one)
+    torch.testing.assert_close(
+        expectation(one, x, w), expectation(other, x, w), atol=FLOAT64, rtol=0
+    )
+
+
+@pytest.mark.parametrize("name", ["hqconv", "fqconv", "basic"])
+def test_the_gallery_holds_what_the_builders_build(name: str, tmp_path: Path) -> None:
+    built, loaded = build_filter(name), load_filter(CIRCUITS / f"{name}.qasm")
+    assert [p.name for p in loaded.weights] == [f"w{i:03d}" for i in range(len(built.weights))]
+    assert to_openqasm3(named_circuit(built)) == to_openqasm3(loaded.circuit)
+    same(built, loaded)
+    # `qhdm circuits export NAME --out FILE` makes the very file.
+    write_filter(built, tmp_path / "again.qasm")
+    assert (tmp_path / "again.qasm").read_text() == (CIRCUITS / f"{name}.qasm").read_text()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_written_filters_are_read_back(suffix: str, tmp_path: Path) -> None:
+    filter = build_filter("hqconv", qubits=8, layers=2)
+    path = tmp_path / f"mine{suffix}"
+    write_filter(filter, path)
+    loaded = find_filter(str(path))
+    assert loaded.name == "mine"
+    assert len(loaded.inputs) == len(loaded.observables) == 8
+    same(filter, loaded)
+    assert is_circuit_file(str(path))
+
+
+def test_parameter_vectors_are_found_by_their_numbers(tmp_path: Path) -> None:
+    """Qiskit writes x[0] as _x_0_, and sorts x_10_ before x_2_: numbers must decide."""
+    filter = build_filter("fqconv", layers=1)
+    path = tmp_path / "stock.qasm"
+    path.write_text(qasm3.dumps(filter.circuit))
+    assert "_x_10_" in path.read_text()
+    same(filter, load_filter(path))
+    same(filter, read_qpy(tmp_path, filter.circuit))
+
+
+def test_arguments_of_defined_gates_keep_their_order(tmp_path: Path) -> None:
+    """The stock reader would bind them in the alphabetical order of the definition."""
+    body = (
+        "gate turn(b, a) q { rx(b) q; ry(2 * a) q; }\ninput float x0;\ninput float w0;\n"
+        "qubit[1] q;\nturn(x0, w0) q[0];\n"
+    )
+    loaded = read(tmp_path, body)
+    x, w = draw(loaded)
+    value = np.cos(x[0, 0]) * np.cos(2 * w[0])  # <Z> after RX(x) and RY(2 w) on |0>
+    torch.testing.assert_close(expectation(loaded, x, w)[0, 0], value, atol=FLOAT64, rtol=0)
+
+
+def test_final_measurements_are_dropped(tmp_path: Path) -> None:
+    loaded = read(tmp_path, GOOD + "bit[2] c;\nc = measure q;\n")
+    assert loaded.circuit.count_ops() == {"rx": 1, "ry": 1}
+    assert len(loaded.observables) == 1  # one for each input
+
+
+def test_modifiers_ranges_and_broadcasts(tmp_path: Path) -> None:
+    body = (
+        "input float x0;\ninput float x1;\ninput float w0;\nqubit[3] q;\nrx(x0) q[0:1];\n"
+        "ry(x1 / 2 + 0.1) q;\nctrl @ rz(w0) q[0], q[1];\nnegctrl(2) @ x q[0], q[1], q[2];\n"
+        "inv @ s q[{0, 2}];\npow(0.5) @ x q[1];\nctrl @ ctrl @ ry(-w0) q[2], q[1], q[0];\n"
+    )
+    loaded = read(tmp_path, body)
+    x, w = draw(loaded)
+    assert expectation(loaded, x, w)[0].tolist() == pytest.approx(
+        expected(loaded, x[0].numpy(), w.numpy()), abs=FLOAT64
+    )
+
+
+GATES = "gate g0(a) q { rx(a) q; }\n" + "".join(
+    f"gate g{i}(a) q {{ g{i - 1}(a) q; g{i - 1}(a) q; }}\n" for i in range(1, 41)
+)
+ANGLES = "gate g0(a) q { rx(a) q; }\n" + "".join(
+    f"gate g{i}(a) q {{ g{i - 1}(a + a) q; }}\n" for i in range(1, 41)
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (GOOD + "for int i in [0:1000000000] { x q[0]; }", ":8: loops are not read"),
+        (GOOD + "while (true) { x q[0]; }", ":8: loops are not read"),
+        (GOOD + "bit c;\nif (c) { x q[0]; }", ":9: classical conditions"),
+        (GOOD + "reset q;", ":8: reset is not a unitary gate"),
+        (GOOD + "let a = q;", ":8: aliases"),
+        (GOOD + "def f(qubit a) { x a; }", ":8: subroutines"),
+        (GOOD + "pragma anything", ":8: a pragma"),
+        (GOOD + "bit c;\nc = measure q[0];\nx q[0];", "x on qubits [0] follows a measurement"),
+        (GOOD + "foo q[0];", ":8: gate 'foo' is not defined"),
+        (GOOD + "rx(x0 q[0];", ":8: at 'q': not valid OpenQASM 3"),
+        (GOOD + "rx(x0) q[0]", ":8: unexpected end: not valid OpenQASM 3"),
+        (GOOD + "rx(x0) q[0];\n# %\n", ":9: not valid OpenQASM 3"),
+        (GOOD + "rx(w0 * x0) q[0];", "not affine"),
+        (GOOD + "rx(2 ** 9999999999) q[0];", ":8: angles are made of"),
+        (GOOD + f"rx({'-' * 300}w0) q[0];", "nested too deeply"),
+        (GOOD + f"rx({'1+' * 3000}w0) q[0];", "nested too deeply"),
+        (GOOD + "rx(1e999) q[0];", ":8: a number too large"),
+        (GOOD + "rx(x0 + 1e308 * 10) q[0];", "mine.qasm: "),
+        (GOOD + f"rx({'9' * 5000}) q[0];", "mine.qasm"),
+        (GOOD + "rx(x0 / 0) q[0];", "mine.qasm: "),
+        (GOOD + "pow(w0) @ rx(1) q[0];", ":8: the exponent of pow"),
+        (GOOD + "ctrl(1000000) @ x q[0], q[1];", ":8: 1000000 controls"),
+        (GOOD + "rx(x0) q[7];", "not a circuit"),
+        ("input float x0;\ninput float w0;\nqubit q;\nrx(x0) q;", ":4: parameter w0 is used by no"),
+        ("input float x0;\ninput float w0;\nqubit q;\nrx(x0) q;\ngphase(w0);", ":4: parameter w0"),
+        ("input float theta;\nqubit q;\nrx(theta) q;", ":3: parameter theta is neither"),
+        ("input float x0;\ninput float x00;\nqubit q;\nrx(x0 + x00) q;", ":4: parameters x0 and"),
+        ("input float x1;\nqubit q;\nrx(x1) q;", "there is no input x0"),
+        ("input int x0;\nqubit q;", ":3: only `input float`"),
+        ("qubit[1000000000] q;", ":3: a register of 1000000000"),
+        ("qubit[20] a;\nqubit[20] b;", ":4: declares 40 qubits"),
+        ("qubit[2 * 3] q;", ":3: the size of a register must be a plain number"),
+        ("bit[1000000000] c;", ":3: a register of 1000000000"),
+        ("rx(1) $1000000000;", ":3: physical qubits"),
+        ('include "/etc/passwd";', ":3: only stdgates.inc"),
+        (GATES + GOOD + "g40(x0) q[0];", "gates when written out"),
+        (ANGLES + GOOD + "g40(x0) q[0];", "terms when written out"),
+        (" " * 300_000, "larger than"),
+        ("", "has no qubits"),
+    ],
+)  # fmt: skip
+def test_what_is_no_filter_is_refused_with_its_line(
+    body: str, words: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(CircuitError) as refused:
+        read(tmp_path, body)
+    assert words in str(refused.value)
+    assert str(tmp_path / "mine.qasm") in str(refused.value)
+    assert capfd.readouterr().err == ""  # the parser prints nothing of its own
+
+
+def test_gates_are_counted_with_definitions_written_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = "gate ten(a) q { " + "rx(a) q; " * 10 + "}\ngate more(a) q { ten(a) q; ten(a) q; }\n"
+    body += GOOD + "more(x0) q;\n"
+    monkeypatch.setattr("qhdm.quantum.library.MAX_GATES", 42)  # 2 + 2 x 2 x 10
+    assert len(read(tmp_path, body).weights) == 1
+    monkeypatch.setattr("qhdm.quantum.library.MAX_GATES", 41)
+    with pytest.raises(CircuitError, match="more than 41 gates"):
+        read(tmp_path, body)
+
+
+def test_files_that_are_no_circuits_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CircuitError, match=r"absent\.qasm: no such file"):
+        find_filter(str(tmp_path / "absent.qasm"))
+    with pytest.raises(CircuitError, match="only OpenQASM 3"):
+        read(tmp_path, 'OPENQASM 2.0;\ninclude "qelib1.inc";\nqreg q[2];\n', header="")
+    (tmp_path / "mine.qasm").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CircuitError, match="not a UTF-8 text file"):
+        load_filter(tmp_path / "mine.qasm")
+    with pytest.raises(CircuitError, match="give neither"):
+        find_filter(str(CIRCUITS / "basic.qasm"), layers=3)
+    with pytest.raises(CircuitError, match="known are hqconv"):
+        find_filter("mine")
+
+
+PIECES = [*"rxq0[]();,@{}w=$+-*/. \n", "gate ", "qubit ", "ctrl ", "let ", "for ", "measure "]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(PIECES)).map("".join))
+def test_any_text_is_a_circuit_or_refused(text: str) -> None:
+    with contextlib.suppress(CircuitError):
+        read_openqasm3(HEADER + GOOD + text, "mine.qasm", max_qubits=8)
+
+
+@pytest.mark.parametrize("version", range(13, qpy.common.QPY_VERSION + 1))
+def test_qpy_of_all_safe_versions_is_read(version: int, tmp_path: Path) -> None:
+    filter = build_filter("basic", qubits=4, layers=1)
+    circuit = filter.circuit.copy()
+    circuit.append(UnitaryGate(np.diag([1, 1, 1, 1j])), [0, 1])
+    circuit.measure_all()
+    loaded = read_qpy(tmp_path, circuit, version=version)
+    assert len(loaded.weights) == 4
+    circuit.append(QFTGate(3), [0, 1, 2])
+    with pytest.raises(CircuitError, match="holds a QFTGate"):
+        read_qpy(tmp_path, circuit, version=version)
+
+
+def test_qpy_that_is_no_filter_is_refused(tmp_path: Path) -> None:
+    filter = build_filter("basic", qubits=4, layers=1)
+    with pytest.raises(CircuitError, match="holds 2 circuits"):
+        read_qpy(tmp_path, filter.circuit, filter.circuit)
+    with pytest.raises(CircuitError, match="declares 16384 qubits"):
+        read_qpy(tmp_path, QuantumCircuit(2**14))
+    conditional = QuantumCircuit(1, 1)
+    with conditional.if_test((conditional.clbits[0], 1)):
+        conditional.x(0)
+    with pytest.raises(CircuitError, match="if_else on qubits"):
+        read_qpy(tmp_path, conditional)
+    path = tmp_path / "mine.qpy"
+    read_qpy(tmp_path, filter.circuit)
+    content = path.read_bytes()
+    for bad, words in (
+        (content[: len(content) // 2], "damaged"),
+        (content[:12], "damaged"),
+        (b"", "not a QPY file"),
+        # These versions hold expressions as text that reading evaluates.
+        (content[:6] + bytes([10]) + content[7:], "QPY version 10"),
+    ):
+        path.write_bytes(bad)
+        with pytest.raises(CircuitError, match=words):
+            load_filter(path)
+
+
+def _standard_gates() -> list[Gate]:
+    """Every gate of Qiskit's standard library; those of no fixed size on four qubits."""
+    gates = [gate for gate in get_standard_gate_name_mapping().values() if isinstance(gate, Gate)]
+    for name, kind in vars(standard_gates).items():
+        known = {gate.base_class for gate in gates}
+        if isinstance(kind, type) and issubclass(kind, Gate) and kind not in known:
+            if name.startswith("MCX"):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)  # of some, in Qiskit 2.1
+                    gates.append(kind(3))
+            elif name in ("MCPhaseGate", "MCU1Gate"):
+                gates.append(kind(Parameter("a"), 3))
+            else:
+                gates.append(kind())
+    return [gate for gate in gates if gate.num_qubits]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:qiskit.qpy")
+@pytest.mark.parametrize("gate", _standard_gates(), ids=lambda gate: gate.base_class.__name__)
+def test_every_standard_gate_is_simulated_and_read(gate: Gate, tmp_path: Path) -> None:
+    n = gate.num_qubits
+    inputs, weights = ParameterVector("x", n), ParameterVector("w", len(gate.params) + n)
+    circuit = QuantumCircuit(n)
+    for qubit in range(n):
+        circuit.rx(inputs[qubit], qubit)
+        circuit.ry(0.3 + qubit, qubit)
+    free = gate.copy()
+    if gate.params:
+        free.params = weights[: len(gate.params)]
+    circuit.append(free, range(n))
+    for qubit in range(n):
+        circuit.rx(weights[len(gate.params) + qubit], qubit)
+    by_qpy = read_qpy(tmp_path, circuit)
+    x, w = draw(by_qpy)
+    values = expected(by_qpy, x[0].numpy(), w.numpy())
+    assert expectation(by_qpy, x, w)[0].tolist() == pytest.approx(values, abs=FLOAT64)
+    by_qasm = read(tmp_path, qasm3.dumps(circuit), header="")
+    assert expectation(by_qasm, x, w)[0].tolist() == pytest.approx(values, abs=FLOAT64)
+
+
+def test_gates_that_borrow_a_name_are_not_taken_for_it(tmp_path: Path) -> None:
+    body = (
+        "gate id q { x q; }\ngate rx(a) q { U(a, 0, 0) q; }\ninput float x0;\nqubit q;\n"
+        "rx(x0) q;\nid q;\n"
+    )
+    loaded = read(tmp_path, body, header="OPENQASM 3.0;\ngate x q { U(pi, 0, pi) q; }\n")
+    x, w = draw(loaded)
+    assert expectation(loaded, x, w)[0, 0].item() == pytest.approx(-np.cos(x[0, 0].item()))
+
+
+def test_a_large_gate_without_parameters_is_taken_apart(tmp_path: Path) -> None:
+    """Its matrix would be 4096 x 4096."""
+    ladder = QuantumCircuit(12, name="ladder")
+    for qubit in range(11):
+        ladder.cx(qubit, qubit + 1)
+    ladder.cx(11, 0)
+    circuit = QuantumCircuit(12)
+    for qubit in range(12):
+        circuit.rx(Parameter(f"x{qubit}"), qubit)
+    circuit.append(ladder.to_gate(), range(12))
+    loaded = read_qpy(tmp_path, circuit)
+    x, w = draw(loaded)
+    values = torch.cumprod(x.cos(), dim=1)  # <Z_i> after the ladder: products of all up to i
+    values[0, 0] = x.cos()[0, 1:].prod()  # ... and the last CX takes the first to all others
+    torch.testing.assert_close(expectation(loaded, x, w), values, atol=FLOAT64, rtol=0)
