@@ -1,4 +1,4 @@
-"""The training configuration: YAML to frozen dataclasses, one per concern.
+"""The sections of a configuration, one frozen dataclass per concern.
 
 Angles are in radians, images are square, sizes are in pixels. The defaults are the published
 EuroSAT set-up (arXiv 2512.20448, released configuration) with the defects of the released code
@@ -7,21 +7,15 @@ corrected; `configs/eurosat.yaml` spells them out.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import field, replace
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from dataclasses import field
+from typing import Annotated, Literal, get_args
 
-import yaml
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
-from qhdm.errors import RunError
-from qhdm.schema import read_document, validate, with_overrides
-
-_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+#: Unknown keys are refused, and so is what is not a number.
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -49,10 +43,9 @@ SamplerName = Literal["ddpm", "ddim", "dpm++"]
 #: A filter reads a 2x2 patch of three channels: one value per qubit.
 PATCH_SIZE = 2
 PATCH_CHANNELS = 3
-PATCH_QUBITS = PATCH_SIZE * PATCH_SIZE * PATCH_CHANNELS
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class DataConfig:
     """Which images, and how they are prepared.
 
@@ -76,7 +69,7 @@ class DataConfig:
     skip_broken: bool = False
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class ModelConfig:
     """The U-Net (design of the released code; Ho et al. 2020 with FiLM conditioning).
 
@@ -112,7 +105,7 @@ class ModelConfig:
         return self.dim * self.dim_mults[-1]
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class VertexConfig:
     """The quantum filters of one place of the network.
 
@@ -138,7 +131,7 @@ class VertexConfig:
         return int(self.rho * channels / PATCH_CHANNELS + 1e-9)
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class EncoderConfig(VertexConfig):
     """Quantum filters in the encoder.
 
@@ -152,7 +145,7 @@ class EncoderConfig(VertexConfig):
     replace: Literal["first", "both"] = "first"
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class SpsaConfig:
     """Simultaneous perturbation (Spall 1992).
 
@@ -165,7 +158,7 @@ class SpsaConfig:
     perturbation: Annotated[float, Field(gt=0, le=1.5)] = 0.2
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class AerConfig:
     """How the engine `aer` runs circuits (docs/aer.md).
 
@@ -190,7 +183,7 @@ class AerConfig:
     threads: Annotated[int, Field(ge=0)] = 0
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class QuantumConfig:
     """Where the filters stand and which engine evaluates them; `aer` is of the engine `aer`."""
 
@@ -200,7 +193,7 @@ class QuantumConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class DiffusionConfig:
     """The forward process and the loss.
 
@@ -220,7 +213,7 @@ class DiffusionConfig:
     p2_k: Annotated[float, Field(gt=0)] = 1.0
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class EmaConfig:
     """Exponential moving average of the weights.
 
@@ -235,7 +228,7 @@ class EmaConfig:
     power: Annotated[float, Field(gt=0)] = 2 / 3
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class TrainConfig:
     """Optimisation and bookkeeping.
 
@@ -272,7 +265,7 @@ class TrainConfig:
     keep_checkpoints: Positive = 2
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class SampleConfig:
     """Defaults of sampling: the preview grids of training, and `qhdm sample`.
 
@@ -289,7 +282,7 @@ class SampleConfig:
     num: Positive = 8
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class ReleasedConfig:
     """What the published code does otherwise than its paper (arXiv 2512.20448).
 
@@ -319,259 +312,3 @@ class ReleasedConfig:
     second_pass_reads_input: bool = False
     swapped_embedding: bool = False
     p2_k_from_gamma: bool = False
-
-
-@dataclass(frozen=True, config=_STRICT)
-class Config:
-    """Everything a run depends on. `name` is the first part of the run directory's name."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "eurosat"
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    quantum: QuantumConfig = field(default_factory=QuantumConfig)
-    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    sample: SampleConfig = field(default_factory=SampleConfig)
-    released: ReleasedConfig = field(default_factory=ReleasedConfig)
-
-    @property
-    def encoder_levels(self) -> tuple[int, ...]:
-        """Encoder levels with quantum filters: none unless the kind has them."""
-        return self.quantum.encoder.levels if self.model.kind == "qcunet" else ()
-
-    @property
-    def vertex_filters(self) -> int:
-        """Filters at the vertex: none for the classical U-Net, all channels for `fullqvunet`."""
-        channels = self.model.vertex_channels
-        if self.model.kind == "unet":
-            return 0
-        if self.model.kind == "fullqvunet":
-            return channels // PATCH_CHANNELS
-        return self.quantum.vertex.count(channels)
-
-    @property
-    def p2_k(self) -> float:
-        """k of the loss weight."""
-        diffusion = self.diffusion
-        return diffusion.p2_gamma if self.released.p2_k_from_gamma else diffusion.p2_k
-
-    @model_validator(mode="after")
-    def _check(self) -> Config:
-        _check_shapes(self)
-        _check_filters(self)
-        _check_released(self)
-        _check_aer(self.quantum.aer)
-        classes = self.data.classes
-        if classes is not None and (not classes or len(set(classes)) != len(classes)):
-            raise ValueError("data.classes: must name at least one class, each once (or be null)")
-        if self.sample.steps > self.diffusion.timesteps:
-            raise ValueError(
-                f"sample.steps: {self.sample.steps} exceeds diffusion.timesteps "
-                f"({self.diffusion.timesteps})"
-            )
-        if self.sample.guidance != 1 and self.train.label_dropout == 0:
-            raise ValueError(
-                "sample.guidance: guidance needs a model that was trained without labels at times; "
-                "set train.label_dropout above 0, or sample.guidance to 1"
-            )
-        return self
-
-
-def _check_shapes(config: Config) -> None:
-    model, size = config.model, config.data.image_size
-    if model.dim % model.groups:
-        raise ValueError(f"model.groups: {model.groups} does not divide model.dim ({model.dim})")
-    downsamplings = len(model.dim_mults) - 1
-    if size % 2**downsamplings:
-        raise ValueError(
-            f"data.image_size: {size} is not divisible by {2**downsamplings}, as "
-            f"{len(model.dim_mults)} levels (model.dim_mults) require"
-        )
-
-
-def _check_filters(config: Config) -> None:
-    model, size = config.model, config.data.image_size
-    if model.kind == "unet":
-        return
-    for section, place in (("vertex", config.quantum.vertex), ("encoder", config.quantum.encoder)):
-        if is_circuit_file(place.ansatz) and place.layers != VertexConfig.layers:
-            raise ValueError(
-                f"quantum.{section}.layers: {place.ansatz} has the layers it has; leave it out"
-            )
-    levels = config.encoder_levels
-    if model.kind == "qcunet" and not levels:
-        raise ValueError(
-            "quantum.encoder.levels: qcunet needs one; for none, use model.kind qvunet"
-        )
-    if len(set(levels)) != len(levels):
-        raise ValueError(f"quantum.encoder.levels: a level is given twice in {list(levels)}")
-    for level in levels:
-        if level >= len(model.dim_mults):
-            raise ValueError(
-                f"quantum.encoder.levels: there is no level {level}; model.dim_mults gives levels "
-                f"0 to {len(model.dim_mults) - 1}"
-            )
-        channels = model.level_channels[level]
-        _check_map(f"encoder level {level}", size >> level, size)
-        _check_count("quantum.encoder", config.quantum.encoder, channels)
-    _check_map("the vertex", size >> (len(model.dim_mults) - 1), size)
-    if model.kind == "fullqvunet":
-        if model.vertex_channels % PATCH_CHANNELS:
-            raise ValueError(
-                f"model.kind: fullqvunet needs vertex channels in multiples of {PATCH_CHANNELS}, "
-                f"but model.dim x model.dim_mults[-1] is {model.vertex_channels}"
-            )
-    else:
-        _check_count("quantum.vertex", config.quantum.vertex, model.vertex_channels)
-
-
-def _check_released(config: Config) -> None:
-    released, model = config.released, config.model
-    if released.discard_second_pass and model.kind not in ("qvunet", "qcunet"):
-        raise ValueError(
-            f"released.discard_second_pass: model.kind {model.kind} has no QResNet block whose "
-            "second pass the published code discards; set it to false, or use qvunet or qcunet"
-        )
-    both = model.kind == "qcunet" and config.quantum.encoder.replace == "both"
-    if released.second_pass_reads_input and not both:
-        raise ValueError(
-            "released.second_pass_reads_input: needs a second quantum pass in the encoder; use "
-            "model.kind qcunet and quantum.encoder.replace both"
-        )
-    if released.swapped_embedding:
-        _check_swapped_embedding(config)
-
-
-def _check_swapped_embedding(config: Config) -> None:
-    classes, model = config.data.classes, config.model
-    if classes is None:
-        raise ValueError(
-            "released.swapped_embedding: the embedding has one value for each class, so name them "
-            "in data.classes"
-        )
-    if len(classes) != model.label_dim:
-        raise ValueError(
-            f"released.swapped_embedding: embeds a label in one value for each class; set "
-            f"model.label_dim to {len(classes)}, the number of data.classes"
-        )
-    if len(classes) > model.dim:
-        raise ValueError(
-            f"released.swapped_embedding: the table has model.dim ({model.dim}) vectors, too few "
-            f"for {len(classes)} classes; raise model.dim or name fewer data.classes"
-        )
-
-
-def _check_aer(aer: AerConfig) -> None:
-    if aer.noise is not None and aer.method == "matrix_product_state":
-        raise ValueError(
-            "quantum.aer.method: matrix_product_state has no device noise here; use auto, or set "
-            "quantum.aer.noise to null"
-        )
-    if aer.noise is not None and aer.method == "statevector" and aer.shots is None:
-        raise ValueError(
-            "quantum.aer.shots: noise on state vectors is sampled, trajectory by trajectory; set a "
-            "number, or quantum.aer.method to density_matrix"
-        )
-
-
-def _check_map(place: str, side: int, image_size: int) -> None:
-    if side % PATCH_SIZE:
-        raise ValueError(
-            f"data.image_size: quantum filters tile their map with {PATCH_SIZE}x{PATCH_SIZE} "
-            f"patches, but {place} has {side}x{side} pixels at image size {image_size}; "
-            "use an even map (other image size, fewer levels) or model.kind unet"
-        )
-
-
-def _check_count(section: str, place: VertexConfig, channels: int) -> None:
-    count = place.count(channels)
-    key = "filters" if place.rho is None else "rho"
-    if count < 1 or count * PATCH_CHANNELS > channels:
-        most = channels // PATCH_CHANNELS
-        raise ValueError(
-            f"{section}.{key}: gives {count} filters of {PATCH_CHANNELS} channels on a map of "
-            f"{channels} channels; 1 to {most} fit"
-        )
-
-
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML configuration.
-
-    Args:
-        path: the file.
-        overrides: `key=value` settings applied on top, for example `["model.kind=unet"]`.
-
-    Raises:
-        ConfigError: with the file, line, key and remedy.
-    """
-    return validate(Config, with_overrides(read_document(Path(path)), overrides))
-
-
-def config_path(run: Path) -> Path:
-    """The configuration in a run directory.
-
-    Raises:
-        RunError: `run` is not a run directory.
-    """
-    path = run / "config.yaml"
-    if not path.is_file():
-        raise RunError(
-            f"{run}: not a run directory (no config.yaml in it); "
-            "`qhdm train` prints the one it makes"
-        )
-    return path
-
-
-def load_run_config(run: Path, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of a run directory, its circuit files found there.
-
-    Raises:
-        RunError: `run` is not a run directory, or one of its circuits is missing or was changed.
-        ConfigError: the configuration or an override cannot be used.
-    """
-    path = config_path(run)
-    kept = {place.ansatz for place in _places(load_config(path))}
-
-    def locate(ansatz: str) -> str:
-        # Overrides name files as everywhere, relative to the current folder.
-        if ansatz not in kept or not is_circuit_file(ansatz):
-            return ansatz
-        file = run / ansatz
-        if not file.is_file():
-            raise RunError(f"{file}: missing; a run needs the circuits it was made with")
-        if file.stem.rpartition("-")[2] != circuit_digest(file.read_bytes()):
-            raise RunError(
-                f"{file}: changed since the run was made; put back the circuit of the run"
-            )
-        return str(file)
-
-    return with_ansatz(load_config(path, overrides), locate)
-
-
-def circuit_digest(content: bytes) -> str:
-    """What the name of a circuit file in a run directory ends in: part of its sha256."""
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def with_ansatz(config: Config, change: Callable[[str], str]) -> Config:
-    """`config` with `change` applied to every ansatz."""
-    quantum = config.quantum
-    vertex = replace(quantum.vertex, ansatz=change(quantum.vertex.ansatz))
-    encoder = replace(quantum.encoder, ansatz=change(quantum.encoder.ansatz))
-    return replace(config, quantum=replace(quantum, vertex=vertex, encoder=encoder))
-
-
-def _places(config: Config) -> tuple[VertexConfig, EncoderConfig]:
-    return config.quantum.vertex, config.quantum.encoder
-
-
-def to_dict(config: Config) -> dict[str, Any]:
-    """`config` as plain data (dicts, lists, scalars)."""
-    data: dict[str, Any] = TypeAdapter(Config).dump_python(config, mode="json")
-    return data
-
-
-def to_yaml(config: Config) -> str:
-    """`config` as YAML that `load_config` reads back to an equal configuration."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)

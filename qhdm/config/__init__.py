@@ -1,0 +1,43 @@
+"""The training configuration: YAML to frozen dataclasses, one per concern."""
+
+from qhdm.config.config import (
+    Config,
+    circuit_digest,
+    config_path,
+    load_config,
+    load_run_config,
+    to_dict,
+    to_yaml,
+    with_ansatz,
+)
+from qhdm.config.sections import (
+    DataConfig,
+    DiffusionConfig,
+    EmaConfig,
+    Engine,
+    Family,
+    QuantumConfig,
+    SamplerName,
+    VertexConfig,
+    is_circuit_file,
+)
+
+__all__ = [
+    "Config",
+    "DataConfig",
+    "DiffusionConfig",
+    "EmaConfig",
+    "Engine",
+    "Family",
+    "QuantumConfig",
+    "SamplerName",
+    "VertexConfig",
+    "circuit_digest",
+    "config_path",
+    "is_circuit_file",
+    "load_config",
+    "load_run_config",
+    "to_dict",
+    "to_yaml",
+    "with_ansatz",
+]
