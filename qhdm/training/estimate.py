@@ -14,7 +14,7 @@ from qhdm.models.counts import count_parameters, filter_evaluations
 from qhdm.training.loop import Trainer
 
 #: Steps are timed on at most this many images, and scaled.
-_TIMED_BATCH, _TIMED_BATCH_AER = 16, 2
+_TIMED_BATCH = 16
 
 
 def describe_cost(config: Config, device: torch.device) -> str:
@@ -31,9 +31,10 @@ def describe_cost(config: Config, device: torch.device) -> str:
         both = row.classical + row.quantum
         lines.append(f"{row.part:<12}{row.classical:>12,}{row.quantum:>10,}{both:>12,}")
     lines += ["", describe_circuits(config, trainer.model)]
-    on_aer = config.quantum.engine == "aer"
-    batch = min(train.batch_size, _TIMED_BATCH_AER if on_aer else _TIMED_BATCH)
-    seconds = _seconds_per_step(trainer, batch) * train.batch_size / batch
+    # Gradients on Aer may take thousands of circuits for one image.
+    many = config.quantum.engine == "aer" and config.quantum.aer.gradient != "exact"
+    batch, repeats = (1, 1) if many else (min(train.batch_size, _TIMED_BATCH), 2)
+    seconds = _seconds_per_step(trainer, batch, repeats) * train.batch_size / batch
     lines.append(
         f"estimated time: {duration(seconds * train.steps)} on {device.type} "
         f"({train.steps:,} steps of {seconds:.3g} s, timed at batch {batch}"
@@ -90,7 +91,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
-def _seconds_per_step(trainer: Trainer, batch: int, repeats: int = 2) -> float:
+def _seconds_per_step(trainer: Trainer, batch: int, repeats: int) -> float:
     data = trainer.config.data
     generator = torch.Generator().manual_seed(0)
     shape = (batch, data.channels, data.image_size, data.image_size)
