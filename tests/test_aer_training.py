@@ -267,7 +267,7 @@ def test_samples_on_aer_do_not_depend_on_the_batch(tiny_run: Path) -> None:
     apart = pipeline.sample(
         ["Forest", "River", "Pasture"], steps=3, seed=4, engine=engine, batch_size=1
     )
-    # Convolutions round differently by batch, which may move a shot over the edge: some grey levels.
+    # Convolutions round differently by batch, which may move a shot: some grey levels.
     moved = np.abs(together.astype(int) - apart)
     assert moved.max() <= 8
     assert moved.mean() < 0.1
