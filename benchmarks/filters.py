@@ -22,6 +22,9 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+import qhdm  # noqa: F401 - before torch, whose threads it tells how to wait
+
+# isort: split
 import torch
 from torch import Tensor
 

@@ -15,6 +15,9 @@ import statistics
 import time
 from pathlib import Path
 
+import qhdm  # noqa: F401 - before torch, whose threads it tells how to wait
+
+# isort: split
 import torch
 
 from qhdm.config import Config, load_config

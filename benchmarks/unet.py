@@ -19,6 +19,9 @@ import sys
 import time
 from pathlib import Path
 
+import qhdm  # noqa: F401 - before torch, whose threads it tells how to wait
+
+# isort: split
 import torch
 from torch import Tensor, nn
 from train_step import EUROSAT, batch_of, step_seconds

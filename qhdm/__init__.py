@@ -5,10 +5,15 @@ The names below are loaded when first used, so that `import qhdm` stays quick.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Threads of torch that wait spin by default, and hold up whoever needs the core: where it is shared,
+# small operations take several times as long. Read when torch is loaded; what the user set stays.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from qhdm.config import Config, load_config

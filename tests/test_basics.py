@@ -1,7 +1,10 @@
-"""Atomic files and seeds."""
+"""Atomic files, seeds, and how threads wait."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,3 +49,17 @@ def test_seeds_differ_by_stream_and_key_and_never_change() -> None:
     assert all(0 <= seed < 2**63 for seed in seeds)
     # Runs made with these draws must stay reproducible: a change here breaks every one of them.
     assert derive_seed(42, Stream.IMAGE, 7) == 2561115902547369509
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_leave_their_core_unless_told_otherwise(
+    given: str | None, expected: str
+) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    if given:
+        environment["OMP_WAIT_POLICY"] = given
+    code = "import qhdm, os; print(os.environ['OMP_WAIT_POLICY'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == expected
