@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# Threads of torch that wait spin by default, and hold up whoever needs the core: where it is shared,
+# Waiting threads of torch spin by default, and hold up whoever needs the core: where it is shared,
 # small operations take several times as long. Read when torch is loaded; what the user set stays.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
