@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -137,15 +138,14 @@ def _sample(arguments: argparse.Namespace) -> None:
     indices = [i * len(names) + label for label in classes for i in range(num)]
 
     grid = arguments.grid or _grid_path(arguments, [names[label] for label in classes], len(names))
-    _make_folder("--grid", grid.parent)
     engine = _engine(arguments, pipeline.config)
     files = []
+    folders = [("--grid", grid.parent)]
     if arguments.out:
         for label in classes:
-            _make_folder("--out", arguments.out / names[label])
-            files += [
-                arguments.out / names[label] / f"{names[label]}_{i:05d}.png" for i in range(num)
-            ]
+            folder = arguments.out / names[label]
+            folders.append(("--out", folder))
+            files += [folder / f"{names[label]}_{i:05d}.png" for i in range(num)]
     for file in files:
         if file.exists():
             raise SamplingError(f"{file}: exists already; give another --out")
@@ -165,18 +165,19 @@ def _sample(arguments: argparse.Namespace) -> None:
             engine_steps=engine_steps,
         )
 
-    images = sample(engine, arguments.engine_steps)
-    if arguments.engine == "aer":
-        # The exact images from the same noise, to compare with.
-        exact = grid.with_name(f"{grid.stem}_exact.png")
-        _save_grid(sample(make_engine("exact")), labels, names, exact)
-        print(f"exact grid: {exact}")
-    for file, image in zip(files, images, strict=False):
-        save_png(to_picture(image), file)
-    if files:
-        print(f"{len(files)} images: {arguments.out}")
-    _save_grid(images, labels, names, grid)
-    print(f"grid: {grid}")
+    with _result_folders(folders):
+        images = sample(engine, arguments.engine_steps)
+        if arguments.engine == "aer":
+            # The exact images from the same noise, to compare with.
+            exact = grid.with_name(f"{grid.stem}_exact.png")
+            _save_grid(sample(make_engine("exact")), labels, names, exact)
+            print(f"exact grid: {exact}")
+        for file, image in zip(files, images, strict=False):
+            save_png(to_picture(image), file)
+        if files:
+            print(f"{len(files)} images: {arguments.out}")
+        _save_grid(images, labels, names, grid)
+        print(f"grid: {grid}")
 
 
 def _engine(arguments: argparse.Namespace, config: Config) -> Engine | None:
@@ -198,6 +199,22 @@ def _engine(arguments: argparse.Namespace, config: Config) -> Engine | None:
     aer = dataclasses.replace(config.quantum.aer, **given)
     quantum = dataclasses.replace(config.quantum, engine=arguments.engine, aer=aer)
     return engine_of(quantum)
+
+
+@contextmanager
+def _result_folders(folders: Sequence[tuple[str, Path]]) -> Iterator[None]:
+    """Make folders, given with their options, for results; if these fail, empty ones go again."""
+    made: set[Path] = set()
+    try:
+        for option, folder in folders:
+            made.update(path for path in (folder, *folder.parents) if not path.exists())
+            _make_folder(option, folder)
+        yield
+    except BaseException:
+        for path in sorted(made, key=lambda path: len(path.parts), reverse=True):
+            with suppress(OSError):  # not empty, or never made
+                path.rmdir()
+        raise
 
 
 def _make_folder(option: str, path: Path) -> None:

@@ -213,7 +213,10 @@ def test_sampling_refusals(cli: Cli, tiny_run: Path, tmp_path: Path) -> None:
         cli("sample", tiny_run, "--class", "Forrest"),
         "class 'Forrest': unknown; did you mean Forest?", "known are AnnualCrop, Forest",
     )  # fmt: skip
-    refused(cli("sample", tiny_run, "--steps", 101), "steps: 101 is not between 1 and")
+    out = tmp_path / "new" / "images"
+    too_many = cli("sample", tiny_run, "--steps", 101, "--out", out)
+    refused(too_many, "steps: 101 is not between 1 and")
+    assert not out.parent.exists()
     refused(cli("sample", tmp_path), "not a run directory")
     file = tiny_run / "config.yaml"
     refused(cli("sample", tiny_run, "--out", file), "--out:", "not a folder that can be written")
