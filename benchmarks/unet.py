@@ -155,28 +155,28 @@ def sampling(num: int, batch: int) -> None:
             ("ddpm", 1000, 1),
         ):
             labels = [i % 10 for i in range(images)]
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             pipeline.sample(labels, sampler=sampler, steps=count, batch_size=batch)
-            whole = time.perf_counter() - start
+            whole, cpu = time.perf_counter() - start, time.process_time() - cpu
             evaluations = count * forward_seconds(pipeline, images, batch)
             print(
                 f"{kind:<10}{sampler:<9}{count:>6}{images:>8}{images / whole:>10.3f}"
-                f"{whole / evaluations:>10.2f}",
+                f"{cpu / evaluations:>10.2f}",
                 flush=True,
             )
 
 
 @torch.inference_mode()
 def forward_seconds(pipeline: Pipeline, images: int, batch: int) -> float:
-    """Of the plain evaluations of the network that one sampler step of all images consists of."""
+    """CPU seconds of the plain evaluations of the network that a step of all images consists of."""
     total = 0.0
     for start in range(0, images, batch):
         x, labels = batch_of(pipeline.config, min(batch, images - start), pipeline.device)
         times = []
         for _ in range(3):
-            begin = time.perf_counter()
+            begin = time.process_time()
             float(pipeline.model(x, torch.full_like(labels, 500), labels).sum())
-            times.append(time.perf_counter() - begin)
+            times.append(time.process_time() - begin)
         total += statistics.median(times)
     return total
 
