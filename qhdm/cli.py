@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as stop:
         return _fail(str(stop), EXIT_INTERRUPTED)
     except QhdmError as error:
-        return _fail(f"error: {error}", EXIT_FAILURE)
+        return _fail(f"error: {error}", error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
