@@ -124,11 +124,9 @@ def _sample(arguments: argparse.Namespace) -> None:
 
     pipeline = Pipeline.from_run(arguments.run, weights=arguments.weights, device=arguments.device)
     names = pipeline.class_names
-    classes = list(dict.fromkeys(map(pipeline.label_of, arguments.classes or names)))
     num = arguments.num or pipeline.config.sample.num
-    labels = [label for label in classes for _ in range(num)]
-    # Image i of a class is the same whichever classes and however many are asked for.
-    indices = [i * len(names) + label for label in classes for i in range(num)]
+    labels, indices = pipeline.images_of(arguments.classes, num)
+    classes = list(dict.fromkeys(labels))
 
     grid = arguments.grid or _grid_path(arguments, [names[label] for label in classes], len(names))
     _make_folder("--grid", grid.parent)

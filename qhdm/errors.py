@@ -90,9 +90,14 @@ class BackendUnavailableError(HardwareError):
 
 
 class RateLimitError(HardwareError):
-    """The service refused a request because there were too many (HTTP 429)."""
+    """The service refused a request because there were too many (HTTP 429).
+
+    Attributes:
+        retry_after: seconds that the service asks to wait; None if it does not say.
+    """
 
     exit_code = 15
+    retry_after: float | None = None
 
 
 class ServiceError(HardwareError):
