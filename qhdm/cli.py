@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from qhdm import __version__
-from qhdm.commands import import_flax, noise, verify
+from qhdm.commands import import_flax, jobs, noise, submit, verify
 from qhdm.errors import ConfigError, DataError, Interrupted, QhdmError, SamplingError
 
 if TYPE_CHECKING:
@@ -429,4 +429,6 @@ def _parser() -> argparse.ArgumentParser:
     download.set_defaults(command=_data_download)
 
     import_flax.add(verbs)
+    submit.add(verbs)
+    jobs.add(verbs)
     return parser

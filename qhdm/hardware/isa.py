@@ -74,6 +74,14 @@ class IsaCircuit:
         chosen: np.ndarray = split.reshape(-1, *split.shape[2:])[:count]
         return chosen
 
+    def readout(self) -> QuantumCircuit:
+        """A circuit that measures the same qubits and does nothing else."""
+        circuit = QuantumCircuit(self.circuit.num_qubits, name="readout")
+        circuit.add_register(ClassicalRegister(self.copies * self.qubits, REGISTER))
+        ends = [qubit for region in self.regions for qubit in region]
+        circuit.measure(ends, range(len(ends)))
+        return circuit
+
     def observables(self, observables: Sequence[SparsePauliOp]) -> list[list[SparsePauliOp]]:
         """For each copy, the observables on the device's qubits."""
         size = self.circuit.num_qubits
@@ -184,6 +192,12 @@ class IsaCache:
                 _save(made, path)
             self._kept[key] = _load(path)
         return self._kept[key]
+
+    def with_packing(self, packing: int | Literal["auto"]) -> IsaCache:
+        """The same with other packing, in memory."""
+        return IsaCache(
+            None, self._target, device=self._device, packing=packing, seed=self._seed
+        )
 
     def _key(self, bound: QuantumCircuit, inputs: Sequence[Parameter], rows: int) -> str:
         gates = [

@@ -38,6 +38,10 @@ CREATE TABLE IF NOT EXISTS requests (
     inputs BLOB NOT NULL,
     result BLOB
 );
+CREATE TABLE IF NOT EXISTS comparisons (
+    step INTEGER NOT NULL, stage INTEGER NOT NULL, place TEXT NOT NULL, arrays BLOB NOT NULL,
+    PRIMARY KEY (step, stage)
+);
 CREATE TABLE IF NOT EXISTS states (step INTEGER PRIMARY KEY, state BLOB NOT NULL);
 """
 
@@ -53,7 +57,7 @@ class Entry:
         executions: shots of all circuits.
         state: `intent`, `submitted`, `done` or `failed`.
         job_id: of the service, once known.
-        created, submitted, finished: seconds since 1970.
+        created, submitted, finished: seconds since 1970; `created` is when it was last sent.
         qpu_seconds: as the service reports them.
     """
 
@@ -84,8 +88,9 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            # Autocommit: each statement below is durable when it returns.
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
+            # Autocommit: each statement below is durable when it returns. An estimator's job runs
+            # in a thread of its own, while the thread that made it waits.
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_SCHEMA)
@@ -138,6 +143,12 @@ class Ledger:
             (tag, *position, place, executions, time.time(), _packed(inputs)),
         )
 
+    def sending(self, tag: str) -> float:
+        """Write down that a request is sent from now on; returns the moment."""
+        now = time.time()
+        self._db.execute("UPDATE requests SET created = ? WHERE tag = ?", (now, tag))
+        return now
+
     def submitted(self, tag: str, job_id: str) -> None:
         """Write down the job id that the service answered."""
         self._db.execute(
@@ -180,6 +191,18 @@ class Ledger:
             "SELECT step, state FROM states ORDER BY step DESC LIMIT 1"
         ).fetchone()
         return None if row is None else (row[0], _unpacked(row[1]))
+
+    def compare(self, step: int, stage: int, place: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep what a filter place gave beside what it should have given."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO comparisons VALUES (?, ?, ?, ?)",
+            (step, stage, place, _packed(arrays)),
+        )
+
+    def comparisons(self) -> list[tuple[int, str, dict[str, np.ndarray]]]:
+        """Step, place and arrays of each, in order."""
+        rows = self._db.execute("SELECT step, place, arrays FROM comparisons ORDER BY step, stage")
+        return [(step, place, _unpacked(blob)) for step, place, blob in rows]
 
     def qpu_seconds(self) -> float:
         """What the service has reported so far."""

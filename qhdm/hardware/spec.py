@@ -61,11 +61,13 @@ class EstimateConfig:
         price_per_second: of QPU time on your plan; null prints no cost.
         currency: of the price.
         queue_seconds: that a job waits in the queue; the dry run cannot see the queue.
+        between_seconds: from one job to the next: the rest of the network, transfers, polling.
     """
 
     price_per_second: Annotated[float, Field(ge=0)] | None = None
     currency: Annotated[str, Field(min_length=1, max_length=8)] = "USD"
     queue_seconds: Annotated[float, Field(ge=0)] = 0.0
+    between_seconds: Annotated[float, Field(ge=0)] = 5.0
 
 
 @dataclass(frozen=True, config=_STRICT)

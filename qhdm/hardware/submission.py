@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from qiskit.circuit import QuantumCircuit
@@ -26,6 +27,8 @@ from qhdm.errors import (
 from qhdm.hardware.ledger import Entry, Ledger
 from qhdm.hardware.runtime import Request, Service
 from qhdm.hardware.spec import LimitsConfig
+
+T = TypeVar("T")
 
 #: How often, and from how many seconds on, a request is tried again; each time twice as long.
 _ATTEMPTS, _FIRST_WAIT, _LONGEST_WAIT = 6, 2.0, 60.0
@@ -49,10 +52,12 @@ class Batch:
 
     Attributes:
         circuits: ISA circuits, each with parameter values (R, parameters).
+        owners: for each, the number of the circuit that its rows are a piece of.
         seconds: expected on the QPU.
     """
 
     circuits: Sequence[tuple[QuantumCircuit, np.ndarray]]
+    owners: tuple[int, ...]
     seconds: float
 
     def inputs(self) -> dict[str, np.ndarray]:
@@ -139,7 +144,7 @@ class Submitter:
             self._ledger.intend(
                 tag, position, place=place, executions=rows * self._shots, inputs=batch.inputs()
             )
-            self._send(tag, batch.circuits, time.time())
+            self._send(tag, batch.circuits)
             return tag
         self._check_inputs(entry, batch)
         if entry.state == "done":
@@ -155,18 +160,17 @@ class Submitter:
         # It never existed: what is sent is what was written down, to the last bit.
         kept = self._ledger.inputs(entry.tag)
         circuits = [(c, kept[str(i)]) for i, (c, _) in enumerate(batch.circuits)]
-        self._send(entry.tag, circuits, time.time())
+        self._send(entry.tag, circuits)
         return entry.tag
 
-    def _send(
-        self, tag: str, circuits: Sequence[tuple[QuantumCircuit, np.ndarray]], since: float
-    ) -> None:
+    def _send(self, tag: str, circuits: Sequence[tuple[QuantumCircuit, np.ndarray]]) -> None:
         left = self._limits.max_qpu_seconds - self._ledger.qpu_seconds()
         request = Request(circuits, self._shots, (tag, self._name), max(1, math.ceil(left)))
         for attempt in range(_ATTEMPTS):
             self._wait_for_turn()
             self._notify("submitting")
             pause = min(_FIRST_WAIT * 2**attempt, _LONGEST_WAIT)
+            since = self._ledger.sending(tag)
             try:
                 self._ledger.submitted(tag, self._service.submit(request))
                 return
@@ -251,7 +255,7 @@ class Submitter:
         except ResultLostError:
             return None
 
-    def _patiently[T](self, call: Callable[[], T]) -> T:
+    def _patiently(self, call: Callable[[], T]) -> T:
         """Call again when the connection breaks or the service falters."""
         for attempt in range(_ATTEMPTS - 1):
             try:
