@@ -39,7 +39,6 @@ class ImageNoise:
         noise = [torch.randn(self._shape, generator=g) for g in self._generators]
         return torch.stack(noise).to(device)
 
-
     def skip(self, count: int) -> None:
         """Pass over so many draws."""
         for _ in range(count):
@@ -143,9 +142,7 @@ def sample(
     Raises:
         SamplingError: more steps than the model has timesteps.
     """
-    chain = states(
-        schedule, denoise, noise, sampler=sampler, steps=steps, eta=eta, device=device
-    )
+    chain = states(schedule, denoise, noise, sampler=sampler, steps=steps, eta=eta, device=device)
     for state in chain:
         if on_step:
             on_step()

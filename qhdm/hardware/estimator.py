@@ -75,7 +75,9 @@ def groups_of(
     return sorted(found, key=lambda group: int(group.rows[0]))
 
 
-def batches_of(groups: Sequence[Group], shots: int, rep_delay: float, *, readout: bool) -> list[Batch]:
+def batches_of(
+    groups: Sequence[Group], shots: int, rep_delay: float, *, readout: bool
+) -> list[Batch]:
     """Jobs of as many rows as the service takes.
 
     Args:

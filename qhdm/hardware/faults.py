@@ -27,7 +27,7 @@ _LONGEST = 300
 _SESSION = re.compile(r"(session|batch)\b.*\b(closed|expired|terminated|inactive|not found)", re.I)
 _USAGE = re.compile(r"usage limit|no more time available", re.I)
 #: urllib3's word for a status that its retries did not cure.
-_RETRIED = re.compile(r"too many (\d{3}) error responses")
+_RETRIED = re.compile(r"too many (\d{3}) error responses|\b(\d{3}) (?:Client|Server) Error")
 #: Of sockets and names, in the class names of requests, urllib3 and Python.
 _NETWORK = {
     "ConnectionError", "ConnectTimeout", "ReadTimeout", "Timeout", "NewConnectionError",
@@ -35,6 +35,7 @@ _NETWORK = {
     "ChunkedEncodingError", "ConnectionResetError", "ConnectionRefusedError", "TimeoutError",
     "InvalidURL", "MissingSchema",
 }  # fmt: skip
+_BROKEN = re.compile("Max retries exceeded|Connection (aborted|refused|reset)|timed out")
 _TOKEN_REMEDY = (
     "check QISKIT_IBM_TOKEN, or the account saved with QiskitRuntimeService.save_account; "
     "tokens are made at https://quantum.cloud.ibm.com"
@@ -89,9 +90,9 @@ def explained(error: BaseException, doing: str, secrets: Iterable[str] = ()) -> 
         return AccountError(f"{doing}: the token is refused (HTTP {status}); {_TOKEN_REMEDY}")
     if status is not None and status >= 500:
         return ServiceError(f"{doing}: the service failed (HTTP {status}); try later")
-    if "InvalidAccountError" in names and not names & _NETWORK:
+    if "InvalidAccountError" in names and not names & _NETWORK and not _BROKEN.search(words):
         return AccountError(f"{doing}: the account is not valid ({reason}); {_TOKEN_REMEDY}")
-    if names & _NETWORK:
+    if names & _NETWORK or _BROKEN.search(words):
         return NetworkError(
             f"{doing}: the service cannot be reached ({_root(chain, secrets)}); check the network "
             "and try again"
@@ -134,7 +135,7 @@ def _status(chain: list[BaseException], words: str) -> int | None:
             if isinstance(found, int) and 400 <= found < 600:
                 return found
     retried = _RETRIED.search(words)
-    return int(retried[1]) if retried else None
+    return int(retried[1] or retried[2]) if retried else None
 
 
 def _retry_after(chain: list[BaseException]) -> float | None:

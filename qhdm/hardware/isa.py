@@ -85,7 +85,9 @@ class IsaCircuit:
     def observables(self, observables: Sequence[SparsePauliOp]) -> list[list[SparsePauliOp]]:
         """For each copy, the observables on the device's qubits."""
         size = self.circuit.num_qubits
-        return [[o.apply_layout(list(r), num_qubits=size) for o in observables] for r in self.regions]
+        return [
+            [o.apply_layout(list(r), num_qubits=size) for o in observables] for r in self.regions
+        ]
 
 
 def make_isa(
@@ -129,9 +131,7 @@ def make_isa(
     for c, regions in enumerate(chosen):
         for part, one, region in zip(parts, laid, regions, strict=True):
             own = {p: vector[c * len(inputs) + place[p]] for p in one.circuit.parameters}
-            circuit.compose(
-                one.circuit.assign_parameters(own), list(region.qubits), inplace=True
-            )
+            circuit.compose(one.circuit.assign_parameters(own), list(region.qubits), inplace=True)
             ends[c, list(part)] = [region.qubits[end] for end in one.ends]
     # All are read at once: a readout beside running gates disturbs them.
     circuit.barrier(sorted(set(_used(circuit))))
@@ -183,8 +183,12 @@ class IsaCache:
             path = None if self._folder is None else self._folder / f"{key}.qpy"
             if path is None or not path.exists():
                 made = make_isa(
-                    bound, inputs, self._target,
-                    packing=self._packing, most=rows, seed=self._seed,
+                    bound,
+                    inputs,
+                    self._target,
+                    packing=self._packing,
+                    most=rows,
+                    seed=self._seed,
                 )
                 if path is None:
                     self._kept[key] = made
@@ -195,20 +199,27 @@ class IsaCache:
 
     def with_packing(self, packing: int | Literal["auto"]) -> IsaCache:
         """The same with other packing, in memory."""
-        return IsaCache(
-            None, self._target, device=self._device, packing=packing, seed=self._seed
-        )
+        return IsaCache(None, self._target, device=self._device, packing=packing, seed=self._seed)
 
     def _key(self, bound: QuantumCircuit, inputs: Sequence[Parameter], rows: int) -> str:
         gates = [
-            (e.operation.name, [bound.find_bit(q).index for q in e.qubits],
-             [str(p) for p in e.operation.params])
+            (
+                e.operation.name,
+                [bound.find_bit(q).index for q in e.qubits],
+                [str(p) for p in e.operation.params],
+            )
             for e in bound.data
         ]
         most = rows if self._packing == "auto" else self._packing
         facts = [
-            _RECIPE, self._device, self._packing, most, self._seed, bound.num_qubits,
-            [p.name for p in inputs], gates,
+            _RECIPE,
+            self._device,
+            self._packing,
+            most,
+            self._seed,
+            bound.num_qubits,
+            [p.name for p in inputs],
+            gates,
         ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 

@@ -90,7 +90,9 @@ class Ledger:
         try:
             # Autocommit: each statement below is durable when it returns. An estimator's job runs
             # in a thread of its own, while the thread that made it waits.
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
+            self._db = sqlite3.connect(
+                path, isolation_level=None, timeout=30, check_same_thread=False
+            )
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_SCHEMA)

@@ -69,7 +69,9 @@ class LocalDevice:
         # By identity, the circuit beside it so that its id stays its own.
         self._known: OrderedDict[int, tuple[QuantumCircuit, list[_Part]]] = OrderedDict()
 
-    def run(self, circuit: QuantumCircuit, values: np.ndarray, *, shots: int, seed: int) -> np.ndarray:
+    def run(
+        self, circuit: QuantumCircuit, values: np.ndarray, *, shots: int, seed: int
+    ) -> np.ndarray:
         """Outcomes of all shots.
 
         Args:
@@ -119,8 +121,13 @@ class LocalDevice:
                     if touched[0] in local:
                         own.append(operation, [local[q] for q in touched])
                 parts.append(
-                    self._part(own, qubits, [local[q] for q in measured],
-                               [read[q] for q in measured], column)
+                    self._part(
+                        own,
+                        qubits,
+                        [local[q] for q in measured],
+                        [read[q] for q in measured],
+                        column,
+                    )
                 )
         return parts
 

@@ -156,7 +156,10 @@ def _choose(
     count[-1] = -1
     options = {"time_limit": _SECONDS}
     first = milp(
-        count, integrality=np.ones(V), bounds=Bounds(0, upper), constraints=constraints,
+        count,
+        integrality=np.ones(V),
+        bounds=Bounds(0, upper),
+        constraints=constraints,
         options=options,
     )
     if first.x is None or round(first.x[-1]) < 1:
@@ -165,7 +168,10 @@ def _choose(
     lower[-1] = upper[-1] = round(first.x[-1])
     costs = np.array([*(region.cost for _, region in flat), 0.0])
     second = milp(
-        costs, integrality=np.ones(V), bounds=Bounds(lower, upper), constraints=constraints,
+        costs,
+        integrality=np.ones(V),
+        bounds=Bounds(lower, upper),
+        constraints=constraints,
         options=options,
     )
     taken = np.flatnonzero(np.round((first if second.x is None else second).x[:-1]))

@@ -48,7 +48,9 @@ def write_images(task: Task, images: np.ndarray, exact: np.ndarray, folder: Path
 def write_report(task: Task, ledger: Ledger, folder: Path) -> dict[str, Any]:
     """Write report.json and report.png; returns what report.json holds."""
     found = ledger.comparisons()
-    measured = np.concatenate([a["measured"].reshape(-1, a["measured"].shape[-1]) for *_, a in found])
+    measured = np.concatenate(
+        [a["measured"].reshape(-1, a["measured"].shape[-1]) for *_, a in found]
+    )
     exact = np.concatenate([a["exact"].reshape(-1, a["exact"].shape[-1]) for *_, a in found])
     errors = measured - exact
     places: dict[str, list[np.ndarray]] = {}

@@ -155,8 +155,11 @@ def _device(name: str, backend: BackendV2, source: str) -> Device:
     delay = getattr(facts, "default_rep_delay", None)
     # Configurations give microseconds, which the client turns into seconds.
     return Device(
-        name, backend.target, _REP_DELAY if delay is None else delay,
-        getattr(facts, "max_shots", None), source,
+        name,
+        backend.target,
+        _REP_DELAY if delay is None else delay,
+        getattr(facts, "max_shots", None),
+        source,
     )
 
 
@@ -266,7 +269,14 @@ class RuntimeService:
         with self._calling("account"):
             self._service = QiskitRuntimeService(instance=spec.instance)
         with self._calling(f"backend {spec.backend}"):
-            self._backend = self._service.backend(spec.backend)
+            with _heard() as complaints:
+                try:
+                    self._backend = self._service.backend(spec.backend)
+                except Exception:
+                    # The client logs why a backend cannot be described, and then has none.
+                    if complaints:
+                        raise RuntimeError(" ".join(complaints)) from None
+                    raise
             self.device = _device(spec.backend, self._backend, "the service")
         self._mode: Any = self._backend
         self._jobs: dict[str, Any] = {}
@@ -389,6 +399,30 @@ class RuntimeService:
             raise
         except Exception as error:  # the client raises dozens of kinds, its own and of libraries
             raise explained(error, doing, self._secrets) from None
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """What the client says of backends that it cannot describe."""
+    said: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "Unable to create configuration" in record.getMessage():
+                said.append(record.getMessage())
+
+    logger, listener = logging.getLogger("qiskit_ibm_runtime"), Listener()
+    level, spreads = logger.level, logger.propagate
+    logger.addHandler(listener)
+    if level > logging.WARNING:
+        logger.setLevel(logging.WARNING)
+        logger.propagate = False
+    try:
+        yield said
+    finally:
+        logger.removeHandler(listener)
+        logger.setLevel(level)
+        logger.propagate = spreads
 
 
 def _secrets() -> list[str]:

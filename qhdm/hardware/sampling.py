@@ -153,12 +153,19 @@ class Task:
             mininterval=0.2 if sys.stderr.isatty() else 30,
         ) as bar:
             submitter = Submitter(
-                ledger, service, name=name, shots=self.spec.shots, limits=self.spec.limits,
-                notify=lambda text: bar.set_postfix_str(text),
+                ledger,
+                service,
+                name=name,
+                shots=self.spec.shots,
+                limits=self.spec.limits,
+                notify=lambda text: bar.set_postfix_str(text, refresh=sys.stderr.isatty()),
             )
             estimator = HardwareEstimator(
-                submitter, cache, service.device,
-                shots=self.spec.shots, resilience_level=self.spec.resilience_level,
+                submitter,
+                cache,
+                service.device,
+                shots=self.spec.shots,
+                resilience_level=self.spec.resilience_level,
             )
             return self._sample(ledger, estimator, bar.update, stages)
 

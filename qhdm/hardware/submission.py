@@ -98,9 +98,7 @@ class Submitter:
         Raises:
             HardwareError: a job gave no result, or a limit is reached; what is known stays known.
         """
-        tags = [
-            self._sent((step, stage, part), place, batch) for part, batch in enumerate(batches)
-        ]
+        tags = [self._sent((step, stage, part), place, batch) for part, batch in enumerate(batches)]
         return [self._result(tag) for tag in tags]
 
     def fetch(self) -> tuple[int, int]:

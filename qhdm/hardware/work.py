@@ -65,8 +65,11 @@ def work(folder: JobFolder, task: Task, service: Service, *, progress: bool) -> 
         ledger.record("state", "running")
         try:
             images = task.sample(
-                ledger, service, _cache(task.spec, service.device, folder),
-                name=ledger.fact("tag"), progress=progress,
+                ledger,
+                service,
+                _cache(task.spec, service.device, folder),
+                name=ledger.fact("tag"),
+                progress=progress,
             )
         except KeyboardInterrupt:
             raise Interrupted(

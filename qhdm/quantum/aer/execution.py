@@ -208,7 +208,9 @@ def _run(
             for start in range(0, len(rows), ROWS_PER_RUN):
                 chosen = rows[start : start + ROWS_PER_RUN]
                 options = {"shots": shots, "seed_simulator": derive_seed(seed, Stream.CALL, start)}
-                results = results_of(execution.simulator, execution.bindable, angles[chosen], options)
+                results = results_of(
+                    execution.simulator, execution.bindable, angles[chosen], options
+                )
                 counts = [result.data.counts for result in results]
                 values[chosen] = [parities(c, execution.setting.masks) for c in counts]
         return values
