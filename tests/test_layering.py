@@ -22,6 +22,7 @@ ALLOWED = {
     "training": BASE | {"config", "data", "diffusion", "quantum", "models"},
     "pipeline": BASE | {"config", "data", "diffusion", "quantum", "models", "training"},
     "report": BASE | {"data"},
+    "hardware": BASE | {"schema", "config", "diffusion", "quantum", "models", "pipeline", "report"},
     "importing": BASE | {"config", "data", "models", "training"},
 }
 #: The entrances may see everything.

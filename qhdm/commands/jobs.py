@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qhdm.errors import ConfigError, HardwareError
+from qhdm.errors import ConfigError
 
 
 def add(commands: argparse._SubParsersAction) -> None:

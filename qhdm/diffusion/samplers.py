@@ -143,10 +143,12 @@ def sample(
         SamplingError: more steps than the model has timesteps.
     """
     chain = states(schedule, denoise, noise, sampler=sampler, steps=steps, eta=eta, device=device)
+    x = torch.empty(0)
     for state in chain:
+        x = state.x
         if on_step:
             on_step()
-    return state.x
+    return x
 
 
 def ddim_step(

@@ -77,13 +77,11 @@ def regions_of(circuit: Compact, target: Target) -> list[Region]:
     size = circuit.circuit.num_qubits
     pattern = rx.PyGraph(multigraph=False)
     pattern.add_nodes_from(range(size))
-    pattern.extend_from_edge_list(
-        sorted({(min(q), max(q)) for _, q in uses if len(q) == 2})  # type: ignore[type-var]
-    )
+    pattern.extend_from_edge_list(sorted({(min(q), max(q)) for _, q in uses if len(q) == 2}))
     device = _coupling(target)
     mappings = rx.vf2_mapping(device, pattern, subgraph=True, induced=False)
     best: dict[frozenset[int], Region] = {}
-    own = {i: qubit for i, qubit in enumerate(circuit.physical)}
+    own = dict(enumerate(circuit.physical))
     found = ({local: node for node, local in m.items()} for m in islice(mappings, _MOST_PLACES))
     for mapping in (own, *found):
         qubits = tuple(mapping[i] for i in range(size))

@@ -1,8 +1,8 @@
 """The client of IBM's service, and its place-holder on this machine.
 
 All of qhdm.hardware that imports qiskit-ibm-runtime is here. Circuits are sent through the client's
-`executor_sampler.Sampler`, the successor of the SamplerV2 that 0.50 deprecates: it measures what the
-circuit measures, and nothing else of the chip.
+`executor_sampler.Sampler`, the successor of the SamplerV2 that 0.50 deprecates: it measures what
+the circuit measures, and nothing else of the chip.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Service(Protocol):
         """How a job stands."""
 
     def outcomes(self, job_id: str) -> list[np.ndarray]:
-        """For each PUB of a job that is done, the outcomes of all shots, bool (R, shots, clbits)."""
+        """For each PUB of a job that is done, the outcomes, bool (R, shots, clbits)."""
 
     def qpu_seconds(self, job_id: str) -> float | None:
         """What a job has used, as far as it is known."""

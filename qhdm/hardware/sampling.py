@@ -32,7 +32,6 @@ from qhdm.hardware.runtime import Device, Service
 from qhdm.hardware.spec import JobSpec
 from qhdm.hardware.submission import Submitter
 from qhdm.models import UNet
-from qhdm.models.build import set_engine
 from qhdm.pipeline import Pipeline
 from qhdm.quantum.aer.engine import parameter_sets
 from qhdm.quantum.connector import FilterConnector
