@@ -174,7 +174,7 @@ def _choose(
     )
     taken = np.flatnonzero(np.round((first if second.x is None else second).x[:-1]))
     by_kind: list[list[Region]] = [[] for _ in places]
-    for i in taken:
+    for i in taken.tolist():
         by_kind[flat[i][0]].append(flat[i][1])
     ranked = [sorted(found, key=lambda r: (r.cost, r.qubits)) for found in by_kind]
     return list(zip(*ranked, strict=True))

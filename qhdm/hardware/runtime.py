@@ -490,7 +490,8 @@ def _digest(circuit: QuantumCircuit, arrays: Sequence[np.ndarray], number: int) 
     index = {bit: i for i, bit in enumerate((*circuit.qubits, *circuit.clbits))}
     for entry in circuit.data:
         bits = [index[bit] for bit in (*entry.qubits, *entry.clbits)]
-        digest.update(f"{entry.operation.name}{bits}{entry.operation.params}".encode())
+        values = [str(value) for value in entry.operation.params]
+        digest.update(f"{entry.operation.name}{bits}{values}".encode())
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     return int.from_bytes(digest.digest()[:7], "big")
