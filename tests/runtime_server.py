@@ -118,6 +118,9 @@ class RuntimeServer(ThreadingHTTPServer):
             target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
         ).start()
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients that are killed hang up: no news."""
+
     @property
     def port(self) -> int:
         return self.server_address[1]

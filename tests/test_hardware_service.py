@@ -430,7 +430,9 @@ def test_budgets_stop_and_resume(
     ledger.failed("earlier", qpu_seconds=1.0)
     ledger.close()
     with pytest.raises(errors.BudgetError, match="max_jobs"):
-        work.work(folder, Task.load(loaded), work.connect(loaded), progress=False)
+        service = work.connect(loaded)
+        cache = work.isa_cache(loaded, service.device, folder)
+        work.work(folder, Task.load(loaded), service, cache, progress=False)
     assert len(server.jobs) == 1
     assert jobs(tiny_run, "resume", folder.name, "--set", "limits.max_jobs=9") == 0
     assert len(server.jobs) == JOBS

@@ -42,17 +42,20 @@ def _submit(arguments: argparse.Namespace) -> None:
 
     task = Task.load(spec)
     if arguments.dry_run:
-        print(describe(work.estimated(task, work.dry_device(spec, arguments.device))))
+        device = work.dry_device(spec, arguments.device)
+        print(describe(task.estimate(device, work.isa_cache(spec, device))))
         return
     service = work.connect(spec)
-    estimate = work.estimated(task, service.device)
+    cache = work.isa_cache(spec, service.device)
+    estimate = task.estimate(service.device, cache)
     print(describe(estimate))
     work.check(estimate)
     if not spec.local and not arguments.yes:
         _ask(f"submit {estimate.jobs} jobs, about {estimate.paid_seconds:,.1f} QPU seconds?")
     folder = JobFolder.create(spec, arguments.spec.stem)
     print(f"\njob: {folder.name} ({folder.path})", flush=True)
-    report = work.work(folder, task, service, progress=True)
+    cache.keep_in(folder.isa)
+    report = work.work(folder, task, service, cache, progress=True)
     print(describe_report(report))
     print(f"samples: {folder.path / 'samples.png'}")
     print(f"report: {folder.path / 'report.json'}, {folder.path / 'report.png'}")

@@ -90,23 +90,12 @@ class IsaCircuit:
         ]
 
 
-def make_isa(
-    bound: QuantumCircuit,
-    inputs: Sequence[Parameter],
-    target: Target,
-    *,
-    packing: int | Literal["auto"],
-    most: int,
-    seed: int,
-) -> IsaCircuit:
-    """Transpile a circuit, component by component, and pack copies of it.
+def transpiled(bound: QuantumCircuit, target: Target, *, seed: int) -> list[Compact]:
+    """The components of a circuit, each transpiled by itself, in their order.
 
     Args:
-        bound: free in `inputs` alone.
-        inputs: n_x parameters.
+        bound: a circuit of gates.
         target: of the device.
-        packing: copies, or `auto`.
-        most: copies beyond which there is nothing to gain.
         seed: of the transpiler.
 
     Raises:
@@ -118,8 +107,35 @@ def make_isa(
             f"layout: the device has {target.num_qubits} qubits, too few for a filter of {n}"
         )
     manager = generate_preset_pass_manager(_OPTIMIZATION_LEVEL, target=target, seed_transpiler=seed)
-    parts = components(bound)
-    laid: list[Compact] = [compact(manager.run(_measured(bound, part))) for part in parts]
+    return [compact(manager.run(_measured(bound, part))) for part in components(bound)]
+
+
+def make_isa(
+    bound: QuantumCircuit,
+    inputs: Sequence[Parameter],
+    target: Target,
+    *,
+    packing: int | Literal["auto"],
+    most: int,
+    seed: int,
+    laid: Sequence[Compact] | None = None,
+) -> IsaCircuit:
+    """Transpile a circuit, component by component, and pack copies of it.
+
+    Args:
+        bound: free in `inputs` alone.
+        inputs: n_x parameters.
+        target: of the device.
+        packing: copies, or `auto`.
+        most: copies beyond which there is nothing to gain.
+        seed: of the transpiler.
+        laid: its components, where they are transpiled already.
+
+    Raises:
+        HardwareError: the device is too small.
+    """
+    n, parts = bound.num_qubits, components(bound)
+    laid = transpiled(bound, target, seed=seed) if laid is None else laid
     chosen = pack(laid, target, packing=packing, most=most)
 
     copies = len(chosen)
@@ -175,6 +191,7 @@ class IsaCache:
         self._folder, self._target, self._device = folder, target, device
         self._packing, self._seed = packing, seed
         self._kept: dict[str, IsaCircuit] = {}
+        self._laid: dict[str, list[Compact]] = {}
 
     def get(self, bound: QuantumCircuit, inputs: Sequence[Parameter], *, rows: int) -> IsaCircuit:
         """The ISA circuit for `rows` rows of inputs."""
@@ -189,6 +206,7 @@ class IsaCache:
                     packing=self._packing,
                     most=rows,
                     seed=self._seed,
+                    laid=self._components(bound),
                 )
                 if path is None:
                     self._kept[key] = made
@@ -197,19 +215,26 @@ class IsaCache:
             self._kept[key] = _load(path)
         return self._kept[key]
 
+    def keep_in(self, folder: Path) -> None:
+        """Keep what is made, and what has been, in a folder."""
+        self._folder = folder
+        for key, isa in self._kept.items():
+            _save(isa, folder / f"{key}.qpy")
+        self._kept = {}
+
     def with_packing(self, packing: int | Literal["auto"]) -> IsaCache:
         """The same with other packing, in memory."""
-        return IsaCache(None, self._target, device=self._device, packing=packing, seed=self._seed)
+        other = IsaCache(None, self._target, device=self._device, packing=packing, seed=self._seed)
+        other._laid = self._laid
+        return other
+
+    def _components(self, bound: QuantumCircuit) -> list[Compact]:
+        key = json.dumps(_gates(bound))
+        if key not in self._laid:
+            self._laid[key] = transpiled(bound, self._target, seed=self._seed)
+        return self._laid[key]
 
     def _key(self, bound: QuantumCircuit, inputs: Sequence[Parameter], rows: int) -> str:
-        gates = [
-            (
-                e.operation.name,
-                [bound.find_bit(q).index for q in e.qubits],
-                [str(p) for p in e.operation.params],
-            )
-            for e in bound.data
-        ]
         most = rows if self._packing == "auto" else self._packing
         facts = [
             _RECIPE,
@@ -219,9 +244,21 @@ class IsaCache:
             self._seed,
             bound.num_qubits,
             [p.name for p in inputs],
-            gates,
+            _gates(bound),
         ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+
+
+def _gates(bound: QuantumCircuit) -> list[tuple[str, list[int], list[str]]]:
+    """What a circuit consists of."""
+    return [
+        (
+            entry.operation.name,
+            [bound.find_bit(q).index for q in entry.qubits],
+            [str(p) for p in entry.operation.params],
+        )
+        for entry in bound.data
+    ]
 
 
 def _save(isa: IsaCircuit, path: Path) -> None:

@@ -348,7 +348,10 @@ class RuntimeService:
         with self._calling(f"job {job_id}"):
             state = str(job.status())
             reason = job.error_message() if state == "ERROR" else ""
-        text = redacted(" ".join((reason or "no reason given").split()), self._secrets)
+        lines = [line for line in (reason or "no reason given").splitlines() if line.strip()]
+        if "Traceback" in reason:
+            lines = [lines[0].split("Traceback")[0], lines[-1].split("Traceback")[-1]]
+        text = redacted(" ".join(" ".join(lines).split()), self._secrets)
         if state == "ERROR":
             too_long = "ran longer" in text or "1305" in text
             return Status("too long" if too_long else "failed", text)

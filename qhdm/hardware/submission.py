@@ -249,7 +249,7 @@ class Submitter:
 
     def _usage(self, job_id: str) -> float | None:
         try:
-            return self._service.qpu_seconds(job_id)
+            return self._patiently(lambda: self._service.qpu_seconds(job_id))
         except ResultLostError:
             return None
 

@@ -18,9 +18,15 @@ from qhdm.hardware.spec import JobSpec
 from qhdm.hardware.submission import Submitter
 
 
-def estimated(task: Task, device: Device, folder: JobFolder | None = None) -> Estimate:
-    """What a job costs on a device."""
-    return task.estimate(device, _cache(task.spec, device, folder))
+def isa_cache(spec: JobSpec, device: Device, folder: JobFolder | None = None) -> IsaCache:
+    """The ISA circuits of a job; without a folder they are kept in memory."""
+    return IsaCache(
+        None if folder is None else folder.isa,
+        device.target,
+        device=device.name,
+        packing=spec.packing,
+        seed=spec.layout_seed,
+    )
 
 
 def check(estimate: Estimate) -> None:
@@ -53,7 +59,9 @@ def dry_device(spec: JobSpec, name: str | None) -> Device:
     return snapshot(name or spec.backend)
 
 
-def work(folder: JobFolder, task: Task, service: Service, *, progress: bool) -> dict[str, Any]:
+def work(
+    folder: JobFolder, task: Task, service: Service, cache: IsaCache, *, progress: bool
+) -> dict[str, Any]:
     """Go on with a job until its images are there; returns the report.
 
     Raises:
@@ -67,7 +75,7 @@ def work(folder: JobFolder, task: Task, service: Service, *, progress: bool) -> 
             images = task.sample(
                 ledger,
                 service,
-                _cache(task.spec, service.device, folder),
+                cache,
                 name=ledger.fact("tag"),
                 progress=progress,
             )
@@ -120,16 +128,6 @@ def _open_session(ledger: Ledger, service: Service) -> None:
 def _submitter(folder: JobFolder, ledger: Ledger, service: Service) -> Submitter:
     spec = folder.spec()
     return Submitter(ledger, service, name=ledger.fact("tag"), shots=spec.shots, limits=spec.limits)
-
-
-def _cache(spec: JobSpec, device: Device, folder: JobFolder | None) -> IsaCache:
-    return IsaCache(
-        None if folder is None else folder.isa,
-        device.target,
-        device=device.name,
-        packing=spec.packing,
-        seed=spec.layout_seed,
-    )
 
 
 @contextmanager
