@@ -429,9 +429,9 @@ def test_budgets_stop_and_resume(
     ledger.intend("earlier", (9, 0, 0), place="x", executions=1, inputs={})
     ledger.failed("earlier", qpu_seconds=1.0)
     ledger.close()
+    service = work.connect(loaded)
+    cache = work.isa_cache(loaded, service.device, folder)
     with pytest.raises(errors.BudgetError, match="max_jobs"):
-        service = work.connect(loaded)
-        cache = work.isa_cache(loaded, service.device, folder)
         work.work(folder, Task.load(loaded), service, cache, progress=False)
     assert len(server.jobs) == 1
     assert jobs(tiny_run, "resume", folder.name, "--set", "limits.max_jobs=9") == 0
