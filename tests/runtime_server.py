@@ -25,7 +25,7 @@ from ibm_quantum_schemas.executor.version_2_0 import (
     QuantumProgramResultItemModel,
     QuantumProgramResultModel,
 )
-from qiskit_ibm_runtime.fake_provider import FakeFez
+from qiskit_ibm_runtime.fake_provider import FakeHanoiV2
 from qiskit_ibm_runtime.quantum_program.converters.converters_2_0 import passthrough_data_to_2_0
 from qiskit_ibm_runtime.quantum_program.params_converters import QUANTUM_PROGRAM_PARAMS_CONVERTERS
 
@@ -34,7 +34,7 @@ from qhdm.hardware.runtime import execute
 
 TOKEN = "a-token-that-nobody-may-see-4711"
 CRN = "crn:v1:bluemix:public:quantum-computing:us-east:a/account:instance::"
-BACKEND = "ibm_fez"
+BACKEND = "ibm_hanoi"
 #: What redirects the client; each must point to this machine.
 VARIABLES = ("QISKIT_IBM_URL", "IAM_URL", "GLOBAL_SEARCH_URL", "GLOBAL_CATALOG_URL")
 _PREFIX = "/experimental/api/v1"
@@ -99,7 +99,7 @@ class RuntimeServer(ThreadingHTTPServer):
 
     def __init__(self, *, noisy: bool = False) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.backend = FakeFez()
+        self.backend = FakeHanoiV2()
         self.device = LocalDevice(self.backend.target, noisy=noisy)
         self.jobs: dict[str, Job] = {}
         self.requests: list[str] = []
@@ -174,7 +174,7 @@ class RuntimeServer(ThreadingHTTPServer):
         job.done.set()
 
 
-def _json_of(backend: FakeFez, name: str) -> Any:
+def _json_of(backend: FakeHanoiV2, name: str) -> Any:
     """One of the fake device's own files: what the real service answers."""
     return json.loads((Path(backend.dirname) / getattr(backend, name)).read_text())
 
@@ -275,7 +275,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/backends":
             return {
                 "devices": [
-                    {"name": name, "qubits": 156, "queue_length": 0, "status": {"name": "online"}}
+                    {"name": name, "qubits": 27, "queue_length": 0, "status": {"name": "online"}}
                     for name in server.backends
                 ]
             }, 200

@@ -139,7 +139,7 @@ def test_circuits_are_kept_as_qpy(tmp_path: Path) -> None:
 
 
 def test_jobs_are_split_at_the_limits_of_the_service() -> None:
-    filter, _, circuit = bound()
+    _, _, circuit = bound()
     cache = IsaCache(None, snapshot("aer").target, device="aer", packing=1, seed=0)
     (group,) = groups_of(circuit, np.zeros((250, 12)), frozenset(), cache)
     batches = batches_of([group], 100_000, 250e-6, readout=False)
@@ -198,7 +198,7 @@ def test_readout_errors_are_divided_out(tmp_path: Path) -> None:
 
 
 def test_observables_that_are_not_measured_are_refused(tmp_path: Path) -> None:
-    filter, w, circuit = bound()
+    _, _, circuit = bound()
     estimator = local_estimator(tmp_path, "aer", shots=16)
     with pytest.raises(HardwareError, match="only Z of single qubits"):
         estimator.run([(circuit, "X" + "I" * 11, np.zeros((1, 12)))]).result()

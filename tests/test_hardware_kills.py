@@ -26,7 +26,7 @@ SPEC = {
     "hardware_steps": 3,
     "places": ["encoder"],
     "shots": 64,
-    "packing": 2,
+    "packing": 1,
     "limits": {"jobs_per_minute": 100_000},
 }
 STAGES = 2

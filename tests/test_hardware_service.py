@@ -42,7 +42,7 @@ SPEC = {
     "hardware_steps": 1,
     "places": ["encoder"],
     "shots": 64,
-    "packing": 2,
+    "packing": 1,
     "limits": {"jobs_per_minute": 100_000},
 }
 JOBS = 2

@@ -113,7 +113,14 @@ def pack(
     Raises:
         HardwareError: so many copies do not fit.
     """
-    places = [regions_of(circuit, target) for circuit in circuits]
+    # Components that differ in their angles alone have the same places.
+    known: dict[object, list[Region]] = {}
+    places = []
+    for circuit in circuits:
+        key = (frozenset(_uses(circuit).items()), circuit.physical)
+        if key not in known:
+            known[key] = regions_of(circuit, target)
+        places.append(known[key])
     if not all(places):
         raise HardwareError("layout: a circuit finds no place of working qubits on the device")
     wanted = most if packing == "auto" else packing
