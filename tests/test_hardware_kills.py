@@ -104,6 +104,6 @@ def test_killed_clients_lose_nothing_and_send_nothing_twice(
         made += 1
         assert images(folder) == images(whole)
         assert len(server.jobs) - before == without_kills
-    print(f"\n{kills} kills in {made} sampling jobs: the same images, {without_kills} jobs each")
+        print(f"{kills} kills, {made} sampling jobs: the same images, {without_kills} jobs each")
     tags = [job.tags[0] for job in server.jobs.values()]
     assert len(set(tags)) == len(tags)
