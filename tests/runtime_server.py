@@ -213,7 +213,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._hang_up()
             return
         if isinstance(fault, int):
-            self._answer({"error": {"message": "as told", "code": fault}}, fault, retry=0.05)
+            self._answer({"error": {"message": "as told", "code": fault}}, fault, retry=0)
             return
         answer = self._respond(method, path, query, body)
         if fault == "drop":
@@ -225,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
 
-    def _answer(self, content: Any, status: int = 200, retry: float | None = None) -> None:
+    def _answer(self, content: Any, status: int = 200, retry: int | None = None) -> None:
         data = content.encode() if isinstance(content, str) else json.dumps(content).encode()
         try:
             self.send_response(status)
