@@ -152,6 +152,9 @@ class RuntimeServer(ThreadingHTTPServer):
         converter = QUANTUM_PROGRAM_PARAMS_CONVERTERS[job.params["schema_version"]]
         with self._execution:
             program, _ = converter.decoder(converter.model.model_validate(job.params))
+            for item in program.items:
+                if hasattr(item, "samplex"):
+                    item.samplex.finalize()
             result = execute(program, self.device)
             model = QuantumProgramResultModel(
                 data=[
