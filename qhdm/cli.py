@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from qhdm import __version__
-from qhdm.commands import circuits, export, import_flax, noise
+from qhdm.commands import circuits, export, import_flax, jobs, noise, submit
 from qhdm.commands.arguments import fraction, natural, non_negative, pixels, positive, shots
 from qhdm.errors import ConfigError, DataError, Interrupted, QhdmError, SamplingError
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as stop:
         return _fail(str(stop), EXIT_INTERRUPTED)
     except QhdmError as error:
-        return _fail(f"error: {error}", EXIT_FAILURE)
+        return _fail(f"error: {error}", error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
@@ -131,11 +131,9 @@ def _sample(arguments: argparse.Namespace) -> None:
 
     pipeline = Pipeline.from_run(arguments.run, weights=arguments.weights, device=arguments.device)
     names = pipeline.class_names
-    classes = list(dict.fromkeys(map(pipeline.label_of, arguments.classes or names)))
     num = arguments.num or pipeline.config.sample.num
-    labels = [label for label in classes for _ in range(num)]
-    # Image i of a class is the same whichever classes and however many are asked for.
-    indices = [i * len(names) + label for label in classes for i in range(num)]
+    labels, indices = pipeline.images_of(arguments.classes, num)
+    classes = list(dict.fromkeys(labels))
 
     grid = arguments.grid or _grid_path(arguments, [names[label] for label in classes], len(names))
     engine = _engine(arguments, pipeline.config)
@@ -394,4 +392,6 @@ def _parser() -> argparse.ArgumentParser:
     download.set_defaults(command=_data_download)
 
     import_flax.add(verbs)
+    submit.add(verbs)
+    jobs.add(verbs)
     return parser

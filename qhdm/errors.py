@@ -1,12 +1,20 @@
 """The errors qhdm raises for input it cannot use.
 
 Each message is one line that names the place (key, file, image, job) and the remedy; the command
-line prints it as it stands and exits with a non-zero code. Anything else that escapes is a bug.
+line prints it as it stands and exits with the class's code. Anything else that escapes is a bug.
 """
+
+from typing import ClassVar
 
 
 class QhdmError(Exception):
-    """Base of all errors that a user can cause and mend."""
+    """Base of all errors that a user can cause and mend.
+
+    Attributes:
+        exit_code: of the command line.
+    """
+
+    exit_code: ClassVar[int] = 1
 
 
 class ConfigError(QhdmError):
@@ -29,10 +37,6 @@ class EngineError(QhdmError):
     """An engine cannot be set up as asked for, or cannot hold a circuit."""
 
 
-class HardwareError(QhdmError):
-    """A backend is unknown or cannot be reached."""
-
-
 class ExportError(QhdmError):
     """An export would overwrite files, or its inputs do not fit the filters."""
 
@@ -53,5 +57,108 @@ class TrainingError(QhdmError):
     """Training cannot go on, for example because the loss is no longer finite."""
 
 
+class HardwareError(QhdmError):
+    """A backend is unknown or cannot be used, or a job on it cannot go on."""
+
+    exit_code = 3
+
+
+class AccountError(HardwareError):
+    """There is no IBM Quantum account, or its token is refused."""
+
+    exit_code = 10
+
+
+class NetworkError(HardwareError):
+    """The service cannot be reached, or the connection broke."""
+
+    exit_code = 11
+
+
+class InstanceError(HardwareError):
+    """The account has no such instance."""
+
+    exit_code = 12
+
+
+class BackendMissingError(HardwareError):
+    """The instance has no such backend."""
+
+    exit_code = 13
+
+
+class BackendUnavailableError(HardwareError):
+    """The backend is in maintenance or otherwise not taking jobs."""
+
+    exit_code = 14
+
+
+class RateLimitError(HardwareError):
+    """The service refused a request because there were too many (HTTP 429).
+
+    Attributes:
+        retry_after: seconds that the service asks to wait; None if it does not say.
+    """
+
+    exit_code = 15
+    retry_after: float | None = None
+
+
+class ServiceError(HardwareError):
+    """The service failed (HTTP 5xx)."""
+
+    exit_code = 16
+
+
+class JobFailedError(HardwareError):
+    """The service could not execute a job."""
+
+    exit_code = 17
+
+
+class JobCancelledError(HardwareError):
+    """A job was cancelled, here or elsewhere."""
+
+    exit_code = 18
+
+
+class JobTooLongError(HardwareError):
+    """The service stopped a job that ran beyond its time."""
+
+    exit_code = 19
+
+
+class UsageLimitError(HardwareError):
+    """The instance has no QPU time left."""
+
+    exit_code = 20
+
+
+class ResultLostError(HardwareError):
+    """The service has a job but no longer its result, or no longer the job."""
+
+    exit_code = 21
+
+
+class SessionExpiredError(HardwareError):
+    """The session or batch that jobs were sent in is closed."""
+
+    exit_code = 22
+
+
+class BudgetError(HardwareError):
+    """A job specification's own limits do not allow what it asks for."""
+
+    exit_code = 23
+
+
+class QueueError(HardwareError):
+    """A job is still in the queue after the time that the specification allows for waiting."""
+
+    exit_code = 24
+
+
 class Interrupted(QhdmError):  # noqa: N818 (an event, not a fault)
     """The user stopped the work; the message says what was saved and how to go on."""
+
+    exit_code = 130

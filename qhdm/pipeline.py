@@ -63,7 +63,7 @@ class Pipeline:
         self.class_names: tuple[str, ...] = config.data.classes
         self.device = device
         self.model = model.to(device).eval().requires_grad_(False)
-        self._schedule = Schedule(config.diffusion).to(device)
+        self.schedule = Schedule(config.diffusion).to(device)
 
     @classmethod
     def from_run(
@@ -138,23 +138,13 @@ class Pipeline:
             SamplingError: unknown class, too many steps, or guidance without label dropout.
             EngineError: the engine cannot hold a filter.
         """
-        defaults = self.config.sample
-        settings = SamplerSettings(
-            sampler=sampler or defaults.sampler,
-            steps=defaults.steps if steps is None else steps,
-            guidance=defaults.guidance if guidance is None else guidance,
-            eta=eta,
-        )
-        _check(settings, seed, batch_size)
-        if settings.guidance != 1 and self.config.train.label_dropout == 0:
-            raise SamplingError(
-                "guidance: this model was trained with every label shown "
-                "(train.label_dropout 0), so it has no unconditional pass; use guidance 1"
-            )
+        settings = self.settings(steps=steps, sampler=sampler, guidance=guidance, eta=eta)
+        _check_whole("batch_size", batch_size, 1)
+        _check_whole("seed", seed, 0)
         model, late = self.model, None
         if engine is not None:
-            model = self._with_engine(make_engine("exact"))
-            late = (self._with_engine(engine), engine_steps or settings.steps)
+            model = self.with_engine(make_engine("exact"))
+            late = (self.with_engine(engine), engine_steps or settings.steps)
         if engine_steps is not None and not (engine and 1 <= engine_steps <= settings.steps):
             raise SamplingError(
                 f"engine_steps: {engine_steps} is not between 1 and the {settings.steps} steps of "
@@ -167,7 +157,7 @@ class Pipeline:
         with frozen(model, *([late[0]] if late else [])):
             return generate(
                 model,
-                self._schedule,
+                self.schedule,
                 labels=numbers,
                 indices=range(len(numbers)) if indices is None else indices,
                 shape=(data.channels, data.image_size, data.image_size),
@@ -179,23 +169,63 @@ class Pipeline:
                 late=late,
             )
 
-    def _with_engine(self, engine: Engine) -> UNet:
+    def settings(
+        self,
+        *,
+        steps: int | None = None,
+        sampler: SamplerName | None = None,
+        guidance: float | None = None,
+        eta: float = 0.0,
+    ) -> SamplerSettings:
+        """How to sample: what is given, and else the configuration's `sample` section.
+
+        Raises:
+            SamplingError: a value is out of range, or guidance without label dropout.
+        """
+        defaults = self.config.sample
+        settings = SamplerSettings(
+            sampler=sampler or defaults.sampler,
+            steps=defaults.steps if steps is None else steps,
+            guidance=defaults.guidance if guidance is None else guidance,
+            eta=eta,
+        )
+        _check(settings)
+        if settings.guidance != 1 and self.config.train.label_dropout == 0:
+            raise SamplingError(
+                "guidance: this model was trained with every label shown "
+                "(train.label_dropout 0), so it has no unconditional pass; use guidance 1"
+            )
+        return settings
+
+    def images_of(
+        self, classes: Sequence[str | int] | None, num: int
+    ) -> tuple[list[int], list[int]]:
+        """Labels and image numbers of `num` images of each class (all classes where None).
+
+        Image i of a class is the same whichever classes and however many are asked for.
+        """
+        names = self.class_names
+        chosen = list(dict.fromkeys(map(self.label_of, classes or names)))
+        labels = [label for label in chosen for _ in range(num)]
+        return labels, [i * len(names) + label for label in chosen for i in range(num)]
+
+    def with_engine(self, engine: Engine) -> UNet:
+        """A copy of the network whose filters `engine` evaluates."""
         model = copy.deepcopy(self.model)
         set_engine(model, engine)
         return model
 
 
-def _check(settings: SamplerSettings, seed: int, batch_size: int) -> None:
+def _check(settings: SamplerSettings) -> None:
     if settings.sampler not in get_args(SamplerName):
         known = ", ".join(get_args(SamplerName))
         raise SamplingError(f"sampler: {settings.sampler!r} is not one of {known}")
     for name, number in (("guidance", settings.guidance), ("eta", settings.eta)):
         if not 0 <= number < float("inf"):
             raise SamplingError(f"{name}: {number} is not a number from 0 up")
-    for name, count, least in (
-        ("steps", settings.steps, 1),
-        ("batch_size", batch_size, 1),
-        ("seed", seed, 0),
-    ):
-        if not isinstance(count, int) or count < least:
-            raise SamplingError(f"{name}: {count!r} is not a whole number from {least} up")
+    _check_whole("steps", settings.steps, 1)
+
+
+def _check_whole(name: str, count: int, least: int) -> None:
+    if not isinstance(count, int) or count < least:
+        raise SamplingError(f"{name}: {count!r} is not a whole number from {least} up")

@@ -21,8 +21,8 @@ ALLOWED = {
     "models": BASE | {"config", "data", "quantum"},
     "training": BASE | {"config", "data", "diffusion", "quantum", "models"},
     "pipeline": BASE | {"config", "data", "diffusion", "quantum", "models", "training"},
+    "hardware": BASE | {"schema", "config", "diffusion", "quantum", "models", "pipeline", "report"},
     "importing": BASE | {"config", "data", "models", "training"},
-    "hardware": BASE,
     "export": BASE | {"models", "quantum"},
     "report": BASE | {"data", "quantum"},
 }

@@ -6,7 +6,8 @@ timestep t; a sampler turns a chain of them into an image. All coefficients are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -39,6 +40,27 @@ class ImageNoise:
         noise = torch.stack([torch.randn(self._shape, generator=g) for g in self._generators])
         return to_device(noise, device)
 
+    def skip(self, count: int) -> None:
+        """Pass over so many draws."""
+        for _ in range(count):
+            for g in self._generators:
+                torch.randn(self._shape, generator=g)
+
+
+@dataclass(frozen=True)
+class State:
+    """A sampler between two evaluations: all that the rest of the chain depends on.
+
+    Attributes:
+        step: evaluations done.
+        x: x_t, (B, C, H, W).
+        previous: the last estimate of x_0, where the next step reads it.
+    """
+
+    step: int
+    x: Tensor
+    previous: Tensor | None
+
 
 def timesteps_of(schedule: Schedule, steps: int) -> list[int]:
     """`steps` timesteps in descending order, from T - 1 ("trailing", Lin et al. 2024, table 2)."""
@@ -46,6 +68,50 @@ def timesteps_of(schedule: Schedule, steps: int) -> list[int]:
     if not 1 <= steps <= T:
         raise SamplingError(f"steps: {steps} is not between 1 and the model's {T} timesteps")
     return [round(T - i * T / steps) - 1 for i in range(steps)]
+
+
+def states(
+    schedule: Schedule,
+    denoise: Denoiser,
+    noise: ImageNoise,
+    *,
+    sampler: SamplerName,
+    steps: int,
+    eta: float = 0.0,
+    device: torch.device | None = None,
+    start: State | None = None,
+) -> Iterator[State]:
+    """The chain of a sampler, evaluation by evaluation.
+
+    Args:
+        schedule, denoise, noise, sampler, steps, eta, device: see `sample`.
+        start: where to go on; by default from the noise x_T.
+
+    Yields:
+        The state after each evaluation; the last one's x is x_0.
+
+    Raises:
+        SamplingError: more steps than the model has timesteps.
+    """
+    times = timesteps_of(schedule, steps)
+    # alphas_bar on the way down, ending at 1: the last step leaves no noise.
+    bars = [*schedule.alphas_bar[times].tolist(), 1.0]
+    device = device or schedule.alphas_bar.device
+    noisy = sampler == "ddpm" or (sampler == "ddim" and eta > 0)
+    if start is None:
+        start = State(0, noise.draw(device), None)
+    else:
+        noise.skip(1 + (start.step if noisy else 0))
+    x, previous = start.x, start.previous
+    for i in range(start.step, steps):
+        x_0 = denoise(x, times[i])
+        if sampler == "dpm++":
+            x = dpmpp_2m_step(x, x_0, previous, bars[max(i - 1, 0)], bars[i], bars[i + 1])
+            previous = x_0
+        else:
+            z = noise.draw(device) if noisy and bars[i + 1] < 1 else None
+            x = ddim_step(x, x_0, bars[i], bars[i + 1], 1.0 if sampler == "ddpm" else eta, z)
+        yield State(i + 1, x, previous)
 
 
 def sample(
@@ -77,22 +143,10 @@ def sample(
     Raises:
         SamplingError: more steps than the model has timesteps.
     """
-    times = timesteps_of(schedule, steps)
-    # alphas_bar on the way down, ending at 1: the last step leaves no noise.
-    bars = [*schedule.alphas_bar[times].tolist(), 1.0]
-    device = device or schedule.alphas_bar.device
-    x = noise.draw(device)
-    previous: Tensor | None = None
-    for i, t in enumerate(times):
-        x_0 = denoise(x, t)
-        if sampler == "dpm++":
-            x = dpmpp_2m_step(x, x_0, previous, bars[max(i - 1, 0)], bars[i], bars[i + 1])
-            previous = x_0
-        else:
-            z = None
-            if (eta > 0 or sampler == "ddpm") and bars[i + 1] < 1:
-                z = noise.draw(device)
-            x = ddim_step(x, x_0, bars[i], bars[i + 1], 1.0 if sampler == "ddpm" else eta, z)
+    chain = states(schedule, denoise, noise, sampler=sampler, steps=steps, eta=eta, device=device)
+    x = torch.empty(0)
+    for state in chain:
+        x = state.x
         if on_step:
             on_step()
     return x

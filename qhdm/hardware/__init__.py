@@ -1,1 +1,1 @@
-"""Devices: IBM backends, and the fake ones that stand for them."""
+"""Sampling with quantum filters on IBM backends: a chain of jobs that survives, and its cost."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 
 from qiskit.providers import BackendV2
 
 from qhdm.errors import HardwareError
+from qhdm.quantum.aer.calibration import named_devices
 
 
 def find_backend(name: str) -> BackendV2:
@@ -36,16 +36,10 @@ def find_backend(name: str) -> BackendV2:
 
 
 def _fake_backend(name: str) -> BackendV2:
-    from qiskit_ibm_runtime import fake_provider
-    from qiskit_ibm_runtime.fake_provider.fake_backend import FakeBackendV2
-
-    known = {
-        str(kind.backend_name): kind
-        for _, kind in inspect.getmembers(fake_provider, inspect.isclass)
-        if issubclass(kind, FakeBackendV2) and hasattr(kind, "backend_name")
-    }
+    known = named_devices()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise HardwareError(f"backend {name}: there is no such fake device{hint}")
-    return known[name]()
+    backend: BackendV2 = known[name]()
+    return backend

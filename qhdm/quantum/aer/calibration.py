@@ -51,7 +51,7 @@ def find_calibration(source: str) -> Calibration:
     path = Path(source).expanduser()
     if path.suffix == ".json" or "/" in source:
         return _read(path)
-    devices = _named_devices()
+    devices = named_devices()
     if source not in devices:
         near = difflib.get_close_matches(source, devices, n=1)
         guess = f"did you mean {near[0]}? " if near else ""
@@ -60,7 +60,7 @@ def find_calibration(source: str) -> Calibration:
             "qiskit-ibm-runtime (fake_torino, fake_fez, ...) and calibration files (*.json)"
         )
     backend = devices[source]()
-    return Calibration(source, _unitary_part(backend.target))
+    return Calibration(source, unitary_part(backend.target))
 
 
 def save_calibration(calibration: Calibration, path: Path) -> None:
@@ -89,7 +89,8 @@ def save_calibration(calibration: Calibration, path: Path) -> None:
     write_text(path, json.dumps(document) + "\n")
 
 
-def _named_devices() -> dict[str, Any]:
+def named_devices() -> dict[str, Any]:
+    """The classes of the fake devices of qiskit-ibm-runtime, by name (`fake_torino`)."""
     from qiskit_ibm_runtime import fake_provider
     from qiskit_ibm_runtime.fake_provider.fake_backend import FakeBackendV2
 
@@ -98,7 +99,7 @@ def _named_devices() -> dict[str, Any]:
     return {fake.backend_name: fake for fake in fakes if getattr(fake, "backend_name", None)}
 
 
-def _unitary_part(target: Target) -> Target:
+def unitary_part(target: Target) -> Target:
     """Gates and measurements on particular qubits: no control flow, delays or resets."""
     known = get_standard_gate_name_mapping()
     part = Target(

@@ -97,7 +97,7 @@ class _Evaluate(torch.autograd.Function):
         F, B, _ = x.shape
         # The gradient's own draws: errors of the values must not come back in it.
         seeds = engine.estimator.draw()
-        sets = _sets(filter, x, w)
+        sets = parameter_sets(filter, x, w)
         ctx.save_for_backward(x, w)
         ctx.engine, ctx.filter, ctx.seeds, ctx.sets = engine, filter, seeds, sets
         parameters = tuple(filter.circuit.parameters)
@@ -147,7 +147,7 @@ def _columns(filter: Filter) -> list[int]:
     return [place[p] for p in filter.circuit.parameters]
 
 
-def _sets(filter: Filter, x: Tensor, w: Tensor) -> np.ndarray:
+def parameter_sets(filter: Filter, x: Tensor, w: Tensor) -> np.ndarray:
     """Parameter sets (F x B, C) in the order of the circuit's parameters, float64."""
     F, B, _ = x.shape
     both = torch.cat([x, w[:, None].expand(F, B, -1)], dim=2).detach().double().cpu().numpy()

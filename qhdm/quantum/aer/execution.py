@@ -166,7 +166,7 @@ class Executor:
             # circuit for each: about three times faster (docs/aer.md).
             runtime_parameter_bind_enable=True,
         )
-        readout = _readout(noise) if noise is not None else {}
+        readout = readout_of(noise) if noise is not None else {}
         read = {i: readout[q] for i, q in enumerate(ends) if q in readout}
         return Execution(setting, reading, bindable, simulator, read)
 
@@ -208,7 +208,9 @@ def _run(
             for start in range(0, len(rows), ROWS_PER_RUN):
                 chosen = rows[start : start + ROWS_PER_RUN]
                 options = {"shots": shots, "seed_simulator": derive_seed(seed, Stream.CALL, start)}
-                results = _results(execution, angles[chosen], options)
+                results = results_of(
+                    execution.simulator, execution.bindable, angles[chosen], options
+                )
                 counts = [result.data.counts for result in results]
                 values[chosen] = [parities(c, execution.setting.masks) for c in counts]
         return values
@@ -217,12 +219,12 @@ def _run(
     step = max(1, min(ROWS_PER_RUN, NUMBERS_PER_RUN // numbers))
     for start in range(0, len(angles), step):
         rows = np.arange(start, min(start + step, len(angles)))
-        results = _results(execution, angles[rows], {})
+        results = results_of(execution.simulator, execution.bindable, angles[rows], {})
         if execution.reading is Reading.VALUES:
             labels = [str(i) for i in range(values.shape[1])]
             values[rows] = [[getattr(r.data, label) for label in labels] for r in results]
             continue
-        chances = _read(np.array([r.data.probabilities for r in results]), execution.readout)
+        chances = as_read(np.array([r.data.probabilities for r in results]), execution.readout)
         if shots is not None:
             for group, random in enumerate(randoms):
                 own = groups[rows] == group
@@ -231,9 +233,11 @@ def _run(
     return values
 
 
-def _results(execution: Execution, angles: np.ndarray, options: dict[str, Any]) -> list[Any]:
+def results_of(
+    simulator: AerSimulator, bindable: Bindable, angles: np.ndarray, options: dict[str, Any]
+) -> list[Any]:
     """One result of Aer for each row of angles (R, local angles), in one run."""
-    bindable, R = execution.bindable, len(angles)
+    R = len(angles)
     circuits: Any = bindable.circuit
     if bindable.slots:
         slots = angles @ bindable.matrix.T + bindable.offsets
@@ -241,14 +245,15 @@ def _results(execution: Execution, angles: np.ndarray, options: dict[str, Any]) 
         options = {**options, "parameter_binds": [binds]}
     else:
         circuits = [bindable.circuit] * R
-    result = execution.simulator.run(circuits, **options).result()
+    result = simulator.run(circuits, **options).result()
     if not result.success or len(result.results) != R:
         raise EngineError(f"Aer failed: {result.status} ({len(result.results)} of {R} results)")
     found: list[Any] = result.results
     return found
 
 
-def _readout(noise: NoiseModel) -> dict[int, np.ndarray]:
+def readout_of(noise: NoiseModel) -> dict[int, np.ndarray]:
+    """For each qubit with readout errors, the probabilities of reading the row at the column."""
     return {
         qubit: np.array(error["probabilities"]).T
         for error in noise.to_dict()["errors"]
@@ -257,7 +262,7 @@ def _readout(noise: NoiseModel) -> dict[int, np.ndarray]:
     }
 
 
-def _read(chances: np.ndarray, readout: dict[int, np.ndarray]) -> np.ndarray:
+def as_read(chances: np.ndarray, readout: dict[int, np.ndarray]) -> np.ndarray:
     """Outcome probabilities (R, 2^n) as they are read, and exactly normalised."""
     shape = chances.shape
     for qubit, matrix in readout.items():

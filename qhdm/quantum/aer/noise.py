@@ -70,10 +70,10 @@ def place(circuit: QuantumCircuit, device: Calibration) -> Placed:
             ends[laid.find_bit(entry.clbits[0]).index] = qubits[0]
         elif entry.operation.name != "barrier":
             placed.append(entry.operation, qubits)
-    return Placed(placed, tuple(ends), tuple(physical), _noise_model(target, physical))
+    return Placed(placed, tuple(ends), tuple(physical), noise_of(target, physical))
 
 
-def _noise_model(target: Target, physical: Sequence[int]) -> NoiseModel:
+def noise_of(target: Target, physical: Sequence[int]) -> NoiseModel:
     """The noise of some qubits, renumbered: a model of the whole device takes seconds to send."""
     local = {qubit: i for i, qubit in enumerate(physical)}
     properties = target.qubit_properties

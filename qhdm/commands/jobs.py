@@ -1,0 +1,130 @@
+"""`qhdm jobs`: sampling jobs on backends, listed, resumed, cancelled, fetched."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from qhdm.errors import ConfigError
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Make the parsers of `jobs`."""
+    parser = commands.add_parser("jobs", help="sampling jobs on backends")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR",
+        help="where runs are, or one run (%(default)s)",
+    )  # fmt: skip
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    listed = verbs.add_parser("list", help="all jobs and how they stand")
+    listed.set_defaults(command=_list)
+    for name, command, text in (
+        ("status", _status, "how a job stands; asks the service"),
+        ("resume", _resume, "go on with a job until its images are there"),
+        ("cancel", _cancel, "cancel what is pending at the service"),
+        ("fetch", _fetch, "fetch results, without sending anything"),
+    ):
+        verb = verbs.add_parser(name, help=text)
+        verb.add_argument("id", metavar="ID", help="of a job, or its folder")
+        if name == "resume":
+            verb.add_argument(
+                "--set", action="append", default=[], metavar="limits.KEY=VALUE",
+                help="change a limit",
+            )  # fmt: skip
+        verb.set_defaults(command=command)
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    from qhdm.hardware.folder import JobFolder
+
+    folders = JobFolder.all(arguments.runs)
+    if not folders:
+        print(f"no jobs in {arguments.runs}; make one with: qhdm submit jobs/rehearsal.yaml")
+        return
+    width = max(len(folder.name) for folder in folders)
+    print(f"{'id':<{width}}  {'backend':<14}{'state':<11}{'requests':>9}{'done':>6}{'QPU s':>8}")
+    for folder in folders:
+        ledger = folder.ledger()
+        entries = ledger.entries()
+        done = sum(entry.state == "done" for entry in entries)
+        print(
+            f"{folder.name:<{width}}  {folder.spec().backend:<14}{ledger.fact('state'):<11}"
+            f"{len(entries):>9}{done:>6}{ledger.qpu_seconds():>8.1f}"
+        )
+        ledger.close()
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    from qhdm.hardware.folder import JobFolder
+
+    folder = JobFolder.find(arguments.id, arguments.runs)
+    spec, ledger = folder.spec(), folder.ledger()
+    entries = ledger.entries()
+    last = ledger.last_state()
+    print(f"job {folder.name}: {ledger.fact('state')}, on {spec.backend}")
+    print(f"network evaluations done: {0 if last is None else last[0]}")
+    print(f"QPU seconds reported: {ledger.qpu_seconds():.1f} of {spec.limits.max_qpu_seconds:g}")
+    pending = [entry for entry in entries if entry.state == "submitted"]
+    service = None
+    if pending and not spec.local:
+        from qhdm.hardware.runtime import RuntimeService
+
+        service = RuntimeService(spec)
+    for entry in entries:
+        state = entry.state
+        if service is not None and entry in pending and entry.job_id is not None:
+            state = f"{state} ({service.status(entry.job_id).state})"
+        print(f"  step {entry.step} {entry.place}: {state}  {entry.job_id or '-'}  {entry.tag}")
+    ledger.close()
+
+
+def _resume(arguments: argparse.Namespace) -> None:
+    from qhdm.hardware.folder import JobFolder
+    from qhdm.hardware.spec import load_spec
+
+    folder = JobFolder.find(arguments.id, arguments.runs)
+    for setting in arguments.set:
+        if not setting.startswith("limits."):
+            raise ConfigError(f"--set {setting}: only limits.* may change; submit a new job")
+    spec = load_spec(folder.path / "job.yaml", arguments.set)
+
+    from qhdm.hardware import work
+    from qhdm.hardware.report import describe_report
+    from qhdm.hardware.sampling import Task
+
+    task = Task.load(spec)
+    service = work.connect(spec)
+    folder.write_spec(spec)
+    cache = work.isa_cache(spec, service.device, folder)
+    report = work.work(folder, task, service, cache, progress=True)
+    print(describe_report(report))
+    print(f"samples: {folder.path / 'samples.png'}")
+    print(f"report: {folder.path / 'report.json'}, {folder.path / 'report.png'}")
+
+
+def _cancel(arguments: argparse.Namespace) -> None:
+    from qhdm.hardware import work
+    from qhdm.hardware.folder import JobFolder
+
+    folder = JobFolder.find(arguments.id, arguments.runs)
+    count = work.cancel(folder, _service(folder))
+    print(f"job {folder.name}: cancelled, {count} pending at the service")
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    from qhdm.hardware import work
+    from qhdm.hardware.folder import JobFolder
+
+    folder = JobFolder.find(arguments.id, arguments.runs)
+    fetched, pending = work.fetch(folder, _service(folder))
+    print(f"job {folder.name}: {fetched} results fetched, {pending} pending")
+    if not pending:
+        print(f"to go on: qhdm jobs resume {folder.name}")
+
+
+def _service(folder):  # type: ignore[no-untyped-def]
+    """The service of a job, also when the backend takes no new jobs."""
+    from qhdm.hardware.runtime import LocalService, RuntimeService
+
+    spec = folder.spec()
+    return LocalService(spec) if spec.local else RuntimeService(spec)

@@ -1,0 +1,96 @@
+"""The folders of sampling jobs: RUN/jobs/ID/, see `qhdm.hardware.sampling`."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from qhdm.config import config_path
+from qhdm.errors import HardwareError
+from qhdm.files import write_text
+from qhdm.hardware.ledger import Ledger
+from qhdm.hardware.spec import JobSpec, load_spec, spec_to_yaml
+
+_SPEC, _LEDGER = "job.yaml", "ledger.sqlite"
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """A job on disk."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, spec: JobSpec, name: str) -> JobFolder:
+        """Make the folder of a new job.
+
+        Args:
+            spec: what is asked for.
+            name: first part of the job's id.
+        """
+        jobs = config_path(Path(spec.run)).parent / "jobs"
+        base = f"{name}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+        path, attempt = jobs / base, 1
+        while path.exists():
+            attempt += 1
+            path = jobs / f"{base}-{attempt}"
+        path.mkdir(parents=True)
+        folder = cls(path)
+        ledger = folder.ledger()
+        # Job ids repeat between machines; this does not.
+        ledger.record("tag", f"qhdm-{uuid.uuid4().hex[:12]}")
+        ledger.record("state", "new")
+        ledger.close()
+        # Last: a folder without it is not a job.
+        folder.write_spec(spec)
+        return folder
+
+    @classmethod
+    def find(cls, name: str, runs: Path) -> JobFolder:
+        """A job by its id, or by its folder.
+
+        Raises:
+            HardwareError: there is none, or several.
+        """
+        if (Path(name) / _SPEC).is_file():
+            return cls(Path(name))
+        found = [folder for folder in cls.all(runs) if folder.path.name == name]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            places = ", ".join(str(folder.path) for folder in found)
+            raise HardwareError(f"job {name}: is in several runs; give its folder: {places}")
+        raise HardwareError(
+            f"job {name}: not found in {runs}; `qhdm jobs list` shows those that are there "
+            "(--runs for another folder)"
+        )
+
+    @classmethod
+    def all(cls, runs: Path) -> list[JobFolder]:
+        """All jobs of the runs in a folder, or of the run that it is, oldest first."""
+        files = [*runs.glob(f"jobs/*/{_SPEC}"), *runs.glob(f"*/jobs/*/{_SPEC}")]
+        return [cls(f.parent) for f in sorted(files, key=lambda f: (f.parent.name, str(f)))]
+
+    @property
+    def name(self) -> str:
+        """The job's id."""
+        return self.path.name
+
+    @property
+    def isa(self) -> Path:
+        """Where ISA circuits are kept."""
+        return self.path / "isa"
+
+    def ledger(self) -> Ledger:
+        """Open the ledger."""
+        return Ledger(self.path / _LEDGER)
+
+    def spec(self) -> JobSpec:
+        """The specification."""
+        return load_spec(self.path / _SPEC)
+
+    def write_spec(self, spec: JobSpec) -> None:
+        """Keep the specification."""
+        write_text(self.path / _SPEC, spec_to_yaml(spec))

@@ -1,0 +1,222 @@
+"""Where on a chip circuits stand: disjoint regions of low calibrated error.
+
+A circuit that was transpiled once stands on some qubits; it may stand on any others that are
+coupled alike. Of all such places, as many disjoint ones as are wanted are chosen at once, as a
+mixed-integer programme (HiGHS): first as many as possible, then of the least error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+import numpy as np
+import rustworkx as rx
+from qiskit.circuit import QuantumCircuit
+from qiskit.transpiler import Target
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from qhdm.errors import HardwareError
+
+#: Places of one circuit that are looked at: more than any of three qubits has on a chip of today.
+_MOST_PLACES = 20_000
+#: `auto` leaves places out that are expected to err more than so many times the best.
+_AUTO_WORST = 2.0
+#: The search for the best choice ends after so many seconds with the best so far.
+_SECONDS = 20.0
+
+
+@dataclass(frozen=True, eq=False)
+class Compact:
+    """A transpiled circuit on the qubits that it uses, numbered from 0.
+
+    Attributes:
+        circuit: gates and delays, without measurements.
+        ends: which of its qubits hold the measured qubits at the end.
+        physical: where it stood on the device.
+    """
+
+    circuit: QuantumCircuit
+    ends: tuple[int, ...]
+    physical: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Region:
+    """Qubits of a device, one for each of a compact circuit, and what standing there costs.
+
+    Attributes:
+        qubits: physical.
+        cost: minus the logarithm of the probability that no gate and no readout errs.
+    """
+
+    qubits: tuple[int, ...]
+    cost: float
+
+
+def compact(laid: QuantumCircuit) -> Compact:
+    """Take the unused qubits out of a transpiled circuit whose clbit i reads qubit i."""
+    where = {bit: i for i, bit in enumerate(laid.qubits)}
+    used = sorted({where[q] for e in laid.data if e.operation.name != "barrier" for q in e.qubits})
+    local = {qubit: i for i, qubit in enumerate(used)}
+    circuit, ends = QuantumCircuit(len(used)), [0] * laid.num_clbits
+    for entry in laid.data:
+        if entry.operation.name == "measure":
+            ends[laid.find_bit(entry.clbits[0]).index] = local[where[entry.qubits[0]]]
+        elif entry.operation.name != "barrier":
+            circuit.append(entry.operation, [local[where[q]] for q in entry.qubits])
+    return Compact(circuit, tuple(ends), tuple(used))
+
+
+def regions_of(circuit: Compact, target: Target) -> list[Region]:
+    """All regions where a circuit may stand, one for each set of qubits, best first."""
+    uses = _uses(circuit)
+    size = circuit.circuit.num_qubits
+    pattern = rx.PyGraph(multigraph=False)
+    pattern.add_nodes_from(range(size))
+    pattern.extend_from_edge_list(sorted({(min(q), max(q)) for _, q in uses if len(q) == 2}))
+    device = _coupling(target)
+    mappings = rx.vf2_mapping(device, pattern, subgraph=True, induced=False)
+    best: dict[frozenset[int], Region] = {}
+    own = dict(enumerate(circuit.physical))
+    found = ({local: node for node, local in m.items()} for m in islice(mappings, _MOST_PLACES))
+    for mapping in (own, *found):
+        qubits = tuple(mapping[i] for i in range(size))
+        cost = _cost(uses, qubits, target)
+        key = frozenset(qubits)
+        if math.isfinite(cost) and (key not in best or cost < best[key].cost):
+            best[key] = Region(qubits, cost)
+    return sorted(best.values(), key=lambda region: (region.cost, region.qubits))
+
+
+def pack(
+    circuits: Sequence[Compact],
+    target: Target,
+    *,
+    packing: int | Literal["auto"],
+    most: int,
+) -> list[tuple[Region, ...]]:
+    """Disjoint regions for copies of a set of circuits.
+
+    Args:
+        circuits: that make one copy.
+        target: of the device.
+        packing: copies, or `auto`: as many as fit on regions that are not much worse than the best.
+        most: copies beyond which there is nothing to gain.
+
+    Returns:
+        For each copy, a region for each circuit.
+
+    Raises:
+        HardwareError: so many copies do not fit.
+    """
+    # Components that differ in their angles alone have the same places.
+    known: dict[object, list[Region]] = {}
+    places = []
+    for circuit in circuits:
+        key = (frozenset(_uses(circuit).items()), circuit.physical)
+        if key not in known:
+            known[key] = regions_of(circuit, target)
+        places.append(known[key])
+    if not all(places):
+        raise HardwareError("layout: a circuit finds no place of working qubits on the device")
+    wanted = most if packing == "auto" else packing
+    if wanted == 1 and len(circuits) == 1:
+        return [(places[0][0],)]
+    if packing == "auto":
+        good = [[r for r in found if r.cost <= _AUTO_WORST * found[0].cost] for found in places]
+        # One copy always stands, even where the best places of its circuits overlap.
+        chosen = _choose(good, target.num_qubits, most=wanted) or _choose(
+            places, target.num_qubits, most=1
+        )
+    else:
+        chosen = _choose(places, target.num_qubits, most=wanted)
+    if packing != "auto" and len(chosen) < packing:
+        raise HardwareError(
+            f"packing: {packing} copies do not fit the device, {len(chosen)} do; use that or auto"
+        )
+    if not chosen:
+        raise HardwareError("layout: the circuits of a filter do not fit the device side by side")
+    return chosen
+
+
+def _choose(
+    places: Sequence[Sequence[Region]], qubits: int, *, most: int
+) -> list[tuple[Region, ...]]:
+    """As many copies as possible, at most `most`, of the least total cost."""
+    flat = [(kind, region) for kind, found in enumerate(places) for region in found]
+    # Variables: one for each region (taken or not), and the number of copies.
+    V = len(flat) + 1
+    overlap, kinds = np.zeros((qubits, V)), np.zeros((len(places), V))
+    for i, (kind, region) in enumerate(flat):
+        overlap[list(region.qubits), i] = 1
+        kinds[kind, i] = 1
+    kinds[:, -1] = -1
+    constraints = [LinearConstraint(overlap, ub=1), LinearConstraint(kinds, lb=0, ub=0)]
+    upper = np.append(np.ones(V - 1), most)
+    count = np.zeros(V)
+    count[-1] = -1
+    options = {"time_limit": _SECONDS}
+    first = milp(
+        count,
+        integrality=np.ones(V),
+        bounds=Bounds(0, upper),
+        constraints=constraints,
+        options=options,
+    )
+    if first.x is None or round(first.x[-1]) < 1:
+        return []
+    lower = np.zeros(V)
+    lower[-1] = upper[-1] = round(first.x[-1])
+    costs = np.array([*(region.cost for _, region in flat), 0.0])
+    second = milp(
+        costs,
+        integrality=np.ones(V),
+        bounds=Bounds(lower, upper),
+        constraints=constraints,
+        options=options,
+    )
+    taken = np.flatnonzero(np.round((first if second.x is None else second).x[:-1]))
+    by_kind: list[list[Region]] = [[] for _ in places]
+    for i in taken.tolist():
+        by_kind[flat[i][0]].append(flat[i][1])
+    ranked = [sorted(found, key=lambda r: (r.cost, r.qubits)) for found in by_kind]
+    return list(zip(*ranked, strict=True))
+
+
+def _uses(circuit: Compact) -> dict[tuple[str, tuple[int, ...]], int]:
+    """How often each gate stands on which local qubits, readout included."""
+    uses: dict[tuple[str, tuple[int, ...]], int] = {}
+    index = {bit: i for i, bit in enumerate(circuit.circuit.qubits)}
+    keys = [(e.operation.name, tuple(index[q] for q in e.qubits)) for e in circuit.circuit.data]
+    for key in [*keys, *(("measure", (qubit,)) for qubit in circuit.ends)]:
+        uses[key] = uses.get(key, 0) + 1
+    return uses
+
+
+def _cost(
+    uses: dict[tuple[str, tuple[int, ...]], int], qubits: tuple[int, ...], target: Target
+) -> float:
+    cost = 0.0
+    for (name, local), count in uses.items():
+        known = target[name] if name in target.operation_names else {}
+        place = tuple(qubits[i] for i in local)
+        if None not in known and place not in known:
+            return math.inf  # not coupled, or only in the other direction
+        error = getattr(known.get(place), "error", None) or 0.0
+        if error >= 1:
+            return math.inf  # how a broken gate is marked
+        cost -= count * math.log1p(-error)
+    return cost
+
+
+def _coupling(target: Target) -> rx.PyGraph:
+    graph = rx.PyGraph(multigraph=False)
+    graph.add_nodes_from(range(target.num_qubits))
+    coupling = target.build_coupling_map()
+    edges = coupling.get_edges() if coupling else []
+    graph.extend_from_edge_list(sorted({(min(e), max(e)) for e in edges}))
+    return graph
