@@ -26,12 +26,14 @@ from qhdm.models import build_model
 from qhdm.models.build import engine_of
 from qhdm.quantum import Filter, build_filter, expectation
 from qhdm.quantum import verify as verification
+from qhdm.quantum.aer import engine as aer_engine
 from qhdm.quantum.aer.engine import AerEngine
 from qhdm.quantum.aer.gradients import shift_rule
 from qhdm.quantum.aer.options import AerOptions, SpsaOptions
 from qhdm.quantum.engines import Engine
 from qhdm.quantum.library import find_filter
 from qhdm.quantum.program import _trigonometric
+from qhdm.training import estimate
 from qhdm.training.estimate import describe_circuits
 from qhdm.training.loop import resumed, train
 from qhdm.training.run import Run
@@ -226,6 +228,36 @@ def test_cost_of_a_step_as_formula_and_number(tiny_yaml: Path) -> None:
     assert f"circuits per step: {2 * 96 * 4:,}, without shots" in free
 
 
+def test_time_on_aer_is_that_of_a_few_circuits_scaled(
+    tiny_yaml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients may take thousands of circuits for an image: none is run to time a step."""
+    config = with_settings(tiny_yaml, "quantum.aer.gradient=shift", "train.steps=10")
+    monkeypatch.setattr(aer_engine, "shift_gradient", None)
+    assert "estimated time: about" in estimate.describe_time(config, CPU)
+    monkeypatch.setattr(estimate, "_seconds_per_step", lambda trainer, batch: 100.0)
+    monkeypatch.setattr(estimate, "_seconds_per_circuit", lambda engine, filter: 0.5)
+    seconds = 100 + 2 * 96 * (4 + 120) * 0.5
+    assert f"(10 steps of {seconds:.3g} s, timed" in estimate.describe_time(config, CPU)
+
+
+def test_dry_run_checks_first_and_times_last(
+    tiny_yaml: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", str(tiny_yaml), "--dry-run", "--set", "quantum.engine=aer"]
+    assert main([*command, "--set", "quantum.aer.noise=none.json"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "no such calibration file" in err
+
+    def interrupt(config: Config, device: torch.device) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(estimate, "describe_time", interrupt)
+    assert main(command) == 130
+    assert "circuits per step: 5,120, without shots" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -322,6 +354,13 @@ def test_sampling_refusals(
     assert code != 0
     assert words in capsys.readouterr().err
     assert set((tiny_run / "samples").iterdir()) == before
+
+
+def test_options_of_aer_are_refused_before_a_run_is_opened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sample", str(tmp_path / "none"), "--shots", "100"]) == 1
+    assert "--shots: only with --engine aer" in capsys.readouterr().err
 
 
 def test_train_command_says_what_a_step_costs(cli: Cli, tiny_yaml: Path, tmp_path: Path) -> None:
