@@ -31,6 +31,7 @@ setup(
         "openqasm3[parser]>=1.0,<2",
         "numpy>=2",
         "pillow>=10.1",
+        "psutil>=5.9",
         "pydantic>=2.7,<3",
         "pyyaml>=6",
         "requests>=2.31",

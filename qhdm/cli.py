@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from qhdm import __version__
 from qhdm.commands import circuits, export, import_flax, jobs, noise, submit
@@ -89,10 +89,12 @@ def _train(arguments: argparse.Namespace) -> None:
     run = resumed(Run.open(arguments.resume), config) if arguments.resume else None
     build_filters(config)  # a circuit that cannot be used is refused before a run is made of it
     if arguments.dry_run:
-        from qhdm.training.estimate import describe_cost
+        from qhdm.training.estimate import describe_counts, describe_time
 
+        counts = describe_counts(config)  # first: it also finds out whether the circuits can run
         print(to_yaml(config))
-        print(describe_cost(config, device))
+        print(counts, flush=True)
+        print(describe_time(config, device))
         return
 
     if run and run.last_step() >= config.train.steps:
@@ -125,6 +127,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _sample(arguments: argparse.Namespace) -> None:
+    _engine_options(arguments)  # refused before the model is loaded
     from qhdm.pipeline import Pipeline
     from qhdm.quantum.engines import make_engine
     from qhdm.report.pictures import save_png, to_picture
@@ -178,23 +181,29 @@ def _sample(arguments: argparse.Namespace) -> None:
         print(f"grid: {grid}")
 
 
+def _engine_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Those of Aer that the command line gives.
+
+    Raises:
+        SamplingError: some are given without `--engine aer`.
+    """
+    names = ("shots", "noise", "method")
+    given = {name: found for name in names if (found := getattr(arguments, name)) is not None}
+    if arguments.engine != "aer":
+        for name in [*given, *(["engine-steps"] if arguments.engine_steps else [])]:
+            raise SamplingError(f"--{name}: only with --engine aer")
+    return given
+
+
 def _engine(arguments: argparse.Namespace, config: Config) -> Engine | None:
     """The engine that the command line asks for; None is the run's own."""
     import dataclasses
 
     from qhdm.models.build import engine_of
 
-    given = {
-        name: getattr(arguments, name)
-        for name in ("shots", "noise", "method")
-        if getattr(arguments, name) is not None
-    }
-    if arguments.engine != "aer":
-        for name in [*given, *(["engine-steps"] if arguments.engine_steps else [])]:
-            raise SamplingError(f"--{name}: only with --engine aer")
     if arguments.engine is None:
         return None
-    aer = dataclasses.replace(config.quantum.aer, **given)
+    aer = dataclasses.replace(config.quantum.aer, **_engine_options(arguments))
     quantum = dataclasses.replace(config.quantum, engine=arguments.engine, aer=aer)
     return engine_of(quantum)
 

@@ -123,7 +123,8 @@ class Pipeline:
         Args:
             labels: N class names or numbers.
             steps, sampler, guidance: by default those of the configuration's `sample` section.
-            seed: image i depends on its label and (seed, i) alone.
+            seed: image i depends on its label and (seed, i) alone, up to rounding at other batch
+                sizes (docs/training.md).
             eta: of DDIM: 0 is deterministic, 1 is DDPM.
             indices: the numbers i of the images; 0..N-1 by default.
             batch_size: images per network evaluation.

@@ -443,47 +443,103 @@ def test_named_devices_and_their_calibration_files(tmp_path: Path) -> None:
         find_calibration("fake_manilla")
 
 
-def broken(change: str, file: Path) -> str:
+def edited(file: Path, place: str, value: object) -> str:
+    """The JSON of `file`, where `place` (dots between keys) is another value."""
     document = json.loads(file.read_text())
-    match change:
-        case "format":
-            document["format"] = "other"
-        case "qubits":
-            del document["qubits"]
-        case "place":
-            document["instructions"][0]["qubits"] = [9]
-        case "gate":
-            document["instructions"][0]["name"] = "magic"
-        case "error":
-            document["instructions"][0]["error"] = "small"
-        case "list":
-            return "[]"
-        case "text":
-            return "{"
+    *parents, last = [int(k) if k.isdigit() else k for k in place.split(".")]
+    at = document
+    for key in parents:
+        at = at[key]
+    at[last] = value
     return json.dumps(document)
 
 
+#: Of `line_device`: rz on qubit 0 is the first instruction, cz on qubits 0 and 1 the 21st.
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("place", "value", "words"),
     [
-        ("format", "format is 'other'"),
-        ("qubits", "'qubits' is missing"),
-        ("place", r"on qubits \[9\], of 5"),
-        ("gate", "'magic' is not a gate"),
-        ("error", "'small' is not an error"),
-        ("list", "not a calibration file"),
-        ("text", "cannot be read as JSON"),
+        ("format", "other", "format is 'other'"),
+        ("dt", 10**400, "not a calibration file"),
+        ("dt", 0, r"dt: 0 is not a number above 0"),
+        ("qubits", [], "it has no qubits"),
+        ("qubits.1", 3, r"qubits\[1\]: 't1' is missing"),
+        ("qubits.1.t1", 0, r"qubits\[1\].t1: 0 is not a number above 0"),
+        ("qubits.2.t2", -1e-6, r"qubits\[2\].t2: -1e-06 is not a number above 0"),
+        ("qubits.2.t2", math.nan, r"qubits\[2\].t2: nan is not a number or null"),
+        ("instructions.0", "rz", r"instructions\[0\]: 'name' is missing"),
+        ("instructions.0.name", "magic", r"instructions\[0\]: 'magic' is not a gate"),
+        ("instructions.0.name", "reset", r"instructions\[0\]: 'reset' is not a gate"),
+        ("instructions.0.name", ["rz"], r"instructions\[0\]: \['rz'\] is not a gate"),
+        ("instructions.0.qubits", [9], r"instructions\[0\]: rz on qubits \[9\]; it takes 1 "),
+        ("instructions.0.qubits", [0, 1], r"instructions\[0\]: rz on qubits \[0, 1\]; it takes 1"),
+        ("instructions.0.qubits", 0, r"instructions\[0\]: rz on qubits 0; it takes 1"),
+        ("instructions.1.qubits", [0], r"instructions\[1\]: rz on qubits \[0\] for the second"),
+        ("instructions.0.error", "small", r"instructions\[0\].error: 'small' is not a number"),
+        ("instructions.0.error", 1.5, r"instructions\[0\].error: 1.5 is not a number from 0 to 1"),
+        (
+            "instructions.0.duration",
+            -1,
+            r"instructions\[0\].duration: -1 is not a number from 0 up",
+        ),
+        (
+            "instructions.20.qubits",
+            [0, 0],
+            r"instructions\[20\]: cz on qubits \[0, 0\]; it takes 2",
+        ),
+        ("instructions.20.qubits", [1], r"instructions\[20\]: cz on qubits \[1\]; it takes 2 diff"),
     ],
 )
-def test_damaged_calibration_files_are_named(
-    change: str, words: str, line_file: Path, tmp_path: Path
+def test_damaged_entries_of_calibration_files_are_named(
+    place: str, value: object, words: str, line_file: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "device.json"
-    file.write_text(broken(change, line_file))
+    file.write_text(edited(line_file, place, value))
+    with pytest.raises(EngineError, match=r"noise: .*device.json: .*" + words):
+        find_calibration(str(file))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[]", "not a calibration file"),
+        ("{", "cannot be read as JSON"),
+        (json.dumps({"format": "qhdm-calibration/1"}), "'name' is missing"),
+    ],
+)
+def test_damaged_calibration_files_are_named(text: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "device.json"
+    file.write_text(text)
     with pytest.raises(EngineError, match=words):
         find_calibration(str(file))
     with pytest.raises(EngineError, match="no such calibration file"):
         find_calibration(str(tmp_path / "none.json"))
+
+
+@pytest.mark.parametrize("kept", [["rz", "sx", "measure"], ["measure"], ["cz", "measure"]])
+def test_a_device_without_the_gates_of_a_circuit_is_refused(
+    kept: list[str], line_file: Path, tmp_path: Path
+) -> None:
+    document = json.loads(line_file.read_text())
+    gates = [entry for entry in document["instructions"] if entry["name"] in kept]
+    file = tmp_path / "poor.json"
+    file.write_text(json.dumps({**document, "instructions": gates}))
+    filter = build_filter("basic", qubits=4, layers=1)
+    with pytest.raises(EngineError, match=r"noise: .*poor.json: line \(gates .*measure.*\) cannot"):
+        AerEngine(AerOptions(noise=str(file))).prepare(filter)
+
+
+def test_t2_above_twice_t1_counts_as_twice_t1(line_file: Path, tmp_path: Path) -> None:
+    filter = build_filter("basic", qubits=4, layers=1)
+    x, w = draw(filter, 1)
+    values = []
+    for factor in (2, 3):
+        document = json.loads(line_file.read_text())
+        for qubit in document["qubits"]:
+            qubit["t2"] = factor * qubit["t1"]
+        file = tmp_path / f"t2_{factor}.json"
+        file.write_text(json.dumps(document))
+        values.append(expectation(filter, x, w, engine=AerEngine(AerOptions(noise=str(file)))))
+    torch.testing.assert_close(*values, atol=FLOAT64, rtol=0)
 
 
 @pytest.mark.parametrize(

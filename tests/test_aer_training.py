@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import Cli
 from PIL import Image
-from qiskit.circuit import ParameterVector, QuantumCircuit
+from qiskit.circuit import Parameter, ParameterVector, QuantumCircuit
 from qiskit.circuit.library import get_standard_gate_name_mapping
 from qiskit.quantum_info import SparsePauliOp
 from safetensors.torch import load_file
@@ -20,16 +21,19 @@ import qhdm
 from qhdm import data
 from qhdm.cli import main
 from qhdm.config import Config, DataConfig, load_config
-from qhdm.errors import CircuitError, ConfigError, SamplingError
+from qhdm.errors import CircuitError, ConfigError, EngineError, SamplingError
 from qhdm.models import build_model
 from qhdm.models.build import engine_of
 from qhdm.quantum import Filter, build_filter, expectation
 from qhdm.quantum import verify as verification
+from qhdm.quantum.aer import engine as aer_engine
 from qhdm.quantum.aer.engine import AerEngine
 from qhdm.quantum.aer.gradients import shift_rule
 from qhdm.quantum.aer.options import AerOptions, SpsaOptions
 from qhdm.quantum.engines import Engine
+from qhdm.quantum.library import find_filter
 from qhdm.quantum.program import _trigonometric
+from qhdm.training import estimate
 from qhdm.training.estimate import describe_circuits
 from qhdm.training.loop import resumed, train
 from qhdm.training.run import Run
@@ -224,6 +228,36 @@ def test_cost_of_a_step_as_formula_and_number(tiny_yaml: Path) -> None:
     assert f"circuits per step: {2 * 96 * 4:,}, without shots" in free
 
 
+def test_time_on_aer_is_that_of_a_few_circuits_scaled(
+    tiny_yaml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients may take thousands of circuits for an image: none is run to time a step."""
+    config = with_settings(tiny_yaml, "quantum.aer.gradient=shift", "train.steps=10")
+    monkeypatch.setattr(aer_engine, "shift_gradient", None)
+    assert "estimated time: about" in estimate.describe_time(config, CPU)
+    monkeypatch.setattr(estimate, "_seconds_per_step", lambda trainer, batch: 100.0)
+    monkeypatch.setattr(estimate, "_seconds_per_circuit", lambda engine, filter: 0.5)
+    seconds = 100 + 2 * 96 * (4 + 120) * 0.5
+    assert f"(10 steps of {seconds:.3g} s, timed" in estimate.describe_time(config, CPU)
+
+
+def test_dry_run_checks_first_and_times_last(
+    tiny_yaml: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", str(tiny_yaml), "--dry-run", "--set", "quantum.engine=aer"]
+    assert main([*command, "--set", "quantum.aer.noise=none.json"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "no such calibration file" in err
+
+    def interrupt(config: Config, device: torch.device) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(estimate, "describe_time", interrupt)
+    assert main(command) == 130
+    assert "circuits per step: 5,120, without shots" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -322,6 +356,13 @@ def test_sampling_refusals(
     assert set((tiny_run / "samples").iterdir()) == before
 
 
+def test_options_of_aer_are_refused_before_a_run_is_opened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sample", str(tmp_path / "none"), "--shots", "100"]) == 1
+    assert "--shots: only with --engine aer" in capsys.readouterr().err
+
+
 def test_train_command_says_what_a_step_costs(cli: Cli, tiny_yaml: Path, tmp_path: Path) -> None:
     settings = ["quantum.engine=aer", "quantum.vertex.filters=1", "train.batch_size=2"]
     sets = [part for s in [*settings, "train.steps=1", "sample.num=1"] for part in ("--set", s)]
@@ -369,6 +410,84 @@ def test_verify_finds_an_engine_that_is_wrong(
     code = main(["circuits", "verify", "basic", "--qubits", "4", "--engines", "exact,statevector"])
     assert code == 1
     assert "exact and statevector disagree by" in capsys.readouterr().err
+
+
+def test_verify_is_right_where_angles_repeat_and_run_fast() -> None:
+    """Parameters used several times, and with factors, are waves of higher frequency."""
+    a, b = ParameterVector("a", 2), ParameterVector("b", 2)
+    circuit = QuantumCircuit(2, name="fast")
+    for turn in range(4):
+        circuit.rx(a[0] + 7 * a[1], 0)
+        circuit.ry(20 * b[0], 1)
+        circuit.crz(b[turn % 2], 0, 1)
+        circuit.ry(3 * a[turn % 2], 0)
+    observables = (SparsePauliOp("ZZ"), SparsePauliOp("XI") + 0.5 * SparsePauliOp("YZ"))
+    filter = Filter("fast", circuit, tuple(a), tuple(b), observables)
+    for seed in range(3):
+        (pair,) = verification.verify(filter, ["exact", "statevector"], seed=seed)
+        assert pair.values < FLOAT64
+        assert pair.gradients < FLOAT64
+    file = find_filter(str(CONFIGS.parent / "circuits" / "reuploading.qasm"))
+    (pair,) = verification.verify(file, ["exact", "statevector"], batch=1)
+    assert pair.largest < FLOAT64
+
+
+def test_verify_sees_one_wrong_slope(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one weight, in an engine whose values are right."""
+    filter = build_filter("hqconv", qubits=4, layers=1)
+
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, w: torch.Tensor) -> torch.Tensor:
+            return w.clone()
+
+        @staticmethod
+        def backward(ctx: Any, upstream: torch.Tensor) -> torch.Tensor:
+            return upstream + 1e-5 * torch.eye(len(upstream))[3]
+
+    monkeypatch.setattr(
+        verification,
+        "expectation",
+        lambda f, x, w, engine: expectation(f, x, Wrong.apply(w), engine=engine),
+    )
+    (pair,) = verification.verify(filter, ["exact", "statevector"])
+    assert pair.values < FLOAT64
+    assert pair.gradients > verification.TOLERANCE
+
+
+def test_verify_takes_filters_without_inputs_or_weights() -> None:
+    a, b = Parameter("a"), Parameter("b")
+    observables = (SparsePauliOp("ZI"), SparsePauliOp("IX"))
+    for inputs, weights in (((a,), ()), ((), (b,)), ((), ()), ((a,), (b,))):
+        circuit = QuantumCircuit(2)
+        circuit.h(0)
+        for parameter in (*inputs, *weights):
+            circuit.ry(parameter, 0)
+        circuit.cx(0, 1)
+        filter = Filter("small", circuit, inputs, weights, observables)
+        engines = ["exact", "exact:statevector", "aer", "statevector"]
+        found = verification.verify(filter, engines)
+        assert all(pair.largest < FLOAT64 for pair in found)
+    unread = Filter("unread", circuit, (a, Parameter("dead")), (b,), observables)
+    assert all(p.largest < FLOAT64 for p in verification.verify(unread, ["exact", "statevector"]))
+    blind = Filter("blind", circuit, (a,), (b,), ())
+    with pytest.raises(CircuitError, match="blind: has no observables"):
+        verification.verify(blind, ["exact", "statevector"])
+    with pytest.raises(CircuitError, match="blind: has no observables"):
+        expectation(blind, torch.zeros(1, 1), torch.zeros(1))
+
+
+def test_states_that_do_not_fit_are_refused_beforehand(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["circuits", "verify", "basic", "--qubits", "40"]) == 1
+    words = "basic_40x3: engine statevector on 40 qubits: needs 49,152 GiB of memory"
+    assert words in capsys.readouterr().err
+    wide = build_filter("basic", qubits=40, layers=1)
+    with pytest.raises(EngineError, match=r"state vectors of 40 connected qubits .* GiB"):
+        expectation(
+            wide, torch.zeros(1, 40), torch.zeros(len(wide.weights)), engine="exact:statevector"
+        )
 
 
 def test_noise_command_describes_and_saves(

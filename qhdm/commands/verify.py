@@ -31,7 +31,7 @@ def _verify(arguments: argparse.Namespace) -> None:
 
     filter = find_filter(arguments.target, qubits=arguments.qubits, layers=arguments.layers)
     engines = [name.strip() for name in arguments.engines.split(",")]
-    found = verify(filter, engines, batch=arguments.batch, seed=arguments.seed)
+    found = verify(filter, engines, batch=arguments.batch, seed=arguments.seed, progress=True)
     print(f"{filter.name}: largest disagreement on {arguments.batch} random samples, float64")
     print(f"{'':<34}{'values':>10}{'gradients':>12}")
     for pair in found:

@@ -31,6 +31,7 @@ class Angles:
         self._cache = cache
         self._dtype, self._device = w.dtype, w.device
         self._complex = torch.complex128 if w.dtype == torch.float64 else torch.complex64
+        self.amplitude_bytes = self._complex.itemsize
         shared = w @ self.real(program.from_weights).T + self.real(program.offsets)
         # Constant gates read a column of zeros at the end.
         self._shared = torch.nn.functional.pad(shared, (0, 1))

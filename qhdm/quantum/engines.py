@@ -110,7 +110,8 @@ def expectation(filter: Filter, x: Tensor, w: Tensor, *, engine: Engine | str = 
         inputs are computed in float32.
 
     Raises:
-        CircuitError: unknown engine, or shapes, types or devices that do not fit the filter.
+        CircuitError: unknown engine, no observables, or shapes, types or devices that do not fit
+            the filter.
         EngineError: the engine cannot hold the circuit.
 
     Example:
@@ -121,6 +122,8 @@ def expectation(filter: Filter, x: Tensor, w: Tensor, *, engine: Engine | str = 
     """
     evaluate = named_engine(engine) if isinstance(engine, str) else engine
     n, P = len(filter.inputs), len(filter.weights)
+    if not filter.observables:
+        raise CircuitError(f"{filter.name}: has no observables, and so no values")
     banked = x.dim() == 3
     fits = (x.dim(), w.dim()) in ((2, 1), (3, 2)) and x.shape[-1] == n and w.shape[-1] == P
     if not fits or (banked and x.shape[0] != w.shape[0]):

@@ -18,9 +18,12 @@ from torch import Tensor
 
 from qhdm.quantum.angles import Angles
 from qhdm.quantum.island import Island
+from qhdm.quantum.memory import require_memory
 from qhdm.quantum.plan import Group
 from qhdm.quantum.structure import Pauli
 
+#: States of less are made without asking whether there is room.
+_SMALL = 2**30
 _ZERO = np.array([[1.0], [0.0]])
 
 
@@ -40,6 +43,11 @@ class BoundStatevector:
     def values(self, reading: Tensor) -> Tensor:
         """Values of the group's Paulis, (F, G, K, B or 1), at angles that read inputs."""
         group, angles = self._group, self._angles
+        states = angles.filters * len(group.angles) * (reading.shape[-1] or 1)
+        needed = states * angles.amplitude_bytes << group.size
+        if needed > _SMALL and reading.device.type == "cpu":
+            words = f"state vectors of {group.size} connected qubits ({states} at once)"
+            require_memory(needed, words, "fewer samples at once")
         matrices = [
             angles.of_unit(reading, unit, group.angles) if reads else self._shared[unit]
             for unit, reads in zip(group.units, group.reads_inputs, strict=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,36 +13,63 @@ from qhdm.config import Config
 from qhdm.models import UNet, build_model
 from qhdm.models.build import engine_of
 from qhdm.models.counts import count_parameters, filter_evaluations
+from qhdm.quantum.filter import Filter
 from qhdm.training.loop import Trainer
+
+if TYPE_CHECKING:
+    from qhdm.quantum.aer.engine import AerEngine
 
 #: Steps are timed on at most this many images, and scaled.
 _TIMED_BATCH = 16
+#: A filter on Aer is timed on more and more evaluations, up to so many, until they take so long
+#: (seconds); then scaled.
+_MOST_TIMED, _LONG_ENOUGH = 256, 0.25
 
 
-def describe_cost(config: Config, device: torch.device) -> str:
-    """Parameters per part, circuits per step, and the time of some real steps on random images.
+def describe_counts(config: Config) -> str:
+    """Parameters per part, and circuits per step.
 
     Args:
         config: resolved (`data.classes` is not null).
-        device: where the run would train.
+
+    Raises:
+        EngineError: the engine cannot be set up, or cannot hold a filter.
     """
-    trainer = Trainer(config, None, device)
-    train = config.train
+    model = build_model(config)
     lines = [f"{'parameters':<12}{'classical':>12}{'quantum':>10}{'all':>12}"]
-    for row in count_parameters(trainer.model):
+    for row in count_parameters(model):
         both = row.classical + row.quantum
         lines.append(f"{row.part:<12}{row.classical:>12,}{row.quantum:>10,}{both:>12,}")
-    lines += ["", describe_circuits(config, trainer.model)]
-    # Gradients on Aer may take thousands of circuits for one image.
-    many = config.quantum.engine == "aer" and config.quantum.aer.gradient != "exact"
-    batch, repeats = (1, 1) if many else (min(train.batch_size, _TIMED_BATCH), 2)
-    seconds = _seconds_per_step(trainer, batch, repeats) * train.batch_size / batch
-    lines.append(
-        f"estimated time: {duration(seconds * train.steps)} on {device.type} "
-        f"({train.steps:,} steps of {seconds:.3g} s, timed at batch {batch}"
-        f"{' and scaled' if batch < train.batch_size else ''}; without sampling)"
+    return "\n".join([*lines, "", describe_circuits(config, model)])
+
+
+def describe_time(config: Config, device: torch.device) -> str:
+    """The time of training, from some real steps on random images.
+
+    On Aer, a step may run hundreds of thousands of circuits: there, it is steps with the exact
+    engine, and to these a few circuits of each filter, scaled by their number.
+
+    Args:
+        config: resolved.
+        device: where the run would train.
+    """
+    train, quantum = config.train, config.quantum
+    exact = dataclasses.replace(config, quantum=dataclasses.replace(quantum, engine="exact"))
+    on_aer = quantum.engine == "aer"
+    trainer = Trainer(exact if on_aer else config, None, device)
+    batch = min(train.batch_size, _TIMED_BATCH)
+    seconds = _seconds_per_step(trainer, batch) * train.batch_size / batch
+    how = f"timed at batch {batch}{' and scaled' if batch < train.batch_size else ''}"
+    if on_aer:
+        engine = _aer_engine(config)
+        for filter, count in _evaluations(config, trainer.model).items():
+            circuits = count * train.batch_size * engine.cost(filter).all
+            seconds += circuits * _seconds_per_circuit(engine, filter)
+        how += ", the circuits on Aer by a few of each filter"
+    return (
+        f"estimated time: about {duration(seconds * train.steps)} on {device.type} "
+        f"({train.steps:,} steps of {seconds:.3g} s, {how}; without sampling)"
     )
-    return "\n".join(lines)
 
 
 def describe_circuits(config: Config, model: UNet | None = None) -> str:
@@ -50,29 +79,24 @@ def describe_circuits(config: Config, model: UNet | None = None) -> str:
         config: resolved.
         model: its network, if it has been built.
     """
-    data, B = config.data, config.train.batch_size
-    evaluations = filter_evaluations(
-        model or build_model(config), channels=data.channels, image_size=data.image_size
-    )
+    B = config.train.batch_size
+    evaluations = _evaluations(config, model or build_model(config))
     total = sum(evaluations.values())
     if config.quantum.engine != "aer":
         return (
             f"circuits per step: {total * B:,} ({total:,} per image x batch {B}), "
             f"engine {config.quantum.engine}"
         )
-    from qhdm.quantum.aer.engine import AerEngine  # only here: it imports Aer
-
-    engine = engine_of(config.quantum)
-    assert isinstance(engine, AerEngine)
+    engine = _aer_engine(config)
     options = engine.options
     lines, circuits = [], 0
     for filter, count in evaluations.items():
         cost = engine.cost(filter)
-        circuits += count * B * (cost.forward + cost.backward)
+        circuits += count * B * cost.all
         lines.append(
             f"  {filter.name}: batch {B} x {count:,} evaluations per image x ({cost.forward} "
             f"for values, of {cost.components} components, + {cost.backward:,} for the gradient) "
-            f"= {count * B * (cost.forward + cost.backward):,}"
+            f"= {count * B * cost.all:,}"
         )
     shots = f" of {options.shots:,} shots" if options.shots is not None else ", without shots"
     noise = f", noise {options.noise}" if options.noise is not None else ""
@@ -91,14 +115,42 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
-def _seconds_per_step(trainer: Trainer, batch: int, repeats: int) -> float:
+def _evaluations(config: Config, model: UNet) -> dict[Filter, int]:
+    data = config.data
+    return filter_evaluations(model, channels=data.channels, image_size=data.image_size)
+
+
+def _seconds_per_circuit(engine: AerEngine, filter: Filter) -> float:
+    """Of many in one run, as long as that does not take long; one evaluation at least."""
+    random = torch.Generator().manual_seed(0)
+    weights = torch.rand(1, len(filter.weights), generator=random)
+    evaluations = 1
+    while True:
+        inputs = torch.randn(1, evaluations, len(filter.inputs), generator=random)
+        start = time.perf_counter()
+        engine(filter, inputs, weights)
+        seconds = time.perf_counter() - start
+        if seconds > _LONG_ENOUGH or evaluations >= _MOST_TIMED:
+            return seconds / (evaluations * engine.cost(filter).forward)
+        evaluations *= 4
+
+
+def _aer_engine(config: Config) -> AerEngine:
+    from qhdm.quantum.aer.engine import AerEngine  # only here: it imports Aer
+
+    engine = engine_of(config.quantum)
+    assert isinstance(engine, AerEngine)
+    return engine
+
+
+def _seconds_per_step(trainer: Trainer, batch: int) -> float:
     data = trainer.config.data
     generator = torch.Generator().manual_seed(0)
     shape = (batch, data.channels, data.image_size, data.image_size)
     x_0 = (torch.rand(shape, generator=generator) * 2 - 1).to(trainer.device)
     labels = torch.zeros(batch, dtype=torch.long, device=trainer.device)
     times = []
-    for _ in range(1 + repeats):
+    for _ in range(3):
         start = time.perf_counter()
         float(trainer.advance_on(x_0, labels))  # waits for the device
         times.append(time.perf_counter() - start)

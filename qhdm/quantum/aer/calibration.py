@@ -6,8 +6,10 @@ A calibration file is JSON:
      "qubits": [{"t1": seconds, "t2": seconds}, ...],
      "instructions": [{"name": "cz", "qubits": [0, 1], "error": 0.003, "duration": seconds}, ...]}
 
-Readout errors are those of `measure`. It holds all that the noise model and the layout are made of,
-so that a run can be repeated when the device, or the package that names it, has changed.
+Readout errors are those of `measure`; what is not known is null. A T2 above 2 T1, which is
+often measured and no qubit has, counts as 2 T1, as in Aer. The file holds all that the noise model
+and the layout are made of, so that a run can be repeated when the device, or the package that names
+it, has changed.
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qiskit.circuit import Instruction, Measure
+from qiskit.circuit import Gate, Instruction, Measure
 from qiskit.circuit.library import get_standard_gate_name_mapping
 from qiskit.transpiler import InstructionProperties, QubitProperties, Target
 
@@ -32,10 +35,14 @@ FORMAT = "qhdm-calibration/1"
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """A device: its name, and its gates, couplings, errors and times."""
+    """A device: its name, its gates, couplings, errors and times, and the file they are from."""
 
     name: str
     target: Target
+    file: Path | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.file is None else f"{self.file}: {self.name}"
 
 
 def find_calibration(source: str) -> Calibration:
@@ -121,36 +128,82 @@ def _read(path: Path) -> Calibration:
     try:
         if document["format"] != FORMAT:
             raise ValueError(f"its format is {document['format']!r}, not {FORMAT!r}")
-        return Calibration(str(document["name"]), _target(document))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return Calibration(str(document["name"]), _target(document), path)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise EngineError(f"noise: {path}: not a calibration file ({reason})") from None
 
 
 def _target(document: dict[str, Any]) -> Target:
-    qubits = [QubitProperties(t1=q.get("t1"), t2=q.get("t2")) for q in document["qubits"]]
+    qubits = [_qubit(f"qubits[{i}]", entry) for i, entry in enumerate(document["qubits"])]
     if not qubits:
         raise ValueError("it has no qubits")
-    by_name: dict[str, dict[tuple[int, ...], InstructionProperties]] = {}
-    for entry in document["instructions"]:
-        place = tuple(entry["qubits"])
-        if not all(isinstance(q, int) and 0 <= q < len(qubits) for q in place):
-            raise ValueError(f"{entry['name']} on qubits {list(place)}, of {len(qubits)}")
-        error, duration = entry.get("error"), entry.get("duration")
-        for value in (error, duration):
-            if value is not None and not (isinstance(value, int | float) and value >= 0):
-                raise ValueError(f"{value!r} is not an error or a duration")
-        by_name.setdefault(entry["name"], {})[place] = InstructionProperties(duration, error)
-    target = Target(num_qubits=len(qubits), dt=document.get("dt"), qubit_properties=qubits)
-    known = get_standard_gate_name_mapping()
-    for name, places in by_name.items():
-        operation: Instruction = Measure() if name == "measure" else known.get(name)
-        if operation is None:
-            raise ValueError(f"{name!r} is not a gate of Qiskit's library")
-        target.add_instruction(operation, places)
-    if "measure" not in by_name:
+    dt = _number("dt", document.get("dt"), positive=True)
+    target = Target(num_qubits=len(qubits), dt=dt, qubit_properties=qubits)
+    operations: dict[str, Instruction] = {}
+    places: dict[str, dict[tuple[int, ...], InstructionProperties]] = {}
+    for i, entry in enumerate(document["instructions"]):
+        where = f"instructions[{i}]"
+        name, place = _member(where, entry, "name"), _member(where, entry, "qubits")
+        if not isinstance(name, str) or name not in operations:
+            operations[name] = _operation(where, name)
+        wanted = operations[name].num_qubits
+        if not (
+            isinstance(place, list)
+            and all(type(q) is int and 0 <= q < len(qubits) for q in place)
+            and len(set(place)) == len(place) == wanted
+        ):
+            raise ValueError(
+                f"{where}: {name} on qubits {place}; it takes {wanted} different ones, from 0 to "
+                f"{len(qubits) - 1}"
+            )
+        if tuple(place) in places.setdefault(name, {}):
+            raise ValueError(f"{where}: {name} on qubits {place} for the second time")
+        places[name][tuple(place)] = InstructionProperties(
+            _number(f"{where}.duration", entry.get("duration")),
+            _number(f"{where}.error", entry.get("error"), most=1.0),
+        )
+    for name, operation in operations.items():
+        target.add_instruction(operation, places[name])
+    if "measure" not in operations:
         raise ValueError("it has no measurements")
     return target
+
+
+def _qubit(where: str, entry: Any) -> QubitProperties:
+    times = {
+        key: _number(f"{where}.{key}", _member(where, entry, key), positive=True)
+        for key in ("t1", "t2")
+    }
+    return QubitProperties(**times)
+
+
+def _operation(where: str, name: Any) -> Instruction:
+    if name == "measure":
+        return Measure()
+    known = get_standard_gate_name_mapping()
+    if not (isinstance(name, str) and name in known and isinstance(known[name], Gate)):
+        raise ValueError(f"{where}: {name!r} is not a gate of Qiskit's library")
+    return known[name]
+
+
+def _member(where: str, entry: Any, key: str) -> Any:
+    if not isinstance(entry, dict) or key not in entry:
+        raise ValueError(f"{where}: {key!r} is missing")
+    return entry[key]
+
+
+def _number(
+    where: str, value: Any, *, positive: bool = False, most: float = math.inf
+) -> float | None:
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{where}: {value!r} is not a number or null")
+    if value < 0 or (positive and value == 0) or value > most:
+        span = f"from 0 to {most:g}" if most < math.inf else "above 0" if positive else "from 0 up"
+        raise ValueError(f"{where}: {value!r} is not a number {span}")
+    return float(value)
 
 
 def describe(calibration: Calibration) -> str:

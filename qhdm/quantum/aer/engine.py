@@ -37,6 +37,11 @@ class CircuitCost:
     forward: int
     backward: int
 
+    @property
+    def all(self) -> int:
+        """Of values and gradient."""
+        return self.forward + self.backward
+
 
 class AerEngine:
     """Evaluates filters through `AerEstimator`, as PUBs.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from qiskit import transpile
 from qiskit.circuit import QuantumCircuit
+from qiskit.exceptions import QiskitError
 from qiskit.providers import BackendV2, Options
 from qiskit.transpiler import Target
 from qiskit_aer.noise import NoiseModel
@@ -47,19 +48,26 @@ def place(circuit: QuantumCircuit, device: Calibration) -> Placed:
     """Lay a circuit of gates out on a device.
 
     Raises:
-        EngineError: the device has too few qubits.
+        EngineError: the device has too few qubits, or not the gates and couplings it takes.
     """
     target, size = device.target, circuit.num_qubits
     if size > target.num_qubits:
         raise EngineError(
-            f"noise: {device.name} has {target.num_qubits} qubits, too few for a circuit of {size}"
+            f"noise: {device} has {target.num_qubits} qubits, too few for a circuit of {size}"
         )
     measured = QuantumCircuit(size, size)
     measured.compose(circuit, inplace=True)
     measured.measure(range(size), range(size))
-    laid = transpile(
-        measured, target=target, optimization_level=_OPTIMIZATION_LEVEL, seed_transpiler=_SEED
-    )
+    try:
+        laid = transpile(
+            measured, target=target, optimization_level=_OPTIMIZATION_LEVEL, seed_transpiler=_SEED
+        )
+    except QiskitError as error:
+        gates = ", ".join(sorted(target.operation_names))
+        raise EngineError(
+            f"noise: {device} (gates {gates}) cannot run a circuit of {size} connected qubits: "
+            f"{error.message.split('. ')[0]}; name another device, or complete its file"
+        ) from None
     where = {bit: i for i, bit in enumerate(laid.qubits)}
     physical = sorted({where[q] for entry in laid.data for q in entry.qubits})
     local = {qubit: i for i, qubit in enumerate(physical)}
