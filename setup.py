@@ -22,11 +22,11 @@ setup(
         "msgpack>=1.0",
         "qiskit>=2.1,<3",
         "qiskit-aer>=0.17,<0.19",
-        # Only its fake devices are used, and only when a noise model is named.
+        # Devices by name: its fake ones for noise models and circuits of a device, real ones with a
+        # saved account. It is at 0.x, where APIs move.
         "qiskit-ibm-runtime>=0.40,<0.60",
         # 0.9 moved EstimatorQNN to V2 primitives; minor releases before 1.0 break the API.
         "qiskit-machine-learning>=0.9,<0.10",
-        "qiskit-ibm-runtime>=0.40,<1",
         # The reader of OpenQASM 3 is a package apart; both are at 0.x and 1.x, where APIs move.
         "qiskit-qasm3-import>=0.6,<0.7",
         "openqasm3[parser]>=1.0,<2",
