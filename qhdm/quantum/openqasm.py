@@ -1,7 +1,8 @@
 """OpenQASM 3 from anyone: what a file may cost and hold is settled before a circuit is made of it.
 
-`openqasm3` parses the text (its cost is bounded by the length); the syntax tree is checked here
-against a list of what a filter may hold; `qiskit_qasm3_import` then makes the circuit.
+What would take long to parse is refused on the text (qhdm.quantum.openqasm_text); `openqasm3` parses
+it; the syntax tree is checked here against a list of what a filter may hold; `qiskit_qasm3_import`
+then makes the circuit.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from qiskit.circuit import QuantumCircuit
 from qiskit_qasm3_import import ConversionError, convert
 
 from qhdm.errors import CircuitError
+from qhdm.quantum.openqasm_text import check_text
 
 #: Gates after all definitions are written out, controls counted at what they cost to make. The
 #: circuit itself is held to fewer (qhdm.quantum.library).
@@ -66,6 +68,7 @@ def read_openqasm3(
         CircuitError: naming the line: not OpenQASM 3, or more than gates and final measurements,
             or larger than the limits.
     """
+    check_text(text, source)
     program = _parse(text, source)
     check = _Check(source, max_qubits)
     check.visit(program)
