@@ -280,7 +280,7 @@ def header(shape: str, kind: str = "<f8") -> bytes:
         (header("(12"), "not a NumPy array file"),
         (header("(10**12,)"), "not a NumPy array file"),
         (header("(1000000000000,)"), r"must hold \(12,\) angles, holds \(1000000000000,\)"),
-        (header("(12,)", "<U999999999") + bytes(96), "must hold finite real numbers"),
+        (header("(12,)", "<U99999999") + bytes(96), "must hold finite real numbers"),
         (header("(12,)") + bytes(95), "cut short"),
     ],
 )
