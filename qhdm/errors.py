@@ -4,7 +4,13 @@ Each message is one line that names the place (key, file, image, job) and the re
 line prints it as it stands and exits with the class's code. Anything else that escapes is a bug.
 """
 
+import re
 from typing import ClassVar
+
+
+def shortened(message: str) -> str:
+    """`message` with words of more than 60 characters cut, as names from files may be."""
+    return re.sub(r"\S{61,}", lambda word: f"{word[0][:57]}...", message)
 
 
 class QhdmError(Exception):

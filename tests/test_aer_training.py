@@ -500,5 +500,11 @@ def test_noise_command_describes_and_saves(
     assert "fake_manila: 5 qubits" in named
     assert main(["noise", str(file)]) == 0
     assert capsys.readouterr().out.splitlines() == named.splitlines()[:-1]
+    before = file.stat().st_mtime_ns
+    assert main(["noise", "fake_manila", "--save", str(file)]) == 1
+    assert "exists already; name another file, or give --force" in capsys.readouterr().err
+    assert file.stat().st_mtime_ns == before
+    assert main(["noise", "fake_manila", "--save", str(file), "--force"]) == 0
+    assert file.stat().st_mtime_ns > before
     assert main(["noise", "fake_manila", "--save", str(tmp_path / "x.txt")]) == 1
     assert "is named *.json" in capsys.readouterr().err

@@ -240,6 +240,22 @@ def test_filters_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     assert table[""] == ["hqconv_12x3", "hqconv_released_12x3", "reuploading"]
 
 
+def test_export_overwrites_when_told_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.qasm"
+    file.write_text("mine")
+    command = ["circuits", "export", "basic", "--out"]
+    assert main([*command, str(file)]) == 1
+    assert "mine.qasm: exists already; name another file, or give" in capsys.readouterr().err
+    assert file.read_text() == "mine"
+    assert main([*command, str(file), "--force"]) == 0
+    assert file.read_text() == (CIRCUITS / "basic.qasm").read_text()
+    (tmp_path / "folder.qpy").mkdir()
+    assert main([*command, str(tmp_path / "folder.qpy"), "--force"]) == 1
+    assert "is a folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

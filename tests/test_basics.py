@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,3 +65,18 @@ def test_waiting_threads_leave_their_core_unless_told_otherwise(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == expected
+
+
+def test_every_requirement_stands_once() -> None:
+    tree = ast.parse((Path(__file__).parent.parent / "setup.py").read_text())
+    (call,) = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setup"
+    ]
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    required = ast.literal_eval(given["install_requires"])
+    extras = ast.literal_eval(given["extras_require"])
+    for requirements in (required, *extras.values()):
+        names = [re.match(r"[\w-]+", requirement)[0] for requirement in requirements]
+        assert sorted(set(names)) == sorted(names)

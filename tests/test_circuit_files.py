@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -24,10 +25,13 @@ from tolerances import FLOAT64
 
 from qhdm.config import is_circuit_file
 from qhdm.errors import CircuitError
+from qhdm.hardware.backends import find_backend
 from qhdm.quantum import Filter, build_filter, expectation
 from qhdm.quantum.formats import named_circuit, to_openqasm3, write_filter
+from qhdm.quantum.isa import to_isa
 from qhdm.quantum.library import SUFFIXES, find_filter, load_filter
 from qhdm.quantum.openqasm import read_openqasm3
+from qhdm.quantum.openqasm_text import check_text
 
 CIRCUITS = Path(__file__).parent.parent / "circuits"
 HEADER = 'OPENQASM 3.0;\ninclude "stdgates.inc";\n'
@@ -142,6 +146,8 @@ ANGLES = "gate g0(a) q { rx(a) q; }\n" + "".join(
     f"gate g{i}(a) q {{ g{i - 1}(a + a) q; }}\n" for i in range(1, 41)
 )
 
+CHAIN = "gate g0 q { x q; }\n" + "".join(f"gate g{i} q {{ g{i - 1} q; }}\n" for i in range(1, 120))
+
 
 @pytest.mark.parametrize(
     ("body", "words"),
@@ -153,27 +159,38 @@ ANGLES = "gate g0(a) q { rx(a) q; }\n" + "".join(
         (GOOD + "let a = q;", ":8: aliases"),
         (GOOD + "def f(qubit a) { x a; }", ":8: subroutines"),
         (GOOD + "pragma anything", ":8: a pragma"),
-        (GOOD + "bit c;\nc = measure q[0];\nx q[0];", "x on qubits [0] follows a measurement"),
+        (GOOD + "bit c;\nc = measure q[0];\nx q[0];", ":10: a gate on q[0] follows a"),
+        (GOOD + "bit c = measure q[1];\nx q;", ":9: a gate on q[1] follows a measurement"),
         (GOOD + "foo q[0];", ":8: gate 'foo' is not defined"),
         (GOOD + "rx(x0 q[0];", ":8: at 'q': not valid OpenQASM 3"),
         (GOOD + "rx(x0) q[0]", ":8: unexpected end: not valid OpenQASM 3"),
         (GOOD + "rx(x0) q[0];\n# %\n", ":9: not valid OpenQASM 3"),
         (GOOD + "rx(w0 * x0) q[0];", "not affine"),
         (GOOD + "rx(2 ** 9999999999) q[0];", ":8: angles are made of"),
-        (GOOD + f"rx({'-' * 300}w0) q[0];", "nested too deeply"),
-        (GOOD + f"rx({'1+' * 3000}w0) q[0];", "nested too deeply"),
+        (GOOD + f"rx({'-' * 300}w0) q[0];", ":8: more than 100 operators in one statement"),
+        (GOOD + f"rx(x0{'+1' * 400}) q[0];", ":8: more than 100 operators in one statement"),
         (GOOD + "rx(1e999) q[0];", ":8: a number too large"),
         (GOOD + "rx(x0 + 1e308 * 10) q[0];", "mine.qasm: "),
         (GOOD + f"rx({'9' * 5000}) q[0];", "mine.qasm"),
         (GOOD + "rx(x0 / 0) q[0];", "mine.qasm: "),
         (GOOD + "pow(w0) @ rx(1) q[0];", ":8: the exponent of pow"),
         (GOOD + "ctrl(1000000) @ x q[0], q[1];", ":8: 1000000 controls"),
-        (GOOD + "rx(x0) q[7];", "not a circuit"),
+        (GOOD + "rx(x0) q[2];", ":8: there is no q[2]; q has indices 0 to 1"),
+        (GOOD + "rx(x0) q[0:1000000000000];", ":8: there is no q[1000000000000]"),
+        (GOOD + "rx(x0) q[1 + 0];", ":8: indices are plain numbers"),
+        (GOOD + "cx q[0], q[0];", ":8: q[0] twice in one gate"),
+        (GOOD + "cx q[-1], q;", ":8: q[1] twice in one gate"),
+        (GOOD + "gate g a, b { cx b, b; }", ":8: a qubit twice in one gate"),
+        (GOOD + "rx(x0, x0) q[0];", ":8: rx takes 1 angle, not 2"),
+        (GOOD + "gate g(a, b) p { rx(a) p; }\ng(x0) q[0];", ":9: g takes 2 angles, not 1"),
+        (GOOD + "ctrl @ x q[0];", ":8: acts on 2 qubits, given are 1"),
+        (GOOD + f"{'a' * 500} q[0];", f":8: gate '{'a' * 56}... is not defined"),
+        (GOOD + CHAIN, ":108: more than 100 definitions within definitions"),
         ("input float x0;\ninput float w0;\nqubit q;\nrx(x0) q;", ":4: parameter w0 is used by no"),
         ("input float x0;\ninput float w0;\nqubit q;\nrx(x0) q;\ngphase(w0);", ":4: parameter w0"),
         ("input float theta;\nqubit q;\nrx(theta) q;", ":3: parameter theta is neither"),
         ("input float x0;\ninput float x00;\nqubit q;\nrx(x0 + x00) q;", ":4: parameters x0 and"),
-        ("input float x1;\nqubit q;\nrx(x1) q;", "there is no input x0"),
+        ("input float x1;\nqubit q;\nrx(x1) q;", "there is no input x0, though there is one input"),
         ("input int x0;\nqubit q;", ":3: only `input float`"),
         ("qubit[1000000000] q;", ":3: a register of 1000000000"),
         ("qubit[20] a;\nqubit[20] b;", ":4: declares 40 qubits"),
@@ -195,6 +212,76 @@ def test_what_is_no_filter_is_refused_with_its_line(
     assert words in str(refused.value)
     assert str(tmp_path / "mine.qasm") in str(refused.value)
     assert capfd.readouterr().err == ""  # the parser prints nothing of its own
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (f"rx({'(' * 3000}x0{')' * 3000}) q[0];", ":8: more than 32 brackets within brackets"),
+        (f"rx({'(' * 120_000}x0{')' * 120_000}) q[0];", ":8: more than 32 brackets within"),
+        (f"rx(x0{'+1' * 40_000}) q[0];", ":8: more than 100 operators in one statement"),
+        (f"rx(x0{'/*;*/+1' * 20_000}) q[0];", ":8: more than 100 operators in one statement"),
+        (f"rx(x0 {'// ; */' * 9}\n{'+ 1' * 40_000}) q[0];", ":9: more than 100 operators"),
+        (f"rx(x0{'+1' * 99}) q[0];\n" * 1000, ":210: more than 20,000 operators in all"),
+        ("gate g q { x q; }\n" * 2000, ":1008: more than 1,000 gate definitions"),
+        ("x q[0];\n" * 30_000, "more than 13,000 statements"),
+        (f"barrier {'q,' * 100_000} q;", ":8: more than 5,000 words and signs in one statement"),
+        # What would hide brackets from the run over the tokens, but not from the parser:
+        ("pragma /*\nrx((((x0)))) q[0]; // */", ":8: a pragma is not read"),
+        ("1e5pragma /*\nrx((((x0)))) q[0]; // */", ":8: '1e5pragma' is not a number"),
+        ("cal { /* }\nrx((((x0)))) q[0]; // */", ":8: calibrations are not read"),
+        ("@note /*\nrx((((x0)))) q[0]; // */", ":8: annotations are not read"),
+    ],
+)
+def test_text_that_would_take_long_to_parse_is_refused_before(
+    body: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def parse(text: str) -> NoReturn:
+        raise AssertionError
+
+    monkeypatch.setattr("openqasm3.parse", parse)
+    with pytest.raises(CircuitError) as refused:
+        read(tmp_path, GOOD + body)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_bounds_leave_room_for_what_is_exported(tmp_path: Path) -> None:
+    filter = build_filter("hqconv", layers=10)
+    write_filter(filter, tmp_path / "mine.qasm")
+    text = (tmp_path / "mine.qasm").read_text()
+    check_text(text, "mine.qasm")
+    isa = to_isa(named_circuit(filter), find_backend("fake_fez")).circuit
+    check_text(to_openqasm3(isa), "isa.qasm")
+    # Comments and strings hold nothing that counts.
+    check_text(f"/* {'(' * 1000}*/\n// {'+' * 1000}\n{text}", "mine.qasm")
+
+
+def test_names_are_shortened_in_messages(tmp_path: Path) -> None:
+    name = "a" * 5000
+    circuit = QuantumCircuit(1)
+    circuit.rx(Parameter(name), 0)
+    for refuse in (
+        lambda: read_qpy(tmp_path, circuit),
+        lambda: read(tmp_path, f"input float {name};\nqubit q;\nrx({name}) q;\n"),
+    ):
+        with pytest.raises(CircuitError, match=r"parameter a{57}\.\.\. is neither") as refused:
+            refuse()
+        assert len(str(refused.value)) < 300
+
+
+def test_deep_definitions_in_qpy_are_called_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    circuit = QuantumCircuit(1)
+    circuit.rx(Parameter("x0"), 0)
+    for _ in range(3):
+        outer = QuantumCircuit(1)
+        outer.append(circuit.to_gate(), [0])
+        circuit = outer
+    monkeypatch.setattr("qhdm.quantum.library._DEPTH", 2)
+    with pytest.raises(CircuitError, match="more than 2 definitions within definitions"):
+        read_qpy(tmp_path, circuit)
 
 
 def test_gates_are_counted_with_definitions_written_out(

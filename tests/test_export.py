@@ -252,13 +252,43 @@ def test_inputs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         (np.zeros((2, 12)), r"holds \(2, 12\)"),
         (np.full(12, np.nan), "finite"),
         (np.array(["a"] * 12), "real numbers"),
-        (np.array([{}] * 12), "not a NumPy array file"),  # pickled: never read
+        (np.array([{}] * 12), "real numbers"),  # pickled: never read
     ):
         np.save(file, values, allow_pickle=True)
         with pytest.raises(ExportError, match=words):
             read_inputs(str(file), 12)
     with pytest.raises(ExportError, match="no such file"):
         read_inputs(str(tmp_path / "absent.npy"), 12)
+    for values in (np.linspace(-3, 3, 12), np.arange(12, dtype=">i2"), np.ones(12, "f4")):
+        np.save(file, values)
+        assert (read_inputs(str(file), 12) == values).all()
+
+
+def header(shape: str, kind: str = "<f8") -> bytes:
+    """Of a NumPy file (version 1.0)."""
+    text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"PK\x03\x04junk", "not a NumPy array file"),
+        (b"", "not a NumPy array file"),
+        (b"\x93NUMPY\x09\x00", "not a NumPy array file"),
+        (header("(12")[:-40] + b"\n", "not a NumPy array file"),
+        (header("(12"), "not a NumPy array file"),
+        (header("(10**12,)"), "not a NumPy array file"),
+        (header("(1000000000000,)"), r"must hold \(12,\) angles, holds \(1000000000000,\)"),
+        (header("(12,)", "<U99999999") + bytes(96), "must hold finite real numbers"),
+        (header("(12,)") + bytes(95), "cut short"),
+    ],
+)
+def test_damaged_inputs_are_refused_in_one_line(content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "inputs.npy").write_bytes(content)
+    with pytest.raises(ExportError, match=words) as refused:
+        read_inputs(str(tmp_path / "inputs.npy"), 12)
+    assert "\n" not in str(refused.value)
 
 
 def test_backends_that_cannot_be_had_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

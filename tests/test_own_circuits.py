@@ -13,8 +13,16 @@ import yaml
 from conftest import TINY
 
 from qhdm.cli import main
-from qhdm.config import Config, load_config, load_run_config, with_ansatz
+from qhdm.config import (
+    Config,
+    VertexConfig,
+    load_config,
+    load_run_config,
+    to_yaml,
+    with_ansatz,
+)
 from qhdm.errors import ConfigError, RunError
+from qhdm.models.build import build_filters
 from qhdm.models.places import placed_filters
 from qhdm.pipeline import Pipeline
 from qhdm.training.loop import Trainer
@@ -34,7 +42,7 @@ def tiny(ansatz: object, *overrides: str, path: Path) -> Config:
     file = path / "tiny.yaml"
     file.write_text(yaml.safe_dump(TINY))
     settings = [f"quantum.{place}.ansatz={ansatz}" for place in ("vertex", "encoder")]
-    layers = [f"quantum.{place}.layers=3" for place in ("vertex", "encoder")]
+    layers = [f"quantum.{place}.layers=null" for place in ("vertex", "encoder")]
     return load_config(file, [*settings, *layers, *overrides])
 
 
@@ -59,7 +67,7 @@ def train(tmp_path: Path, *more: str) -> int:
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     places = ("vertex", "encoder")
     settings = [
-        f"quantum.{p}.{k}" for p in places for k in ("ansatz=circuits/mine.qasm", "layers=3")
+        f"quantum.{p}.{k}" for p in places for k in ("ansatz=circuits/mine.qasm", "layers=null")
     ]
     settings += ["train.steps=2", "train.checkpoint_every=1", *more]
     return main(
@@ -131,9 +139,25 @@ def test_a_circuit_that_does_not_fit_leaves_no_run(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_configuration_with_layers_takes_a_file_by_settings_alone() -> None:
+    settings = [f"quantum.{p}.{k}" for p in ("vertex", "encoder")
+                for k in (f"ansatz={SHIPPED}", "layers=null")]  # fmt: skip
+    config = load_config(SHIPPED.parent.parent / "configs" / "aer_quickstart.yaml", settings)
+    assert {filter.name for filter in build_filters(config).values()} == {"reuploading"}
+
+
 def test_files_take_no_layers_and_names_are_still_checked(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"vertex\.layers: .* has the layers it has"):
-        tiny("mine.qasm", "quantum.vertex.layers=2", path=tmp_path)
+    for layers in (2, 3):
+        with pytest.raises(ConfigError, match=r"vertex\.layers: .*quantum\.vertex\.layers=null\)"):
+            tiny("mine.qasm", f"quantum.vertex.layers={layers}", path=tmp_path)
+    config = tiny("mine.qasm", path=tmp_path)
+    assert config.quantum.vertex.layers is None
+    (tmp_path / "again.yaml").write_text(to_yaml(config))
+    assert load_config(tmp_path / "again.yaml") == config
+    # Of a family, null is 3; a section that says nothing of layers takes either.
+    assert tiny("hqconv", path=tmp_path).quantum.vertex.layers == 3
+    assert VertexConfig() == VertexConfig(layers=3)
+    assert VertexConfig(ansatz="mine.qasm").layers is None
     with pytest.raises(ConfigError, match="did you mean hqconv"):
         tiny("hqconvv", path=tmp_path)
     with pytest.raises(ConfigError, match=r"quantum\.vertex\.ansatz"):

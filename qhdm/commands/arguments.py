@@ -1,8 +1,25 @@
-"""Types of command line arguments: each refuses what is out of its bounds."""
+"""Arguments that verbs share: types, each of which refuses what is out of bounds, and --force."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+
+from qhdm.errors import ExportError
+
+
+def add_force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="overwrite the file")
+
+
+def check_new(option: str, path: Path, *, force: bool) -> None:
+    """Raise `ExportError` where `option` would overwrite something unasked."""
+    if path.is_dir():
+        raise ExportError(f"{option}: {path}: is a folder; name a file")
+    if path.exists() and not force:
+        raise ExportError(
+            f"{option}: {path}: exists already; name another file, or give --force to overwrite it"
+        )
 
 
 def whole(text: str, *, least: int, most: int | None = None) -> int:

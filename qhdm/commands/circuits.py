@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qhdm.commands import verify
-from qhdm.commands.arguments import natural, positive
+from qhdm.commands.arguments import add_force, check_new, natural, positive
 
 if TYPE_CHECKING:
     from qiskit.providers import BackendV2
@@ -54,6 +54,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     export.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="ends in .qasm (OpenQASM 3) or .qpy"
     )
+    add_force(export)
     export.set_defaults(command=_export)
 
     verify.add(kinds)
@@ -90,7 +91,14 @@ def _several(text: str) -> int:
 
 @dataclass(frozen=True)
 class _Target:
-    """A filter to look at; `family` is the ansatz that other sizes of it can be built of."""
+    """A filter to look at.
+
+    Attributes:
+        label: the place of a run, or its name.
+        filter: the filter.
+        family: the ansatz that other sizes of it can be built of; None for a file.
+        layers: of the family; a file counts as one.
+    """
 
     label: str
     filter: Filter
@@ -104,7 +112,7 @@ def _find(name: str, arguments: argparse.Namespace) -> _Target:
 
     filter = find_filter(name, qubits=arguments.qubits, layers=arguments.layers)
     family = None if is_circuit_file(name) else name
-    return _Target(filter.name, filter, family, arguments.layers or 3)
+    return _Target(filter.name, filter, family, (arguments.layers or 3) if family else 1)
 
 
 def _of_run(run: Path, arguments: argparse.Namespace) -> list[_Target]:
@@ -125,7 +133,8 @@ def _of_run(run: Path, arguments: argparse.Namespace) -> list[_Target]:
     for filter, names in places.items():
         place = getattr(config.quantum, names[0])
         family = None if is_circuit_file(place.ansatz) else place.ansatz
-        targets.append(_Target(f"{' and '.join(names)}: ", filter, family, place.layers))
+        label = f"{' and '.join(names)}: "
+        targets.append(_Target(label, filter, family, place.layers or 1))
     return targets
 
 
@@ -209,14 +218,17 @@ def _sizes(target: _Target) -> dict[tuple[int, int], Filter]:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
+    from qhdm.config import is_circuit_file
     from qhdm.quantum.audit import audit, device_costs
     from qhdm.quantum.inspect import compare, summary
     from qhdm.quantum.measures import gradient_variance, measure
 
     backend = _backend(arguments)
     # All are found before any is measured: a bad name is refused at once.
-    filters = [_find(name, arguments if _is_family(name) else _NO_SIZE).filter
-               for name in arguments.targets]  # fmt: skip
+    filters = [
+        _find(name, _NO_SIZE if is_circuit_file(name) else arguments).filter
+        for name in arguments.targets
+    ]
     columns = []
     for filter in filters:
         facts = audit(filter)
@@ -231,12 +243,6 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 #: Sizes given to `compare` are those of the families; files have their own.
 _NO_SIZE = argparse.Namespace(qubits=None, layers=None)
-
-
-def _is_family(name: str) -> bool:
-    from qhdm.config import is_circuit_file
-
-    return not is_circuit_file(name)
 
 
 def _backend(arguments: argparse.Namespace) -> BackendV2 | None:
@@ -254,6 +260,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
     if not is_circuit_file(str(arguments.out)):
         raise ExportError(f"--out: {arguments.out} must end in .qasm (OpenQASM 3) or .qpy")
+    check_new("--out", arguments.out, force=arguments.force)
     filter = _find(arguments.target, arguments).filter
     write_filter(filter, arguments.out)
     print(f"{filter.name}: {arguments.out}")

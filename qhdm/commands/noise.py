@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from qhdm.commands.arguments import add_force, check_new
 from qhdm.errors import EngineError
 
 
@@ -15,6 +16,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "device", metavar="DEVICE", help="for example fake_torino, or a calibration file (*.json)"
     )
     noise.add_argument("--save", type=Path, metavar="FILE", help="write a calibration file (.json)")
+    add_force(noise)
     noise.set_defaults(command=_noise)
 
 
@@ -23,6 +25,8 @@ def _noise(arguments: argparse.Namespace) -> None:
 
     if arguments.save and arguments.save.suffix != ".json":
         raise EngineError(f"--save: {arguments.save}: a calibration file is named *.json")
+    if arguments.save:
+        check_new("--save", arguments.save, force=arguments.force)
     calibration = find_calibration(arguments.device)
     print(describe(calibration))
     if arguments.save:

@@ -54,9 +54,10 @@ def _check_filters(config: Config) -> None:
     if model.kind == "unet":
         return
     for section, place in (("vertex", config.quantum.vertex), ("encoder", config.quantum.encoder)):
-        if is_circuit_file(place.ansatz) and place.layers != VertexConfig.layers:
+        if is_circuit_file(place.ansatz) and place.layers is not None:
             raise ValueError(
-                f"quantum.{section}.layers: {place.ansatz} has the layers it has; leave it out"
+                f"quantum.{section}.layers: {place.ansatz} has the layers it has; set it to null "
+                f"(--set quantum.{section}.layers=null)"
             )
     levels = config.encoder_levels
     if model.kind == "qcunet" and not levels:

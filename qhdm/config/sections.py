@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
@@ -43,6 +43,8 @@ SamplerName = Literal["ddpm", "ddim", "dpm++"]
 #: A filter reads a 2x2 patch of three channels: one value per qubit.
 PATCH_SIZE = 2
 PATCH_CHANNELS = 3
+#: Ansatz layers of a family that is given none.
+FAMILY_LAYERS = 3
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -112,16 +114,24 @@ class VertexConfig:
     Attributes:
         ansatz: name of a built-in circuit family, or the path of a circuit file (`.qasm`, OpenQASM
             3, or `.qpy`), relative to the current folder; see docs/circuits.md.
-        layers: ansatz layers L of a family; a file has its own.
+        layers: ansatz layers L of a family; null is 3 for a family, and as it has them for a file.
         filters: filters side by side; each takes three channels.
         rho: fraction of the channels that go through filters; when given, it sets the number of
             filters, rounded down, and `filters` is not read.
     """
 
     ansatz: Ansatz = "hqconv"
-    layers: Annotated[int, Field(ge=1, le=64)] = 3
+    layers: Annotated[int, Field(ge=1, le=64)] | None = Field(default=None, validate_default=True)
     filters: Positive = 1
     rho: Fraction | None = None
+
+    @field_validator("layers")
+    @classmethod
+    def _of_family(cls, layers: int | None, others: ValidationInfo) -> int | None:
+        # An unknown ansatz is not among the others, and is refused for itself.
+        if layers is None and not is_circuit_file(others.data.get("ansatz", "")):
+            return FAMILY_LAYERS
+        return layers
 
     def count(self, channels: int) -> int:
         """Number of filters on a map of `channels` channels."""

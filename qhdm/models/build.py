@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from qhdm import data
-from qhdm.config import Config, QuantumConfig, is_circuit_file
+from qhdm.config import Config, QuantumConfig
 from qhdm.models.blocks import Attention, Condition, ResnetBlock
 from qhdm.models.quantum_blocks import FilterBank, QResnetBlock, QuanResnetBlock
 from qhdm.models.released import (
@@ -37,8 +37,8 @@ def build_filters(config: Config) -> dict[str, Filter]:
     """
 
     @cache
-    def filter_of(ansatz: str, layers: int) -> Filter:
-        filter = find_filter(ansatz, layers=None if is_circuit_file(ansatz) else layers)
+    def filter_of(ansatz: str, layers: int | None) -> Filter:
+        filter = find_filter(ansatz, layers=layers)
         check_patch(filter)
         return filter
 

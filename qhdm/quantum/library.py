@@ -15,7 +15,7 @@ from qiskit.circuit import Gate, Parameter, QuantumCircuit
 from qiskit.circuit.library import UnitaryGate
 from qiskit.quantum_info import SparsePauliOp
 
-from qhdm.errors import CircuitError
+from qhdm.errors import CircuitError, shortened
 from qhdm.quantum.filter import Filter, build_filter
 from qhdm.quantum.program import IGNORED, MATRIX_QUBITS, lower
 from qhdm.quantum.qpy_files import STANDARD_GATES, read_qpy
@@ -117,9 +117,8 @@ def _filter_of(circuit: QuantumCircuit, path: Path, lines: Mapping[str, int]) ->
     """`circuit` as a filter, if it is one."""
 
     def refuse(message: str, name: str = "") -> CircuitError:
-        return CircuitError(
-            f"{path}:{lines[name]}: {message}" if name in lines else f"{path}: {message}"
-        )
+        where = f"{path}:{lines[name]}" if name in lines else str(path)
+        return CircuitError(f"{where}: {shortened(message)}")
 
     if circuit.num_qubits > MAX_QUBITS:
         raise refuse(f"{circuit.num_qubits} qubits; at most {MAX_QUBITS} are read")
@@ -153,7 +152,8 @@ def _filter_of(circuit: QuantumCircuit, path: Path, lines: Mapping[str, int]) ->
     inputs = found["x"]
     missing = next((i for i in range(len(inputs)) if i not in inputs), None)
     if missing is not None:
-        raise refuse(f"there is no input x{missing}, though there are {len(inputs)} inputs")
+        others = "there is one input" if len(inputs) == 1 else f"there are {len(inputs)} inputs"
+        raise refuse(f"there is no input x{missing}, though {others}; number them from x0 up")
     n = len(inputs)
     observables = tuple(
         SparsePauliOp.from_sparse_list([("Z", [i], 1.0)], num_qubits=circuit.num_qubits)
@@ -218,7 +218,11 @@ def _count(circuit: QuantumCircuit, path: Path) -> None:
         inner = None if known else gate.definition
         if inner is None or not inner.data:
             budget -= 1
-        if budget < 0 or depth > _DEPTH:
+        if depth > _DEPTH:
+            raise CircuitError(
+                f"{path}: more than {_DEPTH} definitions within definitions; write some out"
+            )
+        if budget < 0:
             raise CircuitError(f"{path}: more than {MAX_GATES:,} gates; at most so many are read")
         for entry in inner.data if inner is not None else ():
             spend(entry.operation, depth + 1)

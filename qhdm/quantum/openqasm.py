@@ -1,7 +1,8 @@
 """OpenQASM 3 from anyone: what a file may cost and hold is settled before a circuit is made of it.
 
-`openqasm3` parses the text (its cost is bounded by the length); the syntax tree is checked here
-against a list of what a filter may hold; `qiskit_qasm3_import` then makes the circuit.
+What would take long to parse is refused on the text (qhdm.quantum.openqasm_text); `openqasm3`
+parses it; the syntax tree is checked here against a list of what a filter may hold;
+`qiskit_qasm3_import` then makes the circuit.
 """
 
 from __future__ import annotations
@@ -18,19 +19,25 @@ import openqasm3
 from openqasm3 import ast
 from openqasm3.visitor import QASMVisitor
 from qiskit.circuit import QuantumCircuit
+from qiskit.circuit.library import get_standard_gate_name_mapping
 from qiskit_qasm3_import import ConversionError, convert
 
-from qhdm.errors import CircuitError
+from qhdm.errors import CircuitError, shortened
+from qhdm.quantum.openqasm_text import check_text
 
 #: Gates after all definitions are written out, controls counted at what they cost to make. The
 #: circuit itself is held to fewer (qhdm.quantum.library).
 MAX_WORK = 200_000
 #: Terms that nested definitions may make of one angle.
 MAX_TERMS = 1000
+#: Definitions within definitions.
+MAX_DEPTH = 100
 #: Controls that `ctrl @` may add to a gate, and qubits of a gate that `pow` may change.
 MAX_CONTROLS = 16
 MAX_POWER_QUBITS = 4
 
+#: Standard gates of OpenQASM whose names in Qiskit are others.
+_OTHER_NAMES = {"U": "u", "CX": "cx", "phase": "p", "cphase": "cp"}
 _ARITHMETIC = {"+", "-", "*", "/"}
 _REFUSED = {
     ast.ForInLoop: "loops are not read; write the gates out",
@@ -66,6 +73,7 @@ def read_openqasm3(
         CircuitError: naming the line: not OpenQASM 3, or more than gates and final measurements,
             or larger than the limits.
     """
+    check_text(text, source)
     program = _parse(text, source)
     check = _Check(source, max_qubits)
     check.visit(program)
@@ -74,11 +82,12 @@ def read_openqasm3(
     except ConversionError as error:
         place = re.match(r"(\d+),\d+: ", str(error))
         where = f"{source}:{place[1]}" if place else source
-        raise CircuitError(
-            f"{where}: {str(error).removeprefix(place[0] if place else '')}"
-        ) from None
+        message = str(error).removeprefix(place[0] if place else "")
+        raise CircuitError(f"{where}: {shortened(message)}") from None
     except Exception as error:  # Qiskit raises many kinds for what it cannot build
-        raise CircuitError(f"{source}: not a circuit Qiskit can build: {error}") from None
+        raise CircuitError(
+            f"{source}: not a circuit Qiskit can build: {shortened(str(error))}"
+        ) from None
 
 
 def _parse(text: str, source: str) -> ast.Program:
@@ -99,7 +108,7 @@ def _place(error: BaseException | None, text: str, source: str) -> str:
             if token is not None:
                 if token.text == "<EOF>":
                     return f"{source}:{len(text.splitlines())}: unexpected end"
-                return f"{source}:{token.line}: at {token.text!r}"
+                return f"{source}:{token.line}: at {shortened(token.text)!r}"
         line = re.match(r"L(\d+):", str(error))
         if line:
             return f"{source}:{line[1]}"
@@ -109,11 +118,20 @@ def _place(error: BaseException | None, text: str, source: str) -> str:
 
 @dataclass
 class _Cost:
-    """What one call of a gate comes to: gates written out, and terms of its largest angle."""
+    """What one call of a gate comes to.
+
+    Attributes:
+        gates: written out.
+        terms: of its largest angle.
+        qubits, angles: that it takes; angles are None where that is not known.
+        depth: definitions within definitions.
+    """
 
     gates: int = 1
     terms: int = 1
     qubits: int = 1
+    angles: int | None = None
+    depth: int = 0
 
 
 @dataclass
@@ -129,12 +147,13 @@ class _Check(QASMVisitor[None]):
     inputs: dict[str, int] = field(default_factory=dict)
     registers: dict[str, int] = field(default_factory=dict)
     gates: dict[str, _Cost] = field(default_factory=dict)
+    measured: set[tuple[str, int]] = field(default_factory=set)
     work: int = 0
     qubits: int = 0
 
     def fail(self, node: ast.QASMNode, message: str) -> NoReturn:
         line = f":{node.span.start_line}" if node.span else ""
-        raise CircuitError(f"{self.source}{line}: {message}")
+        raise CircuitError(f"{self.source}{line}: {shortened(message)}")
 
     def generic_visit(self, node: ast.QASMNode, context: None = None) -> None:
         name = re.sub(r"(?<!^)([A-Z])", r" \1", type(node).__name__).lower()
@@ -170,12 +189,12 @@ class _Check(QASMVisitor[None]):
         if node.init_expression is not None:
             if not isinstance(node.init_expression, ast.QuantumMeasurement):
                 self.fail(node, "classical values are not read")
-            self._width([node.init_expression.qubit])
+            self._measure(node.init_expression)
         self._register(node, node.identifier.name, node.type.size)
 
     def visit_QuantumGateDefinition(self, node: ast.QuantumGateDefinition) -> None:  # noqa: N802
         names = {argument.name: f"_p{i:04d}" for i, argument in enumerate(node.arguments)}
-        total = _Cost(gates=0, qubits=len(node.qubits))
+        total = _Cost(gates=0, qubits=len(node.qubits), angles=len(names))
         if total.qubits > self.max_qubits:
             self.fail(node, f"a gate on {total.qubits} qubits; at most {self.max_qubits} are read")
         for statement in node.body:
@@ -184,12 +203,18 @@ class _Check(QASMVisitor[None]):
             cost = self._call(statement)
             total.gates += cost.gates
             total.terms = max(total.terms, cost.terms)
+            total.depth = max(total.depth, cost.depth + 1)
+            operands = [qubit.name for qubit in statement.qubits if hasattr(qubit, "name")]
+            if len(set(operands)) < len(operands):
+                self.fail(statement, "a qubit twice in one gate; name different qubits")
             for angle in _arguments(statement):
                 for identifier in _identifiers(angle):
                     identifier.name = names.get(identifier.name, identifier.name)
         for argument in node.arguments:
             argument.name = names[argument.name]
         self.gates[node.name.name] = total
+        if total.depth > MAX_DEPTH:
+            self.fail(node, f"more than {MAX_DEPTH} definitions within definitions; write some out")
         self._bound(node, total)
 
     def visit_QuantumGate(self, node: ast.QuantumGate) -> None:  # noqa: N802
@@ -199,12 +224,13 @@ class _Check(QASMVisitor[None]):
         self._statement(node)
 
     def visit_QuantumBarrier(self, node: ast.QuantumBarrier) -> None:  # noqa: N802
-        self._width(node.qubits)
+        for qubit in node.qubits:
+            self._operand(qubit)
 
     def visit_QuantumMeasurementStatement(  # noqa: N802
         self, node: ast.QuantumMeasurementStatement
     ) -> None:
-        self.work += self._width([node.measure.qubit])
+        self.work += self._measure(node.measure)
 
     def _register(self, node: ast.Statement, name: str, size: ast.Expression | None) -> None:
         if size is not None and not isinstance(size, ast.IntegerLiteral):
@@ -216,7 +242,7 @@ class _Check(QASMVisitor[None]):
 
     def _statement(self, node: ast.QuantumGate | ast.QuantumPhase) -> None:
         cost = self._call(node)
-        self.work += cost.gates * self._width(node.qubits)
+        self.work += cost.gates * self._act(node)
         self._bound(node, _Cost(self.work, cost.terms))
 
     def _bound(self, node: ast.QASMNode, cost: _Cost) -> None:
@@ -229,9 +255,14 @@ class _Check(QASMVisitor[None]):
         """The cost of one application of a gate, without broadcasting over registers."""
         called = _Cost(qubits=len(node.qubits))
         if isinstance(node, ast.QuantumGate):
-            called = self.gates.get(node.name.name, called)
+            name = node.name.name
+            called = self.gates.get(name) or _standard(name) or called
             if node.duration is not None:
                 self.fail(node, "gates with durations are not read")
+            given = len(node.arguments)
+            if called.angles is not None and called.angles != given:
+                takes = f"{called.angles} angle{'s' * (called.angles != 1)}"
+                self.fail(node, f"{name} takes {takes}, not {given}")
         terms = max([1, *(self._terms(angle) for angle in _arguments(node))])
         controls = 0
         for modifier in node.modifiers:
@@ -249,8 +280,16 @@ class _Check(QASMVisitor[None]):
                 controls += 1 if value is None else value.value
         if controls > MAX_CONTROLS:
             self.fail(node, f"{controls} controls; at most {MAX_CONTROLS} are read")
+        operands = called.qubits + controls
+        if called.angles is not None and operands != len(node.qubits):
+            self.fail(
+                node,
+                f"acts on {operands} qubit{'s' * (operands != 1)}, given are {len(node.qubits)}",
+            )
         # A controlled gate is synthesised gate by gate.
-        return _Cost(called.gates * (1 + 8 * controls * controls), called.terms * terms)
+        return _Cost(
+            called.gates * (1 + 8 * controls * controls), called.terms * terms, depth=called.depth
+        )
 
     def _terms(self, angle: ast.Expression) -> int:
         """Terms of an angle, which must be arithmetic of numbers and parameters."""
@@ -264,26 +303,88 @@ class _Check(QASMVisitor[None]):
             return 1
         self.fail(angle, "angles are made of numbers and parameters with + - * / alone")
 
-    def _width(self, qubits: Sequence[ast.QASMNode]) -> int:
-        """On how many qubits of a register at most a statement acts at once."""
-        width = 1
-        for qubit in qubits:
-            indices: list[ast.IndexElement] = []
-            if isinstance(qubit, ast.IndexedIdentifier):
-                name, indices = qubit.name.name, qubit.indices
-            elif isinstance(qubit, ast.Identifier):
-                name = qubit.name
-            else:
-                self.fail(qubit, "qubits are named by their register alone")
-            if name.startswith("$"):
-                self.fail(
-                    qubit, "physical qubits are not read: <Z_i> is read by the order of a register"
-                )
-            single = any(
-                isinstance(i, list) and isinstance(i[0], ast.IntegerLiteral) for i in indices
+    def _act(self, node: ast.QuantumGate | ast.QuantumPhase) -> int:
+        """How many times a statement applies its gate, over registers."""
+        operands = [self._operand(qubit) for qubit in node.qubits]
+        width = max([1, *map(len, operands)])
+        for i in range(width):
+            together = [operand[min(i, len(operand) - 1)] for operand in operands if operand]
+            for position, (name, index) in enumerate(together):
+                if (name, index) in together[:position]:
+                    self.fail(node, f"{name}[{index}] twice in one gate; name different qubits")
+        after = next((q for operand in operands for q in operand if q in self.measured), None)
+        if after:
+            self.fail(
+                node,
+                f"a gate on {after[0]}[{after[1]}] follows a measurement; measurements may stand "
+                "at the end alone",
             )
-            width = max(width, 1 if single else self.registers.get(name, 1))
         return width
+
+    def _measure(self, node: ast.QuantumMeasurement) -> int:
+        """How many qubits are measured."""
+        qubits = self._operand(node.qubit)
+        self.measured.update(qubits)
+        return max(1, len(qubits))
+
+    def _operand(self, node: ast.QASMNode) -> list[tuple[str, int]]:
+        """The qubits that an operand names: register and index; none of an unknown register."""
+        indices: list[ast.IndexElement] = []
+        if isinstance(node, ast.IndexedIdentifier):
+            name, indices = node.name.name, node.indices
+        elif isinstance(node, ast.Identifier):
+            name = node.name
+        else:
+            self.fail(node, "qubits are named by their register alone")
+        if name.startswith("$"):
+            self.fail(
+                node, "physical qubits are not read: <Z_i> is read by the order of a register"
+            )
+        if name not in self.registers:
+            return []
+        size = self.registers[name]
+        if not indices:
+            return [(name, index) for index in range(size)]
+        if len(indices) > 1 or (isinstance(indices[0], list) and len(indices[0]) > 1):
+            self.fail(node, "a register has one index")
+        return [(name, index) for index in self._indices(node, name, indices[0])]
+
+    def _indices(self, node: ast.QASMNode, name: str, element: ast.IndexElement) -> Sequence[int]:
+        """The indices, from 0 up, that `element` selects of a register."""
+        size = self.registers[name]
+
+        def number(value: ast.QASMNode) -> int:
+            sign = 1
+            if isinstance(value, ast.UnaryExpression) and value.op.name == "-":
+                sign, value = -1, value.expression
+            if not isinstance(value, ast.IntegerLiteral):
+                self.fail(node, "indices are plain numbers")
+            return sign * value.value
+
+        def index(value: ast.QASMNode) -> int:
+            given = number(value)
+            if not -size <= given < size:
+                self.fail(node, f"there is no {name}[{given}]; {name} has indices 0 to {size - 1}")
+            return given % size
+
+        if isinstance(element, ast.DiscreteSet):
+            return [index(value) for value in element.values]
+        (only,) = element
+        if not isinstance(only, ast.RangeDefinition):
+            return [index(only)]
+        step = 1 if only.step is None else number(only.step)
+        if not step:
+            self.fail(node, "the step of a range is not 0")
+        first = 0 if step > 0 else size - 1
+        start = first if only.start is None else index(only.start)
+        end = size - 1 - first if only.end is None else index(only.end)
+        return range(start, end + (1 if step > 0 else -1), step)  # the end is part of the range
+
+
+def _standard(name: str) -> _Cost | None:
+    """The cost of a gate of the standard library."""
+    gate = get_standard_gate_name_mapping().get(_OTHER_NAMES.get(name, name))
+    return None if gate is None else _Cost(qubits=gate.num_qubits, angles=len(gate.params))
 
 
 def _arguments(node: ast.QuantumGate | ast.QuantumPhase) -> list[ast.Expression]:
