@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,11 @@ def test_the_released_filter_is_found_out(cli: Cli) -> None:
     assert "only 12 of 84 weights are live; 72 are in no gate" in done.stdout
     assert "12 wires, but one independent 3-qubit circuit and nine single qubits" in done.stdout
     assert "outputs 0, 1, 2, 3, 5, 6, 7, 9, 10, 11 depend on no weight" in done.stdout
+    # Blocks are named by the circuit's own qubits.
+    blocks = re.findall(r"block \d+: qubits (.*?), \d+ operator", done.stdout)
+    singles = " or ".join(f"{{{i}}}" for i in (1, 2, 3, 5, 6, 7, 9, 10, 11))
+    assert blocks == ["{0}", "{4}", "{8}", singles]
+    assert "9 x 1 qubit: network of 1 block: " in done.stdout
 
 
 def test_fqconv_is_four_circuits() -> None:

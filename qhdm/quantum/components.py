@@ -22,7 +22,7 @@ class Component:
 
     Attributes:
         index: its number, by its first qubit.
-        size: its number of qubits.
+        qubits: its qubits in the circuit, sorted; local qubit i is qubits[i].
         ops: its gates in order.
         places: where they stand among the program's gates.
         angles: for each local angle, its row of the program's angles.
@@ -31,12 +31,17 @@ class Component:
     """
 
     index: int
-    size: int
+    qubits: tuple[int, ...]
     ops: tuple[Op, ...]
     places: tuple[int, ...]
     angles: tuple[int, ...]
     reads_inputs: tuple[bool, ...]
     paulis: tuple[Pauli, ...]
+
+    @property
+    def size(self) -> int:
+        """Its number of qubits."""
+        return len(self.qubits)
 
     @property
     def signature(self) -> object:
@@ -114,7 +119,7 @@ def _localise(
                 angles.append(op.angle)
             ops.append(Op(tuple(local[q] for q in op.qubits), op.gate, angle))
     reads = tuple(bool(np.any(program.from_inputs[row])) for row in angles)
-    return Component(index, len(part), tuple(ops), tuple(places), tuple(angles), reads, paulis)
+    return Component(index, part, tuple(ops), tuple(places), tuple(angles), reads, paulis)
 
 
 @dataclass(frozen=True)

@@ -156,32 +156,41 @@ def _range(numbers: Sequence[int]) -> str:
 
 def _method(group: Group, state: Group) -> list[str]:
     copies = f"{len(group.angles)} x " if len(group.angles) > 1 else ""
-    head = f"  {copies}{group.size} qubits: "
+    head = f"  {copies}{_count(group.size, 'qubit')}: "
     if group.network is None:
         return [f"{head}state vector, {len(group.units)} fused unitaries: {group.cost:,}"]
     return [
-        f"{head}network of {len(group.network.blocks)} blocks: {group.cost:,} "
+        f"{head}network of {_count(len(group.network.blocks), 'block')}: {group.cost:,} "
         f"(as a state vector {state.cost:,})",
-        *_blocks(group.network),
+        *_blocks(group.network, group.qubits),
     ]
 
 
-def _blocks(network: Network) -> list[str]:
+def _blocks(network: Network, components: Sequence[tuple[int, ...]]) -> list[str]:
+    """The blocks of equal components, on the circuit's own qubits."""
     lines = []
     for index, block in enumerate(network.blocks):
         bonds = Counter(a + b - index for a, b in network.ends if index in (a, b))
-        text = ", ".join(f"{count} cuts to block {other}" for other, count in sorted(bonds.items()))
-        count = block.operators.shape[1]
+        text = ", ".join(
+            f"{_count(count, 'cut')} to block {other}" for other, count in sorted(bonds.items())
+        )
+        places = [_qubits(tuple(part[i] for i in block.qubits)) for part in components]
+        operators = _count(block.operators.shape[1], "operator")
         lines.append(
-            f"    block {index}: qubits {_qubits(block.qubits)}, {count} operators"
+            f"    block {index}: qubits {' or '.join(places)}, {operators}"
             + (f", {text}" if text else "")
         )
     late = [measured for measured in network.measured if measured.late]
     if late:
         lines.append(
-            f"    {len(late)} outputs conjugated by gates at the end that no other output sees"
+            f"    {_count(len(late), 'output')} conjugated by gates at the end that no other "
+            "output sees"
         )
     return lines
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _qubits(qubits: tuple[int, ...]) -> str:

@@ -42,6 +42,7 @@ class Group:
 
     Attributes:
         size: qubits of each component.
+        qubits: of the circuit, of each component in turn; local qubit i is the i-th.
         angles: (G, number of local angles): rows of the program's angles.
         paulis: measured Pauli strings over local qubits.
         units: fused gates in order, for a state vector.
@@ -52,6 +53,7 @@ class Group:
     """
 
     size: int
+    qubits: tuple[tuple[int, ...], ...]
     angles: np.ndarray
     paulis: tuple[Pauli, ...]
     units: tuple[Unit, ...]
@@ -119,7 +121,15 @@ def _group(name: str, program: Program, members: Sequence[Component], method: Me
             contraction = plan_contraction(network, _nonzero(program, network, angles))
             cost = contraction.cost
     return Group(
-        first.size, angles, first.paulis, units, reads, network, contraction, cost * len(members)
+        first.size,
+        tuple(member.qubits for member in members),
+        angles,
+        first.paulis,
+        units,
+        reads,
+        network,
+        contraction,
+        cost * len(members),
     )
 
 
