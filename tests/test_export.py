@@ -312,24 +312,25 @@ def _layer() -> QuantumFilterLayer:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "words", "code"),
     [
-        ((".", "--out", "out"), "not a run directory"),
-        (("RUN", "--out", "RUN"), "exists already and is not empty"),
-        (("RUN", "--out", "out", "--inputs", "absent.npy"), "no such file"),
-        (("RUN", "--out", "out", "--backend", "fake_fes"), "no such fake device"),
+        ((".", "--out", "out"), "not a run directory", 1),
+        (("RUN", "--out", "RUN"), "exists already and is not empty", 1),
+        (("RUN", "--out", "out", "--inputs", "absent.npy"), "no such file", 1),
+        (("RUN", "--out", "out", "--backend", "fake_fes"), "no such fake device", 3),
     ],
 )
 def test_export_refuses_in_one_line(
     arguments: tuple[str, ...],
     words: str,
+    code: int,
     tiny_run: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["export", *(str(tiny_run) if a == "RUN" else a for a in arguments)]) != 0
+    assert main(["export", *(str(tiny_run) if a == "RUN" else a for a in arguments)]) == code
     out, err = capsys.readouterr()
     assert out == ""
     assert len(err.strip().splitlines()) == 1
