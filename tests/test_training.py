@@ -101,6 +101,30 @@ def test_loss_falls_on_one_batch(config: Config, images: data.Dataset) -> None:
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
 
+def test_gradient_norms_are_those_of_the_parts_before_clipping(
+    tiny_yaml: Path, images: data.Dataset
+) -> None:
+    """Against the gradient itself, which a loose bound leaves as it is and a tight one shortens."""
+
+    def norms(clip: float) -> tuple[dict[str, float], dict[str, float]]:
+        config = with_settings(tiny_yaml, f"train.grad_clip={clip}")
+        trainer = Trainer(config, data.Batches(images, batch_size=8, seed=1, augment=True), CPU)
+        trainer.advance()
+        parts: dict[str, list[torch.Tensor]] = {"grad_norm_classical": [], "grad_norm_quantum": []}
+        for name, parameter in trainer.model.named_parameters():
+            assert parameter.grad is not None
+            kind = "quantum" if name.endswith("theta") else "classical"
+            parts[f"grad_norm_{kind}"].append(parameter.grad.flatten())
+        left = {name: float(torch.cat(grads).norm()) for name, grads in parts.items()}
+        return {name: float(norm) for name, norm in trainer.gradient_norms.items()}, left
+
+    loose, left = norms(1e6)
+    assert loose == pytest.approx(left, rel=1e-5)
+    tight, left = norms(1e-3)
+    assert tight == pytest.approx(loose, rel=1e-5)
+    assert math.hypot(*left.values()) == pytest.approx(1e-3, rel=1e-3)
+
+
 def test_run_directory_holds_all_it_should(
     config: Config, images: data.Dataset, tmp_path: Path
 ) -> None:

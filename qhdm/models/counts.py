@@ -33,14 +33,19 @@ class Counts:
     quantum: int
 
 
-def count_parameters(model: UNet) -> list[Counts]:
-    """Parameters per part, and in total; circuit weights counted apart."""
-    quantum_ids = {
-        id(parameter)
+def quantum_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The circuits' weights."""
+    return [
+        parameter
         for module in model.modules()
         if isinstance(module, FilterConnector)
         for parameter in module.parameters()
-    }
+    ]
+
+
+def count_parameters(model: UNet) -> list[Counts]:
+    """Parameters per part, and in total; circuit weights counted apart."""
+    quantum_ids = {id(parameter) for parameter in quantum_parameters(model)}
 
     def count(part: str, modules: list[nn.Module]) -> Counts:
         sizes = {False: 0, True: 0}

@@ -27,6 +27,7 @@ from qhdm.diffusion import NULL_LABEL, SamplerSettings, Schedule, generate, per_
 from qhdm.diffusion.pixels import from_uint8, to_device
 from qhdm.errors import ConfigError, Interrupted, RunError, TrainingError
 from qhdm.models import build_model, frozen
+from qhdm.models.counts import quantum_parameters
 from qhdm.seeds import Draws, Stream, derive_seed, drawing
 from qhdm.training.ema import Ema
 from qhdm.training.metrics import MetricsLog
@@ -77,6 +78,14 @@ class Trainer:
             # On CUDA, graphs: one launch for the many small kernels of a step.
             mode = "reduce-overhead" if device.type == "cuda" else None
             self._network = torch.compile(self.model, dynamic=False, mode=mode)
+        quantum = quantum_parameters(self.model)
+        known = {id(parameter) for parameter in quantum}
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self._parameters = {"classical": [p for p in trained if id(p) not in known]}
+        if angles := [p for p in quantum if p.requires_grad]:
+            self._parameters["quantum"] = angles
+        #: Of the last step, before clipping: `grad_norm_classical`, `grad_norm_quantum`.
+        self.gradient_norms: dict[str, Tensor] = {}
         self.step = 0
 
     def advance(self) -> Tensor:
@@ -105,12 +114,26 @@ class Trainer:
         loss = per_sample_loss(self.schedule, output, x_0, eps, t).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.gradient_norms = self._gradient_norms()
         if train.grad_clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.grad_clip)
+            torch.nn.utils.clip_grads_with_norm_(
+                self.model.parameters(),
+                train.grad_clip,
+                torch.stack(list(self.gradient_norms.values())).norm(),
+            )
         self.optimizer.step()
         self.step += 1
         self.ema.update(self.model, self.step)
         return loss.detach()
+
+    def _gradient_norms(self) -> dict[str, Tensor]:
+        """Euclidean norms of the gradient's parts, scalars on the device."""
+        return {
+            f"grad_norm_{kind}": torch.nn.utils.get_total_norm(
+                [parameter.grad for parameter in parameters if parameter.grad is not None]
+            )
+            for kind, parameters in self._parameters.items()
+        }
 
     def preview(self) -> tuple[np.ndarray, list[int]]:
         """A few samples of every class, by the averaged weights; uint8 (N, H, W, C), labels."""
@@ -246,7 +269,8 @@ def _loop(
             # The only place where the device is waited for: no checkpoint without a look.
             mean = _finite_mean(total, count, step)
             now = time.perf_counter()
-            log.write(step, loss=mean, steps_per_second=count / (now - since))
+            norms = {name: float(norm) for name, norm in trainer.gradient_norms.items()}
+            log.write(step, loss=mean, steps_per_second=count / (now - since), **norms)
             bar.set_postfix(loss=f"{mean:.4f}")
             total.zero_()
             count, since = 0, now
