@@ -22,7 +22,7 @@ ALLOWED = {
     "training": BASE | {"config", "data", "diffusion", "quantum", "models"},
     "pipeline": BASE | {"config", "data", "diffusion", "quantum", "models", "training"},
     "hardware": BASE | {"schema", "config", "diffusion", "quantum", "models", "pipeline", "report"},
-    "importing": BASE | {"config", "data", "models", "training"},
+    "importing": BASE | {"config", "data", "models", "quantum", "training"},
     "export": BASE | {"models", "quantum"},
     "report": BASE | {"data", "quantum"},
 }
