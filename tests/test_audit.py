@@ -16,7 +16,7 @@ from qiskit.quantum_info import SparsePauliOp, Statevector, random_statevector
 
 from qhdm.cli import main
 from qhdm.errors import CircuitError
-from qhdm.hardware.backends import find_backend
+from qhdm.hardware.runtime import find_backend
 from qhdm.quantum import Filter, build_filter, expectation
 from qhdm.quantum.audit import audit, component_circuit, conclusions, device_costs
 from qhdm.quantum.inspect import describe

@@ -25,7 +25,7 @@ from tolerances import FLOAT64
 
 from qhdm.config import is_circuit_file
 from qhdm.errors import CircuitError
-from qhdm.hardware.backends import find_backend
+from qhdm.hardware.runtime import find_backend
 from qhdm.quantum import Filter, build_filter, expectation
 from qhdm.quantum.formats import named_circuit, to_openqasm3, write_filter
 from qhdm.quantum.isa import to_isa

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "qhdm"
@@ -58,3 +59,17 @@ def test_no_import_goes_backwards() -> None:
 def test_quantum_knows_nothing_of_images() -> None:
     for path in (PACKAGE / "quantum").rglob("*.py"):
         assert not {"data", "diffusion", "models"} & imported_parts(path)
+
+
+def test_one_place_imports_the_client_of_the_service() -> None:
+    """The fake devices' data, which noise models need, are all that others may read of it."""
+    owner, calibration = PACKAGE / "hardware" / "runtime", PACKAGE / "quantum/aer/calibration.py"
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if owner not in path.parents and path != calibration:
+            assert not re.search(r"(import|from) qiskit_ibm_runtime", text), path
+    text = calibration.read_text(encoding="utf-8")
+    assert set(re.findall(r"from (qiskit_ibm_runtime.*)", text)) == {
+        "qiskit_ibm_runtime import fake_provider",
+        "qiskit_ibm_runtime.fake_provider.fake_backend import FakeBackendV2",
+    }

@@ -346,3 +346,23 @@ def test_fast_steps_on_cuda_are_the_same_steps(
         trainer = Trainer(config, batches, torch.device("cuda"))
         losses.append([float(trainer.advance()) for _ in range(5)])
     np.testing.assert_allclose(losses[1], losses[0], rtol=2e-2)
+
+
+def test_newest_run_of_a_name(config: Config, tmp_path: Path) -> None:
+    """By the time in the name, numbered where two were made in one second."""
+    with pytest.raises(RunError, match=r"quickstart-<time>"):
+        Run.newest(tmp_path / "quickstart")
+    for name in (
+        "a-20260101-000000",
+        "a-20251231-235959",
+        "b-20270101-000000",
+        "a-b-20270101-000000",
+    ):
+        Run.create(config, tmp_path / name)
+    (tmp_path / "a-20280101-000000").mkdir()  # no configuration: not a run
+    assert Run.newest(tmp_path / "a") == tmp_path / "a-20260101-000000"
+    for number in (2, 10):
+        Run.create(config, tmp_path / f"a-20260101-000000-{number}")
+    assert Run.newest(tmp_path / "a") == tmp_path / "a-20260101-000000-10"
+    Run.create(config, tmp_path / "a")
+    assert Run.newest(tmp_path / "a") == tmp_path / "a"

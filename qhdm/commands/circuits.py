@@ -248,7 +248,7 @@ _NO_SIZE = argparse.Namespace(qubits=None, layers=None)
 def _backend(arguments: argparse.Namespace) -> BackendV2 | None:
     if not arguments.backend:
         return None
-    from qhdm.hardware.backends import find_backend
+    from qhdm.hardware.runtime import find_backend
 
     return find_backend(arguments.backend)
 

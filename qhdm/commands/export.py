@@ -55,7 +55,7 @@ def _export(arguments: argparse.Namespace) -> None:
         inputs = read_inputs(arguments.inputs, len(placed[0].filter.inputs))
     backend = None
     if arguments.backend:
-        from qhdm.hardware.backends import find_backend
+        from qhdm.hardware.runtime import find_backend
 
         backend = find_backend(arguments.backend)
     what = Export(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -39,7 +40,11 @@ def _submit(arguments: argparse.Namespace) -> None:
     from qhdm.hardware.folder import JobFolder
     from qhdm.hardware.report import describe_report
     from qhdm.hardware.sampling import Task
+    from qhdm.training.run import Run
 
+    # The job is of this run for good, also when there is a newer one.
+    spec = dataclasses.replace(spec, run=str(Run.newest(spec.run)))
+    print(f"run: {spec.run}")
     task = Task.load(spec)
     if arguments.dry_run:
         device = work.dry_device(spec, arguments.device)

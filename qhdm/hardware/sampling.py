@@ -31,7 +31,7 @@ from qhdm.hardware.ledger import Ledger
 from qhdm.hardware.runtime import Device, Service
 from qhdm.hardware.spec import JobSpec
 from qhdm.hardware.submission import Submitter
-from qhdm.models import UNet
+from qhdm.models import UNet, frozen
 from qhdm.pipeline import Pipeline
 from qhdm.quantum.aer.engine import parameter_sets
 from qhdm.quantum.connector import FilterConnector
@@ -207,7 +207,7 @@ class Task:
             start=start,
         )
         x = None if start is None else start.x
-        with torch.inference_mode():
+        with torch.inference_mode(), frozen(exact):
             for state in chain:
                 _keep(ledger, state)
                 x = state.x

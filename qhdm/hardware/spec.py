@@ -75,7 +75,8 @@ class JobSpec:
     """A sampling job with quantum filters on a backend.
 
     Attributes:
-        run: the run directory of a trained model.
+        run: the run directory of a trained model; `runs/quickstart` also means the newest of
+            `runs/quickstart-<time>`.
         backend: `aer` (ideal, local), `fake_...` (local, with the noise of that device), or the
             name of an IBM backend (`ibm_fez`).
         weights: `ema`, the averaged weights, or `model`, the last ones.

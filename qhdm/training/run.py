@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -100,6 +101,32 @@ class Run:
         """
         path = Path(path)
         return cls(path, load_run_config(path))
+
+    @classmethod
+    def newest(cls, path: str | Path) -> Path:
+        """A run directory, or the newest that `create` made for a configuration of that name.
+
+        `runs/quickstart` is the folder of that name, and where there is none, the newest of
+        `runs/quickstart-<time>` that has a configuration.
+
+        Raises:
+            RunError: there is neither.
+        """
+        path = Path(path)
+        if path.exists():
+            return path
+        stamped = re.compile(re.escape(path.name) + r"-(\d{8}-\d{6})(?:-(\d+))?")
+        found = [
+            ((match[1], int(match[2] or 1)), run)
+            for run in path.parent.glob("*")
+            if (match := stamped.fullmatch(run.name)) and (run / "config.yaml").is_file()
+        ]
+        if not found:
+            raise RunError(
+                f"{path}: neither a run directory nor the name of one ({path.name}-<time>); train "
+                "one, or name another"
+            )
+        return max(found)[1]
 
     def write_config(self) -> None:
         """Write the configuration to the directory, with circuit files relative to it."""

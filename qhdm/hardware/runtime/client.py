@@ -1,0 +1,153 @@
+"""The client of IBM's service: its account, its warnings, and its errors as one line.
+
+The token comes from the environment or the account file, through the client; it is taken out of
+every message and log record.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from qiskit.providers import BackendV2
+
+from qhdm.errors import AccountError, HardwareError
+from qhdm.hardware.faults import explained, redacted
+from qhdm.hardware.runtime.device import fake_backend
+
+if TYPE_CHECKING:
+    from qiskit_ibm_runtime import QiskitRuntimeService
+
+_NO_TOKEN = r"Unable to retrieve IBM Cloud access token"
+_NO_TIME = r"(?s).*(usage limit|no more time available)"
+
+
+class Client:
+    """An account of IBM's service.
+
+    Args:
+        instance: CRN or name; None takes QISKIT_IBM_INSTANCE, or the account's.
+
+    Raises:
+        HardwareError: no account, no network, or no such instance.
+    """
+
+    def __init__(self, instance: str | None = None) -> None:
+        from qiskit_ibm_runtime import QiskitRuntimeService
+
+        self.secrets = _secrets()
+        _redact_logs(self.secrets)
+        with self.calling("account"):
+            self.service = QiskitRuntimeService(instance=instance)
+
+    def backend(self, name: str) -> Any:
+        """A backend by name.
+
+        Raises:
+            HardwareError: the instance has none of that name, or it cannot be described.
+        """
+        with self.calling(f"backend {name}"), _heard() as complaints:
+            try:
+                return self.service.backend(name)
+            except Exception:
+                # The client logs why a backend cannot be described, and then has none.
+                if complaints:
+                    raise RuntimeError(" ".join(complaints)) from None
+                raise
+
+    @contextmanager
+    def calling(self, doing: str) -> Iterator[None]:
+        """Call the client: its warnings that matter are errors, and its errors are one line."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                # It would go on, and send the token itself instead.
+                warnings.filterwarnings("error", message=_NO_TOKEN)
+                warnings.filterwarnings("error", message=_NO_TIME)
+                yield
+        except HardwareError:
+            raise
+        except Exception as error:  # the client raises dozens of kinds, its own and of libraries
+            raise explained(error, doing, self.secrets) from None
+
+
+def find_backend(name: str) -> BackendV2:
+    """A backend by name.
+
+    Args:
+        name: `fake_fez` and its like, snapshots of real devices that qiskit-ibm-runtime ships and
+            that need no account, or the name of a real device (`ibm_fez`), which needs one.
+
+    Raises:
+        HardwareError: there is no such device, no account, or no way to reach it.
+    """
+    if name.startswith("fake_"):
+        return fake_backend(name)
+    try:
+        found: BackendV2 = Client().backend(name)
+    except AccountError as error:
+        raise AccountError(
+            f"backend {name}: {error}; or use a fake device such as fake_fez"
+        ) from None
+    return found
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """What the client says of backends that it cannot describe."""
+    said: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "Unable to create configuration" in record.getMessage():
+                said.append(record.getMessage())
+
+    logger, listener = logging.getLogger("qiskit_ibm_runtime"), Listener()
+    level, spreads = logger.level, logger.propagate
+    logger.addHandler(listener)
+    if level > logging.WARNING:
+        logger.setLevel(logging.WARNING)
+        logger.propagate = False
+    try:
+        yield said
+    finally:
+        logger.removeHandler(listener)
+        logger.setLevel(level)
+        logger.propagate = spreads
+
+
+def _secrets() -> list[str]:
+    """The tokens that the client may use."""
+    from qiskit_ibm_runtime import QiskitRuntimeService
+
+    found = [os.environ.get("QISKIT_IBM_TOKEN", "")]
+    try:
+        found += [account.get("token", "") for account in _saved(QiskitRuntimeService)]
+    except Exception as error:  # an account file may hold anything
+        if not found[0]:
+            raise explained(error, "account file ~/.qiskit/qiskit-ibm.json") from None
+    return [secret for secret in found if secret]
+
+
+def _saved(service: type[QiskitRuntimeService]) -> list[dict[str, Any]]:
+    return list(service.saved_accounts().values())
+
+
+def _redact_logs(secrets: Sequence[str]) -> None:
+    """Let no log record of any library hold a secret; warnings of the client are not shown."""
+    if "QISKIT_IBM_RUNTIME_LOG_LEVEL" not in os.environ:
+        logging.getLogger("qiskit_ibm_runtime").setLevel(logging.ERROR)
+    make = logging.getLogRecordFactory()
+
+    def clean(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        text = record.getMessage()
+        if any(secret in text for secret in secrets):
+            record.msg, record.args = redacted(text, secrets), ()
+        return record
+
+    logging.setLogRecordFactory(clean)
