@@ -63,6 +63,10 @@ class TrainingError(QhdmError):
     """Training cannot go on, for example because the loss is no longer finite."""
 
 
+class ComparisonError(QhdmError):
+    """A comparison's directory holds other runs than the specification asks for, or cells failed."""
+
+
 class HardwareError(QhdmError):
     """A backend is unknown or cannot be used, or a job on it cannot go on."""
 
