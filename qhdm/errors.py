@@ -67,6 +67,10 @@ class ComparisonError(QhdmError):
     """A comparison's directory holds other runs than the specification asks for, or cells failed."""
 
 
+class EvaluationError(QhdmError):
+    """Images, features or a file of results cannot be used to judge a model."""
+
+
 class HardwareError(QhdmError):
     """A backend is unknown or cannot be used, or a job on it cannot go on."""
 
