@@ -64,7 +64,7 @@ class TrainingError(QhdmError):
 
 
 class ComparisonError(QhdmError):
-    """A comparison's directory holds other runs than the specification asks for, or cells failed."""
+    """A comparison's directory holds other runs than it asks for, or some of its cells failed."""
 
 
 class EvaluationError(QhdmError):

@@ -24,8 +24,7 @@ ALLOWED = {
     "hardware": BASE | {"schema", "config", "diffusion", "quantum", "models", "pipeline", "report"},
     "metrics": BASE
     | {"schema", "config", "data", "diffusion", "quantum", "models", "training", "pipeline"},
-    "comparison": BASE
-    | {"schema", "config", "data", "quantum", "models", "training", "metrics"},
+    "comparison": BASE | {"schema", "config", "data", "quantum", "models", "training", "metrics"},
     "importing": BASE | {"config", "data", "models", "training"},
     "export": BASE | {"models", "quantum"},
     "report": BASE | {"data", "quantum", "metrics", "comparison"},

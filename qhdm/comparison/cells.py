@@ -9,10 +9,8 @@ comparisons/<name>/
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -151,6 +149,10 @@ class Cell:
         # A run that has been trained further since is judged anew.
         return found if found.generated.step == self.config.train.steps else None
 
+    def is_evaluated(self, request: Request) -> bool:
+        """Whether `evaluation` gives one."""
+        return self.evaluation(request) is not None
+
     def evaluation_path(self, request: Request) -> Path:
         return self.path / "evaluations" / request.file
 
@@ -175,7 +177,7 @@ class Cell:
         commands += [
             _command("evaluate", self.path, *request.arguments, "--out", path)
             for request in self.requests
-            if self.evaluation(request) is None
+            if not self.is_evaluated(request)
             for path in [self.evaluation_path(request)]
         ]
         return Job(self.name, tuple(commands), log) if commands else None
@@ -190,11 +192,9 @@ def cells_of(grid: Grid, folder: Path) -> list[Cell]:
     """The cells of a grid, with the classes found in their data.
 
     Raises:
-        DataError: a data set is absent, or lacks a class.
+        DataError: a data set cannot be listed, or lacks a class.
     """
     spec = grid.specification
-    for root in {config.data.root for config in grid.configs.values()}:
-        data.open_source(root).close()  # absent images are found now, not after hours
     cells = []
     for (variant, seed), config in grid.configs.items():
         config = data.resolved(config)
@@ -206,6 +206,16 @@ def cells_of(grid: Grid, folder: Path) -> list[Cell]:
         path = folder / "cells" / f"{variant}-seed{seed}"
         cells.append(Cell(variant, seed, path, config, Request(spec.evaluate), study))
     return cells
+
+
+def check_data(cells: Iterable[Cell]) -> None:
+    """Find out now, not after hours, whether the images are there.
+
+    Raises:
+        DataError: a data set is absent.
+    """
+    for root in {cell.config.data.root for cell in cells}:
+        data.open_source(root).close()
 
 
 def has_circuits(config: Config) -> bool:

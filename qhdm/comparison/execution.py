@@ -1,4 +1,4 @@
-"""Where the processes of cells run: an executor takes jobs, which are plain data, and gives futures.
+"""Where the processes of cells run: an executor takes jobs, plain data, and gives futures.
 
 A cell's progress is read from its directory, never from its process: any executor whose machines
 share the file system will do.
@@ -14,7 +14,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -27,13 +27,11 @@ class Job:
         name: of the cell.
         commands: argument lists.
         log: receives what they write to stderr, and is locked while one of them lives.
-        environment: variables to add.
     """
 
     name: str
     commands: tuple[tuple[str, ...], ...]
     log: Path
-    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class Executor(Protocol):
@@ -49,8 +47,13 @@ class Executor(Protocol):
         """Wait for what runs."""
 
 
+def cores() -> int:
+    """Those this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class LocalExecutor:
-    """Processes on this machine.
+    """Processes on this machine, which share its cores.
 
     Args:
         jobs: cells at a time.
@@ -58,7 +61,9 @@ class LocalExecutor:
 
     def __init__(self, jobs: int) -> None:
         self._pool = ThreadPoolExecutor(jobs)
-        self._children = Children()
+        # What the user set stays.
+        threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
+        self._children = Children({"OMP_NUM_THREADS": threads})
 
     def submit(self, job: Job) -> Future[str | None]:
         return self._pool.submit(run_job, job, self._children)
@@ -72,16 +77,19 @@ class LocalExecutor:
 
 
 class Children:
-    """Running processes that can be stopped from another thread."""
+    """Running processes that can be stopped from another thread.
 
-    def __init__(self) -> None:
+    Args:
+        environment: variables to add to that of this process.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = dict(environment)
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
 
-    def run(
-        self, command: Sequence[str], log: BinaryIO, environment: Mapping[str, str]
-    ) -> int | None:
+    def run(self, command: Sequence[str], log: BinaryIO) -> int | None:
         """The exit code of a process; None if it was not started because of `stop`."""
         with self._lock:
             if self._stopped:
@@ -91,7 +99,7 @@ class Children:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                env={**os.environ, **environment},
+                env={**os.environ, **self._environment},
                 # Ctrl-C reaches whoever is in the terminal's group: children get it from `stop`,
                 # once, because a second one means not to save.
                 start_new_session=True,
@@ -128,7 +136,7 @@ def run_job(job: Job, children: Children) -> str | None:
         log.truncate(0)
         for command in job.commands:
             before = log.seek(0, os.SEEK_END)
-            code = children.run(command, log, job.environment)
+            code = children.run(command, log)
             if code is None:
                 return "interrupted"
             if code:

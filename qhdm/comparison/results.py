@@ -302,10 +302,10 @@ def _inference(specification: Specification, cells: Sequence[Cell]) -> Iterable[
                     low=mean.low,
                     high=mean.high,
                     n=mean.n,
-                    difference=test and test.difference,
-                    difference_low=test and test.low,
-                    difference_high=test and test.high,
-                    p=test and test.p,
+                    difference=test.difference if test else None,
+                    difference_low=test.low if test else None,
+                    difference_high=test.high if test else None,
+                    p=test.p if test else None,
                 )
 
 

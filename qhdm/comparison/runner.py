@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,8 +14,9 @@ from types import FrameType
 from tqdm import tqdm
 
 from qhdm.comparison.cells import Cell
-from qhdm.comparison.execution import Executor, Job
+from qhdm.comparison.execution import Executor, Job, cores
 from qhdm.errors import ComparisonError, QhdmError
+from qhdm.training.loop import resolve_device
 
 #: Between looks at the cells' directories, seconds.
 _POLL = 0.5
@@ -54,16 +54,10 @@ def jobs_of(cells: Sequence[Cell], folder: Path) -> dict[str, Job]:
     return jobs
 
 
-def threads_each(jobs: int) -> dict[str, str]:
-    """The environment in which `jobs` processes share the cores; what the user set stays."""
-    if "OMP_NUM_THREADS" in os.environ:
-        return {}
-    return {"OMP_NUM_THREADS": str(max(1, cores() // jobs))}
-
-
-def cores() -> int:
-    """Those this process may use."""
-    return len(os.sched_getaffinity(0))
+def default_jobs(cells: Sequence[Cell]) -> int:
+    """Cells at a time: one per core, but one where they share a CUDA device."""
+    devices = {resolve_device(cell.config.train.device).type for cell in cells}
+    return 1 if "cuda" in devices else cores()
 
 
 def work(
@@ -71,7 +65,7 @@ def work(
     jobs: Mapping[str, Job],
     executor: Executor,
     *,
-    done: Callable[[], None],
+    done: Callable[[], object],
     progress: bool = True,
 ) -> Outcome:
     """Run the jobs of `cells`. One that fails does not stop the others.
@@ -116,7 +110,9 @@ def work(
                 for future, name in futures.items()
                 if future in waiting and future.running()
             ]
-            bar.set_description_str(f"{len(cells) - len(waiting)}/{len(cells)} cells", False)
+            finished = len(cells) - len(waiting) - len(failures)
+            failed = f", {len(failures)} failed" if failures else ""
+            bar.set_description_str(f"{finished}/{len(cells)} cells{failed}", False)
             bar.set_postfix_str(", ".join(shown), False)
             bar.update(sum(part.finished for part in parts.values()) - bar.n)
         executor.close()
