@@ -25,7 +25,7 @@ ALLOWED = {
     "metrics": BASE
     | {"schema", "config", "data", "diffusion", "quantum", "models", "training", "pipeline"},
     "comparison": BASE | {"schema", "config", "data", "quantum", "models", "training", "metrics"},
-    "importing": BASE | {"config", "data", "models", "training"},
+    "importing": BASE | {"config", "data", "models", "quantum", "training"},
     "export": BASE | {"models", "quantum"},
     "report": BASE | {"data", "quantum", "metrics", "comparison"},
 }
