@@ -21,10 +21,11 @@ from pydantic import TypeAdapter
 
 from qhdm import data
 from qhdm.comparison.execution import Job
-from qhdm.comparison.spec import EvaluateOptions, Grid, InferenceOptions
+from qhdm.comparison.spec import Grid, InferenceOptions, has_circuits
 from qhdm.config import Config, circuit_digest, is_circuit_file, to_dict, with_ansatz
 from qhdm.errors import ComparisonError
 from qhdm.metrics.records import Evaluation, read_evaluation
+from qhdm.metrics.settings import EvaluationSettings
 from qhdm.training.metrics import read_metrics
 from qhdm.training.run import Run
 
@@ -48,43 +49,6 @@ _BOOKKEEPING = {
 
 
 @dataclass(frozen=True)
-class Request:
-    """One evaluation of a cell: the options of `qhdm evaluate`.
-
-    Attributes:
-        options: how.
-        inference: the engine of the filters; None is the run's own.
-    """
-
-    options: EvaluateOptions
-    inference: InferenceOptions | None = None
-
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        """For the command line."""
-        found: list[str] = []
-        for part in (self.options, self.inference):
-            for name, value in vars(part).items() if part is not None else ():
-                if value is not None:
-                    values = value if isinstance(value, tuple) else (value,)
-                    found += [f"--{name.replace('_', '-')}", *map(str, values)]
-        return tuple(found)
-
-    @property
-    def file(self) -> str:
-        """The file's name: what people look for first, then a digest of all options."""
-        plain = {
-            "options": TypeAdapter(EvaluateOptions).dump_python(self.options, mode="json"),
-            "inference": self.inference
-            and TypeAdapter(InferenceOptions).dump_python(self.inference, mode="json"),
-        }
-        digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
-        engine = self.inference.label if self.inference else "own engine"
-        words = "".join(c if c.isalnum() else " " for c in engine).split()
-        return f"compare_{'_'.join(words)}_{digest}.json"
-
-
-@dataclass(frozen=True)
 class Cell:
     """One training of one variant, and its evaluations.
 
@@ -99,15 +63,15 @@ class Cell:
     seed: int
     path: Path
     config: Config
-    main: Request
-    study: tuple[tuple[InferenceOptions, Request], ...]
+    main: EvaluationSettings
+    study: tuple[tuple[InferenceOptions, EvaluationSettings], ...]
 
     @property
     def name(self) -> str:
         return self.path.name
 
     @property
-    def requests(self) -> tuple[Request, ...]:
+    def requests(self) -> tuple[EvaluationSettings, ...]:
         """All evaluations, each once."""
         return tuple(dict.fromkeys([self.main, *(request for _, request in self.study)]))
 
@@ -136,7 +100,7 @@ class Cell:
         records = read_metrics(self.path / "metrics.jsonl")
         return min(int(records[-1]["step"]), self.config.train.steps) if records else 0
 
-    def evaluation(self, request: Request) -> Evaluation | None:
+    def evaluation(self, request: EvaluationSettings) -> Evaluation | None:
         """Of its final weights; None where it has not been made.
 
         Raises:
@@ -149,12 +113,12 @@ class Cell:
         # A run that has been trained further since is judged anew.
         return found if found.generated.step == self.config.train.steps else None
 
-    def is_evaluated(self, request: Request) -> bool:
+    def is_evaluated(self, request: EvaluationSettings) -> bool:
         """Whether `evaluation` gives one."""
         return self.evaluation(request) is not None
 
-    def evaluation_path(self, request: Request) -> Path:
-        return self.path / "evaluations" / request.file
+    def evaluation_path(self, request: EvaluationSettings) -> Path:
+        return self.path / "evaluations" / _file(request)
 
     def train_seconds(self) -> float:
         """Spent in training steps, from the log; pauses and sample pictures do not count."""
@@ -175,7 +139,7 @@ class Cell:
         if self.step() < self.config.train.steps:
             commands.append(_command("train", "--resume", self.path))
         commands += [
-            _command("evaluate", self.path, *request.arguments, "--out", path)
+            _command("evaluate", self.path, *_options(request), "--out", path)
             for request in self.requests
             if not self.is_evaluated(request)
             for path in [self.evaluation_path(request)]
@@ -198,13 +162,13 @@ def cells_of(grid: Grid, folder: Path) -> list[Cell]:
     cells = []
     for (variant, seed), config in grid.configs.items():
         config = data.resolved(config)
-        study = (
-            tuple((engine, _study_request(grid, engine, config)) for engine in spec.inference)
-            if has_circuits(config)
-            else ()
+        studied = has_circuits(config) and variant in (spec.inference_variants or spec.variants)
+        study = tuple(
+            (engine, _study_request(grid, engine, config))
+            for engine in (spec.inference if studied else ())
         )
         path = folder / "cells" / f"{variant}-seed{seed}"
-        cells.append(Cell(variant, seed, path, config, Request(spec.evaluate), study))
+        cells.append(Cell(variant, seed, path, config, spec.evaluate, study))
     return cells
 
 
@@ -218,17 +182,32 @@ def check_data(cells: Iterable[Cell]) -> None:
         data.open_source(root).close()
 
 
-def has_circuits(config: Config) -> bool:
-    """Whether an engine evaluates circuits in the network of `config`."""
-    return config.model.kind != "unet"
-
-
-def _study_request(grid: Grid, engine: InferenceOptions, config: Config) -> Request:
+def _study_request(grid: Grid, engine: InferenceOptions, config: Config) -> EvaluationSettings:
     spec = grid.specification
-    options = spec.inference_evaluate or spec.evaluate
+    settings = spec.inference_evaluate or spec.evaluate
     # The run's own engine, where that is the exact one, has been evaluated already.
-    own = engine.engine == "exact" and config.quantum.engine.startswith("exact")
-    return Request(options, None if own else engine)
+    own = engine.engine == "exact" and config.quantum.engine == "exact"
+    return settings if own else engine.of(settings)
+
+
+def _options(request: EvaluationSettings) -> list[str]:
+    """A request on the command line."""
+    found: list[str] = []
+    for name, value in vars(request).items():
+        if value is not None:
+            values = value if isinstance(value, tuple) else (value,)
+            found += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return found
+
+
+def _file(request: EvaluationSettings) -> str:
+    """Its name: what people look for first, then a digest of everything."""
+    plain = TypeAdapter(EvaluationSettings).dump_python(request, mode="json")
+    plain.pop("device")  # where, not what
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
+    words = [request.engine, request.shots and f"{request.shots}shots"]
+    words.append(request.noise and Path(request.noise).stem)
+    return "_".join(["compare", *(str(word) for word in words if word), digest]) + ".json"
 
 
 def _command(*arguments: Any) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from qhdm.comparison.cells import Cell, Request
+from qhdm.comparison.cells import Cell
 from qhdm.comparison.spec import InferenceOptions, Specification
 from qhdm.comparison.statistics import holm, mean_interval, paired_test
 from qhdm.errors import ComparisonError, ConfigError
@@ -270,7 +270,7 @@ def _inference(specification: Specification, cells: Sequence[Cell]) -> Iterable[
     exact = InferenceOptions(engine="exact")
 
     def evaluated(engine: InferenceOptions, cell: Cell) -> Evaluation | None:
-        request: Request | None = requests[cell.name].get(engine)
+        request = requests[cell.name].get(engine)
         return cell.evaluation(request) if request is not None else None
 
     tables = {
