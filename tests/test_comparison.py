@@ -38,10 +38,10 @@ from qhdm.metrics.records import (
     DataRecord,
     Evaluation,
     ExtractorRecord,
-    GeneratedRecord,
     Metric,
     write_evaluation,
 )
+from qhdm.metrics.samples import described
 from qhdm.training import Run, train
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -88,12 +88,11 @@ def trained(cell: Cell) -> None:
 def evaluated(cell: Cell, value: float, *, shots: int | None = None) -> None:
     """An evaluation file of `cell`, as `qhdm evaluate` writes it."""
     request = next(r for r in cell.requests if r.shots == shots)
+    asked = described(Run(cell.path, cell.config), request)
     label = f"FID[classifier ab12cd34, N={request.num}, test]"
     evaluation = Evaluation(
         data=DataRecord(name="bundled", digest="0123", train=93, test=10, image_size=16),
-        generated=GeneratedRecord(
-            source=str(cell.path), num=request.num, step=cell.config.train.steps, shots=shots
-        ),
+        generated=replace(asked, source="where it was made"),
         extractor=ExtractorRecord(name="classifier", digest="ab12cd34", dim=8),
         metrics=(
             Metric(
@@ -109,8 +108,9 @@ def evaluated(cell: Cell, value: float, *, shots: int | None = None) -> None:
                 value=-value / 100, better="higher", setting="10 real images per class",
             ),
         ),
+        groups=request.metrics,
     )  # fmt: skip
-    write_evaluation(evaluation, cell.evaluation_path(request))
+    write_evaluation(evaluation, cell.path / "evaluations" / f"{asked.engine}_{shots}.json")
 
 
 # Specifications

@@ -52,9 +52,10 @@ def _compare(arguments: argparse.Namespace) -> None:
     only = _chosen(grid, arguments.only)
 
     # Only now the heavy imports: bad input is refused at once.
-    from qhdm.comparison.cells import cells_of, check_data
+    from qhdm.comparison.cells import cells_of
     from qhdm.comparison.estimate import describe_plan, parameters_of
     from qhdm.comparison.execution import LocalExecutor
+    from qhdm.comparison.preparation import prepare
     from qhdm.comparison.results import collect, write_results
     from qhdm.comparison.runner import default_jobs, jobs_of, work
 
@@ -66,8 +67,9 @@ def _compare(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         print(describe_plan(grid.specification, chosen, parameters, jobs))
         return
-    check_data(chosen)
-    left = jobs_of(chosen, folder)
+    names = {cell.name for cell in chosen}
+    left = {name: job for name, job in jobs_of(cells, folder).items() if name in names}
+    prepare([cell for cell in chosen if cell.name in left])
 
     def results() -> Results:
         found = collect(grid.specification, cells, folder, parameters)

@@ -9,22 +9,22 @@ comparisons/<name>/
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import json
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from qhdm import data
 from qhdm.comparison.execution import Job
-from qhdm.comparison.spec import Grid, InferenceOptions, has_circuits
+from qhdm.comparison.spec import Grid, InferenceOptions, Specification, has_circuits
 from qhdm.config import Config, circuit_digest, is_circuit_file, to_dict, with_ansatz
 from qhdm.errors import ComparisonError
-from qhdm.metrics.records import Evaluation, read_evaluation
+from qhdm.metrics.records import Evaluation, GeneratedRecord, read_evaluation
+from qhdm.metrics.samples import described
 from qhdm.metrics.settings import EvaluationSettings
 from qhdm.training.metrics import read_metrics
 from qhdm.training.run import Run
@@ -82,7 +82,7 @@ class Cell:
             ComparisonError: its directory holds a run of another configuration.
             RunError: its directory holds something else.
         """
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+        if not self._is_begun():
             return 0
         run = Run.open(self.path)
         different = sorted(_differences(run.config, self.config))
@@ -101,24 +101,30 @@ class Cell:
         return min(int(records[-1]["step"]), self.config.train.steps) if records else 0
 
     def evaluation(self, request: EvaluationSettings) -> Evaluation | None:
-        """Of its final weights; None where it has not been made.
+        """Of its final weights, whoever made it; None where it is not there, or not whole.
 
         Raises:
-            EvaluationError: the file is damaged.
+            EvaluationError: a file among its evaluations is damaged.
         """
         path = self.evaluation_path(request)
-        if not path.exists():
-            return None
-        found = read_evaluation(path)
-        # A run that has been trained further since is judged anew.
-        return found if found.generated.step == self.config.train.steps else None
+        return None if path is None else _read(path, path.stat().st_mtime_ns)
 
     def is_evaluated(self, request: EvaluationSettings) -> bool:
         """Whether `evaluation` gives one."""
-        return self.evaluation(request) is not None
+        return self.evaluation_path(request) is not None
 
-    def evaluation_path(self, request: EvaluationSettings) -> Path:
-        return self.path / "evaluations" / _file(request)
+    def evaluation_path(self, request: EvaluationSettings) -> Path | None:
+        """Its file; the newest, where different extractors have judged it."""
+        run = Run(self.path, self.config)
+        if run.last_step() < self.config.train.steps:
+            return None
+        asked = described(run, request)
+        found = [
+            path
+            for path in (self.path / "evaluations").glob("*.json")
+            if _answers(_read(path, path.stat().st_mtime_ns), asked, request)
+        ]
+        return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
     def train_seconds(self) -> float:
         """Spent in training steps, from the log; pauses and sample pictures do not count."""
@@ -136,19 +142,28 @@ class Cell:
             EvaluationError: as `evaluation`.
         """
         commands = []
+        where = self._moved_data()
         if self.step() < self.config.train.steps:
-            commands.append(_command("train", "--resume", self.path))
+            commands.append(_command("train", "--resume", self.path, *where))
         commands += [
-            _command("evaluate", self.path, *_options(request), "--out", path)
+            _command("evaluate", self.path, *_options(request), *where)
             for request in self.requests
             if not self.is_evaluated(request)
-            for path in [self.evaluation_path(request)]
         ]
         return Job(self.name, tuple(commands), log) if commands else None
 
+    def _moved_data(self) -> list[str]:
+        """How to tell its run where the data lie, if it does not know."""
+        root = self.config.data.root
+        known = not self._is_begun() or Run.open(self.path).config.data.root == root
+        return [] if known else ["--set", f"data.root={json.dumps(root)}"]
+
+    def _is_begun(self) -> bool:
+        return self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir()))
+
     def begin(self) -> None:
         """Make its run directory, which `qhdm train --resume` then goes on with from step 0."""
-        if not self.path.exists() or not any(self.path.iterdir()):
+        if not self._is_begun():
             Run.create(self.config, self.path)
 
 
@@ -164,27 +179,30 @@ def cells_of(grid: Grid, folder: Path) -> list[Cell]:
         config = data.resolved(config)
         studied = has_circuits(config) and variant in (spec.inference_variants or spec.variants)
         study = tuple(
-            (engine, _study_request(grid, engine, config))
+            (engine, _study_request(spec, engine, config))
             for engine in (spec.inference if studied else ())
         )
         path = folder / "cells" / f"{variant}-seed{seed}"
-        cells.append(Cell(variant, seed, path, config, spec.evaluate, study))
+        main = _explicit(spec.evaluate, config)
+        cells.append(Cell(variant, seed, path, config, main, study))
     return cells
 
 
-def check_data(cells: Iterable[Cell]) -> None:
-    """Find out now, not after hours, whether the images are there.
+def _explicit(settings: EvaluationSettings, config: Config) -> EvaluationSettings:
+    """`settings` without defaults of a run's own, in which runs made elsewhere may differ."""
+    sample = config.sample
+    return dataclasses.replace(
+        settings,
+        sampler=settings.sampler or sample.sampler,
+        steps=settings.steps or sample.steps,
+        guidance=sample.guidance if settings.guidance is None else settings.guidance,
+    )
 
-    Raises:
-        DataError: a data set is absent.
-    """
-    for root in {cell.config.data.root for cell in cells}:
-        data.open_source(root).close()
 
-
-def _study_request(grid: Grid, engine: InferenceOptions, config: Config) -> EvaluationSettings:
-    spec = grid.specification
-    settings = spec.inference_evaluate or spec.evaluate
+def _study_request(
+    spec: Specification, engine: InferenceOptions, config: Config
+) -> EvaluationSettings:
+    settings = _explicit(spec.inference_evaluate or spec.evaluate, config)
     # The run's own engine, where that is the exact one, has been evaluated already.
     own = engine.engine == "exact" and config.quantum.engine == "exact"
     return settings if own else engine.of(settings)
@@ -200,14 +218,19 @@ def _options(request: EvaluationSettings) -> list[str]:
     return found
 
 
-def _file(request: EvaluationSettings) -> str:
-    """Its name: what people look for first, then a digest of everything."""
-    plain = TypeAdapter(EvaluationSettings).dump_python(request, mode="json")
-    plain.pop("device")  # where, not what
-    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
-    words = [request.engine, request.shots and f"{request.shots}shots"]
-    words.append(request.noise and Path(request.noise).stem)
-    return "_".join(["compare", *(str(word) for word in words if word), digest]) + ".json"
+def _answers(evaluation: Evaluation, asked: GeneratedRecord, request: EvaluationSettings) -> bool:
+    """Whether an evaluation is of the images that are asked for, and whole."""
+    return (
+        dataclasses.replace(evaluation.generated, source=asked.source) == asked  # runs may be moved
+        and evaluation.extractor.name == request.extractor
+        and set(request.metrics) <= set(evaluation.groups)
+    )
+
+
+@lru_cache(maxsize=4096)
+def _read(path: Path, modified: int) -> Evaluation:
+    """An evaluation; its time of modification tells files of one name apart."""
+    return read_evaluation(path)
 
 
 def _command(*arguments: Any) -> tuple[str, ...]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 from qhdm.comparison.cells import Cell
+from qhdm.comparison.preparation import on_engine
 from qhdm.comparison.results import Parameters
 from qhdm.comparison.spec import Specification, variant_settings
 from qhdm.comparison.table import markdown
@@ -78,22 +78,13 @@ def _times(cell: Cell) -> tuple[float, dict[EvaluationSettings, float]]:
     evaluations: dict[EvaluationSettings, float] = {}
     known: dict[Config, float] = {}
     for request in cell.requests:
-        config = _on_engine(cell.config, request)
+        config = on_engine(cell.config, request)
         if config not in known:
             known[config] = seconds_per_evaluation(config, device)
-        sample = cell.config.sample
-        guidance = sample.guidance if request.guidance is None else request.guidance
-        passes = (request.steps or sample.steps) * (1 if guidance == 1 else 2)
+        assert request.steps is not None
+        passes = request.steps * (1 if request.guidance == 1 else 2)
         evaluations[request] = request.num * passes * known[config]
     return seconds_per_step(cell.config, device), evaluations
-
-
-def _on_engine(config: Config, request: EvaluationSettings) -> Config:
-    if request.engine is None:
-        return config
-    aer = dataclasses.replace(config.quantum.aer, shots=request.shots, noise=request.noise)
-    quantum = dataclasses.replace(config.quantum, engine=request.engine, aer=aer)
-    return dataclasses.replace(config, quantum=quantum)
 
 
 def _seconds_left(

@@ -152,8 +152,7 @@ class _Parts:
         self.finished = self._commands
 
     def _evaluations(self) -> int:
-        paths = (self._cell.evaluation_path(request) for request in self._cell.requests)
-        return sum(path.exists() for path in paths)
+        return sum(map(self._cell.is_evaluated, self._cell.requests))
 
 
 @contextmanager

@@ -187,7 +187,10 @@ def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
         )
         for seed in specification.seeds:
             of_seed = Setting(("seed",), seed, document.place(("seeds",)))
-            configs[variant, seed] = validate(Config, with_settings(varied, [of_seed]))
+            cell = with_settings(varied, [of_seed])
+            configs[variant, seed] = validate(Config, cell)
+        for section in ("evaluate", "inference_evaluate"):
+            _check_sampling(document, section, getattr(specification, section), cell)
         if variant in (specification.inference_variants or ()) and not has_circuits(
             configs[variant, specification.seeds[0]]
         ):
@@ -196,6 +199,21 @@ def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
                 "engine could evaluate; leave it out"
             )
     return Grid(specification, base.data, configs)
+
+
+def _check_sampling(
+    document: Document, section: str, settings: EvaluationSettings | None, cell: Document
+) -> None:
+    """Whether a model can be sampled as an evaluation will, before it is trained."""
+    if settings is None:
+        return
+    place = document.place((section,))
+    given = [
+        Setting(("sample", name), value, f"{place}.{name}")
+        for name in ("steps", "sampler", "guidance")
+        if (value := getattr(settings, name)) is not None
+    ]
+    validate(Config, dataclasses.replace(with_settings(cell, given), source=place))
 
 
 def has_circuits(config: Config) -> bool:
