@@ -34,6 +34,7 @@ from qhdm.comparison.spec import load_grid, variant_settings
 from qhdm.comparison.statistics import holm, mean_interval, paired_test
 from qhdm.comparison.table import describe
 from qhdm.errors import ComparisonError, ConfigError
+from qhdm.metrics.classifier import ClassifierSettings
 from qhdm.metrics.records import (
     DataRecord,
     Evaluation,
@@ -42,6 +43,7 @@ from qhdm.metrics.records import (
     write_evaluation,
 )
 from qhdm.metrics.samples import described
+from qhdm.metrics.trained import trained_classifier
 from qhdm.training import Run, train
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -497,9 +499,16 @@ def test_a_finished_comparison_prints_its_tables(cli: Cli, finished: Path) -> No
 def test_an_interrupt_saves_cells_and_tells_how_to_go_on(
     specification: Path, tmp_path: Path
 ) -> None:
-    sets = ["--set", "train.steps=9000", "--set", "seeds=[0]", "--set", "inference=[]"]
+    classifier = tmp_path / "classifier.safetensors"
+    images = data.load(cells(specification)[0].config.data).split("train")
+    quick = ClassifierSettings(steps=1)
+    trained_classifier(images, quick, device=torch.device("cpu"), path=classifier)
+    sets = [
+        "--set", "train.steps=9000", "--set", "seeds=[0]", "--set", "inference=[]",
+        "--set", "evaluate.metrics=[classes]", "--set", f"evaluate.extractor_weights={classifier}",
+    ]  # fmt: skip
     out = tmp_path / "out"
-    arguments = [str(specification), "--out", str(out), *sets, "--jobs", "1", "--only", "unet"]
+    arguments = [str(specification), "--out", str(out), *sets, "--jobs", "1"]
     process = subprocess.Popen(
         [sys.executable, "-m", "qhdm", "compare", *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
@@ -510,12 +519,13 @@ def test_an_interrupt_saves_cells_and_tells_how_to_go_on(
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     last = err.strip().splitlines()[-1]
-    assert "interrupted: 0 of 1 cells are done, the others saved" in last
+    assert "interrupted: 0 of 3 cells are done, the others saved" in last
     assert f"go on with `qhdm compare {specification} --out {out} --set train.steps=9000" in last
     # The cell's own process has saved and ended by itself.
     assert "interrupted: saved at step" in (out / "logs" / "unet-seed0.log").read_text()
     saved = Run.open(cell).last_step()
     assert 0 < saved < 9000
-    (left,) = (c for c in cells(specification, *sets[1::2]) if c.variant == "unet")
-    assert left.step() == saved
-    assert left.job(tmp_path / "log").commands[0][3:] == ("train", "--resume", str(cell))
+    left = cells(specification, *sets[1::2])
+    assert [c.step() for c in left] == [saved, 0, 0]
+    for c in left:
+        assert c.job(tmp_path / "log").commands[0][3:] == ("train", "--resume", str(c.path))

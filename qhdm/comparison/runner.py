@@ -93,7 +93,10 @@ def work(
         futures = {executor.submit(job): name for name, job in jobs.items()}
         waiting, handled = set(futures), 0
         while waiting:
-            ended, waiting = wait(waiting, timeout=_POLL, return_when=FIRST_COMPLETED)
+            wait(waiting, timeout=_POLL, return_when=FIRST_COMPLETED)
+            # Asked themselves: `wait` is never told of futures that were cancelled.
+            ended = {future for future in waiting if future.done()}
+            waiting -= ended
             for future in ended:
                 name = futures[future]
                 failure = _result(future)
