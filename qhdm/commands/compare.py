@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qhdm.commands.arguments import positive
-from qhdm.errors import ComparisonError, Interrupted
+from qhdm.errors import ComparisonError, Interrupted, QhdmError
 
 if TYPE_CHECKING:
     from qhdm.comparison.cells import Cell
@@ -79,7 +80,16 @@ def _compare(arguments: argparse.Namespace) -> None:
     grid.save(folder)
     print(f"comparison: {folder} ({len(left)} of {len(chosen)} cells to do, {jobs} at a time)")
     sys.stdout.flush()
-    outcome = work(chosen, left, LocalExecutor(jobs), done=results)
+
+    def done() -> None:
+        # What is there so far, should this process be killed. A cell whose files cannot be used
+        # must not end the others: it is refused below, when all have ended.
+        with suppress(QhdmError):
+            results()
+
+    outcome = work(chosen, left, LocalExecutor(jobs), done=done)
+    for name, reason in outcome.failures.items():
+        print(f"cell {name}: {reason}", file=sys.stderr)
     _show(grid, cells, results(), folder)
     if outcome.interrupted:
         finished = len(chosen) - len(jobs_of(chosen, folder))
@@ -87,8 +97,6 @@ def _compare(arguments: argparse.Namespace) -> None:
             f"interrupted: {finished} of {len(chosen)} cells are done, the others saved; go on "
             f"with `{_again(arguments)}`"
         )
-    for name, reason in outcome.failures.items():
-        print(f"cell {name}: {reason}", file=sys.stderr)
     if outcome.failures:
         raise ComparisonError(
             f"{len(outcome.failures)} of {len(chosen)} cells failed (logs in {folder / 'logs'}); "

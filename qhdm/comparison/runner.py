@@ -85,11 +85,11 @@ def work(
         total=sum(len(job.commands) for job in jobs.values()),
         bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
         smoothing=0,  # cells differ: the mean speed of all tells most
-        disable=not progress,
+        disable=not progress or not jobs,
         mininterval=0.2 if sys.stderr.isatty() else 30,
     )
     failures: dict[str, str] = {}
-    with bar, _signals() as signals:
+    with bar, _signals() as signals, _closing(executor):
         futures = {executor.submit(job): name for name, job in jobs.items()}
         waiting, handled = set(futures), 0
         while waiting:
@@ -118,7 +118,6 @@ def work(
             bar.set_description_str(f"{finished}/{len(cells)} cells{failed}", False)
             bar.set_postfix_str(", ".join(shown), False)
             bar.update(sum(part.finished for part in parts.values()) - bar.n)
-        executor.close()
         return Outcome(failures, interrupted=bool(signals))
 
 
@@ -156,6 +155,18 @@ class _Parts:
 
     def _evaluations(self) -> int:
         return sum(map(self._cell.is_evaluated, self._cell.requests))
+
+
+@contextmanager
+def _closing(executor: Executor) -> Iterator[None]:
+    """Leave nothing running behind."""
+    try:
+        yield
+    except BaseException:
+        executor.stop()
+        raise
+    finally:
+        executor.close()
 
 
 @contextmanager
