@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -465,8 +466,19 @@ def test_a_cell_that_another_process_works_on_is_left_alone(tmp_path: Path) -> N
     second.close()
 
 
+@contextmanager
+def ending(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Leave no process behind when a test fails."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(timeout=60)
+
+
 def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -514,9 +526,10 @@ def test_an_interrupt_saves_cells_and_tells_how_to_go_on(
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
     )  # fmt: skip
     cell = out / "cells" / "unet-seed0"
-    until(lambda: list(cell.glob("checkpoints/step_*")) or process.poll() is not None)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=120)
+    with ending(process):
+        until(lambda: list(cell.glob("checkpoints/step_*")) or process.poll() is not None)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     last = err.strip().splitlines()[-1]
     assert "interrupted: 0 of 3 cells are done, the others saved" in last

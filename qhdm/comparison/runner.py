@@ -84,6 +84,7 @@ def work(
     bar = tqdm(
         total=sum(len(job.commands) for job in jobs.values()),
         bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
+        miniters=0,  # time goes on where nothing is counted
         smoothing=0,  # cells differ: the mean speed of all tells most
         disable=not progress or not jobs,
         mininterval=0.2 if sys.stderr.isatty() else 30,
