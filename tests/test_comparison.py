@@ -285,6 +285,7 @@ def test_intervals_are_those_of_student() -> None:
     assert mean.value == pytest.approx(7 / 3)
     assert (mean.low, mean.high) == pytest.approx((7 / 3 - half, 7 / 3 + half), rel=1e-6)
     assert mean_interval([5.0]).low is None
+    assert mean_interval([5.0, 5.0]).low is None  # no spread, no interval
 
 
 def test_intervals_cover_what_they_claim() -> None:

@@ -61,7 +61,7 @@ class Summary:
 
     Attributes:
         label, class_name, setting, better: as in the evaluations.
-        mean, low, high: with the 95 % interval; null for a single seed.
+        mean, low, high: with the 95 % interval; null for a single seed, and without spread.
         n: seeds.
         floor: the mean of real images in the place of the generated ones.
     """
@@ -84,7 +84,7 @@ class Paired:
 
     Attributes:
         difference, low, high: variant less baseline, with the 95 % interval.
-        p: of the paired t test; null below two pairs.
+        p: of the paired t test; null below two pairs, and without spread.
         p_holm: corrected for the number of variants that are tested (Holm).
         n: seeds that both have.
     """

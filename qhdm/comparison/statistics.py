@@ -14,7 +14,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean with its interval; `low` and `high` are None where one value has no spread."""
+    """A mean with its interval; `low` and `high` are None where values have no spread to tell."""
 
     value: float
     low: float | None
@@ -26,7 +26,7 @@ class Mean:
 class PairedTest:
     """A paired t test: the mean difference, its interval, and the two-sided p.
 
-    `low`, `high` and `p` are None below two pairs; so is `p` where all differences are equal.
+    `low`, `high` and `p` are None below two pairs, and where all differences are equal.
     """
 
     difference: float
@@ -43,7 +43,7 @@ def mean_interval(values: Sequence[float]) -> Mean:
     """
     array = np.asarray(values, dtype=float)
     mean, n = float(array.mean()), len(array)
-    if n < 2:
+    if n < 2 or np.ptp(array) == 0:
         return Mean(mean, None, None, n)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * array.std(ddof=1) / np.sqrt(n))
     return Mean(mean, mean - half, mean + half, n)
@@ -57,9 +57,7 @@ def paired_test(values: Sequence[float], baseline: Sequence[float]) -> PairedTes
     """
     differences = np.subtract(values, baseline)
     mean = mean_interval(differences.tolist())
-    p = None
-    if mean.n > 1 and np.ptp(differences) > 0:
-        p = float(stats.ttest_1samp(differences, 0.0).pvalue)
+    p = None if mean.low is None else float(stats.ttest_1samp(differences, 0.0).pvalue)
     return PairedTest(mean.value, mean.low, mean.high, p, mean.n)
 
 

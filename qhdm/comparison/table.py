@@ -49,7 +49,7 @@ def _head(results: Results) -> list[str]:
         f"held out, {data.image_size}x{data.image_size} pixels.",
         f"Means over seeds with {CONFIDENCE:.0%} intervals (Student's t). Differences from "
         f"`{results.baseline}` are paired over seeds; p is that of the paired t test, p (Holm) "
-        f"corrected within a metric for {variants} variants, not for the number of metrics.",
+        f"corrected within a metric for the number of variants ({variants}), not of metrics.",
     ]
     if len(seeds) < _FEW:
         lines.append(

@@ -72,6 +72,8 @@ def _plot(axes: Axes, label: str, rows: Sequence[Inference]) -> None:
                 label=f"{variant}: shots" + (f" and noise of {Path(noise).stem}" if noise else ""),
             )
     axes.set_xscale("log", base=2)
+    if ticks := sorted({row.shots for row in rows if row.shots}):
+        axes.set_xticks(ticks, map(str, ticks))
     axes.set(title=label, xlabel="shots per circuit")
     axes.title.set_fontsize(9)
 
