@@ -39,7 +39,6 @@ setup(
         "requests>=2.31",
         "rustworkx>=0.15",
         "safetensors>=0.4",
-        "scikit-learn>=1.3",  # of prdc, which does not name it
         "scipy>=1.11",
         "torchmetrics>=1.4,<2",
         "tqdm>=4.66",
