@@ -107,9 +107,10 @@ def load_dinov2(path: Path, device: torch.device) -> Pretrained:
     try:
         config = Dinov2Config(**_dinov2_sizes(weights))
         # It also maps the published names of weights to those of the library's version.
-        network, report = Dinov2Model.from_pretrained(
+        loaded: Any = Dinov2Model.from_pretrained(
             None, config=config, state_dict=weights, output_loading_info=True
         )
+        network, report = loaded
         fits = not any(report.values())
     except (KeyError, RuntimeError, ValueError, IndexError, ZeroDivisionError):
         fits = False
