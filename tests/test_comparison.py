@@ -29,12 +29,13 @@ from qhdm import data
 from qhdm.comparison.cells import Cell, cells_of
 from qhdm.comparison.estimate import describe_plan, parameters_of
 from qhdm.comparison.execution import Job, LocalExecutor
+from qhdm.comparison.preparation import prepare
 from qhdm.comparison.results import collect, read_results, write_results
 from qhdm.comparison.runner import jobs_of
 from qhdm.comparison.spec import load_grid, variant_settings
 from qhdm.comparison.statistics import holm, mean_interval, paired_test
 from qhdm.comparison.table import describe
-from qhdm.errors import ComparisonError, ConfigError
+from qhdm.errors import ComparisonError, ConfigError, EvaluationError
 from qhdm.metrics.classifier import ClassifierSettings
 from qhdm.metrics.records import (
     DataRecord,
@@ -273,6 +274,12 @@ def test_the_plan_names_cells_parameters_and_time(specification: Path) -> None:
     text = describe_plan(grid.specification, found, parameters, jobs=2)
     for word in ("unet-seed0", "model.kind=unet", "240", "0/2", "estimated time: about"):
         assert word in text
+
+
+def test_too_few_images_are_found_before_training(specification: Path) -> None:
+    # 10 of the bundled images are held out; a classifier has 64 features.
+    with pytest.raises(EvaluationError, match="test split"):
+        prepare(cells(specification, "evaluate.num=200"), progress=False)
 
 
 # Statistics

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from qhdm import data
 from qhdm.comparison.cells import Cell
 from qhdm.config import Config, DataConfig
+from qhdm.data import Dataset
+from qhdm.metrics.classifier import ClassifierSettings
 from qhdm.metrics.features import make_extractor
 from qhdm.metrics.groups import check_size
 from qhdm.metrics.settings import EvaluationSettings
@@ -40,11 +42,24 @@ def prepare(cells: Sequence[Cell], *, progress: bool = True) -> None:
         images = data.load(config, progress=progress)
         training, test = images.split("train"), images.split("test")
         for request in requests:
-            device = resolve_device(request.device, key="evaluate.device")
-            extractor = make_extractor(request, training, device=device, progress=progress)
-            if "distances" in request.metrics:
-                more = "set evaluate.num (or inference_evaluate.num) to {} or more"
-                check_size(request.num, len(training), len(test), extractor, more=more)
+            _check_extractor(request, training, test, progress=progress)
+
+
+def _check_extractor(
+    request: EvaluationSettings, training: Dataset, test: Dataset, *, progress: bool
+) -> None:
+    """Have the extractor of an evaluation ready, and refuse too few images for its features."""
+
+    def check(dim: int) -> None:
+        if "distances" in request.metrics:
+            more = "set evaluate.num (or inference_evaluate.num) to {} or more"
+            check_size(request.num, len(training), len(test), dim, more=more)
+
+    if request.extractor == "classifier" and request.extractor_weights is None:
+        check(ClassifierSettings.dim)  # before it is trained
+    device = resolve_device(request.device, key="evaluate.device")
+    extractor = make_extractor(request, training, device=device, progress=progress)
+    check(extractor.record.dim)
 
 
 def on_engine(config: Config, request: EvaluationSettings) -> Config:
