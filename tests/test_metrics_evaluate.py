@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,51 @@ import pytest
 import yaml
 from conftest import TINY, Cli
 from PIL import Image
-from test_cli import refused
 
 from qhdm import data
+from qhdm.cli import main
 from qhdm.config import DataConfig
-from qhdm.data import Dataset
 from qhdm.errors import EvaluationError
 from qhdm.metrics import EvaluationSettings, evaluate, read_evaluation
 from qhdm.metrics.samples import sampled
 from qhdm.pipeline import Pipeline
 from qhdm.training.run import Run
 
+#: Run a command in this process, so that torch is loaded once; returns exit code, stdout, stderr.
+Here = Callable[..., tuple[int, str, str]]
+
 CLASSES = ("Forest", "Industrial", "SeaLake")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QHDM_DATA", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str]) -> Here:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:  # of argparse
+            code = int(stop.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def refused(done: tuple[int, str, str], *words: str, code: int = 1) -> None:
+    """One line on stderr, after what progress bars left, that holds `words`."""
+    found, _, errors = done
+    assert found == code
+    last = errors.strip().splitlines()[-1]
+    assert "qhdm" in last
+    assert "Traceback" not in errors
+    for word in words:
+        assert word in last
 
 
 @pytest.fixture(scope="module")
@@ -39,33 +73,25 @@ def quarters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(cli: Cli, quarters: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(quarters: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A hybrid U-Net of a few training steps on them."""
     folder = tmp_path_factory.mktemp("runs")
     tiny = {**TINY, "data": {"root": str(quarters), "image_size": 16, "test_fraction": 0.4}}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(tiny))
-    done = cli("train", folder / "tiny.yaml", "--out", folder / "run", "--set", "train.steps=5")
-    assert done.returncode == 0, done.stderr
+    train = ["train", folder / "tiny.yaml", "--out", folder / "run", "--set", "train.steps=5"]
+    assert main(list(map(str, train))) == 0
     return folder / "run"
 
 
 @pytest.fixture(scope="module")
-def classifier(cli: Cli, run: Path) -> Path:
+def classifier(run: Path) -> Path:
     """Trained by the command, for fewer steps than is usual."""
     path = run.parent / "classifier.safetensors"
-    done = cli("train-classifier", run, "--steps", 30, "--out", path)
-    assert done.returncode == 0, done.stderr
-    assert "SeaLake" in done.stdout
-    assert "64 features" in done.stdout
+    assert main(["train-classifier", str(run), "--steps", "30", "--out", str(path)]) == 0
     return path
 
 
-@pytest.fixture(scope="module")
-def real(quarters: Path) -> Dataset:
-    return data.load(DataConfig(root=str(quarters), image_size=16, test_fraction=0.4))
-
-
-def test_a_run_is_evaluated_once(cli: Cli, run: Path, classifier: Path) -> None:
+def test_a_run_is_evaluated_once(cli: Cli, here: Here, run: Path, classifier: Path) -> None:
     request = ("evaluate", run, "--num", 80, "--steps", 2, "--extractor-weights", classifier)
     groups = ("--metrics", "distances", "classes")
     done = cli(*request, *groups)
@@ -89,32 +115,34 @@ def test_a_run_is_evaluated_once(cli: Cli, run: Path, classifier: Path) -> None:
     assert found.find("class accuracy") is not None
     assert found.find("class accuracy", class_name="Forest") is not None
 
-    again = cli(*request, *groups)
-    assert f"distances, classes: read from {path}" in again.stdout
-    assert "sampled" not in again.stdout
-    assert again.stdout.splitlines()[-20:] == done.stdout.splitlines()[-20:]
+    code, again, _ = here(*request, *groups)
+    assert code == 0
+    assert f"distances, classes: read from {path}" in again
+    assert "sampled" not in again
+    assert again.splitlines()[-20:] == done.stdout.splitlines()[-20:]
 
-    more = cli(*request, "--metrics", "classes", "memorisation")
-    assert more.returncode == 0, more.stderr
-    assert "80 of the 80 images were sampled before" in more.stdout
+    code, more, _ = here(*request, "--metrics", "classes", "memorisation")
+    assert code == 0
+    assert "80 of the 80 images were sampled before" in more
     assert read_evaluation(path).groups == ("distances", "classes", "memorisation")
     assert read_evaluation(path).metrics[: len(found.metrics)] == found.metrics
     with Image.open(path.with_name(f"{path.stem}_neighbours.png")) as picture:
         assert picture.height > 500  # two rows for each of three classes
 
 
-def test_images_of_a_folder(cli: Cli, quarters: Path, classifier: Path, tmp_path: Path) -> None:
+def test_images_of_a_folder(here: Here, quarters: Path, classifier: Path, tmp_path: Path) -> None:
     """Real images in the place of generated ones are about as near as the floor says."""
     request = (
         *("evaluate", "--images", quarters, "--data", quarters),
         *("--size", 16, "--test-fraction", 0.4, "--extractor-weights", classifier),
     )
-    printed = cli(*request, "--metrics", "distances", cwd=tmp_path)
-    assert printed.returncode == 0, printed.stderr
+    code, printed, _ = here(*request, "--metrics", "distances")
+    assert code == 0
+    assert "FID[classifier" in printed
     assert list(tmp_path.iterdir()) == []
     out = tmp_path / "evaluation.json"
-    done = cli(*request, "--metrics", "distances", "memorisation", "--out", out, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    code, _, _ = here(*request, "--metrics", "distances", "memorisation", "--out", out)
+    assert code == 0
     found = read_evaluation(out)
     assert found.generated.steps is None
     fid = found.find("FID", split="test")
@@ -133,37 +161,39 @@ def test_images_of_a_folder(cli: Cli, quarters: Path, classifier: Path, tmp_path
 
 
 def test_what_cannot_be_evaluated_is_refused(
-    cli: Cli, run: Path, tiny_run: Path, classifier: Path, quarters: Path, tmp_path: Path
+    here: Here, run: Path, tiny_run: Path, classifier: Path, quarters: Path, tmp_path: Path
 ) -> None:
     weights = ("--extractor-weights", classifier)
-    small = cli("evaluate", run, "--num", 64, *weights)
+    small = here("evaluate", run, "--num", 64, *weights)
     refused(small, "64 images (generated) for 64 features", "singular", "--num 65 or more")
-    bundled = cli("train-classifier", tiny_run, "--steps", 1, "--out", tmp_path / "c.safetensors")
-    assert bundled.returncode == 0, bundled.stderr
-    few = cli("evaluate", tiny_run, "--extractor-weights", tmp_path / "c.safetensors")
+    bundled = here("train-classifier", tiny_run, "--steps", 1, "--out", tmp_path / "c.safetensors")
+    assert bundled[0] == 0
+    assert "SeaLake" in bundled[1]
+    assert "64 features" in bundled[1]
+    few = here("evaluate", tiny_run, "--extractor-weights", tmp_path / "c.safetensors")
     refused(few, "10 images (test split)", "--metrics classes utility memorisation")
     assert not (tiny_run / "evaluations").exists()
-    refused(cli("evaluate"), "give a run directory")
-    refused(cli("evaluate", tmp_path), "not a run directory")
-    refused(cli("evaluate", run, "--shots", 64), "shots: only with engine aer")
-    refused(cli("evaluate", run, "--extractor", "dinov2"), "extractor_weights: give the file")
-    refused(cli("evaluate", run, "--set", "data.test_fraction=0.5"), "data.test_fraction")
-    refused(cli("evaluate", run, *weights, "--set", f"data.root={tmp_path}/no"), "no such folder")
-    refused(cli("evaluate", run, "--images", quarters, "--steps", 3), "--steps: not with --images")
-    refused(cli("evaluate", run, "--metrics", "beauty"), "invalid choice: 'beauty'", code=2)
-    refused(cli("evaluate", run, "--out", tmp_path), "--out", "is a folder")
+    refused(here("evaluate"), "give a run directory")
+    refused(here("evaluate", tmp_path), "not a run directory")
+    refused(here("evaluate", run, "--shots", 64), "shots: only with engine aer")
+    refused(here("evaluate", run, "--extractor", "dinov2"), "extractor_weights: give the file")
+    refused(here("evaluate", run, "--set", "data.test_fraction=0.5"), "data.test_fraction")
+    refused(here("evaluate", run, *weights, "--set", f"data.root={tmp_path}/no"), "no such folder")
+    refused(here("evaluate", run, "--images", quarters, "--steps", 3), "--steps: not with --images")
+    refused(here("evaluate", run, "--metrics", "beauty"), "invalid choice: 'beauty'", code=2)
+    refused(here("evaluate", run, "--out", tmp_path), "--out", "is a folder")
     other = tmp_path / "other"
     (other / "Desert").mkdir(parents=True)
     Image.new("RGB", (16, 16)).save(other / "Desert" / "a.png")
-    unknown = cli("evaluate", run, "--images", other, *weights)
+    unknown = here("evaluate", run, "--images", other, *weights)
     refused(unknown, "class folder Desert is not a class", "Forest")
     (tmp_path / "notes.json").write_text("{}")
-    mine = cli("evaluate", run, "--num", 70, *weights, "--out", tmp_path / "notes.json")
+    mine = here("evaluate", run, "--num", 70, *weights, "--out", tmp_path / "notes.json")
     refused(mine, "not an evaluation")
     assert (tmp_path / "notes.json").read_text() == "{}"
-    refused(cli("train-classifier"), "either a configuration file, a run directory, or --data")
-    refused(cli("train-classifier", run, "--size", 16), "--size: only with --data")
-    refused(cli("train-classifier", run, "--out", classifier), "exists already")
+    refused(here("train-classifier"), "either a configuration file, a run directory, or --data")
+    refused(here("train-classifier", run, "--size", 16), "--size: only with --data")
+    refused(here("train-classifier", run, "--out", classifier), "exists already")
 
 
 def test_sampled_images_are_those_of_the_pipeline(run: Path) -> None:
