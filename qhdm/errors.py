@@ -63,6 +63,10 @@ class TrainingError(QhdmError):
     """Training cannot go on, for example because the loss is no longer finite."""
 
 
+class EvaluationError(QhdmError):
+    """Images, features or a file of results cannot be used to judge a model."""
+
+
 class HardwareError(QhdmError):
     """A backend is unknown or cannot be used, or a job on it cannot go on."""
 

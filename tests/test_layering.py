@@ -22,9 +22,11 @@ ALLOWED = {
     "training": BASE | {"config", "data", "diffusion", "quantum", "models"},
     "pipeline": BASE | {"config", "data", "diffusion", "quantum", "models", "training"},
     "hardware": BASE | {"schema", "config", "diffusion", "quantum", "models", "pipeline", "report"},
+    "metrics": BASE
+    | {"schema", "config", "data", "diffusion", "quantum", "models", "training", "pipeline"},
     "importing": BASE | {"config", "data", "models", "training"},
     "export": BASE | {"models", "quantum"},
-    "report": BASE | {"data", "quantum"},
+    "report": BASE | {"data", "quantum", "metrics"},
 }
 #: The entrances may see everything.
 ENTRANCES = {"__init__", "__main__", "cli", "commands"}
