@@ -54,7 +54,7 @@ def test_eurosat_is_the_default() -> None:
         ("sample.steps=2000", "sample.steps: 2000 exceeds diffusion.timesteps (1000)"),
         ("name=../up", "name: string should match"),
         ("train.steps", "--set train.steps: expected key=value"),
-        ("train.steps.x=1", "--set train.steps.x=1: train.steps has no keys"),
+        ("train.steps.x=1", "--set train.steps.x: train.steps has no keys"),
         ("train.steps={", "the value is not valid YAML"),
     ],
 )
