@@ -49,6 +49,7 @@ class Metric:
         num: N, generated images that entered.
         value: shares and accuracies are in [0, 1].
         error: its standard error, where there is one.
+        baseline: accuracy of real images alone, to which a gain is to be added.
         floor: the same of real images in the place of the generated ones, where it can be had.
         better: whether lower or higher values are better.
         setting: of few-shot trainings: `10 real images per class`.
@@ -62,6 +63,7 @@ class Metric:
     better: Literal["lower", "higher"] | None
     class_name: Annotated[str | None, Field(alias="class")] = None
     error: float | None = None
+    baseline: float | None = None
     floor: float | None = None
     setting: str | None = None
 
