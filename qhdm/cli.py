@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from qhdm import __version__
-from qhdm.commands import circuits, export, import_flax, jobs, noise, submit
+from qhdm.commands import circuits, compare, export, import_flax, jobs, noise, submit
 from qhdm.commands.arguments import fraction, natural, non_negative, pixels, positive, shots
 from qhdm.errors import ConfigError, DataError, Interrupted, QhdmError, SamplingError
 
@@ -381,6 +381,8 @@ def _parser() -> argparse.ArgumentParser:
         help="only the last K network evaluations on aer, the others exact",
     )
     sample.set_defaults(command=_sample)
+
+    compare.add(verbs)
 
     circuits.add(verbs)
     export.add(verbs)

@@ -63,6 +63,10 @@ class TrainingError(QhdmError):
     """Training cannot go on, for example because the loss is no longer finite."""
 
 
+class ComparisonError(QhdmError):
+    """A comparison's directory holds other runs than it asks for, or some of its cells failed."""
+
+
 class EvaluationError(QhdmError):
     """Images, features or a file of results cannot be used to judge a model."""
 

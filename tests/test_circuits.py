@@ -75,7 +75,7 @@ def test_basic_is_rotations_and_a_ring_of_cnots() -> None:
 
 @pytest.mark.parametrize(
     ("ansatz", "per_layer"),
-    [("hqconv", 28), ("fqconv", 24), ("basic", 12), ("hqconv_released", 28)],
+    [("hqconv", 28), ("fqconv", 24), ("basic", 12), ("product", 12), ("hqconv_released", 28)],
 )
 def test_weights_per_layer(ansatz: str, per_layer: int) -> None:
     for layers in (1, 2, 3):

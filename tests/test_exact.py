@@ -102,7 +102,14 @@ def test_values_agree_with_pennylane() -> None:
 @pytest.mark.parametrize("engine", ["exact", "exact:statevector"])
 @pytest.mark.parametrize(
     ("ansatz", "qubits"),
-    [("hqconv", 8), ("hqconv", 12), ("fqconv", 12), ("basic", 4), ("hqconv_released", 12)],
+    [
+        ("hqconv", 8),
+        ("hqconv", 12),
+        ("fqconv", 12),
+        ("basic", 4),
+        ("product", 3),
+        ("hqconv_released", 12),
+    ],
 )
 def test_gradients_by_gradcheck(ansatz: str, qubits: int, engine: str) -> None:
     filter = build_filter(ansatz, qubits=qubits, layers=2)

@@ -24,7 +24,7 @@ from tolerances import PUBLISHED
 
 from qhdm import data
 from qhdm.config import Config, DataConfig, load_config, to_yaml
-from qhdm.errors import CheckpointError, RunError
+from qhdm.errors import CheckpointError, ConfigError, RunError
 from qhdm.importing import import_checkpoint
 from qhdm.importing.checkpoint import read_checkpoint
 from qhdm.importing.names import slots_of
@@ -119,6 +119,13 @@ def test_without_one_switch_the_output_is_another(
     with pytest.raises(CheckpointError, match="misses the published output by"):
         import_checkpoint(source, released(network, setting), out, tolerance=PUBLISHED)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["published.npz"]
+
+
+def test_controls_have_no_published_weights(tmp_path: Path) -> None:
+    source = reference.write_npz("qcunet_fqconv", tmp_path / "published.npz")
+    config = released("qcunet_fqconv", "quantum.filter=cosine")
+    with pytest.raises(ConfigError, match=r"quantum\.filter: cosine has no published weights"):
+        import_checkpoint(source, config, tmp_path / "run", tolerance=PUBLISHED)
 
 
 @pytest.mark.parametrize("network", ["unet", "qcunet_fqconv", "qcunet_hqconv_released"])

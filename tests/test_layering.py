@@ -24,9 +24,10 @@ ALLOWED = {
     "hardware": BASE | {"schema", "config", "diffusion", "quantum", "models", "pipeline", "report"},
     "metrics": BASE
     | {"schema", "config", "data", "diffusion", "quantum", "models", "training", "pipeline"},
-    "importing": BASE | {"config", "data", "models", "training"},
+    "comparison": BASE | {"schema", "config", "data", "quantum", "models", "training", "metrics"},
+    "importing": BASE | {"config", "data", "models", "quantum", "training"},
     "export": BASE | {"models", "quantum"},
-    "report": BASE | {"data", "quantum", "metrics"},
+    "report": BASE | {"data", "quantum", "metrics", "comparison"},
 }
 #: The entrances may see everything.
 ENTRANCES = {"__init__", "__main__", "cli", "commands"}

@@ -20,7 +20,7 @@ STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
-Family = Literal["hqconv", "fqconv", "basic", "hqconv_released"]
+Family = Literal["hqconv", "fqconv", "basic", "product", "hqconv_released"]
 
 
 def _ansatz(name: str) -> str:
@@ -195,8 +195,19 @@ class AerConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class QuantumConfig:
-    """Where the filters stand and which engine evaluates them; `aer` is of the engine `aer`."""
+    """The filters: what they are, where they stand, and which engine evaluates them.
 
+    Attributes:
+        filter: `circuit`, or a control in its place, for comparisons: `frozen` (the circuit, its
+            random weights untrained), `cosine` (of each value: what a circuit without entanglement
+            computes), `linear` (a classical map of the patch with as many weights as the circuit),
+            `identity` (no filter: the channels pass as they are).
+        engine: evaluates circuits.
+        aer: of the engine `aer`.
+        vertex, encoder: where filters stand.
+    """
+
+    filter: Literal["circuit", "frozen", "cosine", "linear", "identity"] = "circuit"
     engine: Engine = "exact"
     aer: AerConfig = field(default_factory=AerConfig)
     vertex: VertexConfig = field(default_factory=VertexConfig)

@@ -12,7 +12,7 @@ import torch
 
 from qhdm import data
 from qhdm.config import Config
-from qhdm.errors import CheckpointError
+from qhdm.errors import CheckpointError, ConfigError
 from qhdm.files import atomic_path, write_text
 from qhdm.importing.checkpoint import Arrays, Checkpoint, Example, read_checkpoint
 from qhdm.importing.names import slots_of
@@ -61,7 +61,12 @@ def import_checkpoint(source: Path, config: Config, out: Path, *, tolerance: flo
         CheckpointError: the file cannot be read, is not of this network, or the check fails.
         RunError: `out` exists and is not empty.
         DataError: `data.classes` is null and the data set absent.
+        ConfigError: the configuration has a control in the place of the circuits.
     """
+    if config.quantum.filter != "circuit":
+        raise ConfigError(
+            f"quantum.filter: {config.quantum.filter} has no published weights; use circuit"
+        )
     check_absent(out)
     config = data.resolved(config)
     checkpoint = read_checkpoint(source)

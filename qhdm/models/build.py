@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from torch import nn
 from qhdm import data
 from qhdm.config import Config, QuantumConfig
 from qhdm.models.blocks import Attention, Condition, ResnetBlock
+from qhdm.models.controls import check_linear, filter_layer
 from qhdm.models.quantum_blocks import FilterBank, QResnetBlock, QuanResnetBlock
 from qhdm.models.released import (
     DiscardingQResnetBlock,
@@ -33,13 +34,16 @@ def build_filters(config: Config) -> dict[str, Filter]:
     Places with the same circuit share one filter, which is planned once.
 
     Raises:
-        CircuitError: a filter cannot be built, or does not fit a patch.
+        CircuitError: a filter cannot be built, does not fit a patch, or has more weights than the
+            control that is to match it can have.
     """
 
     @cache
     def filter_of(ansatz: str, layers: int | None) -> Filter:
         filter = find_filter(ansatz, layers=layers)
         check_patch(filter)
+        if config.quantum.filter == "linear":
+            check_linear(filter)
         return filter
 
     quantum = config.quantum
@@ -77,13 +81,16 @@ def build_model(config: Config) -> UNet:
     quantum = config.quantum
     engine = engine_of(quantum)
     filters = build_filters(config)
-    vertex = None
-    if config.vertex_filters:
-        vertex = FilterBank(filters["vertex"], config.vertex_filters, engine)
-    encoder = {}
-    for level in config.encoder_levels:
-        count = quantum.encoder.count(model.level_channels[level])
-        encoder[level] = FilterBank(filters["encoder"], count, engine)
+
+    def bank(place: str, count: int) -> FilterBank:
+        layer = partial(filter_layer, quantum.filter, filters[place], count=count, engine=engine)
+        return FilterBank(count, layer)
+
+    vertex = bank("vertex", config.vertex_filters) if config.vertex_filters else None
+    encoder = {
+        level: bank("encoder", quantum.encoder.count(model.level_channels[level]))
+        for level in config.encoder_levels
+    }
     emb_dim, groups = 4 * model.dim, model.groups
     released = config.released
     qresnet = DiscardingQResnetBlock if released.discard_second_pass else QResnetBlock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,18 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from qhdm.models.blocks import ResnetBlock, WeightStandardizedConv2d
-from qhdm.quantum.engines import Engine
-from qhdm.quantum.filter import Filter
-from qhdm.quantum.layer import QuantumFilterLayer
+from qhdm.quantum.layer import PatchTiling
 
 
 @dataclass(frozen=True)
 class FilterBank:
-    """The filters of one place of the network: F filters of one circuit, and their engine."""
+    """The filters of one place of the network: their number F, and what makes a layer of them."""
 
-    filter: Filter
     count: int
-    engine: Engine
+    layer: Callable[[], PatchTiling]
 
 
 class HybridConv2d(nn.Module):
@@ -32,9 +30,9 @@ class HybridConv2d(nn.Module):
 
     def __init__(self, dim: int, bank: FilterBank) -> None:
         super().__init__()
-        self.quantum_channels = bank.count * QuantumFilterLayer.CHANNELS
+        self.quantum_channels = bank.count * PatchTiling.CHANNELS
         classical = dim - self.quantum_channels
-        self.quantum = QuantumFilterLayer(bank.filter, count=bank.count, engine=bank.engine)
+        self.quantum = bank.layer()
         self.conv = WeightStandardizedConv2d(classical, classical) if classical else None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -87,6 +87,12 @@ def _basic_layer(circuit: QuantumCircuit, w: ParameterVector, first: int) -> Non
         circuit.cx(qubit, (qubit + 1) % n)
 
 
+def _product_layer(circuit: QuantumCircuit, w: ParameterVector, first: int) -> None:
+    """`basic` without its CNOTs: nothing is entangled, and <Z_i> = cos(x_i + sum of w_i)."""
+    for qubit in range(circuit.num_qubits):
+        circuit.rx(w[first + qubit], qubit)
+
+
 def _hqconv_weights(n: int) -> int:
     return 2 * n + 2 * (n // 4 - 1)
 
@@ -100,6 +106,7 @@ ANSATZE = {
         Ansatz("fqconv", 12, lambda n: 2 * n, _fqconv_layer),
         # A ring of one qubit would be a CNOT of a qubit with itself.
         Ansatz("basic", 2, lambda n: n, _basic_layer),
+        Ansatz("product", 1, lambda n: n, _product_layer),
         Ansatz("hqconv_released", 4, _hqconv_weights, _hqconv_links),
     )
 }

@@ -41,7 +41,7 @@ def build_filter(ansatz: str, *, qubits: int = 12, layers: int = 3) -> Filter:
     """Build a filter of a built-in family: RX(x_i) on qubit i, L layers, <Z_i> of every qubit.
 
     Args:
-        ansatz: `hqconv`, `fqconv`, `basic` or `hqconv_released`.
+        ansatz: `hqconv`, `fqconv`, `basic`, `product` or `hqconv_released`.
         qubits: n; a multiple of 4 for hqconv, of 12 for fqconv, of 2 for basic.
         layers: L >= 1.
 

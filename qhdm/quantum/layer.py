@@ -10,12 +10,44 @@ from qhdm.quantum.engines import Engine
 from qhdm.quantum.filter import Filter
 
 
-class QuantumFilterLayer(nn.Module):
+class PatchTiling(nn.Module):
+    """F maps of small patches, side by side on a feature map (B, 3F, H, W) to the same shape.
+
+    Map f reads channels 3f..3f+2. Patches of 2x2 pixels tile the map with stride 2; within a patch,
+    value (h, w, c) is number 3(2h + w) + c of the twelve, and the same number of the result takes
+    its place (design of the quanvolution: Henderson et al. 2020).
+
+    Args:
+        connector: (F, patches, 12) to the same shape.
+        count: F.
+    """
+
+    PATCH = 2
+    CHANNELS = 3
+    VALUES = PATCH**2 * CHANNELS
+
+    def __init__(self, connector: nn.Module, *, count: int) -> None:
+        super().__init__()
+        self.count = count
+        self.connector = connector
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3F, H, W) with even H and W to the same shape."""
+        B, _, H, W = x.shape
+        F, k, c = self.count, self.PATCH, self.CHANNELS
+        h, w = H // k, W // k
+        # Pixels of a patch are contiguous, channels last: row-major (h, w, c) within the patch.
+        patches = x.reshape(B, F, c, h, k, w, k).permute(1, 0, 3, 5, 4, 6, 2)
+        values = self.connector(patches.reshape(F, B * h * w, self.VALUES))
+        values = values.reshape(F, B, h, w, k, k, c).permute(1, 0, 6, 2, 4, 3, 5)
+        return values.reshape(B, F * c, H, W)
+
+
+class QuantumFilterLayer(PatchTiling):
     """F filters side by side on a feature map (B, 3F, H, W) to the same shape, in [-1, 1].
 
-    Filter f reads channels 3f..3f+2. Patches of 2x2 pixels tile the map with stride 2; within a
-    patch, value (h, w, c) is the angle (radians) of the RX on qubit 3(2h + w) + c, and <Z> of that
-    qubit takes its place (arXiv 2512.20448; design of the quanvolution: Henderson et al. 2020).
+    Value (h, w, c) of a patch is the angle (radians) of the RX on qubit 3(2h + w) + c, and <Z> of
+    that qubit takes its place (arXiv 2512.20448).
 
     Args:
         filter: a circuit of 12 inputs and 12 observables.
@@ -26,25 +58,11 @@ class QuantumFilterLayer(nn.Module):
         CircuitError: the filter's inputs or outputs do not fit the patch.
     """
 
-    PATCH = 2
-    CHANNELS = 3
+    connector: FilterConnector
 
     def __init__(self, filter: Filter, *, count: int = 1, engine: Engine | str = "exact") -> None:
-        super().__init__()
         check_patch(filter)
-        self.count = count
-        self.connector = FilterConnector(filter, count=count, engine=engine)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 3F, H, W) with even H and W to the same shape; angles in radians to values of Z."""
-        B, _, H, W = x.shape
-        F, k, c = self.count, self.PATCH, self.CHANNELS
-        h, w = H // k, W // k
-        # Pixels of a patch are contiguous, channels last: row-major (h, w, c) within the patch.
-        patches = x.reshape(B, F, c, h, k, w, k).permute(1, 0, 3, 5, 4, 6, 2)
-        values = self.connector(patches.reshape(F, B * h * w, k * k * c))
-        values = values.reshape(F, B, h, w, k, k, c).permute(1, 0, 6, 2, 4, 3, 5)
-        return values.reshape(B, F * c, H, W)
+        super().__init__(FilterConnector(filter, count=count, engine=engine), count=count)
 
     def circuits(self, height: int, width: int) -> int:
         """Circuits evaluated per image on a map of that size."""
@@ -53,7 +71,7 @@ class QuantumFilterLayer(nn.Module):
 
 def check_patch(filter: Filter) -> None:
     """Raise `CircuitError` unless the filter's inputs and outputs fit a patch."""
-    values = QuantumFilterLayer.PATCH**2 * QuantumFilterLayer.CHANNELS
+    values = PatchTiling.VALUES
     if (len(filter.inputs), len(filter.observables)) != (values, values):
         raise CircuitError(
             f"{filter.name}: a 2x2x3 patch needs {values} inputs and {values} observables, the "

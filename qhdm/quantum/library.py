@@ -42,8 +42,8 @@ def find_filter(name: str, *, qubits: int | None = None, layers: int | None = No
     """The filter of a built-in family or of a circuit file.
 
     Args:
-        name: `hqconv`, `fqconv`, `basic`, `hqconv_released`, or the path of a `.qasm` or `.qpy`
-            file, relative to the current folder.
+        name: `hqconv`, `fqconv`, `basic`, `product`, `hqconv_released`, or the path of a `.qasm` or
+            `.qpy` file, relative to the current folder.
         qubits, layers: of a family (12 and 3 where not given); a file has its own.
 
     Raises:

@@ -1,0 +1,117 @@
+"""What stands where filters would, for comparisons."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from tolerances import FLOAT64
+
+from qhdm.config import Config, load_config
+from qhdm.data import EUROSAT_CLASSES
+from qhdm.errors import CircuitError
+from qhdm.models import UNet, build_model
+from qhdm.models.controls import SparseLinear
+from qhdm.models.counts import count_parameters, quantum_parameters
+from qhdm.quantum import build_filter, expectation
+from qhdm.quantum.layer import PatchTiling, QuantumFilterLayer
+
+CONTROLS = ("frozen", "cosine", "linear", "identity")
+
+
+@pytest.fixture
+def config(tiny_yaml: Path) -> Config:
+    return of(tiny_yaml, "circuit")
+
+
+def of(tiny_yaml: Path, control: str, *settings: str) -> Config:
+    classes = f"data.classes=[{','.join(EUROSAT_CLASSES)}]"
+    return load_config(tiny_yaml, [classes, f"quantum.filter={control}", *settings])
+
+
+def output(model: UNet, side: int = 16) -> torch.Tensor:
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, side, side, generator=random)
+    return model(x, torch.tensor([3, 70]), torch.tensor([1, 4]))
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_control_has_no_trained_circuit_and_is_where_the_filters_were(
+    tiny_yaml: Path, config: Config, control: str
+) -> None:
+    circuits, model = build_model(config), build_model(of(tiny_yaml, control))
+
+    def tilings(model: UNet) -> list[str]:
+        return [name for name, module in model.named_modules() if isinstance(module, PatchTiling)]
+
+    assert tilings(model) == tilings(circuits) != []
+    assert not any(parameter.requires_grad for parameter in quantum_parameters(model))
+    output(model).square().mean().backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is None) == ("theta" in name), name
+    assert not torch.equal(output(model), output(circuits)) or control == "frozen"
+
+
+def test_frozen_is_the_circuit_untrained(tiny_yaml: Path, config: Config) -> None:
+    torch.testing.assert_close(
+        output(build_model(of(tiny_yaml, "frozen"))), output(build_model(config)), atol=0, rtol=0
+    )
+
+
+def test_linear_has_as_many_parameters_as_the_circuit(tiny_yaml: Path, config: Config) -> None:
+    *_, hybrid = count_parameters(build_model(config))
+    *_, classical = count_parameters(build_model(of(tiny_yaml, "linear")))
+    assert classical.quantum == 0
+    assert classical.classical == hybrid.classical + hybrid.quantum
+
+
+def test_linear_is_its_matrix() -> None:
+    """84 weights: seven of the twelve cyclic diagonals, all of the same variance."""
+    layer = SparseLinear(84, count=2).double()
+    x = torch.randn(2, 5, 12, dtype=torch.float64)
+    matrices = torch.zeros(2, 12, 12, dtype=torch.float64)
+    for place in range(84):
+        row, diagonal = place % 12, place // 12
+        matrices[:, row, (row + diagonal) % 12] = layer.weight[:, place].detach()
+    assert int((matrices != 0).sum()) == 2 * 84
+    expected = torch.stack([x[f] @ matrices[f].T for f in range(2)])
+    torch.testing.assert_close(layer(x), expected, atol=FLOAT64, rtol=0)
+    torch.manual_seed(0)
+    wide = SparseLinear(84, count=2000)(torch.randn(2000, 1, 12))
+    assert float(wide.detach().std()) == pytest.approx(1, rel=0.05)
+
+
+def test_linear_refuses_more_weights_than_a_map_of_the_patch_has(tiny_yaml: Path) -> None:
+    config = of(tiny_yaml, "linear", "quantum.vertex.ansatz=hqconv", "quantum.vertex.layers=6")
+    with pytest.raises(CircuitError, match="linear cannot have the 168 weights"):
+        build_model(config)
+
+
+def test_cosine_is_what_the_circuit_without_entanglement_computes(tiny_yaml: Path) -> None:
+    """`product` with weights of zero, by the exact engine."""
+    product = QuantumFilterLayer(build_filter("product", qubits=12, layers=2)).double()
+    with torch.no_grad():
+        product.connector.theta.zero_()
+    model = build_model(of(tiny_yaml, "cosine"))
+    cosine = next(module for module in model.modules() if isinstance(module, PatchTiling))
+    x = torch.randn(2, 3, 4, 6, dtype=torch.float64)
+    x = torch.cat([x] * cosine.count, dim=1)
+    expected = torch.cat([product(x[:, :3])] * cosine.count, dim=1)
+    torch.testing.assert_close(cosine(x), expected, atol=FLOAT64, rtol=0)
+    torch.testing.assert_close(cosine(x), x.cos(), atol=FLOAT64, rtol=0)
+
+
+def test_product_adds_its_weights() -> None:
+    filter = build_filter("product", qubits=3, layers=2)
+    x = torch.randn(4, 3, dtype=torch.float64)
+    w = torch.rand(6, dtype=torch.float64) * 2 * math.pi
+    expected = (x + w[:3] + w[3:]).cos()
+    torch.testing.assert_close(expectation(filter, x, w), expected, atol=FLOAT64, rtol=0)
+
+
+def test_identity_passes_the_channels() -> None:
+    layer = PatchTiling(torch.nn.Identity(), count=2)
+    x = torch.randn(2, 6, 4, 8)
+    assert torch.equal(layer(x), x)
