@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from qhdm import __version__
-from qhdm.commands import circuits, compare, export, import_flax, jobs, noise, submit
+from qhdm.commands import circuits, compare, export, import_flax, jobs, noise, report, submit
 from qhdm.commands.arguments import fraction, natural, non_negative, pixels, positive, shots
 from qhdm.errors import ConfigError, DataError, Interrupted, QhdmError, SamplingError
 
@@ -386,6 +386,7 @@ def _parser() -> argparse.ArgumentParser:
 
     circuits.add(verbs)
     export.add(verbs)
+    report.add(verbs)
     noise.add(verbs)
 
     data = verbs.add_parser("data", help="look at or download data")
