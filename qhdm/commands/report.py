@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from qhdm.commands.arguments import add_force, check_new
@@ -26,7 +27,14 @@ def _report(arguments: argparse.Namespace) -> None:
     # Its own page in the directory is made anew each time; another file is the user's.
     out = arguments.out or path / "report.html"
     check_new("--out", out, force=arguments.force or arguments.out is None)
-    from qhdm.report.pages.run import write_run_page
+    from qhdm.config import config_path
 
-    missing = write_run_page(path, out)
+    if (path / "comparison.yaml").is_file():
+        from qhdm.report.pages.comparison import write_comparison_page as write_page
+    else:
+        config_path(path)  # refused before the heavy imports
+        from qhdm.report.pages.run import write_run_page as write_page
+
+    for line in write_page(path, out):
+        print(f"qhdm: {line}", file=sys.stderr)
     print(f"report: {out}")

@@ -16,7 +16,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from qiskit.circuit import QuantumCircuit
 
+from qhdm.comparison.results import Inference
 from qhdm.report.circuits import draw
+from qhdm.report.inference import inference_figure
 from qhdm.report.pages.html import data_uri
 
 #: Of Okabe & Ito, whom the colour-blind can tell apart as well.
@@ -55,14 +57,11 @@ class Line:
     Attributes:
         group: its name in the legend.
         x, y: the points, one or more.
-        low, high: ends of the intervals of y, where it has some.
     """
 
     group: str
     x: Sequence[float]
     y: Sequence[float]
-    low: Sequence[float] | None = None
-    high: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,16 +82,14 @@ def line_chart(
     x: str,
     y: str,
     log: bool = False,
-    ticks: Sequence[tuple[float, str]] | None = None,
 ) -> str:
-    """Lines, with markers where they have intervals.
+    """Lines, with markers where they are of few points.
 
     Args:
         lines: what to draw.
         title: over the chart.
         x, y: names of the axes, with units.
         log: a logarithmic y axis.
-        ticks: of the x axis, in the place of numbers.
     """
     groups = list(dict.fromkeys(line.group for line in lines))
     with _chart(5.6, 3.4) as (axes, chart):
@@ -100,27 +97,23 @@ def line_chart(
             colour, dash = _look(groups.index(line.group))
             axes.plot(line.x, line.y, dash, color=colour, marker="o" if len(line.x) < 12 else None,
                       markersize=4, alpha=0.9)  # fmt: skip
-            if line.low is not None and line.high is not None:
-                axes.vlines(line.x, line.low, line.high, color=colour, linewidth=2, alpha=0.5)
         axes.set(title=title, xlabel=x, ylabel=y)
         if log:
             axes.set_yscale("log")
             _log_ticks(axes)
-        if ticks:
-            axes.set_xticks([place for place, _ in ticks], [text for _, text in ticks])
         if len(groups) > 1:
             _legend(axes, groups)
     return chart.address
 
 
 def interval_chart(
-    rows: Sequence[Row], *, title: str, x: str, baseline: float | None, floor: float | None
+    rows: Sequence[Row], *, x: str, baseline: float | None, floor: float | None
 ) -> str:
     """Means with intervals and single points, a row each.
 
     Args:
         rows: from top to bottom.
-        title, x: of the chart and its axis.
+        x: name of the axis.
         baseline, floor: places of a dashed and a dotted line.
     """
     with _chart(5.6, 1.0 + 0.34 * len(rows)) as (axes, chart):
@@ -134,7 +127,7 @@ def interval_chart(
                       markeredgecolor="white", markeredgewidth=0.6, zorder=3)  # fmt: skip
             axes.plot([row.mean], [place], "D", color=_COLOURS[0], markersize=6, zorder=4)
         axes.set_yticks(range(len(rows)), [_plain(row.name) for row in rows])
-        axes.set(title=title, xlabel=x, ylim=(len(rows) - 0.4, -0.6))
+        axes.set(xlabel=x, ylim=(len(rows) - 0.4, -0.6))
         axes.grid(visible=False, axis="y")
     return chart.address
 
@@ -164,6 +157,12 @@ def drawing(circuit: QuantumCircuit) -> str:
     return data_uri(buffer.getvalue(), "image/svg+xml")
 
 
+def inference_chart(rows: Sequence[Inference]) -> str:
+    """One metric against shots and noise at inference."""
+    with matplotlib.rc_context(_STYLE):
+        return _address(inference_figure(rows))
+
+
 @dataclass
 class _Chart:
     address: str = ""
@@ -177,9 +176,13 @@ def _chart(width: float, height: float) -> Iterator[tuple[Axes, _Chart]]:
         # No pyplot, which keeps figures and looks for a display.
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure.add_subplot(), chart
-        buffer = BytesIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    chart.address = data_uri(buffer.getvalue(), "image/svg+xml")
+        chart.address = _address(figure)
+
+
+def _address(figure: Figure) -> str:
+    buffer = BytesIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return data_uri(buffer.getvalue(), "image/svg+xml")
 
 
 def _look(index: int) -> tuple[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qhdm import data
 from qhdm.config import to_yaml
-from qhdm.data import Dataset
-from qhdm.errors import DataError, RunError
 from qhdm.files import write_text
-from qhdm.metrics.records import Evaluation, read_evaluation
 from qhdm.models.build import build_model, set_engine
 from qhdm.models.counts import Counts, count_parameters
 from qhdm.models.places import PlacedFilter, placed_filters
@@ -29,9 +24,16 @@ from qhdm.quantum.inspect import summary
 from qhdm.report.pages.charts import Line, angle_chart, drawing, line_chart
 from qhdm.report.pages.html import render
 from qhdm.report.pages.metrics import evaluation_tables
+from qhdm.report.pages.reading import (
+    loss_line,
+    read_evaluations,
+    read_versions,
+    real_images,
+    set_facts,
+)
 from qhdm.report.pages.samples import samples_beside, sampling_words, trajectories
 from qhdm.training.loop import resolve_device
-from qhdm.training.metrics import read_metrics
+from qhdm.training.metrics import read_metrics, training_seconds
 from qhdm.training.run import Run
 
 #: Other weights can be looked at with `qhdm sample --weights model`.
@@ -82,7 +84,7 @@ def write_run_page(path: Path, out: Path) -> list[str]:
     # On the engine that costs least: how shots and noise change images is for evaluations to say.
     set_engine(model, make_engine("exact"))
     pipeline = Pipeline(model, run.config, device=resolve_device("auto"))
-    real, missing = real_images(run)
+    real, missing = real_images(run.config.data)
     content = render(
         "run.html",
         name=path.resolve().name,
@@ -90,7 +92,7 @@ def write_run_page(path: Path, out: Path) -> list[str]:
         step=run.last_step(),
         weights=_WEIGHTS,
         sampling=sampling_words(run.config),
-        data=real and _data_facts(real),
+        data=real and set_facts(real),
         missing=missing,
         samples=samples_beside(pipeline, real),
         trajectories=trajectories(pipeline),
@@ -102,51 +104,11 @@ def write_run_page(path: Path, out: Path) -> list[str]:
         filters=_filter_rows(run, placed),
         angles=_angles(placed),
         circuits=_circuits(placed),
-        versions=_versions(path),
+        versions=read_versions(path),
         settings=to_yaml(run.config),
     )
     write_text(out, content)
     return missing
-
-
-def read_evaluations(path: Path) -> list[tuple[str, Evaluation]]:
-    """All evaluations in a run directory, with the names of their files.
-
-    Raises:
-        EvaluationError: one is damaged.
-    """
-    files = sorted((path / "evaluations").glob("*.json"))
-    return [(file.stem, read_evaluation(file)) for file in files]
-
-
-def real_images(run: Run) -> tuple[Dataset | None, list[str]]:
-    """The data set of a run, and what to say where it cannot be had or is another one."""
-    try:
-        real = data.load(run.config.data, progress=True)
-    except DataError as error:
-        return None, [f"No real images are shown: {error}."]
-    return real, []
-
-
-def training_seconds(records: Sequence[dict[str, Any]]) -> float:
-    """Time in training steps, from their logged speed."""
-    seconds, before = 0.0, 0
-    for record in records:
-        seconds += (record["step"] - before) / record["steps_per_second"]
-        before = record["step"]
-    return seconds
-
-
-def loss_line(group: str, records: Sequence[dict[str, Any]]) -> Line:
-    return Line(group, [r["step"] for r in records], [r["loss"] for r in records])
-
-
-def _data_facts(real: Dataset) -> dict[str, Any]:
-    return {
-        "name": real.name,
-        "train": int((~real.is_test).sum()),
-        "test": int(real.is_test.sum()),
-    }
 
 
 def _training_facts(records: Sequence[dict[str, Any]], run: Run) -> dict[str, Any] | None:
@@ -246,21 +208,3 @@ def _circuits(placed: Sequence[PlacedFilter]) -> list[Circuit]:
         (_, name), *rows = summary(facts)
         found.append(Circuit(name, drawing(named_circuit(filter)), rows, conclusions(facts)))
     return found
-
-
-def _versions(path: Path) -> dict[str, str]:
-    """What the run was trained with.
-
-    Raises:
-        RunError: the file is damaged.
-    """
-    file = path / "versions.json"
-    if not file.exists():
-        return {}
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        raise RunError(f"{file}: damaged; delete it to go without versions") from None
-    if not isinstance(found, dict):
-        raise RunError(f"{file}: not a list of versions; delete it to go without them")
-    return {str(name): str(version) for name, version in found.items()}
