@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from qhdm import __version__
-from qhdm.commands import circuits, compare, export, import_flax, jobs, noise, report, submit
+from qhdm.commands import (
+    circuits,
+    compare,
+    evaluate,
+    export,
+    import_flax,
+    jobs,
+    noise,
+    report,
+    submit,
+    train_classifier,
+)
 from qhdm.commands.arguments import fraction, natural, non_negative, pixels, positive, shots
 from qhdm.errors import ConfigError, DataError, Interrupted, QhdmError, SamplingError
 
@@ -382,11 +393,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     sample.set_defaults(command=_sample)
 
+    evaluate.add(verbs)
+    train_classifier.add(verbs)
     compare.add(verbs)
-
+    report.add(verbs)
     circuits.add(verbs)
     export.add(verbs)
-    report.add(verbs)
     noise.add(verbs)
 
     data = verbs.add_parser("data", help="look at or download data")
