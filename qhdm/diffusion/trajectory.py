@@ -75,6 +75,4 @@ def trace(
         device=device,
     )
     *_, last = chain
-    return Trajectory(
-        tuple(timesteps), np.stack(given), np.stack(estimated), to_uint8(last.x)
-    )
+    return Trajectory(tuple(timesteps), np.stack(given), np.stack(estimated), to_uint8(last.x))

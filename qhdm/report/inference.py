@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 

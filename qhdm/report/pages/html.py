@@ -43,11 +43,11 @@ def tiles(images: np.ndarray) -> list[str]:
 def number(value: float | None) -> str:
     """Three significant digits; a dash for nothing."""
     if value is None:
-        return "–"
+        return "\N{EN DASH}"
     if value != 0 and not 1e-3 <= abs(value) < 1e4:
-        return f"{value:.2e}".replace("-", "−")
+        return f"{value:.2e}".replace("-", "\N{MINUS SIGN}")
     digits = 2 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:.{digits}f}".replace("-", "−")
+    return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def duration(seconds: float) -> str:

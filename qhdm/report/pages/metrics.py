@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
 
-from qhdm.metrics.records import Evaluation, Metric
+from PIL import Image
+
+from qhdm.errors import EvaluationError
+from qhdm.metrics.records import Evaluation, Metric, read_evaluation
+from qhdm.report.pages.html import data_uri
 
 #: Standard errors on each side of a 95 % interval.
 _WIDTH = 1.96
@@ -35,6 +41,7 @@ class EvaluationTables:
     Attributes:
         name: of its file.
         generated: how the images were made, in a line.
+        neighbours: picture of those nearest to training images, where `qhdm evaluate` left one.
     """
 
     name: str
@@ -42,10 +49,16 @@ class EvaluationTables:
     generated: str
     rows: Sequence[MetricRow]
     by_class: ClassTable | None
+    neighbours: str | None
 
 
-def evaluation_tables(name: str, evaluation: Evaluation) -> EvaluationTables:
-    """The tables of one evaluation; `name` is that of its file."""
+def evaluation_tables(file: Path) -> EvaluationTables:
+    """What an evaluation file holds, and the picture beside it.
+
+    Raises:
+        EvaluationError: one of them is damaged.
+    """
+    evaluation = read_evaluation(file)
     rows = [
         MetricRow(
             metric,
@@ -55,7 +68,26 @@ def evaluation_tables(name: str, evaluation: Evaluation) -> EvaluationTables:
         for metric in evaluation.metrics
         if metric.class_name is None
     ]
-    return EvaluationTables(name, evaluation, _generated(evaluation), rows, _by_class(evaluation))
+    return EvaluationTables(
+        file.stem,
+        evaluation,
+        _generated(evaluation),
+        rows,
+        _by_class(evaluation),
+        _picture(file.with_name(f"{file.stem}_neighbours.png")),
+    )
+
+
+def _picture(file: Path) -> str | None:
+    if not file.exists():
+        return None
+    content = file.read_bytes()
+    try:
+        with Image.open(BytesIO(content), formats=["PNG"]) as picture:
+            picture.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise EvaluationError(f"{file}: not a PNG, or damaged; delete it") from None
+    return data_uri(content, "image/png")
 
 
 def _generated(evaluation: Evaluation) -> str:

@@ -12,7 +12,6 @@ from qhdm import data
 from qhdm.config import DataConfig
 from qhdm.data import Dataset
 from qhdm.errors import DataError, RunError
-from qhdm.metrics.records import Evaluation, read_evaluation
 from qhdm.report.pages.charts import Line
 
 
@@ -36,16 +35,6 @@ def real_images(config: DataConfig) -> tuple[Dataset | None, list[str]]:
         return data.load(config, progress=True), []
     except DataError as error:
         return None, [f"No real images are shown: {error}."]
-
-
-def read_evaluations(run: Path) -> list[tuple[str, Evaluation]]:
-    """All evaluations in a run directory, with the names of their files.
-
-    Raises:
-        EvaluationError: one is damaged.
-    """
-    files = sorted((run / "evaluations").glob("*.json"))
-    return [(file.stem, read_evaluation(file)) for file in files]
 
 
 def read_versions(run: Path) -> dict[str, str]:

@@ -26,7 +26,6 @@ from qhdm.report.pages.html import render
 from qhdm.report.pages.metrics import evaluation_tables
 from qhdm.report.pages.reading import (
     loss_line,
-    read_evaluations,
     read_versions,
     real_images,
     set_facts,
@@ -74,10 +73,11 @@ def write_run_page(path: Path, out: Path) -> list[str]:
 
     Raises:
         RunError: not a run directory, no checkpoint, or a damaged one.
-        EvaluationError: an evaluation in the run is damaged.
+        EvaluationError: an evaluation in the run, or its picture, is damaged.
     """
     model, run = load_model(path, weights=_WEIGHTS)
-    evaluations = read_evaluations(path)
+    files = sorted((path / "evaluations").glob("*.json"))
+    evaluations = [evaluation_tables(file) for file in files]
     records = read_metrics(path / "metrics.jsonl")
     counts = count_parameters(model)
     placed = placed_filters(model)
@@ -96,7 +96,7 @@ def write_run_page(path: Path, out: Path) -> list[str]:
         missing=missing,
         samples=samples_beside(pipeline, real),
         trajectories=trajectories(pipeline),
-        evaluations=[evaluation_tables(name, found) for name, found in evaluations],
+        evaluations=evaluations,
         counts=counts,
         total=counts[-1],
         training=_training_facts(records, run),
@@ -123,7 +123,9 @@ def _training_facts(records: Sequence[dict[str, Any]], run: Run) -> dict[str, An
     }
 
 
-def _training_charts(records: Sequence[dict[str, Any]], total: Counts) -> list[tuple[str, str, str]]:
+def _training_charts(
+    records: Sequence[dict[str, Any]], total: Counts
+) -> list[tuple[str, str, str]]:
     """Charts of the log: address, what it is in a few words, and its caption."""
     if not records:
         return []

@@ -16,12 +16,10 @@ from qhdm.report.pages.neighbours import nearest
 
 #: The seed of all images on pages.
 SEED = 0
-#: Generated images of each class on the page of a run.
+#: Generated images of each class on the page of a run, and held-out ones compared with them.
 PER_CLASS = 6
 #: Network evaluations shown of a trajectory, from first to last.
 _SHOWN = 8
-#: Held-out images of each class that are compared with training images: enough for a median.
-_HELD_OUT = 50
 
 
 @dataclass(frozen=True)
@@ -96,13 +94,13 @@ def samples_beside(pipeline: Pipeline, real: Dataset | None) -> Samples:
         generated += found.distances.tolist()
         together = zip(tiles(own), tiles(found.images), found.distances.tolist(), strict=True)
         rows.append(ClassRow(name, [Pair(*pair) for pair in together]))
-        others = _of_class(real, "test", label)[:_HELD_OUT]
-        held_out += nearest(others, known, turned=turned).distances.tolist()
+        if len(others := _of_class(real, "test", label)[:PER_CLASS]):
+            held_out += nearest(others, known, turned=turned).distances.tolist()
     return Samples(rows, _median(generated), _median(held_out))
 
 
 def trajectories(pipeline: Pipeline) -> TrajectoryTable:
-    """The way of the first image of every class, at evaluations evenly spread over the sampler's."""
+    """The way of the first image of every class, at some evenly spread evaluations."""
     names = pipeline.class_names
     labels, indices = pipeline.images_of(None, 1)
     way = pipeline.trajectory(labels, indices=indices, seed=SEED)
