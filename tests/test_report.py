@@ -6,8 +6,9 @@ import base64
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,7 @@ from qhdm.training.run import Run
 
 #: Names that folders can have: a script, a formula, and everything that HTML gives a meaning.
 HOSTILE = ("<script>alert(1)", "a&amp;b \"c\" 'd' $x$", "<img src=x onerror=alert(1)>")
+MINUS = "\N{MINUS SIGN}"
 #: Attributes that make a browser fetch something.
 FETCHING = {"src", "srcset", "href", "xlink:href", "data", "action", "poster", "background"}
 
@@ -105,9 +107,7 @@ def looked_at(path: Path, profile: Path, images: int, *, width: int = 1200) -> N
         assert all(size > 0 for size in sizes)
         # Wide tables scroll within themselves: the page never does.
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        assert (
-            page.evaluate("document.fonts.ready.then(() => document.body.innerText.length)") > 999
-        )
+        assert page.evaluate("document.body.innerText.length") > 999
         assert page.requests == []
         assert page.complaints == []
 
@@ -121,22 +121,41 @@ def evaluation(value: float, *, step: int, class_name: str = "Forest") -> Evalua
     return Evaluation(
         data=DataRecord(name="bundled", digest="0123", train=93, test=10, image_size=16),
         generated=GeneratedRecord(
-            source="run", num=100, sampler="ddim", steps=4, guidance=1.0, seed=0, weights="ema",
-            step=step, engine="exact",
-        ),  # fmt: skip
+            source="run",
+            num=100,
+            sampler="ddim",
+            steps=4,
+            guidance=1.0,
+            seed=0,
+            weights="ema",
+            step=step,
+            engine="exact",
+        ),
         extractor=ExtractorRecord(name="classifier", digest="ab12cd34", dim=64),
         metrics=(
             Metric(
-                name="FID", label=f"FID{label}", split="test", num=100, value=value,
-                better="lower", error=0.25, floor=0.875,
+                name="FID",
+                label=f"FID{label}",
+                split="test",
+                num=100,
+                value=value,
+                better="lower",
+                error=0.25,
+                floor=0.875,
             ),
             Metric(
-                name="class accuracy", label=f"class accuracy{label}", split="test", num=10,
-                value=0.125, better="higher", class_name=class_name, floor=0.625,
+                name="class accuracy",
+                label=f"class accuracy{label}",
+                split="test",
+                num=10,
+                value=0.125,
+                better="higher",
+                class_name=class_name,
+                floor=0.625,
             ),
         ),
         notes=("CAS was left out: <too few> images.",),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -203,9 +222,7 @@ def test_the_samples_on_the_page_are_those_of_the_pipeline(run: Path, page: Path
 
 
 def decoded(content: bytes) -> np.ndarray:
-    import io
-
-    with Image.open(io.BytesIO(content)) as picture:
+    with Image.open(BytesIO(content)) as picture:
         return np.asarray(picture)
 
 
@@ -312,11 +329,15 @@ def test_refusals(cli: Cli, run: Path, hostile: Path, tmp_path: Path) -> None:
     (empty / "versions.json").write_text("[]")
     with pytest.raises(RunError, match=r"versions\.json: damaged"):
         write_run_page(empty, tmp_path / "x.html")
+    (empty / "versions.json").unlink()
+    (empty / "metrics.jsonl").write_text('{"step": 5, "loss": null, "steps_per_second": 1}\n')
+    with pytest.raises(RunError, match=r"metrics\.jsonl: damaged: step 5 has loss None"):
+        write_run_page(empty, tmp_path / "x.html")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "kept.html"]
 
 
 @pytest.fixture(scope="module")
-def comparison(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two variants, two seeds, weights as drawn, with evaluations of given values."""
     folder = tmp_path_factory.mktemp("comparison")
     load_yaml(folder, {})
@@ -340,7 +361,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             write_evaluation(found, cell.evaluation_path(request))
     found = collect(grid.specification, cells, folder, parameters_of(cells))
     write_results(found, folder / "results.json")
-    yield folder
+    return folder
 
 
 def test_a_comparison_is_shown_in_full(cli: Cli, comparison: Path, tmp_path: Path) -> None:
@@ -351,7 +372,7 @@ def test_a_comparison_is_shown_in_full(cli: Cli, comparison: Path, tmp_path: Pat
         "11.0",  # the means of 10 and 12, of 15 and 21
         "18.0",
         "7.00",  # and their difference
-        "[−18.4, 32.4]",  # -+ 12.706 * 2
+        f"[{MINUS}18.4, 32.4]",  # -+ 12.706 * 2
         "0.177",  # p of t = 7 / 2 with one degree of freedom
         "FID[classifier ab12cd34, N=100, test]",
         "lower is better",
@@ -419,13 +440,13 @@ def test_nearest_images_by_brute_force(turned: bool) -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (None, "–"),
+        (None, "\N{EN DASH}"),
         (0, "0.00"),
         (0.12345, "0.123"),
         (12.345, "12.3"),
         (1234.5, "1234"),
-        (0.00012, "1.20e−04"),
-        (-0.5, "−0.500"),
+        (0.00012, f"1.20e{MINUS}04"),
+        (-0.5, f"{MINUS}0.500"),
         (123456.0, "1.23e+05"),
     ],
 )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+from matplotlib.typing import LineStyleType
 from qiskit.circuit import QuantumCircuit
 
 from qhdm.comparison.results import Inference
@@ -23,9 +25,9 @@ from qhdm.report.pages.html import data_uri
 
 #: Of Okabe & Ito, whom the colour-blind can tell apart as well.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#b98500", "#333333")
-_DASHES = ("-", "--", ":", "-.")
+_DASHES: tuple[LineStyleType, ...] = ("-", "--", ":", "-.")
 _POINT = "#8a949e"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
@@ -144,7 +146,7 @@ def angle_chart(names: Sequence[str], weights: Sequence[np.ndarray]) -> str:
         axes.set_yticks(range(len(names)), [_plain(name) for name in names])
         axes.set(title="Angles of the filters", xlabel="number of the weight")
         axes.grid(visible=False)
-        bar = axes.get_figure(root=True).colorbar(mesh, ax=axes, pad=0.01, label="radians")
+        bar = chart.figure.colorbar(mesh, ax=axes, pad=0.01, label="radians")
         bar.set_ticks([0, math.pi, 2 * math.pi], labels=["0", "π", "2π"])
     return chart.address
 
@@ -165,18 +167,18 @@ def inference_chart(rows: Sequence[Inference]) -> str:
 
 @dataclass
 class _Chart:
+    figure: Figure
     address: str = ""
 
 
 @contextmanager
 def _chart(width: float, height: float) -> Iterator[tuple[Axes, _Chart]]:
     """Axes to draw on (inches), and where the chart is afterwards."""
-    chart = _Chart()
     with matplotlib.rc_context(_STYLE):
         # No pyplot, which keeps figures and looks for a display.
-        figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure.add_subplot(), chart
-        chart.address = _address(figure)
+        chart = _Chart(Figure(figsize=(width, height), layout="constrained"))
+        yield chart.figure.add_subplot(), chart
+        chart.address = _address(chart.figure)
 
 
 def _address(figure: Figure) -> str:
@@ -185,7 +187,7 @@ def _address(figure: Figure) -> str:
     return data_uri(buffer.getvalue(), "image/svg+xml")
 
 
-def _look(index: int) -> tuple[str, str]:
+def _look(index: int) -> tuple[str, LineStyleType]:
     """Colour and dash of a group by its number."""
     return _COLOURS[index % len(_COLOURS)], _DASHES[index // len(_COLOURS) % len(_DASHES)]
 

@@ -27,10 +27,9 @@ from qhdm.pipeline import Pipeline, load_model
 from qhdm.quantum.engines import make_engine
 from qhdm.report.pages.charts import Row, inference_chart, interval_chart, line_chart
 from qhdm.report.pages.html import render, tiles
-from qhdm.report.pages.reading import loss_line, read_versions, real_images
+from qhdm.report.pages.reading import loss_line, read_log, read_versions, real_images
 from qhdm.report.pages.samples import SEED, sampling_words
 from qhdm.training.loop import resolve_device
-from qhdm.training.metrics import read_metrics
 
 #: Images of each class and variant.
 _PER_CLASS = 4
@@ -228,7 +227,7 @@ def _samples(path: Path, cells: Sequence[CellResult], real: Dataset | None) -> l
 
 
 def _losses(path: Path, cells: Sequence[CellResult]) -> str | None:
-    records = [(cell.variant, read_metrics(path / cell.run / "metrics.jsonl")) for cell in cells]
+    records = [(cell.variant, read_log(path / cell.run)) for cell in cells]
     lines = [loss_line(variant, found) for variant, found in records if found]
     if not lines:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from qhdm.config import DataConfig
 from qhdm.data import Dataset
 from qhdm.errors import DataError, RunError
 from qhdm.report.pages.charts import Line
+from qhdm.training.metrics import read_metrics
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,22 @@ def read_versions(run: Path) -> dict[str, str]:
     if not isinstance(found, dict):
         raise RunError(f"{file}: damaged; delete it to go without versions")
     return {str(name): str(version) for name, version in found.items()}
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The records of a training, each with `step`, `loss` and `steps_per_second`; none without one.
+
+    Raises:
+        RunError: a record lacks them.
+    """
+    file = run / "metrics.jsonl"
+    records = read_metrics(file)
+    for record in records:
+        for name in ("loss", "steps_per_second"):
+            value = record.get(name)
+            if not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise RunError(f"{file}: damaged: step {record['step']} has {name} {value!r}")
+    return records
 
 
 def loss_line(group: str, records: Sequence[Mapping[str, Any]]) -> Line:

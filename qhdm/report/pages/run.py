@@ -26,13 +26,14 @@ from qhdm.report.pages.html import render
 from qhdm.report.pages.metrics import evaluation_tables
 from qhdm.report.pages.reading import (
     loss_line,
+    read_log,
     read_versions,
     real_images,
     set_facts,
 )
 from qhdm.report.pages.samples import samples_beside, sampling_words, trajectories
 from qhdm.training.loop import resolve_device
-from qhdm.training.metrics import read_metrics, training_seconds
+from qhdm.training.metrics import training_seconds
 from qhdm.training.run import Run
 
 #: Other weights can be looked at with `qhdm sample --weights model`.
@@ -72,13 +73,14 @@ def write_run_page(path: Path, out: Path) -> list[str]:
         What the page lacks and why, a sentence each.
 
     Raises:
-        RunError: not a run directory, no checkpoint, or a damaged one.
+        RunError: not a run directory, no checkpoint, or something damaged in it.
         EvaluationError: an evaluation in the run, or its picture, is damaged.
     """
     model, run = load_model(path, weights=_WEIGHTS)
     files = sorted((path / "evaluations").glob("*.json"))
     evaluations = [evaluation_tables(file) for file in files]
-    records = read_metrics(path / "metrics.jsonl")
+    records = read_log(path)
+    versions = read_versions(path)
     counts = count_parameters(model)
     placed = placed_filters(model)
     # On the engine that costs least: how shots and noise change images is for evaluations to say.
@@ -104,7 +106,7 @@ def write_run_page(path: Path, out: Path) -> list[str]:
         filters=_filter_rows(run, placed),
         angles=_angles(placed),
         circuits=_circuits(placed),
-        versions=read_versions(path),
+        versions=versions,
         settings=to_yaml(run.config),
     )
     write_text(out, content)
