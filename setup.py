@@ -37,6 +37,8 @@ setup(
         "matplotlib>=3.8",
         "numpy>=2",
         "pillow>=10.1",
+        # Precision, recall, density and coverage by their authors; it has had two releases.
+        "prdc>=0.2,<0.3",
         "psutil>=5.9",
         "pydantic>=2.7,<3",
         # Qiskit's drawings of circuits with matplotlib need it.
@@ -46,10 +48,13 @@ setup(
         "rustworkx>=0.15",
         "safetensors>=0.4",
         "scipy>=1.11",
+        "torchmetrics>=1.4,<2",
         "tqdm>=4.66",
     ],
     extras_require={
         "tensorboard": ["tensorboard>=2.14"],
+        # The networks of `qhdm evaluate --extractor inception|dinov2`.
+        "extractors": ["torch-fidelity>=0.3,<0.5", "transformers>=5,<6"],
         "bench": [
             "deepquantum>=4",
             "pennylane>=0.40",
@@ -65,6 +70,7 @@ setup(
             "pytest-xdist>=3.5",
             "ruff>=0.6",
             "tensorboard>=2.14",
+            "transformers>=5,<6",
             "types-PyYAML",
             "types-requests",
             "types-tqdm",

@@ -93,8 +93,8 @@ def evaluate(
     opened = Run.open(run)
     real = load_run_config(opened.path, overrides).data
     generated = described(opened, settings)
-    judge = _Judge(real, settings, reporting)
-    judge.check(generated.num, more="give --num {} or more")
+    more = "give --num {} or more"
+    judge = _Judge(real, settings, reporting, num=generated.num, more=more)
     path = out or evaluation_path(opened, generated, judge.extractor)
 
     def images() -> Dataset:
@@ -132,8 +132,7 @@ def evaluate_images(
     settings, reporting = settings or EvaluationSettings(), reporting or Reporting()
     real = dataclasses.replace(real, classes=data.class_names(real))
     found = from_folder(images, real)
-    judge = _Judge(real, settings, reporting)
-    judge.check(len(found), more="give {} or more")
+    judge = _Judge(real, settings, reporting, num=len(found), more="give {} or more")
     record = GeneratedRecord(source=str(images), num=len(found))
     return judge.evaluate(record, lambda: found, out)
 
@@ -157,10 +156,21 @@ def evaluation_path(run: Run, generated: GeneratedRecord, extractor: Extractor) 
 
 
 class _Judge:
-    """Real images, extractor and settings: what generated images are judged by."""
+    """Real images, extractor and settings: what generated images are judged by.
+
+    Raises:
+        EvaluationError: the wanted metrics cannot use `num` images (`more` says how to have more),
+            or a split.
+    """
 
     def __init__(
-        self, real: DataConfig, settings: EvaluationSettings, reporting: Reporting
+        self,
+        real: DataConfig,
+        settings: EvaluationSettings,
+        reporting: Reporting,
+        *,
+        num: int,
+        more: str,
     ) -> None:
         self._settings, self._reporting = settings, reporting
         self._device = resolve_device(settings.device, key="device")
@@ -168,14 +178,17 @@ class _Judge:
         self._training, self._test = self._real.split("train"), self._real.split("test")
         for part, name in ((self._training, "training"), (self._test, "test")):
             _check_classes(part, name)
+
+        def check(dim: int) -> None:
+            if "distances" in settings.metrics:
+                check_size(num, len(self._training), len(self._test), dim, more=more)
+
+        if settings.extractor == "classifier" and settings.extractor_weights is None:
+            check(ClassifierSettings.dim)  # before it is trained
         self.extractor = make_extractor(
             settings, self._training, device=self._device, progress=reporting.progress
         )
-
-    def check(self, num: int, *, more: str) -> None:
-        """Refuse numbers of images that the wanted metrics cannot use."""
-        if "distances" in self._settings.metrics:
-            check_size(num, len(self._training), len(self._test), self.extractor, more=more)
+        check(self.extractor.record.dim)
 
     def evaluate(
         self, generated: GeneratedRecord, images: Callable[[], Dataset], path: Path | None

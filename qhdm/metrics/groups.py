@@ -47,19 +47,18 @@ class Neighbours:
     distances: np.ndarray
 
 
-def check_size(num: int, training: int, test: int, extractor: Extractor, *, more: str) -> None:
+def check_size(num: int, training: int, test: int, dim: int, *, more: str) -> None:
     """Refuse what would make distances meaningless, before anything is sampled.
 
     Args:
         num: generated images.
         training, test: real images of each split.
-        extractor: gives the number of features.
+        dim: features per image.
         more: how to have more generated images, with {} for a number.
 
     Raises:
         EvaluationError: a set is too small.
     """
-    dim = extractor.record.dim
     least = max(dim + 1, FEWEST_IMAGES)
     leave = "or leave distances out: --metrics classes utility memorisation"
     check_counts(num, dim, what="generated", remedy=f"{more.format(least)}, {leave}")

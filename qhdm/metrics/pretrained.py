@@ -98,17 +98,27 @@ def load_dinov2(path: Path, device: torch.device) -> Pretrained:
     """
     try:
         from transformers import Dinov2Config, Dinov2Model
+        from transformers.utils import logging
     except ImportError:
         raise _missing("dinov2", "transformers") from None
     weights = {name.removeprefix("dinov2."): tensor for name, tensor in _read(path).items()}
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
-        network: Any = Dinov2Model(Dinov2Config(**_dinov2_sizes(weights)))
-        network.load_state_dict(weights)
+        config = Dinov2Config(**_dinov2_sizes(weights))
+        # It also maps the published names of weights to those of the library's version.
+        loaded: Any = Dinov2Model.from_pretrained(
+            None, config=config, state_dict=weights, output_loading_info=True
+        )
+        network, report = loaded
+        fits = not any(report.values())
     except (KeyError, RuntimeError, ValueError, IndexError, ZeroDivisionError):
+        fits = False
+    if not fits:
         raise EvaluationError(
-            f"{path}: not weights of DINOv2 as transformers names them; take the "
+            f"{path}: not weights of DINOv2 as transformers publishes them; take the "
             "model.safetensors of facebook/dinov2-small, -base, -large or -giant"
-        ) from None
+        )
     network = network.to(device).eval().requires_grad_(False)
     mean, deviation = (
         torch.tensor(found, device=device).view(3, 1, 1) for found in (_MEAN, _DEVIATION)

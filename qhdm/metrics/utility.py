@@ -1,8 +1,8 @@
 """Whether generated images are of use: classifiers trained with them, tested on real images.
 
 Each accuracy is of a small network trained from scratch with a fixed number of steps, several times
-with other seeds. Trainings on real images alone are kept in the cache folder, as they are the same
-for every model that is judged.
+with other seeds. All are kept in the cache folder: those on real images alone are the same for
+every model that is judged, and an interruption loses one.
 """
 
 from __future__ import annotations
@@ -71,14 +71,16 @@ class _Trainings:
         self.training, self.test, self.generated = training, test, generated
         self._device, self._bar = device, bar
         self._real = f"{training.digest()} {test.digest()}"
+        self._generated = generated.digest()
 
     def with_generated(self, per_class: int | None) -> np.ndarray:
         """Trained on generated images, and on real ones of each class (0: none; None: all)."""
-        return self._each(lambda seed: self._accuracies(self._parts(per_class, seed), seed))
+        what = f"{per_class} of each class and generated {self._generated}"
+        return self._each(what, lambda seed: self._parts(per_class, seed))
 
     def real(self, per_class: int | None) -> np.ndarray:
         """Trained on so many real images of each class (None: all)."""
-        return self._kept(
+        return self._each(
             f"{per_class} of each class",
             lambda seed: [self.training if per_class is None else self._few(per_class, seed)[0]],
         )
@@ -91,11 +93,11 @@ class _Trainings:
             few, others = self._few(per_class, seed)
             return [few, _some(others, num, seed)]
 
-        return self._kept(f"{per_class} of each class and {num} others", parts)
+        return self._each(f"{per_class} of each class and {num} others", parts)
 
     def real_of(self, num: int) -> np.ndarray:
         """Trained on `num` real images in the place of generated ones."""
-        return self._kept(f"{num} images", lambda seed: [_some(self.training, num, seed)])
+        return self._each(f"{num} images", lambda seed: [_some(self.training, num, seed)])
 
     def _parts(self, per_class: int | None, seed: int) -> list[Dataset]:
         if per_class is None:
@@ -117,30 +119,25 @@ class _Trainings:
         settings = dataclasses.replace(RETRAINED, seed=seed)
         network = train_network(parts, settings, device=self._device)
         right = predicted(network, self.test.images, self._device) == self.test.labels
-        self._bar.update()
         classes = [self.test.labels == label for label in range(len(self.test.class_names))]
         return [float(right[members].mean()) for members in (*classes, np.full(len(right), True))]
 
-    def _each(self, accuracies: Callable[[int], list[float]]) -> np.ndarray:
-        return np.array([accuracies(seed) for seed in range(SEEDS)])
+    def _each(self, what: str, parts: Callable[[int], list[Dataset]]) -> np.ndarray:
+        """The accuracies of each seed, from the cache where they are there."""
+        return np.array([self._kept(what, seed, parts) for seed in range(SEEDS)])
 
-    def _kept(self, what: str, parts: Callable[[int], list[Dataset]]) -> np.ndarray:
-        """The accuracies of trainings on real images alone, from the cache where they are there."""
-
-        def accuracies(seed: int) -> list[float]:
-            settings = dataclasses.asdict(RETRAINED)
-            request = json.dumps([self._real, what, seed, settings], sort_keys=True)
-            key = hashlib.sha256(request.encode()).hexdigest()[:16]
-            path = cache_folder() / "accuracies" / f"{self.training.name}-{key}.json"
-            try:
-                found: list[float] = json.loads(path.read_text(encoding="utf-8"))
-                self._bar.update()
-            except (FileNotFoundError, ValueError):  # absent, or damaged: made anew
-                found = self._accuracies(parts(seed), seed)
-                write_text(path, json.dumps(found))
-            return found
-
-        return self._each(accuracies)
+    def _kept(self, what: str, seed: int, parts: Callable[[int], list[Dataset]]) -> list[float]:
+        settings = dataclasses.asdict(RETRAINED)
+        request = json.dumps([self._real, what, seed, settings], sort_keys=True)
+        key = hashlib.sha256(request.encode()).hexdigest()[:16]
+        path = cache_folder() / "accuracies" / f"{self.training.name}-{key}.json"
+        try:
+            found: list[float] = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):  # absent, or damaged: made anew
+            found = self._accuracies(parts(seed), seed)
+            write_text(path, json.dumps(found))
+        self._bar.update()
+        return found
 
 
 def utility(
