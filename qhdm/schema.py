@@ -212,7 +212,9 @@ def _describe(cls: type, document: Document, problem: dict[str, Any]) -> str:
         return f"{document.place(key)}: is required"
     text = str(problem["msg"]).replace("Input should be", "must be")
     text = text.replace("an object", "a mapping of keys").replace("valid array", "list")
-    text = text.replace("Tuple should", "must").replace("after validation", "in all")
+    for kind_of_list in ("Tuple", "Dictionary"):
+        text = text.replace(f"{kind_of_list} should", "must")
+    text = text.replace("after validation", "in all")
     return f"{document.place(key)}: {text[0].lower()}{text[1:]}, got {_shorten(value)}"
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qhdm.commands.arguments import positive
-from qhdm.errors import ComparisonError, Interrupted
+from qhdm.errors import ComparisonError, Interrupted, QhdmError
 
 if TYPE_CHECKING:
     from qhdm.comparison.cells import Cell
@@ -52,9 +53,10 @@ def _compare(arguments: argparse.Namespace) -> None:
     only = _chosen(grid, arguments.only)
 
     # Only now the heavy imports: bad input is refused at once.
-    from qhdm.comparison.cells import cells_of, check_data
+    from qhdm.comparison.cells import cells_of
     from qhdm.comparison.estimate import describe_plan, parameters_of
     from qhdm.comparison.execution import LocalExecutor
+    from qhdm.comparison.preparation import prepare
     from qhdm.comparison.results import collect, write_results
     from qhdm.comparison.runner import default_jobs, jobs_of, work
 
@@ -66,8 +68,9 @@ def _compare(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         print(describe_plan(grid.specification, chosen, parameters, jobs))
         return
-    check_data(chosen)
-    left = jobs_of(chosen, folder)
+    names = {cell.name for cell in chosen}
+    left = {name: job for name, job in jobs_of(cells, folder).items() if name in names}
+    prepare([cell for cell in chosen if cell.name in left])
 
     def results() -> Results:
         found = collect(grid.specification, cells, folder, parameters)
@@ -77,7 +80,16 @@ def _compare(arguments: argparse.Namespace) -> None:
     grid.save(folder)
     print(f"comparison: {folder} ({len(left)} of {len(chosen)} cells to do, {jobs} at a time)")
     sys.stdout.flush()
-    outcome = work(chosen, left, LocalExecutor(jobs), done=results)
+
+    def done() -> None:
+        # What is there so far, should this process be killed. A cell whose files cannot be used
+        # must not end the others: it is refused below, when all have ended.
+        with suppress(QhdmError):
+            results()
+
+    outcome = work(chosen, left, LocalExecutor(jobs), done=done)
+    for name, reason in outcome.failures.items():
+        print(f"cell {name}: {reason}", file=sys.stderr)
     _show(grid, cells, results(), folder)
     if outcome.interrupted:
         finished = len(chosen) - len(jobs_of(chosen, folder))
@@ -85,8 +97,6 @@ def _compare(arguments: argparse.Namespace) -> None:
             f"interrupted: {finished} of {len(chosen)} cells are done, the others saved; go on "
             f"with `{_again(arguments)}`"
         )
-    for name, reason in outcome.failures.items():
-        print(f"cell {name}: {reason}", file=sys.stderr)
     if outcome.failures:
         raise ComparisonError(
             f"{len(outcome.failures)} of {len(chosen)} cells failed (logs in {folder / 'logs'}); "

@@ -9,22 +9,23 @@ comparisons/<name>/
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import json
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from qhdm import data
 from qhdm.comparison.execution import Job
-from qhdm.comparison.spec import EvaluateOptions, Grid, InferenceOptions
+from qhdm.comparison.spec import Grid, InferenceOptions, Specification, has_circuits
 from qhdm.config import Config, circuit_digest, is_circuit_file, to_dict, with_ansatz
 from qhdm.errors import ComparisonError
-from qhdm.metrics.records import Evaluation, read_evaluation
+from qhdm.metrics.records import Evaluation, GeneratedRecord, read_evaluation
+from qhdm.metrics.samples import described
+from qhdm.metrics.settings import EvaluationSettings
 from qhdm.training.metrics import read_metrics, training_seconds
 from qhdm.training.run import Run
 
@@ -48,43 +49,6 @@ _BOOKKEEPING = {
 
 
 @dataclass(frozen=True)
-class Request:
-    """One evaluation of a cell: the options of `qhdm evaluate`.
-
-    Attributes:
-        options: how.
-        inference: the engine of the filters; None is the run's own.
-    """
-
-    options: EvaluateOptions
-    inference: InferenceOptions | None = None
-
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        """For the command line."""
-        found: list[str] = []
-        for part in (self.options, self.inference):
-            for name, value in vars(part).items() if part is not None else ():
-                if value is not None:
-                    values = value if isinstance(value, tuple) else (value,)
-                    found += [f"--{name.replace('_', '-')}", *map(str, values)]
-        return tuple(found)
-
-    @property
-    def file(self) -> str:
-        """The file's name: what people look for first, then a digest of all options."""
-        plain = {
-            "options": TypeAdapter(EvaluateOptions).dump_python(self.options, mode="json"),
-            "inference": self.inference
-            and TypeAdapter(InferenceOptions).dump_python(self.inference, mode="json"),
-        }
-        digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
-        engine = self.inference.label if self.inference else "own engine"
-        words = "".join(c if c.isalnum() else " " for c in engine).split()
-        return f"compare_{'_'.join(words)}_{digest}.json"
-
-
-@dataclass(frozen=True)
 class Cell:
     """One training of one variant, and its evaluations.
 
@@ -99,15 +63,15 @@ class Cell:
     seed: int
     path: Path
     config: Config
-    main: Request
-    study: tuple[tuple[InferenceOptions, Request], ...]
+    main: EvaluationSettings
+    study: tuple[tuple[InferenceOptions, EvaluationSettings], ...]
 
     @property
     def name(self) -> str:
         return self.path.name
 
     @property
-    def requests(self) -> tuple[Request, ...]:
+    def requests(self) -> tuple[EvaluationSettings, ...]:
         """All evaluations, each once."""
         return tuple(dict.fromkeys([self.main, *(request for _, request in self.study)]))
 
@@ -118,7 +82,7 @@ class Cell:
             ComparisonError: its directory holds a run of another configuration.
             RunError: its directory holds something else.
         """
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+        if not self._is_begun():
             return 0
         run = Run.open(self.path)
         different = sorted(_differences(run.config, self.config))
@@ -136,25 +100,31 @@ class Cell:
         records = read_metrics(self.path / "metrics.jsonl")
         return min(int(records[-1]["step"]), self.config.train.steps) if records else 0
 
-    def evaluation(self, request: Request) -> Evaluation | None:
-        """Of its final weights; None where it has not been made.
+    def evaluation(self, request: EvaluationSettings) -> Evaluation | None:
+        """Of its final weights, whoever made it; None where it is not there, or not whole.
 
         Raises:
-            EvaluationError: the file is damaged.
+            EvaluationError: a file among its evaluations is damaged.
         """
         path = self.evaluation_path(request)
-        if not path.exists():
-            return None
-        found = read_evaluation(path)
-        # A run that has been trained further since is judged anew.
-        return found if found.generated.step == self.config.train.steps else None
+        return None if path is None else _read(path, path.stat().st_mtime_ns)
 
-    def is_evaluated(self, request: Request) -> bool:
+    def is_evaluated(self, request: EvaluationSettings) -> bool:
         """Whether `evaluation` gives one."""
-        return self.evaluation(request) is not None
+        return self.evaluation_path(request) is not None
 
-    def evaluation_path(self, request: Request) -> Path:
-        return self.path / "evaluations" / request.file
+    def evaluation_path(self, request: EvaluationSettings) -> Path | None:
+        """Its file; the newest, where different extractors have judged it."""
+        run = Run(self.path, self.config)
+        if run.last_step() < self.config.train.steps:
+            return None
+        asked = described(run, request)
+        found = [
+            path
+            for path in (self.path / "evaluations").glob("*.json")
+            if _answers(_read(path, path.stat().st_mtime_ns), asked, request)
+        ]
+        return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
     def train_seconds(self) -> float:
         """Spent in training steps, from the log; pauses and sample pictures do not count."""
@@ -168,19 +138,28 @@ class Cell:
             EvaluationError: as `evaluation`.
         """
         commands = []
+        where = self._moved_data()
         if self.step() < self.config.train.steps:
-            commands.append(_command("train", "--resume", self.path))
+            commands.append(_command("train", "--resume", self.path, *where))
         commands += [
-            _command("evaluate", self.path, *request.arguments, "--out", path)
+            _command("evaluate", self.path, *_options(request), *where)
             for request in self.requests
             if not self.is_evaluated(request)
-            for path in [self.evaluation_path(request)]
         ]
         return Job(self.name, tuple(commands), log) if commands else None
 
+    def _moved_data(self) -> list[str]:
+        """How to tell its run where the data lie, if it does not know."""
+        root = self.config.data.root
+        known = not self._is_begun() or Run.open(self.path).config.data.root == root
+        return [] if known else ["--set", f"data.root={json.dumps(root)}"]
+
+    def _is_begun(self) -> bool:
+        return self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir()))
+
     def begin(self) -> None:
         """Make its run directory, which `qhdm train --resume` then goes on with from step 0."""
-        if not self.path.exists() or not any(self.path.iterdir()):
+        if not self._is_begun():
             Run.create(self.config, self.path)
 
 
@@ -194,37 +173,60 @@ def cells_of(grid: Grid, folder: Path) -> list[Cell]:
     cells = []
     for (variant, seed), config in grid.configs.items():
         config = data.resolved(config)
-        study = (
-            tuple((engine, _study_request(grid, engine, config)) for engine in spec.inference)
-            if has_circuits(config)
-            else ()
+        studied = has_circuits(config) and variant in (spec.inference_variants or spec.variants)
+        study = tuple(
+            (engine, _study_request(spec, engine, config))
+            for engine in (spec.inference if studied else ())
         )
         path = folder / "cells" / f"{variant}-seed{seed}"
-        cells.append(Cell(variant, seed, path, config, Request(spec.evaluate), study))
+        main = _explicit(spec.evaluate, config)
+        cells.append(Cell(variant, seed, path, config, main, study))
     return cells
 
 
-def check_data(cells: Iterable[Cell]) -> None:
-    """Find out now, not after hours, whether the images are there.
-
-    Raises:
-        DataError: a data set is absent.
-    """
-    for root in {cell.config.data.root for cell in cells}:
-        data.open_source(root).close()
-
-
-def has_circuits(config: Config) -> bool:
-    """Whether an engine evaluates circuits in the network of `config`."""
-    return config.model.kind != "unet"
+def _explicit(settings: EvaluationSettings, config: Config) -> EvaluationSettings:
+    """`settings` without defaults of a run's own, in which runs made elsewhere may differ."""
+    sample = config.sample
+    return dataclasses.replace(
+        settings,
+        sampler=settings.sampler or sample.sampler,
+        steps=settings.steps or sample.steps,
+        guidance=sample.guidance if settings.guidance is None else settings.guidance,
+    )
 
 
-def _study_request(grid: Grid, engine: InferenceOptions, config: Config) -> Request:
-    spec = grid.specification
-    options = spec.inference_evaluate or spec.evaluate
+def _study_request(
+    spec: Specification, engine: InferenceOptions, config: Config
+) -> EvaluationSettings:
+    settings = _explicit(spec.inference_evaluate or spec.evaluate, config)
     # The run's own engine, where that is the exact one, has been evaluated already.
-    own = engine.engine == "exact" and config.quantum.engine.startswith("exact")
-    return Request(options, None if own else engine)
+    own = engine.engine == "exact" and config.quantum.engine == "exact"
+    return settings if own else engine.of(settings)
+
+
+def _options(request: EvaluationSettings) -> list[str]:
+    """A request on the command line."""
+    found: list[str] = []
+    for name, value in vars(request).items():
+        if value is not None:
+            values = value if isinstance(value, tuple) else (value,)
+            found += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return found
+
+
+def _answers(evaluation: Evaluation, asked: GeneratedRecord, request: EvaluationSettings) -> bool:
+    """Whether an evaluation is of the images that are asked for, and whole."""
+    return (
+        dataclasses.replace(evaluation.generated, source=asked.source) == asked  # runs may be moved
+        and evaluation.extractor.name == request.extractor
+        and set(request.metrics) <= set(evaluation.groups)
+    )
+
+
+@lru_cache(maxsize=4096)
+def _read(path: Path, modified: int) -> Evaluation:
+    """An evaluation; its time of modification tells files of one name apart."""
+    return read_evaluation(path)
 
 
 def _command(*arguments: Any) -> tuple[str, ...]:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
-import torch
-
-from qhdm.comparison.cells import Cell, Request
+from qhdm.comparison.cells import Cell
+from qhdm.comparison.preparation import on_engine
 from qhdm.comparison.results import Parameters
 from qhdm.comparison.spec import Specification, variant_settings
 from qhdm.comparison.table import markdown
 from qhdm.config import Config
+from qhdm.metrics.settings import EvaluationSettings
 from qhdm.models import build_model
 from qhdm.models.counts import count_parameters
 from qhdm.training.estimate import duration, seconds_per_evaluation, seconds_per_step
 from qhdm.training.loop import resolve_device
-
-#: Images that `qhdm evaluate` generates unless told otherwise.
-_DEFAULT_NUM = 1000
 
 
 def parameters_of(cells: Sequence[Cell]) -> dict[str, Parameters]:
@@ -76,37 +72,24 @@ def describe_plan(
     )
 
 
-def _times(cell: Cell) -> tuple[float, dict[Request, float]]:
+def _times(cell: Cell) -> tuple[float, dict[EvaluationSettings, float]]:
     """Seconds of a training step, and of each evaluation of a cell."""
     device = resolve_device(cell.config.train.device)
-    evaluations: dict[Request, float] = {}
+    evaluations: dict[EvaluationSettings, float] = {}
     known: dict[Config, float] = {}
     for request in cell.requests:
-        config = _on_engine(cell.config, request)
+        config = on_engine(cell.config, request)
         if config not in known:
             known[config] = seconds_per_evaluation(config, device)
-        options, sample = request.options, cell.config.sample
-        guidance = sample.guidance if options.guidance is None else options.guidance
-        passes = (options.steps or sample.steps) * (1 if guidance == 1 else 2)
-        evaluations[request] = (options.num or _DEFAULT_NUM) * passes * known[config]
-    return seconds_per_step(cell.config, torch.device(device)), evaluations
+        assert request.steps is not None
+        passes = request.steps * (1 if request.guidance == 1 else 2)
+        evaluations[request] = request.num * passes * known[config]
+    return seconds_per_step(cell.config, device), evaluations
 
 
-def _on_engine(config: Config, request: Request) -> Config:
-    if request.inference is None:
-        return config
-    given = {
-        name: value
-        for name, value in vars(request.inference).items()
-        if name != "engine" and value is not None
-    }
-    quantum = config.quantum
-    aer = dataclasses.replace(quantum.aer, **given)
-    quantum = dataclasses.replace(quantum, engine=request.inference.engine, aer=aer)
-    return dataclasses.replace(config, quantum=quantum)
-
-
-def _seconds_left(cell: Cell, step: float, evaluations: Mapping[Request, float]) -> float:
+def _seconds_left(
+    cell: Cell, step: float, evaluations: Mapping[EvaluationSettings, float]
+) -> float:
     training = (cell.config.train.steps - cell.step()) * step
     sampling = sum(
         seconds for request, seconds in evaluations.items() if not cell.is_evaluated(request)

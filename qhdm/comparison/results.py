@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from qhdm.comparison.cells import Cell, Request
+from qhdm.comparison.cells import Cell
 from qhdm.comparison.spec import InferenceOptions, Specification
 from qhdm.comparison.statistics import holm, mean_interval, paired_test
 from qhdm.errors import ComparisonError, ConfigError
@@ -165,6 +165,7 @@ def collect(
         EvaluationError: an evaluation is damaged.
     """
     found = {cell.name: cell.evaluation(cell.main) for cell in cells}
+    paths = {cell.name: cell.evaluation_path(cell.main) for cell in cells}
     evaluations = [evaluation for evaluation in found.values() if evaluation is not None]
     _check_same_data(cells, found)
     records = [
@@ -172,17 +173,14 @@ def collect(
             variant=cell.variant,
             seed=cell.seed,
             run=cell.path.relative_to(folder).as_posix(),
-            evaluation=(
-                cell.evaluation_path(cell.main).relative_to(folder).as_posix()
-                if found[cell.name]
-                else None
-            ),
+            evaluation=path.relative_to(folder).as_posix() if path else None,
             parameters=parameters[cell.variant],
             step=cell.step(),
             steps=cell.config.train.steps,
             train_seconds=cell.train_seconds(),
         )
         for cell in cells
+        for path in [paths[cell.name]]
     ]
     table = _Table(cells, lambda cell: found[cell.name])
     return Results(
@@ -270,7 +268,7 @@ def _inference(specification: Specification, cells: Sequence[Cell]) -> Iterable[
     exact = InferenceOptions(engine="exact")
 
     def evaluated(engine: InferenceOptions, cell: Cell) -> Evaluation | None:
-        request: Request | None = requests[cell.name].get(engine)
+        request = requests[cell.name].get(engine)
         return cell.evaluation(request) if request is not None else None
 
     tables = {
@@ -320,8 +318,8 @@ def _check_same_data(cells: Sequence[Cell], found: Mapping[str, Evaluation | Non
             first = cell, evaluation
         elif evaluation.data.digest != first[1].data.digest:
             raise ComparisonError(
-                f"{cell.evaluation_path(cell.main)}: judged by other images than "
-                f"{first[0].name}; delete it to judge it anew"
+                f"{cell.evaluation_path(cell.main)}: judged by other images than {first[0].name}; "
+                "delete it to judge it anew"
             )
 
 

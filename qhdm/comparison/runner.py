@@ -84,16 +84,20 @@ def work(
     bar = tqdm(
         total=sum(len(job.commands) for job in jobs.values()),
         bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
+        miniters=0,  # time goes on where nothing is counted
         smoothing=0,  # cells differ: the mean speed of all tells most
-        disable=not progress,
+        disable=not progress or not jobs,
         mininterval=0.2 if sys.stderr.isatty() else 30,
     )
     failures: dict[str, str] = {}
-    with bar, _signals() as signals:
+    with bar, _signals() as signals, _closing(executor):
         futures = {executor.submit(job): name for name, job in jobs.items()}
         waiting, handled = set(futures), 0
         while waiting:
-            ended, waiting = wait(waiting, timeout=_POLL, return_when=FIRST_COMPLETED)
+            wait(waiting, timeout=_POLL, return_when=FIRST_COMPLETED)
+            # Asked themselves: `wait` is never told of futures that were cancelled.
+            ended = {future for future in waiting if future.done()}
+            waiting -= ended
             for future in ended:
                 name = futures[future]
                 failure = _result(future)
@@ -115,7 +119,6 @@ def work(
             bar.set_description_str(f"{finished}/{len(cells)} cells{failed}", False)
             bar.set_postfix_str(", ".join(shown), False)
             bar.update(sum(part.finished for part in parts.values()) - bar.n)
-        executor.close()
         return Outcome(failures, interrupted=bool(signals))
 
 
@@ -152,8 +155,19 @@ class _Parts:
         self.finished = self._commands
 
     def _evaluations(self) -> int:
-        paths = (self._cell.evaluation_path(request) for request in self._cell.requests)
-        return sum(path.exists() for path in paths)
+        return sum(map(self._cell.is_evaluated, self._cell.requests))
+
+
+@contextmanager
+def _closing(executor: Executor) -> Iterator[None]:
+    """Leave nothing running behind."""
+    try:
+        yield
+    except BaseException:
+        executor.stop()
+        raise
+    finally:
+        executor.close()
 
 
 @contextmanager

@@ -14,9 +14,10 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
-from qhdm.config import Config, SamplerName
+from qhdm.config import Config
 from qhdm.errors import ConfigError
 from qhdm.files import write_text
+from qhdm.metrics.settings import EvaluationSettings
 from qhdm.schema import (
     Document,
     Setting,
@@ -29,35 +30,9 @@ from qhdm.schema import (
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-Positive = Annotated[int, Field(ge=1)]
 #: Of comparisons and variants, which become names of folders.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-@dataclass(frozen=True, config=_STRICT)
-class EvaluateOptions:
-    """How cells are evaluated: options of `qhdm evaluate`; null takes its defaults.
-
-    Attributes:
-        num: images generated for an evaluation, over all classes.
-        steps, sampler, guidance: of sampling; null takes the configuration's `sample` section.
-        seed: of the noise that images start from.
-        weights: `ema`, the averaged weights, or `model`, the last ones.
-        extractor: of features.
-        extractor_weights: file of the extractor's weights, where it needs one.
-        metrics: groups of metrics to compute; null takes all.
-    """
-
-    num: Positive | None = None
-    steps: Positive | None = None
-    sampler: SamplerName | None = None
-    guidance: Annotated[float, Field(ge=0)] | None = None
-    seed: Seed | None = None
-    weights: Literal["ema", "model"] | None = None
-    extractor: Literal["classifier", "inception", "dinov2"] | None = None
-    extractor_weights: Annotated[str, Field(min_length=1)] | None = None
-    metrics: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -68,27 +43,28 @@ class InferenceOptions:
         engine: `exact` or `aer`.
         shots: samples per circuit, on aer; null gives expectation values without sampling.
         noise: of a device (`fake_torino`) or a calibration file, on aer.
-        method: of simulation, on aer.
     """
 
     engine: Literal["exact", "aer"]
     shots: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     noise: Annotated[str, Field(min_length=1)] | None = None
-    method: Literal["auto", "statevector", "density_matrix", "matrix_product_state"] | None = None
 
     @property
     def label(self) -> str:
         """For people: `exact`, `64 shots`, `fake_torino, 1024 shots`."""
         if self.engine == "exact":
             return "exact"
-        parts = [Path(self.noise).stem if self.noise else None, self.method]
-        parts.append(f"{self.shots} shots" if self.shots else "without shots")
-        return ", ".join(part for part in parts if part)
+        parts = [Path(self.noise).stem] if self.noise else []
+        return ", ".join([*parts, f"{self.shots} shots" if self.shots else "without shots"])
+
+    def of(self, settings: EvaluationSettings) -> EvaluationSettings:
+        """`settings` on this engine."""
+        return dataclasses.replace(settings, engine=self.engine, shots=self.shots, noise=self.noise)
 
     @model_validator(mode="after")
     def _check(self) -> InferenceOptions:
         if self.engine == "exact":
-            for name in ("shots", "noise", "method"):
+            for name in ("shots", "noise"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"inference: {name}: only with engine aer")
         return self
@@ -108,8 +84,9 @@ class Specification:
         variants: the settings of each.
         seeds: every variant is trained once with each.
         settings: for all cells, put over the base; those of a variant win.
-        evaluate: how cells are evaluated.
-        inference: engines on which the trained circuits are evaluated, for variants with some.
+        evaluate: how cells are evaluated: the options of `qhdm evaluate`.
+        inference: engines on which trained circuits are evaluated: what noise and shots cost.
+        inference_variants: whose circuits; null takes all variants that have some.
         inference_evaluate: how, in this study; null is as `evaluate`.
     """
 
@@ -119,9 +96,10 @@ class Specification:
     variants: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     settings: dict[str, Any] = field(default_factory=dict)
-    evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
+    evaluate: EvaluationSettings = field(default_factory=EvaluationSettings)
     inference: tuple[InferenceOptions, ...] = ()
-    inference_evaluate: EvaluateOptions | None = None
+    inference_variants: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    inference_evaluate: EvaluationSettings | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Specification:
@@ -132,8 +110,20 @@ class Specification:
             raise ValueError(f"seeds: one is given twice in {list(self.seeds)}")
         if len(set(self.inference)) != len(self.inference):
             raise ValueError("inference: an engine is given twice")
-        if self.inference_evaluate is not None and not self.inference:
-            raise ValueError("inference_evaluate: there is no `inference` that it could be for")
+        for section in ("inference_evaluate", "inference_variants"):
+            if getattr(self, section) is not None and not self.inference:
+                raise ValueError(f"{section}: there is no `inference` that it could be for")
+        for name in self.inference_variants or ():
+            if name not in self.variants:
+                known = ", ".join(self.variants)
+                raise ValueError(f"inference_variants: no variant {name!r}; there are {known}")
+        for section in ("evaluate", "inference_evaluate"):
+            settings: EvaluationSettings | None = getattr(self, section)
+            if settings is not None and settings.engine is not None:
+                raise ValueError(
+                    f"{section}.engine: cells are compared on their own engine (quantum.engine); "
+                    "other engines are for `inference`"
+                )
         return self
 
 
@@ -197,8 +187,38 @@ def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
         )
         for seed in specification.seeds:
             of_seed = Setting(("seed",), seed, document.place(("seeds",)))
-            configs[variant, seed] = validate(Config, with_settings(varied, [of_seed]))
+            cell = with_settings(varied, [of_seed])
+            configs[variant, seed] = validate(Config, cell)
+        for section in ("evaluate", "inference_evaluate"):
+            _check_sampling(document, section, getattr(specification, section), cell)
+        if variant in (specification.inference_variants or ()) and not has_circuits(
+            configs[variant, specification.seeds[0]]
+        ):
+            raise ConfigError(
+                f"{document.place(('inference_variants',))}: {variant} has no circuits that an "
+                "engine could evaluate; leave it out"
+            )
     return Grid(specification, base.data, configs)
+
+
+def _check_sampling(
+    document: Document, section: str, settings: EvaluationSettings | None, cell: Document
+) -> None:
+    """Whether a model can be sampled as an evaluation will, before it is trained."""
+    if settings is None:
+        return
+    place = document.place((section,))
+    given = [
+        Setting(("sample", name), value, f"{place}.{name}")
+        for name in ("steps", "sampler", "guidance")
+        if (value := getattr(settings, name)) is not None
+    ]
+    validate(Config, dataclasses.replace(with_settings(cell, given), source=place))
+
+
+def has_circuits(config: Config) -> bool:
+    """Whether an engine evaluates circuits in the network of `config`."""
+    return config.model.kind != "unet" and config.quantum.filter in ("circuit", "frozen")
 
 
 def _first(override: str) -> str:
