@@ -21,6 +21,7 @@ from PIL import Image
 from test_cli import refused
 
 from qhdm import Pipeline, data
+from qhdm.cli import main
 from qhdm.comparison.cells import cells_of
 from qhdm.comparison.estimate import parameters_of
 from qhdm.comparison.results import collect, write_results
@@ -234,7 +235,7 @@ def test_a_browser_shows_the_run(page: Path, tmp_path: Path, width: int) -> None
     looked_at(page, tmp_path / "profile", len(parse(page).images()), width=width)
 
 
-def test_the_same_run_gives_the_same_page(cli: Cli, run: Path, page: Path, tmp_path: Path) -> None:
+def test_the_same_run_gives_the_same_page(run: Path, page: Path, tmp_path: Path) -> None:
     before = page.read_bytes()
     write_run_page(run, tmp_path / "again.html")
     assert (tmp_path / "again.html").read_bytes() == before
@@ -290,16 +291,15 @@ def test_names_cannot_become_markup(hostile: Path, tmp_path: Path) -> None:
 
 
 def test_without_its_data_a_run_is_shown_without_real_images(
-    cli: Cli, hostile: Path, tmp_path: Path
+    hostile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data_set = hostile.parent / "set"
     data_set.rename(hostile.parent / "moved")
     try:
-        done = cli("report", hostile, "--out", tmp_path / "page.html")
+        assert main(["report", str(hostile), "--out", str(tmp_path / "page.html")]) == 0
     finally:
         (hostile.parent / "moved").rename(data_set)
-    assert done.returncode == 0
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("qhdm: ")]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("qhdm: ")]
     assert "No real images are shown" in line
     assert str(data_set) in line
     page = parse(tmp_path / "page.html")
@@ -372,10 +372,14 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_comparison_is_shown_in_full(cli: Cli, comparison: Path, tmp_path: Path) -> None:
-    done = cli("report", comparison)
-    assert done.returncode == 0, done.stderr
-    page = parse(comparison / "report.html")
+@pytest.fixture(scope="module")
+def comparison_page(comparison: Path) -> Path:
+    assert main(["report", str(comparison)]) == 0
+    return comparison / "report.html"
+
+
+def test_a_comparison_is_shown_in_full(comparison_page: Path) -> None:
+    page = parse(comparison_page)
     for words in (
         "11.0",  # the means of 10 and 12, of 15 and 21
         "18.0",
@@ -398,10 +402,9 @@ def test_a_comparison_is_shown_in_full(cli: Cli, comparison: Path, tmp_path: Pat
 
 
 @needs_browser
-def test_a_browser_shows_the_comparison(comparison: Path, tmp_path: Path) -> None:
-    out = tmp_path / "page.html"
-    assert write_comparison_page(comparison, out) == []
-    looked_at(out, tmp_path / "profile", len(parse(out).images()), width=500)
+def test_a_browser_shows_the_comparison(comparison_page: Path, tmp_path: Path) -> None:
+    images = len(parse(comparison_page).images())
+    looked_at(comparison_page, tmp_path / "profile", images, width=500)
 
 
 def test_a_comparison_without_results_is_refused(comparison: Path, tmp_path: Path) -> None:
