@@ -23,6 +23,7 @@ from qhdm.commands import (
     import_flax,
     jobs,
     noise,
+    report,
     submit,
     train_classifier,
 )
@@ -395,6 +396,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add(verbs)
     train_classifier.add(verbs)
     compare.add(verbs)
+    report.add(verbs)
     circuits.add(verbs)
     export.add(verbs)
     noise.add(verbs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -77,3 +78,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             break
         records.append(record)
     return records
+
+
+def training_seconds(records: Sequence[Mapping[str, Any]]) -> float:
+    """Spent in training steps, by their logged speed; pauses and sample pictures do not count."""
+    seconds, before = 0.0, 0
+    for record in records:
+        seconds += (record["step"] - before) / record["steps_per_second"]
+        before = record["step"]
+    return seconds
