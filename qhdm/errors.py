@@ -63,6 +63,14 @@ class TrainingError(QhdmError):
     """Training cannot go on, for example because the loss is no longer finite."""
 
 
+class DistributedError(QhdmError):
+    """The processes of one command do not find, or have lost, each other."""
+
+
+class ToldElsewhere(QhdmError):  # noqa: N818 (a consequence, not a fault)
+    """Another process of the same command has said what is wrong: this one leaves in silence."""
+
+
 class HardwareError(QhdmError):
     """A backend is unknown or cannot be used, or a job on it cannot go on."""
 

@@ -1,7 +1,8 @@
 """The training loop.
 
 Step s (1-based) draws everything it needs from (seed, s): a resumed run repeats the very steps of
-an uninterrupted one, and carries no generator state.
+an uninterrupted one, and carries no generator state. Where several processes train, each draws for
+the whole batch and takes its share, so that they make the same step as one process would.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 
@@ -25,6 +26,7 @@ from qhdm.config import Config, to_dict
 from qhdm.data import Batches, Dataset
 from qhdm.diffusion import NULL_LABEL, SamplerSettings, Schedule, generate, per_sample_loss
 from qhdm.diffusion.pixels import from_uint8, to_device
+from qhdm.distributed import ALONE, World
 from qhdm.errors import ConfigError, Interrupted, RunError, TrainingError
 from qhdm.models import build_model, frozen
 from qhdm.models.counts import quantum_parameters
@@ -35,6 +37,9 @@ from qhdm.training.run import Run, load_training_state, load_weights
 
 #: Receives preview images (N, H, W, C) uint8, their labels, and where to put the picture.
 Preview = Callable[[np.ndarray, list[int], Path], None]
+
+#: Images of a preview that are sampled at once.
+_PREVIEW_BATCH = 64
 
 #: What may change when a run goes on: how long and where, never what is trained on what.
 _RESUMABLE = {"name", "train", "sample"}
@@ -48,9 +53,9 @@ def resolve_device(name: str, *, key: str = "train.device") -> torch.device:
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"{key}: cuda asked for, but torch finds no CUDA device; use auto or cpu")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 class Trainer:
@@ -60,13 +65,21 @@ class Trainer:
         config: resolved (`data.classes` is not null).
         batches: of the training split, or None for a trainer that only estimates costs.
         device: where to train.
+        world: the processes that share each batch; all of them have the same weights throughout.
     """
 
-    def __init__(self, config: Config, batches: Batches | None, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: Config,
+        batches: Batches | None,
+        device: torch.device,
+        world: World = ALONE,
+    ) -> None:
         train = config.train
         self.config = config
         self.batches = batches
         self.device = device
+        self.world = world
         self.model = build_model(config).to(device)
         self.schedule = Schedule(config.diffusion, p2_k=config.p2_k).to(device)
         self.ema = Ema(self.model, train.ema)
@@ -91,29 +104,39 @@ class Trainer:
     def advance(self) -> Tensor:
         """One optimisation step on the next batch; returns the loss, a scalar on the device."""
         assert self.batches is not None
-        images, labels = self.batches.batch(self.step)
-        return self.advance_on(
-            from_uint8(images, self.device), to_device(torch.as_tensor(labels), self.device)
-        )
+        B = self.batches.batch_size
+        share = self.world.share(B)
+        images, labels = self.batches.batch(self.step, share)
+        x_0 = from_uint8(images, self.device)
+        return self._advance(x_0, to_device(torch.as_tensor(labels), self.device), share, B)
 
     def advance_on(self, x_0: Tensor, labels: Tensor) -> Tensor:
         """One optimisation step on images (B, C, H, W) in [-1, 1] with labels (B,)."""
+        share = self.world.share(len(labels))
+        return self._advance(x_0[share], labels[share], share, len(labels))
+
+    def _advance(self, x_0: Tensor, labels: Tensor, share: slice, B: int) -> Tensor:
+        """One step on images and labels of which this process has `share` of all B."""
         train = self.config.train
         seed = derive_seed(self.config.seed, Stream.STEP, self.step, 1)
         random = torch.Generator(self.device).manual_seed(seed)
-        B = x_0.shape[0]
         t = torch.randint(self.schedule.timesteps, (B,), generator=random, device=self.device)
         hidden = torch.rand(B, generator=random, device=self.device) < train.label_dropout
-        eps = torch.randn(x_0.shape, generator=random, device=self.device)
+        eps = torch.randn((B, *x_0.shape[1:]), generator=random, device=self.device)
+        t, hidden, eps = t[share], hidden[share], eps[share]
 
         x_t = self.schedule.q_sample(x_0, t, eps)
         bf16 = train.precision == "bf16"
-        draws = Draws(self.config.seed, Stream.STEP_CALL, [(self.step,)])
+        # Shots of the processes must be independent of each other.
+        position = (self.step,) if self.world.size == 1 else (self.step, self.world.rank)
+        draws = Draws(self.config.seed, Stream.STEP_CALL, [position])
         with drawing(draws), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
             output = self._network(x_t, t, labels.masked_fill(hidden, NULL_LABEL))
-        loss = per_sample_loss(self.schedule, output, x_0, eps, t).mean()
+        # The share of the batch's mean: whatever the shares, they add up to it.
+        loss = per_sample_loss(self.schedule, output, x_0, eps, t).sum() / B
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        loss = self._of_all(loss.detach())
         self.gradient_norms = self._gradient_norms()
         if train.grad_clip is not None:
             torch.nn.utils.clip_grads_with_norm_(
@@ -124,7 +147,24 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         self.ema.update(self.model, self.step)
-        return loss.detach()
+        return loss
+
+    def _of_all(self, loss: Tensor) -> Tensor:
+        """Add up the gradients of all processes, in place, and the loss, which is returned.
+
+        In one message of a fixed order: the sums, and with them the weights, are bit by bit the
+        same in every process, and in a run that was interrupted and resumed.
+        """
+        if self.world.size == 1:
+            return loss
+        parameters = self.model.parameters()
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        message = torch.cat([loss.reshape(1), *(gradient.flatten() for gradient in gradients)])
+        self.world.add_up(message)
+        total, *sums = message.split([1, *(gradient.numel() for gradient in gradients)])
+        for gradient, found in zip(gradients, sums, strict=True):
+            gradient.copy_(found.view_as(gradient))
+        return total.reshape(())
 
     def _gradient_norms(self) -> dict[str, Tensor]:
         """Euclidean norms of the gradient's parts, scalars on the device."""
@@ -136,22 +176,28 @@ class Trainer:
         }
 
     def preview(self) -> tuple[np.ndarray, list[int]]:
-        """A few samples of every class, by the averaged weights; uint8 (N, H, W, C), labels."""
+        """A few samples of every class, by the averaged weights; uint8 (N, H, W, C), labels.
+
+        The processes share the work, and all have the result.
+        """
         data, settings = self.config.data, self.config.sample
         assert data.classes is not None
         labels = [c for c in range(len(data.classes)) for _ in range(settings.num)]
+        part = self.world.share(len(labels), whole=_PREVIEW_BATCH)
         with frozen(self.ema.model):
             images = generate(
                 self.ema.model,
                 self.schedule,
-                labels=labels,
-                indices=list(range(len(labels))),
+                labels=labels[part],
+                indices=range(len(labels))[part],
                 shape=(data.channels, data.image_size, data.image_size),
                 seed=self.config.seed,
                 settings=SamplerSettings(settings.sampler, settings.steps, settings.guidance),
+                batch_size=_PREVIEW_BATCH,
                 device=self.device,
             )
-        return images, labels
+        whole = np.frombuffer(b"".join(self.world.gather(images.tobytes())), dtype=np.uint8)
+        return whole.reshape(len(labels), *images.shape[1:]), labels
 
     def save(self, run: Run) -> Path:
         """Write a checkpoint of this step."""
@@ -204,11 +250,13 @@ def train(
     device: torch.device,
     preview: Preview | None = None,
     progress: bool = True,
+    world: World = ALONE,
 ) -> float:
     """Train `run` to `train.steps`, going on from its latest checkpoint if it has one.
 
     The first interrupt (Ctrl-C, SIGTERM) ends the step at hand and saves; a second one stops at
-    once.
+    once. Of several processes, each of which calls this, the first alone writes, and an interrupt
+    of one is one of all.
 
     Args:
         run: an open run directory.
@@ -216,6 +264,7 @@ def train(
         device: where to train.
         preview: receives sample grids every `train.sample_every` steps and at the end.
         progress: show a bar on stderr.
+        world: the processes that train this run together.
 
     Returns:
         The mean loss of the last logged steps.
@@ -223,39 +272,72 @@ def train(
     Raises:
         Interrupted: after saving.
         TrainingError: the loss is not finite.
+        ConfigError: the batch or the GPUs are too few for the processes.
+        DistributedError: another process was lost.
     """
     config = run.config
+    with world.agreed():
+        _check_shares(config, device, world)
     batches = Batches(
         dataset,
         batch_size=config.train.batch_size,
         seed=config.seed,
         augment=config.data.augment,
     )
-    trainer = Trainer(config, batches, device)
-    if run.checkpoints():
-        trainer.restore(run.latest_checkpoint())
-    log = MetricsLog(run.path, resume_step=trainer.step, tensorboard=config.train.tensorboard)
+    trainer = Trainer(config, batches, device, world)
+    _restore(trainer, run)
+    log = (
+        MetricsLog(run.path, resume_step=trainer.step, tensorboard=config.train.tensorboard)
+        if world.first
+        else None
+    )
     bar = tqdm(
         total=config.train.steps,
         initial=trainer.step,
         desc="training",
         unit="step",
-        disable=not progress,
+        disable=not (progress and world.first),
         mininterval=0.2 if sys.stderr.isatty() else 30,
     )
-    with _interrupt_flag() as interrupted, log, bar:
+    with _interrupt_flag(repeated=world.launch is not None) as interrupted, log or nullcontext(), bar:
         return _loop(trainer, run, log, bar, interrupted, preview)
+
+
+def _check_shares(config: Config, device: torch.device, world: World) -> None:
+    batch = config.train.batch_size
+    if batch < world.size:
+        raise ConfigError(
+            f"train.batch_size: {batch} is too small to be shared by {world.size} processes; "
+            "raise it, or start fewer"
+        )
+    if device.type == "cuda" and world.local_size > torch.cuda.device_count():
+        raise ConfigError(
+            f"train.device: {world.local_size} processes on a machine with "
+            f"{torch.cuda.device_count()} GPUs; start one for each (--nproc-per-node), or use cpu"
+        )
+
+
+def _restore(trainer: Trainer, run: Run) -> None:
+    """Go on from the newest checkpoint, if there is one: the one that the first process reads."""
+    world = trainer.world
+    with world.agreed():
+        if world.first and run.checkpoints():
+            trainer.restore(run.latest_checkpoint())
+    step = int(world.broadcast(str(trainer.step)))
+    with world.agreed():
+        if step and not world.first:
+            trainer.restore(run.checkpoint_path(step))
 
 
 def _loop(
     trainer: Trainer,
     run: Run,
-    log: MetricsLog,
+    log: MetricsLog | None,
     bar: tqdm,
     interrupted: threading.Event,
     preview: Preview | None,
 ) -> float:
-    train = run.config.train
+    train, world = run.config.train, trainer.world
     total = torch.zeros((), device=trainer.device)
     count, mean, since = 0, math.nan, time.perf_counter()
     while trainer.step < train.steps:
@@ -263,50 +345,62 @@ def _loop(
         count += 1
         bar.update()
         step, last = trainer.step, trainer.step == train.steps
-        stop = interrupted.is_set()
+        stop = world.any(interrupted.is_set())
         save = last or stop or step % train.checkpoint_every == 0
         if step % train.log_every == 0 or save:
             # The only place where the device is waited for: no checkpoint without a look.
-            mean = _finite_mean(total, count, step)
+            mean = _finite_mean(total, count, step, world)
             now = time.perf_counter()
             norms = {name: float(norm) for name, norm in trainer.gradient_norms.items()}
-            log.write(step, loss=mean, steps_per_second=count / (now - since), **norms)
+            if log:
+                log.write(step, loss=mean, steps_per_second=count / (now - since), **norms)
             bar.set_postfix(loss=f"{mean:.4f}")
             total.zero_()
             count, since = 0, now
-        if save:
+        if save and world.first:
             trainer.save(run)
         if stop and not last:
-            raise Interrupted(
-                f"interrupted: saved at step {step} of {train.steps}; "
-                f"go on with `qhdm train --resume {run.path}`"
+            world.wait()  # for what is saved: a launcher may end the others when one leaves
+            raise world.common(
+                Interrupted(
+                    f"interrupted: saved at step {step} of {train.steps}; "
+                    f"go on with `qhdm train --resume {run.path}`"
+                )
             )
         if preview and (last or step % train.sample_every == 0):
-            preview(*trainer.preview(), run.picture_path(step))
+            images, labels = trainer.preview()
+            if world.first:
+                preview(images, labels, run.picture_path(step))
             since = time.perf_counter()
     return mean
 
 
-def _finite_mean(total: Tensor, count: int, step: int) -> float:
+def _finite_mean(total: Tensor, count: int, step: int, world: World) -> float:
     mean = float(total) / count
     if not math.isfinite(mean):
-        raise TrainingError(
-            f"the loss is {mean} within the {count} steps up to {step}; nothing was saved since "
-            "the last checkpoint; lower train.lr or set train.grad_clip"
+        raise world.common(
+            TrainingError(
+                f"the loss is {mean} within the {count} steps up to {step}; nothing was saved "
+                "since the last checkpoint; lower train.lr or set train.grad_clip"
+            )
         )
     return mean
 
 
 @contextmanager
-def _interrupt_flag() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; a second signal raises KeyboardInterrupt."""
+def _interrupt_flag(*, repeated: bool) -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set; a second signal raises KeyboardInterrupt.
+
+    Args:
+        repeated: a launcher repeats signals, which then mean no more than the first.
+    """
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield flag  # signals belong to the main thread
         return
 
     def handle(signum: int, frame: FrameType | None) -> None:
-        if flag.is_set():
+        if flag.is_set() and not repeated:
             raise KeyboardInterrupt
         flag.set()
 

@@ -7,6 +7,7 @@ runs/<name>-<time>/
     metrics.jsonl     one JSON object per line: step, loss, ...
     samples/          pictures
     checkpoints/      step_<number>/: model.safetensors, ema.safetensors, training.pt
+    launch.txt        of runs made under torchrun: which launch made it
 """
 
 from __future__ import annotations
@@ -63,10 +64,13 @@ class Run:
     config: Config
 
     @classmethod
-    def create(cls, config: Config, path: Path | None = None) -> Run:
+    def create(
+        cls, config: Config, path: Path | None = None, *, launch: str | None = None
+    ) -> Run:
         """Make a new run directory, `runs/<name>-<time>` unless `path` is given.
 
-        Circuit files are copied into it, so that the run stays what it is if they change.
+        Circuit files are copied into it, so that the run stays what it is if they change. `launch`
+        is kept, so that the same launch knows its run again (`made_by`).
 
         Raises:
             RunError: the directory exists and is not empty, or cannot be made.
@@ -89,7 +93,19 @@ class Run:
         circuits.write()
         run = cls(path, config)
         run.write_config()
+        if launch is not None:
+            write_text(path / "launch.txt", launch + "\n")
         return run
+
+    @staticmethod
+    def made_by(launch: str | None, path: Path | None) -> bool:
+        """Whether `path` is a run that this launch has made, before it was started again."""
+        if launch is None or path is None:
+            return False
+        try:
+            return (path / "launch.txt").read_text(encoding="utf-8").strip() == launch
+        except (OSError, UnicodeDecodeError):
+            return False
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -142,6 +158,10 @@ class Run:
         """Where the sample grid of a training step goes."""
         return self.path / "samples" / f"step_{step:07d}.png"
 
+    def checkpoint_path(self, step: int) -> Path:
+        """Where the checkpoint of a training step is."""
+        return self.path / "checkpoints" / f"step_{step:07d}"
+
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
         found = (self.path / "checkpoints").glob("step_*")
@@ -161,7 +181,7 @@ class Run:
         optimizer: Mapping[str, Any],
     ) -> Path:
         """Write a checkpoint whole, then drop the oldest beyond `train.keep_checkpoints`."""
-        path = self.path / "checkpoints" / f"step_{step:07d}"
+        path = self.checkpoint_path(step)
         if path.exists():
             return path
         with atomic_path(path) as temporary:
