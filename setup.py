@@ -31,6 +31,8 @@ setup(
         "openqasm3[parser]>=1.0,<2",
         "numpy>=2",
         "pillow>=10.1",
+        # Precision, recall, density and coverage by their authors; it has had two releases.
+        "prdc>=0.2,<0.3",
         "psutil>=5.9",
         "pydantic>=2.7,<3",
         "pyyaml>=6",
@@ -38,11 +40,14 @@ setup(
         "rustworkx>=0.15",
         "safetensors>=0.4",
         "scipy>=1.11",
+        "torchmetrics>=1.4,<2",
         "tqdm>=4.66",
     ],
     extras_require={
         "tensorboard": ["tensorboard>=2.14"],
         "plots": ["matplotlib>=3.8", "pylatexenc>=2.10"],
+        # The networks of `qhdm evaluate --extractor inception|dinov2`.
+        "extractors": ["torch-fidelity>=0.3,<0.5", "transformers>=5,<6"],
         "bench": [
             "deepquantum>=4",
             "matplotlib>=3.8",
@@ -61,6 +66,7 @@ setup(
             "pytest-xdist>=3.5",
             "ruff>=0.6",
             "tensorboard>=2.14",
+            "transformers>=5,<6",
             "types-PyYAML",
             "types-requests",
             "types-tqdm",

@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from qhdm import __version__
-from qhdm.commands import circuits, export, import_flax, jobs, noise, submit
+from qhdm.commands import (
+    circuits,
+    compare,
+    evaluate,
+    export,
+    import_flax,
+    jobs,
+    noise,
+    submit,
+    train_classifier,
+)
 from qhdm.commands.arguments import fraction, natural, non_negative, pixels, positive, shots
 from qhdm.errors import ConfigError, DataError, Interrupted, QhdmError, SamplingError
 
@@ -382,6 +392,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     sample.set_defaults(command=_sample)
 
+    evaluate.add(verbs)
+    train_classifier.add(verbs)
+    compare.add(verbs)
     circuits.add(verbs)
     export.add(verbs)
     noise.add(verbs)

@@ -71,6 +71,14 @@ class ToldElsewhere(QhdmError):  # noqa: N818 (a consequence, not a fault)
     """Another process of the same command has said what is wrong: this one leaves in silence."""
 
 
+class ComparisonError(QhdmError):
+    """A comparison's directory holds other runs than it asks for, or some of its cells failed."""
+
+
+class EvaluationError(QhdmError):
+    """Images, features or a file of results cannot be used to judge a model."""
+
+
 class HardwareError(QhdmError):
     """A backend is unknown or cannot be used, or a job on it cannot go on."""
 

@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -38,21 +38,41 @@ _Loader.add_implicit_resolver(
 class Document:
     """Parsed YAML: the plain data, where it came from, and the line of each key (1-based).
 
-    Keys given on the command line are in `overridden`.
+    Attributes:
+        source: the file; what contradictions between keys are reported at.
+        origin: the file whose `lines` these are, where it is not the source.
+        given: the places of keys that were put over those of the file.
     """
 
     source: str
     data: Any
     lines: dict[Key, int]
-    overridden: frozenset[Key] = frozenset()
+    origin: str | None = None
+    given: Mapping[Key, str] = dataclasses.field(default_factory=dict)
 
     def place(self, key: Key) -> str:
         """`file:line: a.b.c` or `--set a.b.c`, as far as it is known."""
-        if any(key[: len(given)] == given for given in self.overridden):
-            return f"--set {dotted(key)}"
+        for length in range(len(key), 0, -1):
+            if key[:length] in self.given:
+                return dotted((self.given[key[:length]], *key[length:]))
         line = self.lines.get(key)
-        where = f"{self.source}:{line}" if line else self.source
+        file = self.origin or self.source
+        where = f"{file}:{line}" if line else file
         return f"{where}: {dotted(key)}" if key else where
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A value to put over a document.
+
+    Attributes:
+        key, value: what to set.
+        place: where it was given, with its key, for messages.
+    """
+
+    key: tuple[str, ...]
+    value: Any
+    place: str
 
 
 def dotted(key: Key) -> str:
@@ -117,29 +137,42 @@ def with_overrides(document: Document, overrides: Iterable[str]) -> Document:
     Raises:
         ConfigError: a setting is not of that form, or names a key below a plain value.
     """
-    data = json.loads(json.dumps(document.data, default=str)) or {}
-    if not isinstance(data, dict):
-        raise ConfigError(f"{document.source}: must be a mapping of keys, got {_shorten(data)}")
-    overridden = set()
+    settings = []
     for setting in overrides:
         name, separator, text = setting.partition("=")
-        parts = name.strip().split(".")
+        parts = tuple(name.strip().split("."))
         if not separator or not all(parts):
             raise ConfigError(f"--set {setting}: expected key=value, for example train.steps=1000")
         try:
             value = yaml.load(text, Loader=_Loader)
         except yaml.YAMLError:
             raise ConfigError(f"--set {setting}: the value is not valid YAML") from None
+        settings.append(Setting(parts, value, f"--set {dotted(parts)}"))
+    return with_settings(document, settings)
+
+
+def with_settings(document: Document, settings: Iterable[Setting]) -> Document:
+    """`document` with `settings` applied in order.
+
+    Raises:
+        ConfigError: one names a key below a plain value.
+    """
+    data = json.loads(json.dumps(document.data, default=str)) or {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{document.source}: must be a mapping of keys, got {_shorten(data)}")
+    given = dict(document.given)
+    for setting in settings:
+        parts = setting.key
         target = data
         for depth, part in enumerate(parts[:-1]):
             if target.get(part) is None:
                 target[part] = {}
             target = target[part]
             if not isinstance(target, dict):
-                raise ConfigError(f"--set {setting}: {'.'.join(parts[: depth + 1])} has no keys")
-        target[parts[-1]] = value
-        overridden.add(tuple(parts))
-    return Document(document.source, data, document.lines, frozenset(overridden))
+                raise ConfigError(f"{setting.place}: {'.'.join(parts[: depth + 1])} has no keys")
+        target[parts[-1]] = setting.value
+        given[parts] = setting.place
+    return dataclasses.replace(document, data=data, given=given)
 
 
 def validate(cls: type[T], document: Document) -> T:
@@ -179,7 +212,9 @@ def _describe(cls: type, document: Document, problem: dict[str, Any]) -> str:
         return f"{document.place(key)}: is required"
     text = str(problem["msg"]).replace("Input should be", "must be")
     text = text.replace("an object", "a mapping of keys").replace("valid array", "list")
-    text = text.replace("Tuple should", "must").replace("after validation", "in all")
+    for kind_of_list in ("Tuple", "Dictionary"):
+        text = text.replace(f"{kind_of_list} should", "must")
+    text = text.replace("after validation", "in all")
     return f"{document.place(key)}: {text[0].lower()}{text[1:]}, got {_shorten(value)}"
 
 

@@ -27,6 +27,8 @@ class Stream(IntEnum):
     CIRCUIT = 7
     PERTURBATION = 8
     MEASURE = 30
+    CLASSIFIER = 40
+    SUBSET = 41
 
 
 def derive_seed(seed: int, stream: Stream, *keys: int) -> int:

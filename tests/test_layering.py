@@ -23,9 +23,12 @@ ALLOWED = {
     "training": BASE | {"config", "data", "diffusion", "quantum", "models"},
     "pipeline": BASE | {"config", "data", "diffusion", "quantum", "models", "training"},
     "hardware": BASE | {"schema", "config", "diffusion", "quantum", "models", "pipeline", "report"},
+    "metrics": BASE
+    | {"schema", "config", "data", "diffusion", "quantum", "models", "training", "pipeline"},
+    "comparison": BASE | {"schema", "config", "data", "quantum", "models", "training", "metrics"},
     "importing": BASE | {"config", "data", "models", "quantum", "training"},
     "export": BASE | {"models", "quantum"},
-    "report": BASE | {"data", "quantum"},
+    "report": BASE | {"data", "quantum", "metrics", "comparison"},
 }
 #: The entrances may see everything.
 ENTRANCES = {"__init__", "__main__", "cli", "commands"}

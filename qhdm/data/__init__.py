@@ -6,7 +6,14 @@
 from qhdm.data.batches import Batches
 from qhdm.data.dataset import Dataset, class_names, held_out, load, resolved
 from qhdm.data.images import decode
-from qhdm.data.source import EUROSAT_CLASSES, Item, Source, eurosat_folder, open_source
+from qhdm.data.source import (
+    EUROSAT_CLASSES,
+    Item,
+    Source,
+    cache_folder,
+    eurosat_folder,
+    open_source,
+)
 
 __all__ = [
     "EUROSAT_CLASSES",
@@ -14,6 +21,7 @@ __all__ = [
     "Dataset",
     "Item",
     "Source",
+    "cache_folder",
     "class_names",
     "decode",
     "eurosat_folder",

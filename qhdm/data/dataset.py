@@ -51,9 +51,20 @@ class Dataset:
         """The images of one part; `all` is the set itself."""
         if part == "all":
             return self
-        return self._where(self.is_test if part == "test" else ~self.is_test)
+        return self.where(self.is_test if part == "test" else ~self.is_test)
 
-    def _where(self, chosen: np.ndarray) -> Dataset:
+    def digest(self) -> str:
+        """16 hexadecimal digits that stand for classes, file names, split and decoded pixels."""
+        digest = hashlib.sha256()
+        for text in (*self.class_names, *self.names):
+            digest.update(text.encode("utf-8", "surrogateescape") + b"\0")
+        for array in (self.labels, self.is_test, self.images):
+            digest.update(f"{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()[:16]
+
+    def where(self, chosen: np.ndarray) -> Dataset:
+        """The images that `chosen`, (N,) bool, marks."""
         return Dataset(
             name=self.name,
             class_names=self.class_names,
@@ -181,7 +192,7 @@ def load(config: DataConfig, *, progress: bool = False) -> Dataset:
         is_test=is_test,
         skipped=tuple(items[index].name for index in np.flatnonzero(~readable)),
     )
-    return whole if readable.all() else whole._where(readable)
+    return whole if readable.all() else whole.where(readable)
 
 
 def held_out(names: Sequence[str], fraction: float) -> np.ndarray:

@@ -138,13 +138,18 @@ class ZipSource(Source):
         self.archive.close()
 
 
-def eurosat_folder() -> Path:
-    """Where EuroSAT RGB lies: in `$QHDM_DATA`, or else in the user's cache directory."""
+def cache_folder() -> Path:
+    """Where qhdm keeps what it downloads and computes: `$QHDM_DATA`, or the user's cache."""
     data = os.environ.get("QHDM_DATA")
     if data:
-        return Path(data).expanduser() / "EuroSAT_RGB"
+        return Path(data).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "qhdm" / "EuroSAT_RGB"
+    return Path(cache).expanduser() / "qhdm"
+
+
+def eurosat_folder() -> Path:
+    """Where EuroSAT RGB lies, in the cache folder."""
+    return cache_folder() / "EuroSAT_RGB"
 
 
 def locate(root: str) -> Path:

@@ -44,7 +44,26 @@ def describe_counts(config: Config) -> str:
 
 
 def describe_time(config: Config, device: torch.device) -> str:
-    """The time of training, from some real steps on random images.
+    """The time of training, as `seconds_per_step` finds it.
+
+    Args:
+        config: resolved.
+        device: where the run would train.
+    """
+    train = config.train
+    seconds = seconds_per_step(config, device)
+    batch = min(train.batch_size, _TIMED_BATCH)
+    how = f"timed at batch {batch}{' and scaled' if batch < train.batch_size else ''}"
+    if config.quantum.engine == "aer":
+        how += ", the circuits on Aer by a few of each filter"
+    return (
+        f"estimated time: about {duration(seconds * train.steps)} on {device.type} "
+        f"({train.steps:,} steps of {seconds:.3g} s, {how}; without sampling)"
+    )
+
+
+def seconds_per_step(config: Config, device: torch.device) -> float:
+    """Of training, from some real steps on random images.
 
     On Aer, a step may run hundreds of thousands of circuits: there, it is steps with the exact
     engine, and to these a few circuits of each filter, scaled by their number.
@@ -53,23 +72,33 @@ def describe_time(config: Config, device: torch.device) -> str:
         config: resolved.
         device: where the run would train.
     """
-    train, quantum = config.train, config.quantum
-    exact = dataclasses.replace(config, quantum=dataclasses.replace(quantum, engine="exact"))
-    on_aer = quantum.engine == "aer"
-    trainer = Trainer(exact if on_aer else config, None, device)
+    train = config.train
+    trainer = Trainer(_exact(config), None, device)
     batch = min(train.batch_size, _TIMED_BATCH)
-    seconds = _seconds_per_step(trainer, batch) * train.batch_size / batch
-    how = f"timed at batch {batch}{' and scaled' if batch < train.batch_size else ''}"
-    if on_aer:
+    seconds = _timed_step(trainer, batch) * train.batch_size / batch
+    if config.quantum.engine == "aer":
         engine = _aer_engine(config)
         for filter, count in _evaluations(config, trainer.model).items():
             circuits = count * train.batch_size * engine.cost(filter).all
             seconds += circuits * _seconds_per_circuit(engine, filter)
-        how += ", the circuits on Aer by a few of each filter"
-    return (
-        f"estimated time: about {duration(seconds * train.steps)} on {device.type} "
-        f"({train.steps:,} steps of {seconds:.3g} s, {how}; without sampling)"
-    )
+    return seconds
+
+
+def seconds_per_evaluation(config: Config, device: torch.device) -> float:
+    """Of the network on one image, in sampling; found as that of a training step.
+
+    Args:
+        config: resolved.
+        device: where the run would sample.
+    """
+    model = build_model(_exact(config)).to(device)
+    seconds = _timed_evaluation(model, config, device)
+    if config.quantum.engine == "aer":
+        engine = _aer_engine(config)
+        for filter, count in _evaluations(config, model).items():
+            circuits = count * engine.cost(filter).forward
+            seconds += circuits * _seconds_per_circuit(engine, filter)
+    return seconds
 
 
 def describe_circuits(config: Config, model: UNet | None = None) -> str:
@@ -115,6 +144,13 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
+def _exact(config: Config) -> Config:
+    """`config` without Aer."""
+    if config.quantum.engine != "aer":
+        return config
+    return dataclasses.replace(config, quantum=dataclasses.replace(config.quantum, engine="exact"))
+
+
 def _evaluations(config: Config, model: UNet) -> dict[Filter, int]:
     data = config.data
     return filter_evaluations(model, channels=data.channels, image_size=data.image_size)
@@ -143,7 +179,7 @@ def _aer_engine(config: Config) -> AerEngine:
     return engine
 
 
-def _seconds_per_step(trainer: Trainer, batch: int) -> float:
+def _timed_step(trainer: Trainer, batch: int) -> float:
     data = trainer.config.data
     generator = torch.Generator().manual_seed(0)
     shape = (batch, data.channels, data.image_size, data.image_size)
@@ -155,3 +191,16 @@ def _seconds_per_step(trainer: Trainer, batch: int) -> float:
         float(trainer.advance_on(x_0, labels))  # waits for the device
         times.append(time.perf_counter() - start)
     return statistics.median(times[1:])
+
+
+@torch.no_grad()
+def _timed_evaluation(model: UNet, config: Config, device: torch.device) -> float:
+    data = config.data
+    x_t = torch.zeros(_TIMED_BATCH, data.channels, data.image_size, data.image_size, device=device)
+    labels = torch.zeros(_TIMED_BATCH, dtype=torch.long, device=device)
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        float(model(x_t, labels, labels).sum())  # waits for the device
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:]) / _TIMED_BATCH

@@ -1,0 +1,154 @@
+"""`qhdm compare`: train and evaluate a grid of variants and seeds, and test for differences."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qhdm.commands.arguments import positive
+from qhdm.errors import ComparisonError, Interrupted, QhdmError
+
+if TYPE_CHECKING:
+    from qhdm.comparison.cells import Cell
+    from qhdm.comparison.results import Results
+    from qhdm.comparison.spec import Grid
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Make the parser of `compare`."""
+    compare = commands.add_parser(
+        "compare", help="train and evaluate variants over seeds; means, intervals, paired tests"
+    )
+    compare.add_argument("spec", type=Path, metavar="SPEC", help="a comparison (YAML)")
+    compare.add_argument(
+        "--out", type=Path, metavar="DIR", help="its directory (comparisons/<name>)"
+    )
+    compare.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change the comparison (seeds=[0]), or a setting of all cells (train.steps=100)",
+    )
+    compare.add_argument(
+        "--jobs", type=positive, metavar="N", help="cells at a time (one per core; one on CUDA)"
+    )
+    compare.add_argument(
+        "--only", nargs="+", action="extend", metavar="VARIANT", help="work on these alone"
+    )
+    compare.add_argument(
+        "--dry-run", action="store_true", help="print the cells, their parameters, estimated time"
+    )
+    compare.set_defaults(command=_compare)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from qhdm.comparison.spec import load_grid
+
+    grid = load_grid(arguments.spec, arguments.set)
+    only = _chosen(grid, arguments.only)
+
+    # Only now the heavy imports: bad input is refused at once.
+    from qhdm.comparison.cells import cells_of
+    from qhdm.comparison.estimate import describe_plan, parameters_of
+    from qhdm.comparison.execution import LocalExecutor
+    from qhdm.comparison.preparation import prepare
+    from qhdm.comparison.results import collect, write_results
+    from qhdm.comparison.runner import default_jobs, jobs_of, work
+
+    folder = arguments.out or Path("comparisons") / grid.specification.name
+    cells = cells_of(grid, folder)
+    parameters = parameters_of(cells)
+    chosen = [cell for cell in cells if cell.variant in only]
+    jobs = arguments.jobs or default_jobs(cells)
+    if arguments.dry_run:
+        print(describe_plan(grid.specification, chosen, parameters, jobs))
+        return
+    names = {cell.name for cell in chosen}
+    left = {name: job for name, job in jobs_of(cells, folder).items() if name in names}
+    prepare([cell for cell in chosen if cell.name in left])
+
+    def results() -> Results:
+        found = collect(grid.specification, cells, folder, parameters)
+        write_results(found, folder / "results.json")
+        return found
+
+    grid.save(folder)
+    print(f"comparison: {folder} ({len(left)} of {len(chosen)} cells to do, {jobs} at a time)")
+    sys.stdout.flush()
+
+    def done() -> None:
+        # What is there so far, should this process be killed. A cell whose files cannot be used
+        # must not end the others: it is refused below, when all have ended.
+        with suppress(QhdmError):
+            results()
+
+    outcome = work(chosen, left, LocalExecutor(jobs), done=done)
+    for name, reason in outcome.failures.items():
+        print(f"cell {name}: {reason}", file=sys.stderr)
+    _show(grid, cells, results(), folder)
+    if outcome.interrupted:
+        finished = len(chosen) - len(jobs_of(chosen, folder))
+        raise Interrupted(
+            f"interrupted: {finished} of {len(chosen)} cells are done, the others saved; go on "
+            f"with `{_again(arguments)}`"
+        )
+    if outcome.failures:
+        raise ComparisonError(
+            f"{len(outcome.failures)} of {len(chosen)} cells failed (logs in {folder / 'logs'}); "
+            f"mend what is wrong and go on with `{_again(arguments)}`"
+        )
+
+
+def _chosen(grid: Grid, only: list[str] | None) -> list[str]:
+    known = list(grid.specification.variants)
+    for name in only or ():
+        if name not in known:
+            raise ComparisonError(f"--only: no variant {name}; there are {', '.join(known)}")
+    return only or known
+
+
+def _show(grid: Grid, cells: list[Cell], results: Results, folder: Path) -> None:
+    from qhdm.comparison.spec import variant_settings
+    from qhdm.comparison.table import describe
+    from qhdm.files import write_text
+
+    spec = grid.specification
+    settings = {variant: variant_settings(spec, variant) for variant in spec.variants}
+    write_text(folder / "results.md", describe(results, settings, all_settings=True))
+    print("\n" + describe(results, settings, all_settings=False))
+    print(f"results: {folder / 'results.json'}, {folder / 'results.md'}")
+    if results.inference:
+        _plot(results, folder / "inference.png")
+
+
+def _plot(results: Results, path: Path) -> None:
+    from importlib.util import find_spec
+
+    if find_spec("matplotlib") is None:
+        print("no picture of the engines at inference: pip install 'qhdm[plots]'")
+        return
+    from qhdm.report.inference import plot_inference
+
+    assert results.data is not None
+    plot_inference(
+        path, f"{results.name}: engines at inference ({results.data.name})", results.inference
+    )
+    print(f"engines at inference: {path}")
+
+
+def _again(arguments: argparse.Namespace) -> str:
+    words = ["qhdm", "compare", str(arguments.spec)]
+    if arguments.out:
+        words += ["--out", str(arguments.out)]
+    for setting in arguments.set:
+        words += ["--set", setting]
+    if arguments.jobs:
+        words += ["--jobs", str(arguments.jobs)]
+    if arguments.only:
+        words += ["--only", *arguments.only]
+    return shlex.join(words)

@@ -1,0 +1,103 @@
+"""`qhdm train-classifier`: the classifier whose features evaluations compare."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qhdm.commands.arguments import fraction, natural, pixels, positive
+from qhdm.errors import EvaluationError
+
+if TYPE_CHECKING:
+    from qhdm.config import DataConfig
+
+
+def add(verbs: argparse._SubParsersAction) -> None:
+    """Add the verb to the parser."""
+    train = verbs.add_parser(
+        "train-classifier", help="train the classifier whose features evaluations compare"
+    )
+    add_data(train, "CONFIG", "a configuration file or a run directory, for its data section")
+    train.add_argument("--steps", type=positive, metavar="N", help="of training (600)")
+    train.add_argument("--seed", type=natural, metavar="N", help="of training (0)")
+    train.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    train.add_argument(
+        "--out", type=Path, metavar="FILE", help="a safetensors file (in the cache if absent)"
+    )
+    train.set_defaults(command=_train)
+
+
+def add_data(parser: argparse.ArgumentParser, name: str, help: str) -> None:
+    """Let the command line name the real images: by a file, or by themselves."""
+    parser.add_argument("source", nargs="?", type=Path, metavar=name, help=help)
+    parser.add_argument(
+        "--data", metavar="ROOT", help="the real images: bundled, eurosat, a folder or zip"
+    )
+    parser.add_argument("--size", type=pixels, metavar="PIXELS", help="of --data (64)")
+    parser.add_argument("--test-fraction", type=fraction, metavar="F", help="of --data (0.1)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting"
+    )
+
+
+def data_config(arguments: argparse.Namespace) -> DataConfig:
+    """The real images that the command line names.
+
+    Raises:
+        EvaluationError: it names none, or two.
+        ConfigError: the configuration cannot be read.
+    """
+    from qhdm.config import DataConfig, load_config, load_run_config
+
+    source = arguments.source
+    if (source is None) == (arguments.data is None):
+        raise EvaluationError("give either a configuration file, a run directory, or --data ROOT")
+    if source is None:
+        if arguments.set:
+            raise EvaluationError("--set: only with a configuration; use --size, --test-fraction")
+        given = {"image_size": arguments.size, "test_fraction": arguments.test_fraction}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return DataConfig(root=arguments.data, **chosen)
+    for name in ("size", "test_fraction"):
+        if getattr(arguments, name) is not None:
+            raise EvaluationError(f"--{name.replace('_', '-')}: only with --data")
+    load = load_run_config if source.is_dir() else load_config
+    return load(source, arguments.set).data
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    config = data_config(arguments)
+    if arguments.out and arguments.out.exists():
+        raise EvaluationError(f"--out: {arguments.out}: exists already; name another file")
+
+    # Only now the heavy imports: bad input is refused at once.
+    import dataclasses
+
+    from qhdm import data
+    from qhdm.metrics.classifier import ClassifierSettings
+    from qhdm.metrics.trained import classifier_path, trained_classifier
+    from qhdm.training.loop import resolve_device
+
+    device = resolve_device(arguments.device, key="--device")
+    dataset = data.load(config, progress=True)
+    training, test = dataset.split("train"), dataset.split("test")
+    given = {"steps": arguments.steps, "seed": arguments.seed}
+    settings = dataclasses.replace(
+        ClassifierSettings(), **{name: value for name, value in given.items() if value is not None}
+    )
+    path = arguments.out or classifier_path(training, settings)
+    if path.exists():
+        print("trained already")
+    classifier = trained_classifier(training, settings, device=device, path=path, progress=True)
+    splits = [part for part in (training, test) if len(part)]
+    right = [classifier.predict(part.images) == part.labels for part in splits]
+    width = max(map(len, dataset.class_names))
+    print(f"{'accuracy':<{width}}{'train':>10}{'test':>10}")
+    for label, name in [*enumerate(dataset.class_names), (None, "all")]:
+        row = ""
+        for part, found in zip(splits, right, strict=True):
+            members = found if label is None else found[part.labels == label]
+            row += f"{members.mean() if len(members) else float('nan'):>10.3f}"
+        print(f"{name:<{width}}{row}")
+    print(f"classifier {classifier.digest}, {classifier.dim} features: {path}")

@@ -1,0 +1,97 @@
+"""What a comparison consists of and takes, before it is started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from qhdm.comparison.cells import Cell
+from qhdm.comparison.preparation import on_engine
+from qhdm.comparison.results import Parameters
+from qhdm.comparison.spec import Specification, variant_settings
+from qhdm.comparison.table import markdown
+from qhdm.config import Config
+from qhdm.metrics.settings import EvaluationSettings
+from qhdm.models import build_model
+from qhdm.models.counts import count_parameters
+from qhdm.training.estimate import duration, seconds_per_evaluation, seconds_per_step
+from qhdm.training.loop import resolve_device
+
+
+def parameters_of(cells: Sequence[Cell]) -> dict[str, Parameters]:
+    """Of each variant's network, which is built once: what cannot be is refused.
+
+    Raises:
+        CircuitError, EngineError: a variant's filters cannot be built, or its engine not set up.
+    """
+    found: dict[str, Parameters] = {}
+    for cell in cells:
+        if cell.variant not in found:
+            total = count_parameters(build_model(cell.config))[-1]
+            found[cell.variant] = Parameters(classical=total.classical, quantum=total.quantum)
+    return found
+
+
+def describe_plan(
+    specification: Specification,
+    cells: Sequence[Cell],
+    parameters: Mapping[str, Parameters],
+    jobs: int,
+) -> str:
+    """The cells as a table, and the time of what is left to do.
+
+    Args:
+        specification, cells: of the comparison.
+        parameters: of each variant.
+        jobs: cells at a time.
+    """
+    rows, total = [], 0.0
+    for variant, counts in parameters.items():
+        own = [cell for cell in cells if cell.variant == variant]
+        step, evaluations = _times(own[0])
+        seconds = {cell.name: _seconds_left(cell, step, evaluations) for cell in own}
+        total += sum(seconds.values())
+        for cell in own:
+            rows.append(
+                [
+                    cell.name,
+                    variant_settings(specification, variant) or "(the base)",
+                    f"{counts.classical:,}",
+                    f"{counts.quantum:,}",
+                    f"{cell.step()}/{cell.config.train.steps}",
+                    f"{sum(map(cell.is_evaluated, cell.requests))}/{len(cell.requests)}",
+                    duration(seconds[cell.name]),
+                ]
+            )
+    header = ["cell", "settings", "classical", "quantum", "steps", "evaluations", "time left"]
+    # Several at a time share the cores: a cell is timed here with all of them.
+    note = f", {jobs} at a time on the same cores" if jobs > 1 else ""
+    return (
+        markdown(header, rows, left=2)
+        + f"\n\nestimated time: about {duration(total)} ({len(cells)} cells{note}; training steps "
+        "and sampling, timed alone; features and classifiers of the evaluations not counted)"
+    )
+
+
+def _times(cell: Cell) -> tuple[float, dict[EvaluationSettings, float]]:
+    """Seconds of a training step, and of each evaluation of a cell."""
+    device = resolve_device(cell.config.train.device)
+    evaluations: dict[EvaluationSettings, float] = {}
+    known: dict[Config, float] = {}
+    for request in cell.requests:
+        config = on_engine(cell.config, request)
+        if config not in known:
+            known[config] = seconds_per_evaluation(config, device)
+        assert request.steps is not None
+        passes = request.steps * (1 if request.guidance == 1 else 2)
+        evaluations[request] = request.num * passes * known[config]
+    return seconds_per_step(cell.config, device), evaluations
+
+
+def _seconds_left(
+    cell: Cell, step: float, evaluations: Mapping[EvaluationSettings, float]
+) -> float:
+    training = (cell.config.train.steps - cell.step()) * step
+    sampling = sum(
+        seconds for request, seconds in evaluations.items() if not cell.is_evaluated(request)
+    )
+    return training + sampling

@@ -1,0 +1,263 @@
+"""Comparison specifications: configs/*ablation.yaml to frozen dataclasses, validated like
+configurations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, model_validator
+from pydantic.dataclasses import dataclass
+
+from qhdm.config import Config
+from qhdm.errors import ConfigError
+from qhdm.files import write_text
+from qhdm.metrics.settings import EvaluationSettings
+from qhdm.schema import (
+    Document,
+    Setting,
+    dotted,
+    read_document,
+    validate,
+    with_overrides,
+    with_settings,
+)
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+#: Of comparisons and variants, which become names of folders.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class InferenceOptions:
+    """One engine of the study of noise and shots at inference.
+
+    Attributes:
+        engine: `exact` or `aer`.
+        shots: samples per circuit, on aer; null gives expectation values without sampling.
+        noise: of a device (`fake_torino`) or a calibration file, on aer.
+    """
+
+    engine: Literal["exact", "aer"]
+    shots: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    noise: Annotated[str, Field(min_length=1)] | None = None
+
+    @property
+    def label(self) -> str:
+        """For people: `exact`, `64 shots`, `fake_torino, 1024 shots`."""
+        if self.engine == "exact":
+            return "exact"
+        parts = [Path(self.noise).stem] if self.noise else []
+        return ", ".join([*parts, f"{self.shots} shots" if self.shots else "without shots"])
+
+    def of(self, settings: EvaluationSettings) -> EvaluationSettings:
+        """`settings` on this engine."""
+        return dataclasses.replace(settings, engine=self.engine, shots=self.shots, noise=self.noise)
+
+    @model_validator(mode="after")
+    def _check(self) -> InferenceOptions:
+        if self.engine == "exact":
+            for name in ("shots", "noise"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"inference: {name}: only with engine aer")
+        return self
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Specification:
+    """What `qhdm compare` trains, evaluates and compares.
+
+    Settings are those of a training configuration, named as in `--set` (`model.kind: unet`), or
+    nested; each names single settings, and the others stay.
+
+    Attributes:
+        name: of the comparison; its directory is `comparisons/<name>`.
+        base: training configuration, relative to the specification's folder.
+        baseline: the variant that the others are tested against.
+        variants: the settings of each.
+        seeds: every variant is trained once with each.
+        settings: for all cells, put over the base; those of a variant win.
+        evaluate: how cells are evaluated: the options of `qhdm evaluate`.
+        inference: engines on which trained circuits are evaluated: what noise and shots cost.
+        inference_variants: whose circuits; null takes all variants that have some.
+        inference_evaluate: how, in this study; null is as `evaluate`.
+    """
+
+    name: Name
+    base: Annotated[str, Field(min_length=1)]
+    baseline: Name
+    variants: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
+    settings: dict[str, Any] = field(default_factory=dict)
+    evaluate: EvaluationSettings = field(default_factory=EvaluationSettings)
+    inference: tuple[InferenceOptions, ...] = ()
+    inference_variants: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    inference_evaluate: EvaluationSettings | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Specification:
+        if self.baseline not in self.variants:
+            known = ", ".join(self.variants)
+            raise ValueError(f"baseline: {self.baseline!r} is not one of the variants ({known})")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds: one is given twice in {list(self.seeds)}")
+        if len(set(self.inference)) != len(self.inference):
+            raise ValueError("inference: an engine is given twice")
+        for section in ("inference_evaluate", "inference_variants"):
+            if getattr(self, section) is not None and not self.inference:
+                raise ValueError(f"{section}: there is no `inference` that it could be for")
+        for name in self.inference_variants or ():
+            if name not in self.variants:
+                known = ", ".join(self.variants)
+                raise ValueError(f"inference_variants: no variant {name!r}; there are {known}")
+        for section in ("evaluate", "inference_evaluate"):
+            settings: EvaluationSettings | None = getattr(self, section)
+            if settings is not None and settings.engine is not None:
+                raise ValueError(
+                    f"{section}.engine: cells are compared on their own engine (quantum.engine); "
+                    "other engines are for `inference`"
+                )
+        return self
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A specification and the configurations of its cells, all checked.
+
+    Attributes:
+        specification: what was read.
+        base: the data of the base configuration.
+        configs: of each (variant, seed), variants in their order, then seeds.
+    """
+
+    specification: Specification
+    base: dict[str, Any]
+    configs: Mapping[tuple[str, int], Config]
+
+    def save(self, folder: Path) -> None:
+        """Write `comparison.yaml` and `base.yaml`, from which the grid can be read again."""
+        own = dataclasses.replace(self.specification, base="base.yaml")
+        data = TypeAdapter(Specification).dump_python(own, mode="json")
+        write_text(folder / "base.yaml", _to_yaml(self.base))
+        write_text(folder / "comparison.yaml", _to_yaml(data))
+
+
+def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
+    """Read a comparison specification, and build and check every cell's configuration.
+
+    Args:
+        path: the file.
+        overrides: `key=value`, put over the specification where the key is one of its own
+            (`seeds=[0]`, `evaluate.num=200`), else over every cell's configuration, as one of
+            `settings` (`train.steps=100`).
+
+    Raises:
+        ConfigError: with the file, line, key and remedy.
+    """
+    path = Path(path)
+    own = {entry.name for entry in dataclasses.fields(Specification)}
+    document = with_overrides(
+        read_document(path),
+        [text if _first(text) in own else f"settings.{text}" for text in overrides],
+    )
+    if not isinstance(document.data, dict) or "variants" not in document.data:
+        raise ConfigError(
+            f"{path}: not a comparison: it has no `variants`; a training configuration is for "
+            "`qhdm train`"
+        )
+    specification = validate(Specification, document)
+    base_path = path.parent / specification.base
+    if not base_path.is_file():
+        raise ConfigError(f"{document.place(('base',))}: {base_path}: no such file")
+    base = read_document(base_path)
+    common = with_settings(base, _settings(document, ("settings",), specification.settings))
+    configs = {}
+    for variant, values in specification.variants.items():
+        place = document.place(("variants", variant))
+        settings = list(_settings(document, ("variants", variant), values))
+        varied = dataclasses.replace(
+            with_settings(common, settings), source=place, origin=base.source
+        )
+        for seed in specification.seeds:
+            of_seed = Setting(("seed",), seed, document.place(("seeds",)))
+            cell = with_settings(varied, [of_seed])
+            configs[variant, seed] = validate(Config, cell)
+        for section in ("evaluate", "inference_evaluate"):
+            _check_sampling(document, section, getattr(specification, section), cell)
+        if variant in (specification.inference_variants or ()) and not has_circuits(
+            configs[variant, specification.seeds[0]]
+        ):
+            raise ConfigError(
+                f"{document.place(('inference_variants',))}: {variant} has no circuits that an "
+                "engine could evaluate; leave it out"
+            )
+    return Grid(specification, base.data, configs)
+
+
+def _check_sampling(
+    document: Document, section: str, settings: EvaluationSettings | None, cell: Document
+) -> None:
+    """Whether a model can be sampled as an evaluation will, before it is trained."""
+    if settings is None:
+        return
+    place = document.place((section,))
+    given = [
+        Setting(("sample", name), value, f"{place}.{name}")
+        for name in ("steps", "sampler", "guidance")
+        if (value := getattr(settings, name)) is not None
+    ]
+    validate(Config, dataclasses.replace(with_settings(cell, given), source=place))
+
+
+def has_circuits(config: Config) -> bool:
+    """Whether an engine evaluates circuits in the network of `config`."""
+    return config.model.kind != "unet" and config.quantum.filter in ("circuit", "frozen")
+
+
+def _first(override: str) -> str:
+    return override.partition("=")[0].strip().split(".")[0]
+
+
+def _settings(document: Document, key: tuple[str, ...], values: Mapping[str, Any]) -> list[Setting]:
+    """Single settings of a section of the specification, with the places they were given at."""
+    found = []
+    for path, value in _leaves(values, ()):
+        name = tuple(".".join(path).split("."))
+        # `--set train.steps=1` is how settings of all cells are given.
+        place = document.place((*key, *path)).replace("--set settings.", "--set ")
+        if not all(name):
+            raise ConfigError(f"{place}: expected the name of a setting, for example train.steps")
+        if name == ("seed",):
+            raise ConfigError(f"{place}: seeds are given in `seeds`, the same for all variants")
+        found.append(Setting(name, value, place))
+    return found
+
+
+def _leaves(
+    values: Mapping[str, Any], prefix: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, (*prefix, name))
+        else:
+            yield (*prefix, name), value
+
+
+def variant_settings(specification: Specification, variant: str) -> str:
+    """The settings that make a variant, in one line: `model.kind=unet`."""
+    parts = []
+    for path, value in _leaves(specification.variants[variant], ()):
+        text = yaml.safe_dump(value, default_flow_style=True).replace("\n...", "").strip()
+        parts.append(f"{dotted(path)}={text}")
+    return " ".join(parts)
+
+
+def _to_yaml(data: dict[str, Any]) -> str:
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,198 @@
+"""A small convolutional classifier of Earth-Observation patches, and its training.
+
+It is trained on the user's own images, so that everything runs offline; the layer before the last
+gives the features that distances are computed on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from qhdm.data import Batches, Dataset
+from qhdm.diffusion.pixels import from_uint8
+from qhdm.seeds import Stream, derive_seed
+
+_SMALLEST_MAP = 4
+_BATCH = 256  # images at once where nothing is learned
+
+
+@dataclass(frozen=True)
+class ClassifierSettings:
+    """Network and training of a classifier.
+
+    Attributes:
+        resolution: larger images are brought to about this many pixels by the stride of the first
+            convolution.
+        width: channels of the first convolution; they double from map to map, up to `dim`.
+        dim: features per image. Few, because the covariance of a Fréchet distance needs more
+            images than features.
+        steps, batch_size: of training.
+        lr: the largest; it rises and falls within the training (one cycle).
+        weight_decay: of AdamW.
+        label_smoothing: of the cross entropy.
+        seed: of initialisation, batches and augmentation.
+    """
+
+    resolution: int = 32
+    width: int = 32
+    dim: int = 64
+    steps: int = 600
+    batch_size: int = 64
+    lr: float = 4e-3
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    seed: int = 0
+
+
+class PatchClassifier(nn.Module):
+    """Convolutions of 3x3 with batch normalisation, halving the map from one to the next.
+
+    The features are the averages over the last map (4x4 to 7x7), non-negative; a linear layer reads
+    them.
+
+    Args:
+        settings: sizes.
+        channels, image_size: of the images.
+        num_classes: C.
+    """
+
+    def __init__(
+        self, settings: ClassifierSettings, *, channels: int, image_size: int, num_classes: int
+    ) -> None:
+        super().__init__()
+        stride = max(image_size // settings.resolution, 1)
+        width, size = settings.width, -(-image_size // stride)
+        layers = _convolution(channels, width, kernel=2 * stride + 1, stride=stride)
+        while size >= 2 * _SMALLEST_MAP:
+            wider = min(2 * width, settings.dim)
+            layers += [nn.MaxPool2d(2), *_convolution(width, wider, kernel=3, stride=1)]
+            width, size = wider, size // 2
+        if width < settings.dim:  # few halvings: the image is small
+            layers += _convolution(width, settings.dim, kernel=3, stride=1)
+        self.trunk = nn.Sequential(*layers)
+        self.head = nn.Linear(settings.dim, num_classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) in [-1, 1] to (B, dim)."""
+        maps: Tensor = self.trunk(x)
+        return maps.mean(dim=(2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) in [-1, 1] to logits (B, C)."""
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+
+def _convolution(inputs: int, outputs: int, *, kernel: int, stride: int) -> list[nn.Module]:
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
+    return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+
+
+def train_network(
+    parts: Sequence[Dataset],
+    settings: ClassifierSettings,
+    *,
+    device: torch.device,
+    progress: str | None = None,
+) -> PatchClassifier:
+    """Train a classifier from scratch.
+
+    Every batch has the same share of each part, whatever their sizes: a few real images are not
+    drowned by many generated ones. Images are flipped and turned at random.
+
+    Args:
+        parts: images with the same classes, size and channels.
+        settings: network and training.
+        device: where to train.
+        progress: what the bar on stderr says; None shows none.
+
+    Returns:
+        The network in evaluation mode, without gradients.
+
+    Raises:
+        DataError: a part has no images.
+    """
+    share = settings.batch_size // len(parts)
+    streams = [
+        Batches(
+            part,
+            batch_size=share,
+            seed=derive_seed(settings.seed, Stream.CLASSIFIER, number),
+            augment=True,
+        )
+        for number, part in enumerate(parts)
+    ]
+    images = parts[0].images
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(settings.seed, Stream.CLASSIFIER))
+        network = PatchClassifier(
+            settings,
+            channels=images.shape[3],
+            image_size=images.shape[1],
+            num_classes=len(parts[0].class_names),
+        )
+    # On CPUs, convolutions of few channels are faster with the channels last.
+    network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
+    )
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=settings.lr, total_steps=settings.steps, pct_start=0.2
+    )
+    for step in tqdm(
+        range(settings.steps),
+        desc=progress,
+        unit="step",
+        disable=progress is None,
+        leave=False,
+        mininterval=0.2 if sys.stderr.isatty() else 30,
+    ):
+        batches = [stream.batch(step) for stream in streams]
+        x = from_uint8(np.concatenate([found for found, _ in batches]), device)
+        labels = torch.as_tensor(np.concatenate([found for _, found in batches]), device=device)
+        loss = F.cross_entropy(network(x), labels, label_smoothing=settings.label_smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        cycle.step()
+    return network.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def in_batches(
+    function: Callable[[Tensor], Tensor], images: np.ndarray, device: torch.device
+) -> np.ndarray:
+    """`function` of images, uint8 (N, H, W, C) with N > 0, batch by batch.
+
+    Returns:
+        float64 (N, ...).
+    """
+    found = [
+        function(from_uint8(images[start : start + _BATCH], device)).double().cpu()
+        for start in range(0, len(images), _BATCH)
+    ]
+    return torch.cat(found).numpy()
+
+
+def predicted(network: PatchClassifier, images: np.ndarray, device: torch.device) -> np.ndarray:
+    """The most likely class of each image (N, H, W, C), as (N,) int64."""
+    classes: np.ndarray = in_batches(network, images, device).argmax(axis=1)
+    return classes
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """Eight hexadecimal digits that tell sets of weights apart."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(f"{name} {tuple(weights[name].shape)} ".encode())
+        digest.update(weights[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:8]

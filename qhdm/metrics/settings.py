@@ -1,0 +1,55 @@
+"""What to evaluate, and how: the options of `qhdm evaluate`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from qhdm.config import SamplerName
+from qhdm.config.sections import STRICT, Positive
+
+#: Metrics that are computed together, cheapest first.
+Group = Literal["distances", "classes", "memorisation", "utility"]
+GROUPS: tuple[Group, ...] = ("distances", "classes", "memorisation", "utility")
+
+
+@dataclass(frozen=True, config=STRICT)
+class EvaluationSettings:
+    """One request to evaluate a run; also readable from YAML with `qhdm.schema.validate`.
+
+    Attributes:
+        num: images to sample, spread evenly over the classes.
+        steps, sampler, guidance: of sampling; by default those of the run's configuration.
+        seed: of the sampled images.
+        weights: `ema`, the averaged weights, or `model`, the last ones.
+        engine: evaluates the filters; null is the run's own. `shots` and `noise` are of `aer`.
+        extractor: what turns images into features (docs/evaluation.md).
+        extractor_weights: file of its weights; null trains the classifier, and is needed by others.
+        metrics: groups to compute.
+        device: where to sample and to extract features.
+    """
+
+    num: Positive = 1000
+    steps: Positive | None = None
+    sampler: SamplerName | None = None
+    guidance: Annotated[float, Field(ge=0)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    weights: Literal["ema", "model"] = "ema"
+    engine: Literal["exact", "aer"] | None = None
+    shots: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    noise: Annotated[str, Field(min_length=1)] | None = None
+    extractor: Literal["classifier", "inception", "dinov2"] = "classifier"
+    extractor_weights: Annotated[str, Field(min_length=1)] | None = None
+    metrics: Annotated[tuple[Group, ...], Field(min_length=1)] = GROUPS
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="after")
+    def _check(self) -> EvaluationSettings:
+        for name in ("shots", "noise"):
+            if getattr(self, name) is not None and self.engine != "aer":
+                raise ValueError(f"{name}: only with engine aer")
+        if self.extractor != "classifier" and self.extractor_weights is None:
+            raise ValueError(f"extractor_weights: give the file of the weights of {self.extractor}")
+        return self

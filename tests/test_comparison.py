@@ -1,0 +1,552 @@
+"""Comparisons: specifications, cells and their state, statistics, tables, processes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import TINY, Cli
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from qhdm import data
+from qhdm.comparison.cells import Cell, cells_of
+from qhdm.comparison.estimate import describe_plan, parameters_of
+from qhdm.comparison.execution import Job, LocalExecutor
+from qhdm.comparison.preparation import prepare
+from qhdm.comparison.results import collect, read_results, write_results
+from qhdm.comparison.runner import jobs_of
+from qhdm.comparison.spec import load_grid, variant_settings
+from qhdm.comparison.statistics import holm, mean_interval, paired_test
+from qhdm.comparison.table import describe
+from qhdm.errors import ComparisonError, ConfigError, EvaluationError
+from qhdm.metrics.classifier import ClassifierSettings
+from qhdm.metrics.records import (
+    DataRecord,
+    Evaluation,
+    ExtractorRecord,
+    Metric,
+    write_evaluation,
+)
+from qhdm.metrics.samples import described
+from qhdm.metrics.trained import trained_classifier
+from qhdm.training import Run, train
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+SPECIFICATION = {
+    "name": "small",
+    "base": "tiny.yaml",
+    "seeds": [0, 1, 2],
+    "baseline": "unet",
+    "variants": {
+        "unet": {"model.kind": "unet"},
+        "qcunet": {},
+        "cosine": {"quantum": {"filter": "cosine"}},
+    },
+    "settings": {"train.steps": 2, "train.checkpoint_every": 2},
+    "evaluate": {"num": 40, "steps": 3},
+    "inference": [{"engine": "exact"}, {"engine": "aer", "shots": 64}],
+}
+
+
+def write_specification(folder: Path) -> Path:
+    """A comparison file beside its base."""
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(SPECIFICATION, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def specification(tmp_path: Path) -> Path:
+    return write_specification(tmp_path)
+
+
+def cells(path: Path, *overrides: str) -> list[Cell]:
+    return cells_of(load_grid(path, overrides), path.parent / "out")
+
+
+def trained(cell: Cell) -> None:
+    run = Run.create(cell.config, cell.path)
+    images = data.load(cell.config.data).split("train")
+    train(run, images, device=torch.device("cpu"), progress=False)
+
+
+def evaluated(cell: Cell, value: float, *, shots: int | None = None) -> None:
+    """An evaluation file of `cell`, as `qhdm evaluate` writes it."""
+    request = next(r for r in cell.requests if r.shots == shots)
+    asked = described(Run(cell.path, cell.config), request)
+    label = f"FID[classifier ab12cd34, N={request.num}, test]"
+    evaluation = Evaluation(
+        data=DataRecord(name="bundled", digest="0123", train=93, test=10, image_size=16),
+        generated=replace(asked, source="where it was made"),
+        extractor=ExtractorRecord(name="classifier", digest="ab12cd34", dim=8),
+        metrics=(
+            Metric(
+                name="FID", label=label, split="test", num=request.num, value=value,
+                better="lower", floor=1.5,
+            ),
+            Metric(
+                name="FID", label=label, split="test", num=4, value=2 * value, better="lower",
+                class_name="Forest",
+            ),
+            Metric(
+                name="augmentation gain", label="gain[classifier ab12cd34]", split="test", num=40,
+                value=-value / 100, better="higher", setting="10 real images per class",
+            ),
+        ),
+        groups=request.metrics,
+    )  # fmt: skip
+    write_evaluation(evaluation, cell.path / "evaluations" / f"{asked.engine}_{shots}.json")
+
+
+# Specifications
+
+
+def test_shipped_comparisons_resolve() -> None:
+    grid = load_grid(CONFIGS / "ablation.yaml")
+    configs = {variant: config for (variant, _), config in grid.configs.items()}
+    base = configs["qcunet"]
+    assert {config.seed for config in grid.configs.values()} == {0, 1, 2}
+    assert {config.quantum.filter for config in configs.values()} == {
+        "circuit", "linear", "frozen", "cosine", "identity"
+    }  # fmt: skip
+    assert {config.quantum.vertex.ansatz for config in configs.values()} == {
+        "hqconv", "hqconv_released", "fqconv", "basic", "product"
+    }  # fmt: skip
+    assert {config.model.kind for config in configs.values()} == {
+        "unet", "qvunet", "fullqvunet", "qcunet"
+    }  # fmt: skip
+    assert {config.quantum.vertex.layers for config in configs.values()} == {1, 2, 3, 5}
+    assert {config.quantum.vertex.rho for config in configs.values()} == {None, 0.25, 0.5}
+    assert configs["unet-time-blind"].released.time_blind
+    assert not configs["unet"].released.time_blind
+    assert configs["qcunet-both"].quantum.encoder.replace == "both"
+    assert base.quantum.encoder.replace == "first"
+    small = load_grid(CONFIGS / "rsscn7_ablation.yaml")
+    assert {variant for variant, _ in small.configs} >= {
+        "unet", "unet_time_blind", "hqconv", "fqconv", "cosine"
+    }  # fmt: skip
+
+
+def test_settings_of_cells_lie_over_each_other(specification: Path) -> None:
+    grid = load_grid(specification, ["train.steps=7", "seeds=[5]", "data.augment=false"])
+    assert list(grid.configs) == [("unet", 5), ("qcunet", 5), ("cosine", 5)]
+    config = grid.configs["cosine", 5]
+    assert (config.train.steps, config.seed, config.data.augment) == (7, 5, False)
+    assert config.train.checkpoint_every == 2
+    assert config.quantum.filter == "cosine"
+    # A nested setting changes what it names alone.
+    assert config.quantum.vertex.ansatz == "fqconv"
+    assert variant_settings(grid.specification, "cosine") == "quantum.filter=cosine"
+
+
+def test_a_saved_specification_gives_the_same_grid(specification: Path, tmp_path: Path) -> None:
+    grid = load_grid(specification, ["train.grad_clip=null", "evaluate.num=50"])
+    grid.save(tmp_path / "kept")
+    again = load_grid(tmp_path / "kept" / "comparison.yaml")
+    assert again.configs == grid.configs
+    assert again.specification == replace(grid.specification, base="base.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("variants.unet.model.knd=unet", "unet.model.knd: unknown key; did you mean model.kind?"),
+        ("train.stepz=1", "--set train.stepz: unknown key; did you mean train.steps?"),
+        ("train.steps.x=1", "--set train.steps.x: train.steps has no keys"),
+        ("sedes=[1]", "--set sedes: unknown key; did you mean seed?"),
+        ("seed=3", "--set seed: seeds are given in `seeds`"),
+        ("seeds=[]", "--set seeds: must have at least 1 item"),
+        ("seeds=[1, 1]", "seeds: one is given twice"),
+        ("baseline=unt", "baseline: 'unt' is not one of the variants (unet, qcunet, cosine)"),
+        ("base=none.yaml", "--set base: "),
+        ("variants={}", "--set variants: must have at least 1 item"),
+        ("variants.a/b={}", "string should match"),
+        ("evaluate.nm=3", "--set evaluate.nm: unknown key; did you mean evaluate.num?"),
+        ("evaluate.engine=exact", "evaluate.engine: cells are compared on their own engine"),
+        ("inference=[{engine: exact, shots: 5}]", "shots: only with engine aer"),
+        ("inference=[{engine: exact}, {engine: exact}]", "inference: an engine is given twice"),
+        ("inference_variants=[cosine]", "inference_variants: cosine has no circuits"),
+        ("inference_variants=[x]", "inference_variants: no variant 'x'"),
+        ("data.image_size=10", "small.yaml:11: variants.qcunet: data.image_size: quantum filters"),
+    ],
+)
+def test_bad_specifications_are_refused_by_place(
+    specification: Path, change: str, message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_grid(specification, [change])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_place_of_a_bad_variant_is_its_line(specification: Path) -> None:
+    text = specification.read_text()
+    specification.write_text(text.replace("model.kind: unet", "model.kind: unt"))
+    with pytest.raises(ConfigError, match=r"small\.yaml:10: variants\.unet\.model\.kind: 'unt' is"):
+        load_grid(specification)
+    with pytest.raises(ConfigError, match=r"tiny\.yaml: not a comparison: it has no `variants`"):
+        load_grid(specification.parent / "tiny.yaml")
+    specification.write_text(text)
+    (specification.parent / "tiny.yaml").write_text("train: {stepz: 3}\n")
+    with pytest.raises(ConfigError, match=r"tiny\.yaml:1: train\.stepz: unknown key"):
+        load_grid(specification)
+
+
+# Cells
+
+
+def test_a_cell_says_what_is_left_to_do(specification: Path, tmp_path: Path) -> None:
+    cell = next(c for c in cells(specification) if c.name == "qcunet-seed1")
+    log = tmp_path / "log"
+    job = cell.job(log)
+    verbs = [command[3] for command in job.commands]
+    # On the exact engine, the cell's own, it is evaluated once.
+    assert verbs == ["train", "evaluate", "evaluate"]
+    assert job.commands[0][4:] == ("--resume", str(cell.path))
+    assert pickle.loads(pickle.dumps(job)) == job
+    trained(cell)
+    assert [command[3] for command in cell.job(log).commands] == ["evaluate", "evaluate"]
+    evaluated(cell, 3.0)
+    (left,) = cell.job(log).commands
+    assert {"--engine", "aer", "--shots", "64"} <= set(left)
+    evaluated(cell, 3.0, shots=64)
+    assert cell.job(log) is None
+    assert cell.train_seconds() > 0
+    # Its weights are not those that were judged.
+    longer = replace(cell, config=replace(cell.config, train=replace(cell.config.train, steps=3)))
+    assert longer.evaluation(longer.main) is None
+
+
+def test_runs_trained_elsewhere_are_taken_or_refused(specification: Path) -> None:
+    cell = cells(specification)[0]
+    moved = replace(cell.config.data, root="elsewhere")
+    shown = replace(cell.config.train, log_every=1, device="auto")
+    Run.create(replace(cell.config, name="mine", data=moved, train=shown), cell.path)
+    assert cell.step() == 0
+    other = cells(specification, "train.lr=1")[0]
+    with pytest.raises(
+        ComparisonError, match=r"has train\.lr 0\.001, the specification 1\.0; give"
+    ):
+        other.step()
+    (cell.path / "config.yaml").unlink()
+    with pytest.raises(ComparisonError, match=r"cell unet-seed0: .*not a run directory"):
+        jobs_of([cell], cell.path.parent.parent)
+
+
+def test_circuit_files_are_compared_by_content(specification: Path, tmp_path: Path) -> None:
+    circuit = CONFIGS.parent / "circuits" / "fqconv.qasm"
+    mine = tmp_path / "mine.qasm"
+    mine.write_bytes(circuit.read_bytes())
+    override = "variants.qcunet.quantum.vertex={ansatz: %s, layers: null}"
+    one, other = (cells(specification, override % path)[3] for path in (circuit, mine))
+    Run.create(one.config, one.path)
+    assert other.step() == 0
+    mine.write_bytes(circuit.read_bytes() + b"\n")
+    with pytest.raises(ComparisonError, match=r"has quantum\.vertex\.ansatz"):
+        other.step()
+
+
+def test_the_plan_names_cells_parameters_and_time(specification: Path) -> None:
+    grid = load_grid(specification, ["seeds=[0]", "inference=[]"])
+    found = cells_of(grid, specification.parent / "out")
+    parameters = parameters_of(found)
+    assert parameters["unet"].quantum == parameters["cosine"].quantum == 0
+    assert parameters["qcunet"].quantum == 240
+    text = describe_plan(grid.specification, found, parameters, jobs=2)
+    for word in ("unet-seed0", "model.kind=unet", "240", "0/2", "estimated time: about"):
+        assert word in text
+
+
+def test_too_few_images_are_found_before_training(specification: Path) -> None:
+    # 10 of the bundled images are held out; a classifier has 64 features.
+    with pytest.raises(EvaluationError, match="test split"):
+        prepare(cells(specification, "evaluate.num=200"), progress=False)
+
+
+# Statistics
+
+
+def test_intervals_are_those_of_student() -> None:
+    mean = mean_interval([1.0, 2.0, 4.0])
+    # By hand: mean 7/3, standard deviation sqrt(7/3), t(0.975; 2) = 4.302653.
+    half = 4.302653 * math.sqrt(7 / 3) / math.sqrt(3)
+    assert mean.value == pytest.approx(7 / 3)
+    assert (mean.low, mean.high) == pytest.approx((7 / 3 - half, 7 / 3 + half), rel=1e-6)
+    assert mean_interval([5.0]).low is None
+    assert mean_interval([5.0, 5.0]).low is None  # no spread, no interval
+
+
+def test_intervals_cover_what_they_claim() -> None:
+    draws = np.random.default_rng(0).normal(3.0, 2.0, (2000, 3))
+    covered = np.mean([(m := mean_interval(row)).low <= 3.0 <= m.high for row in draws])
+    assert covered == pytest.approx(0.95, abs=0.015)
+
+
+def test_paired_tests_against_permutations() -> None:
+    random = np.random.default_rng(1)
+    baseline = random.normal(size=12)
+    values = baseline + random.normal(0.5, 1.0, 12)
+    test = paired_test(values, baseline)
+    differences = values - baseline
+    signs = np.array(list(itertools.product([-1, 1], repeat=12)))
+    means = np.abs((signs * differences).mean(1))
+    exact = np.mean(means >= abs(differences.mean()) - 1e-12)
+    assert test.p == pytest.approx(exact, abs=0.02)
+    assert test.difference == pytest.approx(differences.mean())
+    assert (test.low > 0 or test.high < 0) == (test.p < 0.05)
+    assert paired_test([1.0, 2.0], [0.0, 1.0]).p is None  # no spread, no test
+    assert paired_test([1.0], [0.0]).p is None
+
+
+@given(st.lists(st.floats(0, 1), max_size=12))
+def test_holm_rejects_step_by_step(p_values: list[float]) -> None:
+    corrected = holm(p_values)
+    for alpha in (0.01, 0.05, 0.3):
+        # The procedure as published: the smallest against alpha / m, the next against
+        # alpha / (m - 1), ... until one stays.
+        rejected = set()
+        for rank, index in enumerate(np.argsort(p_values, kind="stable")):
+            if p_values[index] * (len(p_values) - rank) > alpha:
+                break
+            rejected.add(int(index))
+        assert {i for i, p in enumerate(corrected) if p <= alpha} == rejected
+
+
+# Results
+
+
+@pytest.fixture(scope="module")
+def all_done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison all of whose cells are done."""
+    path = write_specification(tmp_path_factory.mktemp("comparison"))
+    values = {"unet": (10.0, 12.0, 11.0), "qcunet": (11.0, 13.5, 12.0), "cosine": (9.0, 12.5, 10.0)}
+    for cell in cells(path):
+        trained(cell)
+        evaluated(cell, values[cell.variant][cell.seed])
+        if cell.study:
+            evaluated(cell, values[cell.variant][cell.seed] + 4 + cell.seed, shots=64)
+    return path
+
+
+@pytest.fixture
+def finished(all_done: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    shutil.copytree(all_done.parent, tmp_path / "copy")
+    return tmp_path / "copy" / all_done.name
+
+
+def test_results_hold_means_tests_and_the_study(finished: Path) -> None:
+    grid = load_grid(finished)
+    folder = finished.parent / "out"
+    found = cells_of(grid, folder)
+    results = collect(grid.specification, found, folder, parameters_of(found))
+    write_results(results, folder / "results.json")
+    assert read_results(folder / "results.json") == results
+
+    fid = "FID[classifier ab12cd34, N=40, test]"
+    rows = {
+        row.variant: row for row in results.summary if (row.label, row.class_name) == (fid, None)
+    }
+    assert rows["unet"].mean == 11.0
+    assert rows["unet"].floor == 1.5
+    assert rows["unet"].high - 11.0 == pytest.approx(stats.t.ppf(0.975, 2) / math.sqrt(3))
+    (test,) = (
+        row for row in results.paired
+        if (row.variant, row.label, row.class_name) == ("qcunet", fid, None)
+    )  # fmt: skip
+    expected = stats.ttest_rel([11.0, 13.5, 12.0], [10.0, 12.0, 11.0])
+    assert test.p == pytest.approx(expected.pvalue)
+    assert (test.low, test.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert test.p_holm == pytest.approx(2 * test.p)  # the smaller of two
+    exact, shots = (row for row in results.inference if row.label == fid)
+    assert (exact.engine, shots.engine, shots.shots) == ("exact", "64 shots", 64)
+    assert shots.difference == pytest.approx(5.0)
+    assert all(cell.step == cell.steps == 2 and cell.train_seconds > 0 for cell in results.cells)
+
+    text = describe(results, {"unet": "model.kind=unet"}, all_settings=True)
+    assert "Data: bundled (digest 0123), 93 images to train on, 10 held out, 16x16" in text
+    assert "n = 3: with so few seeds" in text
+    assert f"## {fid} (lower is better; real images: 1.5)" in text
+    assert "| unet    | 11.0 " in text or "| unet    |    11 |" in text
+    assert "10 real images per class" in text
+    assert "10 real images" not in describe(results, {}, all_settings=False)
+    assert f"## Engines at inference, qcunet: {fid}" in text
+
+
+def test_the_study_is_drawn(finished: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from PIL import Image
+
+    from qhdm.report.inference import plot_inference
+
+    found = cells(finished)
+    grid = load_grid(finished)
+    results = collect(grid.specification, found, finished.parent / "out", parameters_of(found))
+    plot_inference(tmp_path / "study.png", "small (bundled)", results.inference)
+    with Image.open(tmp_path / "study.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 10
+
+
+def test_evaluations_of_other_images_are_not_mixed(finished: Path) -> None:
+    cell = cells(finished)[1]
+    path = cell.evaluation_path(cell.main)
+    path.write_text(path.read_text().replace('"0123"', '"4567"'))
+    grid = load_grid(finished)
+    found = cells(finished)
+    with pytest.raises(ComparisonError, match="judged by other images than unet-seed0"):
+        collect(grid.specification, found, finished.parent / "out", parameters_of(found))
+
+
+def test_damaged_results_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    with pytest.raises(ComparisonError, match="no such file"):
+        read_results(path)
+    for text, message in (("{", "damaged"), ("[]", "not the results"), ('{"cells": []}', "name")):
+        path.write_text(text)
+        with pytest.raises(ComparisonError, match=message):
+            read_results(path)
+
+
+# Processes
+
+
+def python(code: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", code)
+
+
+def test_jobs_run_side_by_side_and_failures_are_told(tmp_path: Path) -> None:
+    meet = "import pathlib, sys, time\npathlib.Path(sys.argv[1]).touch()\n"
+    meet += "while not pathlib.Path(sys.argv[2]).exists(): time.sleep(0.01)"
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    jobs = {
+        # Each waits for the other: this ends only if both run at the same time.
+        "one": ((*python(meet), a, b), python("print('done')")),
+        "two": ((*python(meet), b, a),),
+        "bad": (python("raise SystemExit('qhdm: error: no such thing')"), python("1")),
+        "killed": (python("import os; os.kill(os.getpid(), 9)"),),
+    }
+    executor = LocalExecutor(2)
+    logs = tmp_path / "logs"
+    futures = {
+        name: executor.submit(Job(name, commands, logs / f"{name}.log"))
+        for name, commands in jobs.items()
+    }
+    outcome = {name: future.result(timeout=60) for name, future in futures.items()}
+    executor.close()
+    assert outcome == {
+        "one": None,
+        "two": None,
+        "bad": "no such thing",
+        "killed": "ended by SIGKILL (out of memory?)",
+    }
+
+
+def test_a_cell_that_another_process_works_on_is_left_alone(tmp_path: Path) -> None:
+    wait = "import pathlib, sys, time\npathlib.Path(sys.argv[1]).touch()\ntime.sleep(60)"
+    begun = tmp_path / "begun"
+    job = Job("cell", ((*python(wait), str(begun)),), tmp_path / "cell.log")
+    first, second = LocalExecutor(1), LocalExecutor(1)
+    running: Future[str | None] = first.submit(job)
+    until(begun.exists)
+    assert "another process is working on it" in second.submit(job).result(timeout=60)
+    first.stop()
+    assert running.result(timeout=60) == "ended by SIGTERM"
+    first.close()
+    second.close()
+
+
+@contextmanager
+def ending(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Leave no process behind when a test fails."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(timeout=60)
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_refusals_of_the_command(cli: Cli, finished: Path) -> None:
+    def refused(*arguments: object) -> str:
+        done = cli("compare", *arguments)
+        assert done.returncode == 1
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+        return done.stderr
+
+    assert "no variant x; there are unet, qcunet, cosine" in refused(finished, "--only", "x")
+    out = finished.parent / "out"
+    message = refused(finished, "--out", out, "--set", "train.lr=0.5")
+    assert "has train.lr 0.001, the specification 0.5" in message
+
+
+def test_a_finished_comparison_prints_its_tables(cli: Cli, finished: Path) -> None:
+    out = finished.parent / "out"
+    done = cli("compare", finished, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "0 of 9 cells to do" in done.stdout
+    assert "less unet" in done.stdout
+    assert (out / "results.md").read_text().startswith("# small\n")
+    assert len(read_results(out / "results.json").cells) == 9
+    assert (out / "inference.png").exists()
+
+
+def test_an_interrupt_saves_cells_and_tells_how_to_go_on(
+    specification: Path, tmp_path: Path
+) -> None:
+    classifier = tmp_path / "classifier.safetensors"
+    images = data.load(cells(specification)[0].config.data).split("train")
+    quick = ClassifierSettings(steps=1)
+    trained_classifier(images, quick, device=torch.device("cpu"), path=classifier)
+    sets = [
+        "--set", "train.steps=9000", "--set", "seeds=[0]", "--set", "inference=[]",
+        "--set", "evaluate.metrics=[classes]", "--set", f"evaluate.extractor_weights={classifier}",
+    ]  # fmt: skip
+    out = tmp_path / "out"
+    arguments = [str(specification), "--out", str(out), *sets, "--jobs", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qhdm", "compare", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    cell = out / "cells" / "unet-seed0"
+    with ending(process):
+        until(lambda: list(cell.glob("checkpoints/step_*")) or process.poll() is not None)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=300)
+    assert process.returncode == 130, err
+    last = err.strip().splitlines()[-1]
+    assert "interrupted: 0 of 3 cells are done, the others saved" in last
+    assert f"go on with `qhdm compare {specification} --out {out} --set train.steps=9000" in last
+    # The cell's own process has saved and ended by itself.
+    assert "interrupted: saved at step" in (out / "logs" / "unet-seed0.log").read_text()
+    saved = Run.open(cell).last_step()
+    assert 0 < saved < 9000
+    left = cells(specification, *sets[1::2])
+    assert [c.step() for c in left] == [saved, 0, 0]
+    for c in left:
+        assert c.job(tmp_path / "log").commands[0][3:] == ("train", "--resume", str(c.path))

@@ -1,0 +1,202 @@
+"""The classifier: learns, repeats itself, lasts, and refuses what it was not made for."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from qhdm import data
+from qhdm.config import DataConfig
+from qhdm.data import Dataset
+from qhdm.errors import EvaluationError
+from qhdm.metrics import utility as utility_module
+from qhdm.metrics.classifier import (
+    ClassifierSettings,
+    PatchClassifier,
+    predicted,
+    train_network,
+    weights_digest,
+)
+from qhdm.metrics.features import Extractor
+from qhdm.metrics.trained import classifier_path, load_classifier, trained_classifier
+from qhdm.metrics.utility import utility
+
+CPU = torch.device("cpu")
+QUICK = ClassifierSettings(width=8, dim=16, steps=30, batch_size=16, lr=1e-2)
+
+
+@pytest.fixture(scope="module")
+def whole() -> Dataset:
+    """Forest, industry and lakes at 16x16, half of each held out."""
+    classes = ("Forest", "Industrial", "SeaLake")
+    return data.load(DataConfig(root="bundled", image_size=16, classes=classes, test_fraction=0.5))
+
+
+@pytest.fixture(scope="module")
+def training(whole: Dataset) -> Dataset:
+    return whole.split("train")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("QHDM_DATA", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("size", [8, 16, 32, 50, 64, 128])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_features_have_one_size(size: int, channels: int) -> None:
+    network = PatchClassifier(
+        ClassifierSettings(), channels=channels, image_size=size, num_classes=5
+    ).eval()
+    x = torch.rand(2, channels, size, size) * 2 - 1
+    assert network.features(x).shape == (2, 64)
+    assert (network.features(x) >= 0).all()
+    assert network(x).shape == (2, 5)
+
+
+def test_training_learns_and_repeats_itself(whole: Dataset, training: Dataset) -> None:
+    network = train_network([training], QUICK, device=CPU)
+    test = whole.split("test")
+    assert (predicted(network, test.images, CPU) == test.labels).mean() > 0.6
+    again = train_network([training], QUICK, device=CPU)
+    other = train_network([training], dataclasses.replace(QUICK, seed=1), device=CPU)
+    digest = weights_digest(network.state_dict())
+    assert digest == weights_digest(again.state_dict())
+    assert digest != weights_digest(other.state_dict())
+
+
+def test_training_leaves_the_global_generator_alone(training: Dataset) -> None:
+    state = torch.random.get_rng_state()
+    train_network([training], dataclasses.replace(QUICK, steps=1), device=CPU)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_parts_share_the_batches_evenly(training: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine black images beside fifteen others make half of every batch."""
+    black = dataclasses.replace(
+        training.where(np.arange(len(training)) < 9), images=np.zeros((9, 16, 16, 3), np.uint8)
+    )
+    seen = []
+    forward = PatchClassifier.forward
+
+    def watched(self: PatchClassifier, x: torch.Tensor) -> torch.Tensor:
+        seen.append(int((x == -1).all(dim=(1, 2, 3)).sum()))
+        return forward(self, x)
+
+    monkeypatch.setattr(PatchClassifier, "forward", watched)
+    train_network([training, black], dataclasses.replace(QUICK, steps=3), device=CPU)
+    assert seen == [8, 8, 8]
+
+
+def test_trained_once(training: Dataset, cache: Path) -> None:
+    first = trained_classifier(training, QUICK, device=CPU)
+    assert first.path.parent == cache / "classifiers"
+    changed = first.path.stat().st_mtime_ns
+    second = trained_classifier(training, QUICK, device=CPU)
+    assert second.digest == first.digest
+    assert first.path.stat().st_mtime_ns == changed
+    assert np.array_equal(first.features(training.images), second.features(training.images))
+    # Other settings and other images are other classifiers.
+    assert classifier_path(training, dataclasses.replace(QUICK, steps=31)) != first.path
+    fewer = training.where(np.arange(len(training)) > 0)
+    assert classifier_path(fewer, QUICK) != first.path
+    touched = training.images.copy()
+    touched[0, 0, 0, 0] ^= 1
+    assert classifier_path(dataclasses.replace(training, images=touched), QUICK) != first.path
+
+
+def test_files_of_others_are_refused(training: Dataset, tmp_path: Path) -> None:
+    path = trained_classifier(training, QUICK, device=CPU).path
+    names = dataclasses.replace(training, class_names=("Forest", "Industrial", "Sea"))
+    with pytest.raises(EvaluationError, match="its classes Forest, Industrial, SeaLake differ"):
+        load_classifier(path, names, device=CPU)
+    larger = dataclasses.replace(training, images=np.zeros((len(training), 32, 32, 3), np.uint8))
+    with pytest.raises(EvaluationError, match=r"its image size 16 differ.* 32"):
+        load_classifier(path, larger, device=CPU)
+    (tmp_path / "damaged.safetensors").write_bytes(path.read_bytes()[:1000])
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    for name, words in (
+        ("absent", "no such file"),
+        ("damaged", "damaged"),
+        ("other", "not a classifier"),
+    ):
+        with pytest.raises(EvaluationError, match=words) as refused:
+            load_classifier(tmp_path / f"{name}.safetensors", training, device=CPU)
+        assert "\n" not in str(refused.value)
+
+
+def test_reference_features_are_kept(whole: Dataset, training: Dataset, cache: Path) -> None:
+    extractor = Extractor("classifier", trained_classifier(training, QUICK, device=CPU))
+    found = extractor.reference(whole)
+    (kept,) = (cache / "features").iterdir()
+    assert whole.digest() in kept.name
+    assert extractor.record.digest in kept.name
+    changed = kept.stat().st_mtime_ns
+    assert np.array_equal(extractor.reference(whole), found)
+    assert kept.stat().st_mtime_ns == changed
+    kept.write_bytes(b"damaged")
+    assert np.array_equal(extractor.reference(whole), found)
+
+
+@pytest.fixture
+def quick_utility(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(utility_module, "RETRAINED", QUICK)
+    monkeypatch.setattr(utility_module, "FEW_SHOTS", (3, 50))
+    monkeypatch.setattr(utility_module, "SEEDS", 2)
+
+
+@pytest.mark.usefixtures("quick_utility")
+def test_utility_tells_useful_images_from_useless(whole: Dataset, training: Dataset) -> None:
+    test = whole.split("test")
+    wrong = dataclasses.replace(training, labels=(training.labels + 1) % 3)
+    few = training.where(np.arange(len(training)) % 2 == 0)
+    good, bad = (utility(training, test, made, device=CPU) for made in (few, wrong))
+
+    def value(found: utility_module.Utility, name: str, setting: str | None = None) -> float:
+        (metric,) = (
+            m for m in found.metrics if (m.name, m.setting, m.class_name) == (name, setting, None)
+        )
+        return metric.value
+
+    assert value(good, "CAS") > 0.6 > 0.4 > value(bad, "CAS")
+    setting = "3 real images per class"
+    assert value(bad, "augmentation gain") < -0.1
+    assert value(bad, "augmentation gain", setting) < value(good, "augmentation gain", setting)
+
+
+@pytest.mark.usefixtures("quick_utility")
+def test_utility_says_what_it_is(whole: Dataset, training: Dataset, cache: Path) -> None:
+    test = whole.split("test")
+    made = training.where(np.arange(len(training)) % 2 == 0)
+    found = utility(training, test, made, device=CPU)
+    num = len(made)
+    overall = [metric for metric in found.metrics if metric.class_name is None]
+    assert [metric.label for metric in overall] == [
+        f"CAS[retrained network, N={num}, test]",
+        f"augmentation gain[retrained network, all {len(training)} real, N={num}, test]",
+        f"augmentation gain[retrained network, 3 real per class, N={num}, test]",
+    ]
+    assert [metric.floor is not None for metric in overall] == [True, False, False]
+    assert len(found.metrics) == 3 * (1 + 3)
+    (note,) = found.notes
+    assert "50 real images per class: left out" in note
+    for metric in overall:  # classes are even, so that the whole is the mean of its classes
+        classes = [
+            m.value for m in found.metrics if m.label == metric.label and m.class_name is not None
+        ]
+        counts = np.bincount(test.labels)
+        assert metric.value == pytest.approx(np.average(classes, weights=counts))
+
+    kept = sorted((cache / "accuracies").iterdir())
+    # Two seeds of CAS and its floor, and of each setting alone and with generated images.
+    assert len(kept) == 2 * (2 + 2 * 2)
+    stamps = [path.stat().st_mtime_ns for path in kept]
+    kept[0].write_text("damaged")
+    assert utility(training, test, made, device=CPU).metrics == found.metrics
+    assert [path.stat().st_mtime_ns for path in kept][1:] == stamps[1:]

@@ -1,0 +1,276 @@
+"""`qhdm evaluate` and `qhdm train-classifier` on quarters of the bundled patches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import TINY, Cli
+from PIL import Image
+
+from qhdm import data
+from qhdm.cli import main
+from qhdm.config import DataConfig
+from qhdm.errors import EvaluationError
+from qhdm.metrics import EvaluationSettings, evaluate, read_evaluation
+from qhdm.metrics.samples import sampled
+from qhdm.pipeline import Pipeline
+from qhdm.training.run import Run
+
+#: Run a command in this process, so that torch is loaded once; returns exit code, stdout, stderr.
+Here = Callable[..., tuple[int, str, str]]
+
+CLASSES = ("Forest", "Industrial", "SeaLake")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QHDM_DATA", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str]) -> Here:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:  # of argparse
+            code = int(stop.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def refused(done: tuple[int, str, str], *words: str, code: int = 1) -> None:
+    """One line on stderr, after what progress bars left, that holds `words`."""
+    found, _, errors = done
+    assert found == code
+    last = errors.strip().splitlines()[-1]
+    assert "qhdm" in last
+    assert "Traceback" not in errors
+    for word in words:
+        assert word in last
+
+
+@pytest.fixture(scope="module")
+def quarters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of the bundled patches, each patch cut into sixteen."""
+    folder = tmp_path_factory.mktemp("quarters")
+    whole = data.load(DataConfig(root="bundled", image_size=64, classes=CLASSES))
+    for i, (image, label) in enumerate(zip(whole.images, whole.labels, strict=True)):
+        (folder / CLASSES[label]).mkdir(exist_ok=True)
+        for j in range(16):
+            top, left = 16 * (j // 4), 16 * (j % 4)
+            tile = Image.fromarray(image[top : top + 16, left : left + 16])
+            tile.save(folder / CLASSES[label] / f"{i:03d}_{j:02d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(quarters: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hybrid U-Net of a few training steps on them."""
+    folder = tmp_path_factory.mktemp("runs")
+    tiny = {**TINY, "data": {"root": str(quarters), "image_size": 16, "test_fraction": 0.4}}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(tiny))
+    train = ["train", folder / "tiny.yaml", "--out", folder / "run", "--set", "train.steps=5"]
+    assert main(list(map(str, train))) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def classifier(run: Path) -> Path:
+    """Trained by the command, for fewer steps than is usual."""
+    path = run.parent / "classifier.safetensors"
+    assert main(["train-classifier", str(run), "--steps", "30", "--out", str(path)]) == 0
+    return path
+
+
+def test_a_run_is_evaluated_once(cli: Cli, here: Here, run: Path, classifier: Path) -> None:
+    request = ("evaluate", run, "--num", 80, "--steps", 2, "--extractor-weights", classifier)
+    groups = ("--metrics", "distances", "classes")
+    done = cli(*request, *groups)
+    assert done.returncode == 0, done.stderr
+    (path,) = (run / "evaluations").glob("*.json")
+    assert "80images_dpmpp-2steps_guidance1_seed0_ema-step5_exact_classifier-" in path.name
+    found = read_evaluation(path)
+    assert found.groups == ("distances", "classes")
+    assert found.generated.num == 80
+    assert found.data.image_size == 16
+    digest = found.extractor.digest
+    for split in ("test", "train"):
+        metric = found.find("FID", split=split)
+        assert metric is not None
+        assert metric.label == f"FID[classifier {digest}, N=80, {split}]"
+        assert metric.label in done.stdout
+        assert metric.error is not None or metric.num // 2 <= 64
+        # A model of five steps is far from real images, and real images are near each other.
+        assert metric.floor is not None
+        assert metric.value > 2 * metric.floor
+    assert found.find("class accuracy") is not None
+    assert found.find("class accuracy", class_name="Forest") is not None
+
+    code, again, _ = here(*request, *groups)
+    assert code == 0
+    assert f"distances, classes: read from {path}" in again
+    assert "sampled" not in again
+    assert again.splitlines()[-20:] == done.stdout.splitlines()[-20:]
+
+    code, more, _ = here(*request, "--metrics", "classes", "memorisation")
+    assert code == 0
+    assert "80 of the 80 images were sampled before" in more
+    assert read_evaluation(path).groups == ("distances", "classes", "memorisation")
+    assert read_evaluation(path).metrics[: len(found.metrics)] == found.metrics
+    with Image.open(path.with_name(f"{path.stem}_neighbours.png")) as picture:
+        assert picture.height > 500  # two rows for each of three classes
+
+
+def test_images_of_a_folder(here: Here, quarters: Path, classifier: Path, tmp_path: Path) -> None:
+    """Real images in the place of generated ones are about as near as the floor says."""
+    request = (
+        *("evaluate", "--images", quarters, "--data", quarters),
+        *("--size", 16, "--test-fraction", 0.4, "--extractor-weights", classifier),
+    )
+    code, printed, _ = here(*request, "--metrics", "distances")
+    assert code == 0
+    assert "FID[classifier" in printed
+    assert list(tmp_path.iterdir()) == []
+    out = tmp_path / "evaluation.json"
+    code, _, _ = here(*request, "--metrics", "distances", "memorisation", "--out", out)
+    assert code == 0
+    found = read_evaluation(out)
+    assert found.generated.steps is None
+    fid = found.find("FID", split="test")
+    assert fid is not None
+    assert fid.floor is not None
+    assert fid.value < 2 * fid.floor
+    # All training images are among them: copies.
+    memorised = found.find("memorisation")
+    assert memorised is not None
+    assert memorised.value > (memorised.floor or 0)
+    assert memorised.value > 0.59
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "evaluation.json",
+        "evaluation_neighbours.png",
+    }
+
+
+def test_what_cannot_be_evaluated_is_refused(
+    here: Here, run: Path, tiny_run: Path, classifier: Path, quarters: Path, tmp_path: Path
+) -> None:
+    weights = ("--extractor-weights", classifier)
+    small = here("evaluate", run, "--num", 64, *weights)
+    refused(small, "64 images (generated) for 64 features", "singular", "--num 65 or more")
+    bundled = here("train-classifier", tiny_run, "--steps", 1, "--out", tmp_path / "c.safetensors")
+    assert bundled[0] == 0
+    assert "SeaLake" in bundled[1]
+    assert "64 features" in bundled[1]
+    few = here("evaluate", tiny_run, "--extractor-weights", tmp_path / "c.safetensors")
+    refused(few, "10 images (test split)", "--metrics classes utility memorisation")
+    assert not (tiny_run / "evaluations").exists()
+    refused(here("evaluate"), "give a run directory")
+    refused(here("evaluate", tmp_path), "not a run directory")
+    refused(here("evaluate", run, "--shots", 64), "shots: only with engine aer")
+    refused(here("evaluate", run, "--extractor", "dinov2"), "extractor_weights: give the file")
+    refused(here("evaluate", run, "--set", "data.test_fraction=0.5"), "data.test_fraction")
+    refused(here("evaluate", run, *weights, "--set", f"data.root={tmp_path}/no"), "no such folder")
+    refused(here("evaluate", run, "--images", quarters, "--steps", 3), "--steps: not with --images")
+    refused(here("evaluate", run, "--metrics", "beauty"), "invalid choice: 'beauty'", code=2)
+    refused(here("evaluate", run, "--out", tmp_path), "--out", "is a folder")
+    other = tmp_path / "other"
+    (other / "Desert").mkdir(parents=True)
+    Image.new("RGB", (16, 16)).save(other / "Desert" / "a.png")
+    unknown = here("evaluate", run, "--images", other, *weights)
+    refused(unknown, "class folder Desert is not a class", "Forest")
+    (tmp_path / "notes.json").write_text("{}")
+    mine = here("evaluate", run, "--num", 70, *weights, "--out", tmp_path / "notes.json")
+    refused(mine, "not an evaluation")
+    assert (tmp_path / "notes.json").read_text() == "{}"
+    refused(here("train-classifier"), "either a configuration file, a run directory, or --data")
+    refused(here("train-classifier", run, "--size", 16), "--size: only with --data")
+    refused(here("train-classifier", run, "--out", classifier), "exists already")
+
+
+def test_sampled_images_are_those_of_the_pipeline(run: Path) -> None:
+    opened = Run.open(run)
+    settings = EvaluationSettings(num=30, steps=2, seed=7)
+    found, present = sampled(opened, settings)
+    assert present == 0
+    assert np.bincount(found.labels).tolist() == [10, 10, 10]
+    pipeline = Pipeline.from_run(run)
+    labels, indices = pipeline.images_of(["Industrial"], 10)
+    direct = pipeline.sample(labels, indices=indices, steps=2, seed=7).astype(int)
+    # Other batch sizes may round otherwise, by one grey level.
+    assert np.abs(found.images[found.labels == 1] - direct).max() <= 1
+
+    more, present = sampled(opened, EvaluationSettings(num=40, steps=2, seed=7))
+    assert present == 30
+    assert np.array_equal(more.images[:30], found.images)
+    fewer, present = sampled(opened, EvaluationSettings(num=5, steps=2, seed=7))
+    assert present == 5
+    assert np.array_equal(fewer.images, found.images[:5])
+    _, present = sampled(opened, EvaluationSettings(num=5, steps=1, seed=7))
+    assert present == 0
+
+
+def test_an_interruption_loses_a_few_images_at_most(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = EvaluationSettings(num=60, steps=1, seed=9)
+    calls = []
+    sample = Pipeline.sample
+
+    def interrupted(self: Pipeline, *arguments: object, **options: object) -> np.ndarray:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return sample(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pipeline, "sample", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            sampled(Run.open(run), settings)
+    found, present = sampled(Run.open(run), settings)
+    assert present == 50
+    assert len(found) == 60
+    (kept,) = (
+        path.parent
+        for path in (run / "evaluations" / "samples").glob("*/request.json")
+        if json.loads(path.read_text())["seed"] == 9
+    )
+    (kept / "0000025.npy").write_bytes(b"damaged")
+    with pytest.raises(EvaluationError, match=r"0000025\.npy: damaged; delete it"):
+        sampled(Run.open(run), settings)
+
+
+def test_shots_are_another_request(run: Path) -> None:
+    exact, _ = sampled(Run.open(run), EvaluationSettings(num=3, steps=1))
+    aer = EvaluationSettings(num=3, steps=1, engine="aer", shots=8)
+    noisy, present = sampled(Run.open(run), aer)
+    assert present == 0
+    assert not np.array_equal(exact.images, noisy.images)
+
+
+def test_the_python_interface_tells_requests_apart(
+    run: Path, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QHDM_DATA", str(tmp_path))
+    settings = EvaluationSettings(
+        num=9, steps=1, metrics=("classes",), extractor_weights=str(classifier)
+    )
+    out = tmp_path / "evaluation.json"
+    found = evaluate(run, settings, out=out)
+    assert found == read_evaluation(out)
+    accuracy = found.find("class accuracy")
+    assert accuracy is not None
+    assert accuracy.num == 9
+    other = EvaluationSettings(
+        num=12, steps=1, metrics=("classes",), extractor_weights=str(classifier)
+    )
+    with pytest.raises(EvaluationError, match="of other data or another request"):
+        evaluate(run, other, out=out)

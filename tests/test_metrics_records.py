@@ -1,0 +1,115 @@
+"""Records of evaluations: JSON that is read back, or refused in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from qhdm.errors import ConfigError, EvaluationError
+from qhdm.metrics.records import (
+    DataRecord,
+    Evaluation,
+    ExtractorRecord,
+    GeneratedRecord,
+    Metric,
+    read_evaluation,
+    write_evaluation,
+)
+from qhdm.metrics.settings import EvaluationSettings
+from qhdm.schema import Document, validate
+
+EVALUATION = Evaluation(
+    data=DataRecord("bundled", "0123", 93, 10, 32),
+    generated=GeneratedRecord("runs/a", 100, "ddim", 50, 1.5, 0, "ema", 600, "aer", 64, None),
+    extractor=ExtractorRecord("classifier", "ab12cd34", 64),
+    metrics=(
+        Metric("FID", "FID[classifier ab12cd34, N=90, train]", "train", 90, 1.5, "lower"),
+        Metric("CAS", "CAS[x]", "test", 90, 0.5, "higher", class_name="Forest", error=0.1),
+        Metric("CAS", "CAS[x]", "test", 90, 0.6, "higher", floor=0.9),
+    ),
+    groups=("distances",),
+    notes=("something was left out",),
+)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b.json"
+    write_evaluation(EVALUATION, path)
+    assert read_evaluation(path) == EVALUATION
+    plain = json.loads(path.read_text())
+    assert plain["format"] == 1
+    assert plain["metrics"][1]["class"] == "Forest"
+    assert "class_name" not in plain["metrics"][1]
+
+
+def test_metrics_are_found() -> None:
+    assert EVALUATION.find("FID", split="test") is None
+    assert EVALUATION.find("FID", split="train") is EVALUATION.metrics[0]
+    assert EVALUATION.find("CAS") is EVALUATION.metrics[2]
+    assert EVALUATION.find("CAS", class_name="Forest") is EVALUATION.metrics[1]
+    assert EVALUATION.find("CAS", setting="10 real images per class") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d: d.pop("format"), "not an evaluation of qhdm"),
+        (lambda d: d.update(format=2), "format 2; this qhdm reads 1"),
+        (lambda d: d.update(metricks=[]), "metricks: unknown key; did you mean metrics?"),
+        (
+            lambda d: d["metrics"][0].update(value="x"),
+            r"metrics\[0\].value: must be a valid number",
+        ),
+        (lambda d: d["metrics"][0].update(value=float("nan")), "must be a finite number"),
+        (lambda d: d["metrics"][0].update(name="FIDD"), "'FIDD' is not one of FID, KID"),
+        (lambda d: d["data"].pop("digest"), r"data\.digest: is required"),
+    ],
+)
+def test_what_is_no_evaluation_is_refused(change: object, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.json"
+    write_evaluation(EVALUATION, path)
+    plain = json.loads(path.read_text())
+    change(plain)
+    path.write_text(json.dumps(plain))
+    with pytest.raises(EvaluationError, match=words) as refused:
+        read_evaluation(path)
+    assert "\n" not in str(refused.value)
+    assert str(path) in str(refused.value)
+
+
+def test_files_that_are_not_json_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="no such file"):
+        read_evaluation(tmp_path / "absent.json")
+    (tmp_path / "cut.json").write_text('{"format": 1, "da')
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe")
+    (tmp_path / "list.json").write_text("[]")
+    for name, words in (("cut", "damaged"), ("bytes", "damaged"), ("list", "not an evaluation")):
+        with pytest.raises(EvaluationError, match=words):
+            read_evaluation(tmp_path / f"{name}.json")
+
+
+def test_numbers_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
+    broken = dataclasses.replace(EVALUATION.data, train=3)
+    with pytest.raises(ValueError, match="finite"):
+        dataclasses.replace(EVALUATION.metrics[0], value=float("inf"))
+    assert broken.train == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"num": 0}, "num: must be greater than or equal to 1"),
+        ({"shots": 64}, "shots: only with engine aer"),
+        ({"extractor": "inception"}, "extractor_weights: give the file"),
+        ({"metrics": ["distance"]}, "'distance' is not one of .* did you mean distances?"),
+        ({"metrics": []}, "metrics"),
+        ({"numb": 3}, "numb: unknown key; did you mean num?"),
+    ],
+)
+def test_settings_are_strict(given: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        validate(EvaluationSettings, Document("ablation.yaml", given, {}))
