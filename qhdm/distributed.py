@@ -204,7 +204,9 @@ class World:
 ALONE = World()
 
 
-def _number(name: str, *, least: int = 0, below: int | None = None, absent: int | None = None) -> int:
+def _number(
+    name: str, *, least: int = 0, below: int | None = None, absent: int | None = None
+) -> int:
     text = os.environ.get(name)
     if text is None and absent is not None:
         return absent

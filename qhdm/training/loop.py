@@ -299,7 +299,11 @@ def train(
         disable=not (progress and world.first),
         mininterval=0.2 if sys.stderr.isatty() else 30,
     )
-    with _interrupt_flag(repeated=world.launch is not None) as interrupted, log or nullcontext(), bar:
+    with (
+        _interrupt_flag(repeated=world.launch is not None) as interrupted,
+        log or nullcontext(),
+        bar,
+    ):
         return _loop(trainer, run, log, bar, interrupted, preview)
 
 

@@ -64,9 +64,7 @@ class Run:
     config: Config
 
     @classmethod
-    def create(
-        cls, config: Config, path: Path | None = None, *, launch: str | None = None
-    ) -> Run:
+    def create(cls, config: Config, path: Path | None = None, *, launch: str | None = None) -> Run:
         """Make a new run directory, `runs/<name>-<time>` unless `path` is given.
 
         Circuit files are copied into it, so that the run stays what it is if they change. `launch`
