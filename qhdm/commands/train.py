@@ -83,11 +83,12 @@ def _prepare(
 
     # Only now the heavy imports: bad input is refused at once.
     from qhdm.models.build import build_filters
-    from qhdm.training.loop import resolve_device, resumed
+    from qhdm.training.loop import check_shares, resolve_device, resumed
     from qhdm.training.metrics import check_tensorboard
     from qhdm.training.run import Run
 
     device = resolve_device(config.train.device)
+    check_shares(config, device, world)
     check_tensorboard(config.train.tensorboard)
     run = resumed(Run.open(resume), config) if resume else None
     build_filters(config)  # a circuit that cannot be used is refused before a run is made of it

@@ -58,6 +58,25 @@ def resolve_device(name: str, *, key: str = "train.device") -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
+def check_shares(config: Config, device: torch.device, world: World) -> None:
+    """Find out whether there is something to do for each process.
+
+    Raises:
+        ConfigError: the batch or the GPUs are too few.
+    """
+    batch = config.train.batch_size
+    if batch < world.size:
+        raise ConfigError(
+            f"train.batch_size: {batch} is too small to be shared by {world.size} processes; "
+            "raise it, or start fewer"
+        )
+    if device.type == "cuda" and world.local_size > torch.cuda.device_count():
+        raise ConfigError(
+            f"train.device: {world.local_size} processes on a machine with "
+            f"{torch.cuda.device_count()} GPUs; start one for each (--nproc-per-node), or use cpu"
+        )
+
+
 class Trainer:
     """Model, EMA and optimiser, advanced one step at a time.
 
@@ -272,12 +291,9 @@ def train(
     Raises:
         Interrupted: after saving.
         TrainingError: the loss is not finite.
-        ConfigError: the batch or the GPUs are too few for the processes.
         DistributedError: another process was lost.
     """
     config = run.config
-    with world.agreed():
-        _check_shares(config, device, world)
     batches = Batches(
         dataset,
         batch_size=config.train.batch_size,
@@ -305,20 +321,6 @@ def train(
         bar,
     ):
         return _loop(trainer, run, log, bar, interrupted, preview)
-
-
-def _check_shares(config: Config, device: torch.device, world: World) -> None:
-    batch = config.train.batch_size
-    if batch < world.size:
-        raise ConfigError(
-            f"train.batch_size: {batch} is too small to be shared by {world.size} processes; "
-            "raise it, or start fewer"
-        )
-    if device.type == "cuda" and world.local_size > torch.cuda.device_count():
-        raise ConfigError(
-            f"train.device: {world.local_size} processes on a machine with "
-            f"{torch.cuda.device_count()} GPUs; start one for each (--nproc-per-node), or use cpu"
-        )
 
 
 def _restore(trainer: Trainer, run: Run) -> None:
