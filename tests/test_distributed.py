@@ -327,4 +327,4 @@ def test_shots_of_processes_are_independent(
             drawn.append(current_draws().next()) or network(*inputs)
         )
         trainer.advance_on(torch.zeros(4, 3, 16, 16), torch.zeros(4, dtype=torch.long))
-    assert len({draws for draws in drawn}) == 3
+    assert len(set(drawn)) == 3
