@@ -7,6 +7,8 @@ are more than a call have modules of their own in `qhdm.commands`.
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from qhdm.quantum.engines import Engine
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+#: Characters of a message.
+_LONGEST = 5000
 
 
 class _Parser(argparse.ArgumentParser):
@@ -35,6 +39,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may be in no encoding
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], None] = arguments.command
     try:
@@ -50,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILURE
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"error: {where}{error.strerror or error}", EXIT_FAILURE)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "; make room, and run it again" if full else ""
+        return _fail(f"error: {where}{error.strerror or error}{hint}", EXIT_FAILURE)
     except (MemoryError, RuntimeError) as error:
         # torch has no type of its own for this on the CPU, and is not imported here.
         words = "out of memory", "allocate memory"
@@ -61,7 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print("qhdm: " + " ".join(message.split()), file=sys.stderr)
+    """Print one line, in which names from files can neither break it nor steer the terminal."""
+    line = " ".join(message.split())
+    line = line if len(line) <= _LONGEST else line[:_LONGEST] + "..."
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    print("qhdm: " + "".join(shown), file=sys.stderr)
     return code
 
 
@@ -109,9 +121,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
         # Before anything is written: it also finds out whether the circuits can run.
         print(describe_circuits(config))
-    if run:
-        run.write_config()  # settings given on resuming are kept, now that all of them are accepted
-    else:
+    if not run:
         run = Run.create(config, arguments.out)
     print(f"run directory: {run.path}")
     print(f"training on {len(training)} images of {len(training.class_names)} classes ({device})")

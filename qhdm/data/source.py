@@ -142,9 +142,9 @@ def eurosat_folder() -> Path:
     """Where EuroSAT RGB lies: in `$QHDM_DATA`, or else in the user's cache directory."""
     data = os.environ.get("QHDM_DATA")
     if data:
-        return Path(data).expanduser() / "EuroSAT_RGB"
+        return Path(os.path.expanduser(data)) / "EuroSAT_RGB"
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "qhdm" / "EuroSAT_RGB"
+    return Path(os.path.expanduser(cache)) / "qhdm" / "EuroSAT_RGB"
 
 
 def locate(root: str) -> Path:
@@ -179,9 +179,14 @@ def open_source(root: str) -> Source:
         source = _open_zip(name, path)
     else:
         raise _absent(root, path)
-    if not source.items:
+    try:
+        if not source.items:
+            raise _empty(source)
+        for class_name in source.class_names:
+            _check_name(class_name, path)
+    except DataError:
         source.close()
-        raise _empty(source)
+        raise
     return source
 
 
@@ -263,6 +268,15 @@ def _wrapper_depth(folders: Iterable[tuple[str, ...]]) -> int:
         if not below or (has_images and len(below) == 1):
             return depth
         depth += 1
+
+
+def _check_name(class_name: str, path: Path) -> None:
+    try:
+        class_name.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{path}: the name of the class folder {class_name!r} is not UTF-8; rename it"
+        ) from None
 
 
 def _is_hidden(name: str) -> bool:

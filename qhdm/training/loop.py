@@ -6,6 +6,7 @@ an uninterrupted one, and carries no generator state.
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import sys
@@ -26,12 +27,13 @@ from qhdm.data import Batches, Dataset
 from qhdm.diffusion import NULL_LABEL, SamplerSettings, Schedule, generate, per_sample_loss
 from qhdm.diffusion.pixels import from_uint8, to_device
 from qhdm.errors import ConfigError, Interrupted, RunError, TrainingError
+from qhdm.files import write_text
 from qhdm.models import build_model, frozen
 from qhdm.models.counts import quantum_parameters
 from qhdm.seeds import Draws, Stream, derive_seed, drawing
 from qhdm.training.ema import Ema
 from qhdm.training.metrics import MetricsLog
-from qhdm.training.run import Run, load_training_state, load_weights
+from qhdm.training.run import Run, checkpoint_step, load_training_state, load_weights
 
 #: Receives preview images (N, H, W, C) uint8, their labels, and where to put the picture.
 Preview = Callable[[np.ndarray, list[int], Path], None]
@@ -169,14 +171,35 @@ class Trainer:
             RunError: it is damaged or belongs to another model.
         """
         state = load_training_state(checkpoint / "training.pt", self.device)
+        model = load_weights(checkpoint / "model.safetensors", self.device)
+        ema = load_weights(checkpoint / "ema.safetensors", self.device)
         try:
-            self.model.load_state_dict(load_weights(checkpoint / "model.safetensors", self.device))
-            self.ema.load_state_dict(load_weights(checkpoint / "ema.safetensors", self.device))
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step = int(state["step"])
-        except (RuntimeError, KeyError, ValueError, TypeError) as error:
-            reason = str(error).splitlines()[0]
+            self.model.load_state_dict(model)
+            self.ema.load_state_dict(ema)
+            # The settings are those of the configuration, which may have changed.
+            settings = self.optimizer.state_dict()["param_groups"]
+            moments = state["optimizer"]["state"]
+            self.optimizer.load_state_dict({"state": moments, "param_groups": settings})
+            _check_moments(self.optimizer)
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise RunError(f"{checkpoint}: does not fit this run's model ({reason})") from None
+        if state["step"] != checkpoint_step(checkpoint):
+            raise RunError(f"{checkpoint}: training.pt is of another step than its folder")
+        self.step = checkpoint_step(checkpoint)
+
+
+def _check_moments(optimizer: torch.optim.Adam) -> None:
+    """Raise `ValueError` where Adam's averages have not the shapes of their weights."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            moments = optimizer.state.get(parameter, {})
+            if moments and moments.keys() != {"step", "exp_avg", "exp_avg_sq"}:
+                raise ValueError("the optimiser's state is not that of Adam")
+            for name, value in moments.items():
+                expected = torch.Size() if name == "step" else parameter.shape
+                if value.shape != expected:
+                    raise ValueError(f"{name} has shape {list(value.shape)}")
 
 
 def resumed(run: Run, config: Config) -> Run:
@@ -223,8 +246,18 @@ def train(
     Raises:
         Interrupted: after saving.
         TrainingError: the loss is not finite.
+        RunError: another process trains this run, no checkpoint of it is good, or one cannot be
+            written.
     """
+    with run.locked():
+        return _train(run, dataset, device, preview, progress)
+
+
+def _train(
+    run: Run, dataset: Dataset, device: torch.device, preview: Preview | None, progress: bool
+) -> float:
     config = run.config
+    run.sweep()
     batches = Batches(
         dataset,
         batch_size=config.train.batch_size,
@@ -234,6 +267,7 @@ def train(
     trainer = Trainer(config, batches, device)
     if run.checkpoints():
         trainer.restore(run.latest_checkpoint())
+    run.write_config()  # settings given on resuming are kept, now that all of them are accepted
     log = MetricsLog(run.path, resume_step=trainer.step, tensorboard=config.train.tensorboard)
     bar = tqdm(
         total=config.train.steps,
@@ -256,24 +290,22 @@ def _loop(
     preview: Preview | None,
 ) -> float:
     train = run.config.train
-    total = torch.zeros((), device=trainer.device)
-    count, mean, since = 0, math.nan, time.perf_counter()
+    losses: list[Tensor] = []
+    mean, since = math.nan, time.perf_counter()
     while trainer.step < train.steps:
-        total += trainer.advance()
-        count += 1
+        losses.append(trainer.advance())
         bar.update()
         step, last = trainer.step, trainer.step == train.steps
         stop = interrupted.is_set()
         save = last or stop or step % train.checkpoint_every == 0
         if step % train.log_every == 0 or save:
             # The only place where the device is waited for: no checkpoint without a look.
-            mean = _finite_mean(total, count, step)
-            now = time.perf_counter()
             norms = {name: float(norm) for name, norm in trainer.gradient_norms.items()}
-            log.write(step, loss=mean, steps_per_second=count / (now - since), **norms)
+            mean = _finite_mean(torch.stack(losses).tolist(), norms, trainer, run)
+            now = time.perf_counter()
+            log.write(step, loss=mean, steps_per_second=len(losses) / (now - since), **norms)
             bar.set_postfix(loss=f"{mean:.4f}")
-            total.zero_()
-            count, since = 0, now
+            losses, since = [], now
         if save:
             trainer.save(run)
         if stop and not last:
@@ -287,14 +319,38 @@ def _loop(
     return mean
 
 
-def _finite_mean(total: Tensor, count: int, step: int) -> float:
-    mean = float(total) / count
-    if not math.isfinite(mean):
-        raise TrainingError(
-            f"the loss is {mean} within the {count} steps up to {step}; nothing was saved since "
-            "the last checkpoint; lower train.lr or set train.grad_clip"
-        )
-    return mean
+def _finite_mean(losses: list[float], norms: dict[str, float], trainer: Trainer, run: Run) -> float:
+    """The mean of the losses of the last steps.
+
+    Raises:
+        TrainingError: one is not finite, or the last gradient, which made the weights what they
+            are now; the step and its batch are in the run directory.
+    """
+    values = [("loss", loss) for loss in losses]
+    step = trainer.step - len(losses) + 1
+    # A gradient that is not finite shows in the loss of the step after it.
+    for name, value in [*values, *((name, norm) for name, norm in norms.items())]:
+        if not math.isfinite(value):
+            file = run.path / "diverged.json"
+            write_text(file, json.dumps(_batch_of(trainer, step, name, value), indent=2) + "\n")
+            raise TrainingError(
+                f"step {step}: the {name} is {value}; its batch is in {file}; nothing was saved "
+                "since the last checkpoint; lower train.lr or set train.grad_clip"
+            )
+        step = min(step + 1, trainer.step)
+    return sum(losses) / len(losses)
+
+
+def _batch_of(trainer: Trainer, step: int, name: str, value: float) -> dict[str, object]:
+    """What is kept of a step that went wrong."""
+    assert trainer.batches is not None
+    dataset, indices = trainer.batches.dataset, trainer.batches.indices(step - 1)
+    return {
+        "step": step,
+        name: str(value),
+        "seed": trainer.config.seed,
+        "images": [{"index": int(i), "name": dataset.names[i]} for i in indices],
+    }
 
 
 @contextmanager
