@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from qhdm import __version__
 from qhdm.commands import circuits, export, import_flax, jobs, noise, submit
-from qhdm.commands.arguments import fraction, natural, non_negative, pixels, positive, shots
+from qhdm.commands.arguments import (
+    fraction,
+    images,
+    natural,
+    non_negative,
+    pixels,
+    positive,
+    shots,
+)
 from qhdm.errors import ConfigError, DataError, Interrupted, QhdmError, SamplingError
 
 if TYPE_CHECKING:
@@ -34,7 +42,7 @@ _LONGEST = 5000
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {_shown(message)} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,12 +77,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    """Print one line, in which names from files can neither break it nor steer the terminal."""
+    print(f"qhdm: {_shown(message)}", file=sys.stderr)
+    return code
+
+
+def _shown(message: str) -> str:
+    """One line, in which names from files can neither break it nor steer the terminal."""
     line = " ".join(message.split())
     line = line if len(line) <= _LONGEST else line[:_LONGEST] + "..."
-    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    print("qhdm: " + "".join(shown), file=sys.stderr)
-    return code
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -353,7 +364,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="classes to generate (all when none is named)",
     )
-    sample.add_argument("--num", type=positive, metavar="N", help="images per class")
+    sample.add_argument("--num", type=images, metavar="N", help="images per class")
     sample.add_argument("--steps", type=positive, metavar="N", help="network evaluations")
     sample.add_argument("--sampler", choices=["ddpm", "ddim", "dpm++"])
     sample.add_argument(

@@ -168,8 +168,8 @@ def with_overrides(document: Document, overrides: Iterable[str]) -> Document:
         if not separator or not all(parts):
             raise ConfigError(f"--set {setting}: expected key=value, for example train.steps=1000")
         if len(text) > MAX_BYTES or len(parts) > MAX_DEPTH:
-            raise ConfigError(f"--set {_shorten(setting)}: longer than any setting")
-        value, _ = _parse(text, f"--set {_shorten(setting)}")
+            raise ConfigError(f"--set {shortened(setting)}: longer than any setting")
+        value, _ = _parse(text, f"--set {shortened(setting)}")
         target = data
         for depth, part in enumerate(parts[:-1]):
             if target.get(part) is None:
