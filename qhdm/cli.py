@@ -7,6 +7,8 @@ are more than a call have modules of their own in `qhdm.commands`.
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +34,8 @@ from qhdm.distributed import World
 from qhdm.errors import ConfigError, DataError, Interrupted, QhdmError, ToldElsewhere
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+#: Characters of a message.
+_LONGEST = 5000
 
 #: torchrun ends all processes as soon as one has left with an error: those that have nothing to
 #: say give the one that has so many seconds.
@@ -42,11 +46,13 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if not World.from_environment().first:
             self.exit(_leave_in_silence(EXIT_USAGE))
-        self.exit(EXIT_USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {_shown(message)} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may be in no encoding
     try:
         world = World.from_environment()
         arguments = _parser().parse_args(argv)
@@ -71,7 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILURE
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"error: {where}{error.strerror or error}", EXIT_FAILURE)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "; make room, and run it again" if full else ""
+        return _fail(f"error: {where}{error.strerror or error}{hint}", EXIT_FAILURE)
     except (MemoryError, RuntimeError) as error:
         # torch has no type of its own for this on the CPU, and is not imported here.
         words = "out of memory", "allocate memory"
@@ -82,8 +90,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print("qhdm: " + " ".join(message.split()), file=sys.stderr)
+    print(f"qhdm: {_shown(message)}", file=sys.stderr)
     return code
+
+
+def _shown(message: str) -> str:
+    """One line, in which names from files can neither break it nor steer the terminal."""
+    line = " ".join(message.split())
+    line = line if len(line) <= _LONGEST else line[:_LONGEST] + "..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def _leave_in_silence(code: int) -> int:

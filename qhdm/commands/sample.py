@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qhdm.commands.arguments import natural, non_negative, positive, shots
+from qhdm.commands.arguments import images, natural, non_negative, positive, shots
 from qhdm.distributed import World
 from qhdm.errors import SamplingError
 
@@ -37,7 +37,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="NAME",
         help="classes to generate (all when none is named)",
     )
-    parser.add_argument("--num", type=positive, metavar="N", help="images per class")
+    parser.add_argument("--num", type=images, metavar="N", help="images per class")
     parser.add_argument("--steps", type=positive, metavar="N", help="network evaluations")
     parser.add_argument("--sampler", choices=["ddpm", "ddim", "dpm++"])
     parser.add_argument(

@@ -125,14 +125,11 @@ def _run(
             # Before anything is written: it also finds out whether the circuits can run.
             print(describe_circuits(config))
     with world.agreed():
-        if world.first and run:
-            run.write_config()  # settings given on resuming are kept, now that all are accepted
-        elif world.first:
+        if world.first and run is None:
             run = Run.create(config, arguments.out, launch=world.launch)
     path = Path(world.broadcast(str(run.path) if run else ""))
     with world.agreed():
-        if run is None or not world.first:
-            run = Run.open(path)
+        run = run or Run.open(path)
 
     count, classes = len(training), len(training.class_names)
     if world.first:

@@ -7,13 +7,14 @@ the whole batch and takes its share, so that they make the same step as one proc
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 
@@ -27,13 +28,14 @@ from qhdm.data import Batches, Dataset
 from qhdm.diffusion import NULL_LABEL, SamplerSettings, Schedule, generate, per_sample_loss
 from qhdm.diffusion.pixels import from_uint8, to_device
 from qhdm.distributed import ALONE, World
-from qhdm.errors import ConfigError, Interrupted, RunError, TrainingError
+from qhdm.errors import ConfigError, Interrupted, RunError, ToldElsewhere, TrainingError
+from qhdm.files import write_text
 from qhdm.models import build_model, frozen
 from qhdm.models.counts import quantum_parameters
 from qhdm.seeds import Draws, Stream, derive_seed, drawing
 from qhdm.training.ema import Ema
 from qhdm.training.metrics import MetricsLog
-from qhdm.training.run import Run, load_training_state, load_weights
+from qhdm.training.run import Run, checkpoint_step, load_training_state, load_weights
 
 #: Receives preview images (N, H, W, C) uint8, their labels, and where to put the picture.
 Preview = Callable[[np.ndarray, list[int], Path], None]
@@ -234,14 +236,35 @@ class Trainer:
             RunError: it is damaged or belongs to another model.
         """
         state = load_training_state(checkpoint / "training.pt", self.device)
+        model = load_weights(checkpoint / "model.safetensors", self.device)
+        ema = load_weights(checkpoint / "ema.safetensors", self.device)
         try:
-            self.model.load_state_dict(load_weights(checkpoint / "model.safetensors", self.device))
-            self.ema.load_state_dict(load_weights(checkpoint / "ema.safetensors", self.device))
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step = int(state["step"])
-        except (RuntimeError, KeyError, ValueError, TypeError) as error:
-            reason = str(error).splitlines()[0]
+            self.model.load_state_dict(model)
+            self.ema.load_state_dict(ema)
+            # The settings are those of the configuration, which may have changed.
+            settings = self.optimizer.state_dict()["param_groups"]
+            moments = state["optimizer"]["state"]
+            self.optimizer.load_state_dict({"state": moments, "param_groups": settings})
+            _check_moments(self.optimizer)
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise RunError(f"{checkpoint}: does not fit this run's model ({reason})") from None
+        if state["step"] != checkpoint_step(checkpoint):
+            raise RunError(f"{checkpoint}: training.pt is of another step than its folder")
+        self.step = checkpoint_step(checkpoint)
+
+
+def _check_moments(optimizer: torch.optim.Adam) -> None:
+    """Raise `ValueError` where Adam's averages have not the shapes of their weights."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            moments = optimizer.state.get(parameter, {})
+            if moments and moments.keys() != {"step", "exp_avg", "exp_avg_sq"}:
+                raise ValueError("the optimiser's state is not that of Adam")
+            for name, value in moments.items():
+                expected = torch.Size() if name == "step" else parameter.shape
+                if value.shape != expected:
+                    raise ValueError(f"{name} has shape {list(value.shape)}")
 
 
 def resumed(run: Run, config: Config) -> Run:
@@ -291,8 +314,26 @@ def train(
     Raises:
         Interrupted: after saving.
         TrainingError: the loss is not finite.
+        RunError: another process trains this run, no checkpoint of it is good, or one cannot be
+            written.
         DistributedError: another process was lost.
     """
+    with ExitStack() as stack:
+        with world.agreed():
+            if world.first:
+                stack.enter_context(run.locked())
+                run.sweep()
+        return _train(run, dataset, device, preview, progress, world)
+
+
+def _train(
+    run: Run,
+    dataset: Dataset,
+    device: torch.device,
+    preview: Preview | None,
+    progress: bool,
+    world: World,
+) -> float:
     config = run.config
     batches = Batches(
         dataset,
@@ -301,12 +342,19 @@ def train(
         augment=config.data.augment,
     )
     trainer = Trainer(config, batches, device, world)
-    _restore(trainer, run)
-    log = (
-        MetricsLog(run.path, resume_step=trainer.step, tensorboard=config.train.tensorboard)
-        if world.first
-        else None
-    )
+    log: MetricsLog | None = None
+    with world.agreed():
+        if world.first:
+            if run.checkpoints():
+                trainer.restore(run.latest_checkpoint())
+            run.write_config()  # settings given on resuming are kept, now that all are accepted
+            log = MetricsLog(
+                run.path, resume_step=trainer.step, tensorboard=config.train.tensorboard
+            )
+    step = int(world.broadcast(str(trainer.step)))
+    with world.agreed():
+        if step and not world.first:
+            trainer.restore(run.checkpoint_path(step))
     bar = tqdm(
         total=config.train.steps,
         initial=trainer.step,
@@ -323,18 +371,6 @@ def train(
         return _loop(trainer, run, log, bar, interrupted, preview)
 
 
-def _restore(trainer: Trainer, run: Run) -> None:
-    """Go on from the newest checkpoint, if there is one: the one that the first process reads."""
-    world = trainer.world
-    with world.agreed():
-        if world.first and run.checkpoints():
-            trainer.restore(run.latest_checkpoint())
-    step = int(world.broadcast(str(trainer.step)))
-    with world.agreed():
-        if step and not world.first:
-            trainer.restore(run.checkpoint_path(step))
-
-
 def _loop(
     trainer: Trainer,
     run: Run,
@@ -344,25 +380,23 @@ def _loop(
     preview: Preview | None,
 ) -> float:
     train, world = run.config.train, trainer.world
-    total = torch.zeros((), device=trainer.device)
-    count, mean, since = 0, math.nan, time.perf_counter()
+    losses: list[Tensor] = []
+    mean, since = math.nan, time.perf_counter()
     while trainer.step < train.steps:
-        total += trainer.advance()
-        count += 1
+        losses.append(trainer.advance())
         bar.update()
         step, last = trainer.step, trainer.step == train.steps
         stop = world.any(interrupted.is_set())
         save = last or stop or step % train.checkpoint_every == 0
         if step % train.log_every == 0 or save:
             # The only place where the device is waited for: no checkpoint without a look.
-            mean = _finite_mean(total, count, step, world)
-            now = time.perf_counter()
             norms = {name: float(norm) for name, norm in trainer.gradient_norms.items()}
+            mean = _finite_mean(torch.stack(losses).tolist(), norms, trainer, run)
+            now = time.perf_counter()
             if log:
-                log.write(step, loss=mean, steps_per_second=count / (now - since), **norms)
+                log.write(step, loss=mean, steps_per_second=len(losses) / (now - since), **norms)
             bar.set_postfix(loss=f"{mean:.4f}")
-            total.zero_()
-            count, since = 0, now
+            losses, since = [], now
         if save and world.first:
             trainer.save(run)
         if stop and not last:
@@ -381,16 +415,40 @@ def _loop(
     return mean
 
 
-def _finite_mean(total: Tensor, count: int, step: int, world: World) -> float:
-    mean = float(total) / count
-    if not math.isfinite(mean):
-        raise world.common(
-            TrainingError(
-                f"the loss is {mean} within the {count} steps up to {step}; nothing was saved "
+def _finite_mean(losses: list[float], norms: dict[str, float], trainer: Trainer, run: Run) -> float:
+    """The mean of the losses of the last steps.
+
+    Raises:
+        TrainingError: one is not finite, or the last gradient, which made the weights what they
+            are now; the step and its batch are in the run directory.
+    """
+    values = [("loss", loss) for loss in losses]
+    step = trainer.step - len(losses) + 1
+    # A gradient that is not finite shows in the loss of the step after it.
+    for name, value in [*values, *((name, norm) for name, norm in norms.items())]:
+        if not math.isfinite(value):
+            if not trainer.world.first:
+                raise ToldElsewhere(f"step {step}: the {name} is {value}")
+            file = run.path / "diverged.json"
+            write_text(file, json.dumps(_batch_of(trainer, step, name, value), indent=2) + "\n")
+            raise TrainingError(
+                f"step {step}: the {name} is {value}; its batch is in {file}; nothing was saved "
                 "since the last checkpoint; lower train.lr or set train.grad_clip"
             )
-        )
-    return mean
+        step = min(step + 1, trainer.step)
+    return sum(losses) / len(losses)
+
+
+def _batch_of(trainer: Trainer, step: int, name: str, value: float) -> dict[str, object]:
+    """What is kept of a step that went wrong."""
+    assert trainer.batches is not None
+    dataset, indices = trainer.batches.dataset, trainer.batches.indices(step - 1)
+    return {
+        "step": step,
+        name: str(value),
+        "seed": trainer.config.seed,
+        "images": [{"index": int(i), "name": dataset.names[i]} for i in indices],
+    }
 
 
 @contextmanager
