@@ -1,6 +1,7 @@
 """What a training step costs, as formulas fitted to measurements, and what they say of larger ones.
 
-    python benchmarks/scale.py                     # measure, fit, extrapolate
+    python benchmarks/scale.py                             # measure, fit, extrapolate
+    python benchmarks/scale.py --coefficients scale.json   # write what was fitted, or read it
     torchrun --nproc-per-node 2 benchmarks/scale.py --all-reduce   # a message of gradients
 
 Times are CPU seconds of one thread, so that other work on the machine counts little. Memory is what
@@ -11,11 +12,13 @@ device.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import qhdm  # noqa: F401 - before torch, whose threads it tells how to wait
 
@@ -169,7 +172,7 @@ def measure_network(rounds: int) -> Network:
     return network
 
 
-def measure_filters(rounds: int) -> dict[tuple[str, int, int], Filtering]:
+def measure_filters(rounds: int) -> dict[str, Filtering]:
     print(
         f"\n{'ansatz':<8}{'qubits':>7}{'layers':>7}{'a, ms':>8}{'b, ms':>8}{'c, us':>8}"
         f"{'d, KiB':>8}{'worst fit':>11}   (T = a + F (b + c E))"
@@ -188,7 +191,7 @@ def measure_filters(rounds: int) -> dict[tuple[str, int, int], Filtering]:
             kept.append(memory.bytes)
         a, b, c = fit(rows, seconds)
         d = (kept[2] - kept[1]) / (rows[2][2] - rows[1][2])
-        found[ansatz, qubits, layers] = Filtering(a, b, c, d)
+        found[filter.name] = Filtering(a, b, c, d)
         worst = max(
             abs(np.dot(row, (a, b, c)) / s - 1) for row, s in zip(rows, seconds, strict=True)
         )
@@ -226,9 +229,7 @@ class Machine:
     latency: float
 
 
-def extrapolate(
-    network: Network, filters: dict[tuple[str, int, int], Filtering], machines: list[Machine]
-) -> None:
+def extrapolate(network: Network, filters: dict[str, Filtering], machines: list[Machine]) -> None:
     full = ["quantum.encoder.levels=[0]"]
     for title, config, batch in (
         ("EuroSAT, unet", config_of("unet"), 128),
@@ -259,8 +260,7 @@ def extrapolate(
                 grows, fixed = network.image * share, network.fixed
                 kept = network.kept * share
                 for filter, count in evaluations.items():
-                    key = (filter.name.partition("-")[0], len(filter.inputs), 3)
-                    cost = filters[key]
+                    cost = filters[filter.name]
                     fixed += cost.seconds(calls[filter], calls[filter], 0)
                     grows += cost.c * count * share
                     kept += cost.d * count * share
@@ -304,6 +304,7 @@ def all_reduce(rounds: int = 20) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--coefficients", type=Path, metavar="FILE")
     parser.add_argument("--all-reduce", action="store_true")
     parser.add_argument("--speed", type=float, default=100, help="of a GPU, against this core")
     parser.add_argument("--launch", type=float, default=10e-6, help="of a kernel, seconds")
@@ -314,8 +315,17 @@ def main() -> None:
         all_reduce()
         return
     torch.set_num_threads(1)
-    network = measure_network(arguments.rounds)
-    filters = measure_filters(arguments.rounds)
+    file = arguments.coefficients
+    if file and file.exists():
+        read = json.loads(file.read_text())
+        network = Network(**read["network"])
+        filters = {name: Filtering(**cost) for name, cost in read["filters"].items()}
+    else:
+        network = measure_network(arguments.rounds)
+        filters = measure_filters(arguments.rounds)
+    if file and not file.exists():
+        costs = {name: asdict(cost) for name, cost in filters.items()}
+        file.write_text(json.dumps({"network": asdict(network), "filters": costs}, indent=2))
     gpu = arguments.speed, arguments.launch, arguments.bandwidth, arguments.latency
     extrapolate(
         network,
