@@ -26,7 +26,7 @@ from tolerances import LOSS_CURVE
 from qhdm import data
 from qhdm.config import Config, load_config
 from qhdm.distributed import World
-from qhdm.errors import ConfigError
+from qhdm.errors import ConfigError, RunError
 from qhdm.training.loop import Trainer, resumed, train
 from qhdm.training.metrics import read_metrics
 from qhdm.training.run import Run
@@ -290,6 +290,21 @@ def test_the_environment_says_who_this_is(monkeypatch: pytest.MonkeyPatch) -> No
         World.from_environment()
     monkeypatch.delenv("MASTER_PORT")
     assert World.from_environment() == World()
+
+
+def test_a_launch_knows_its_run_again_and_no_other(config: Config, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "launch.txt").write_text("job7\n")  # ended while it was making the run
+    assert not Run.made_by("job7", path)
+    with pytest.raises(RunError, match="exists already"):
+        Run.create(config, path, launch="job8")
+    Run.create(config, path, launch="job7")
+    assert Run.made_by("job7", path)
+    assert not Run.made_by("job8", path)
+    assert not Run.made_by(None, path)
+    with pytest.raises(RunError, match="exists already"):
+        Run.create(config, path, launch="job7")
 
 
 @given(count=st.integers(0, 200), size=st.integers(1, 17), whole=st.integers(1, 70))

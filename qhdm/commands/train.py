@@ -73,7 +73,7 @@ def _prepare(
             "name the run directory, so that it then goes on with its run"
         )
     resume = arguments.resume
-    if arguments.out is not None and world.launch is not None:
+    if world.launch is not None and arguments.out is not None:
         from qhdm.training.run import Run
 
         if Run.made_by(world.launch, arguments.out):

@@ -92,30 +92,27 @@ class Run:
             while path.exists():
                 attempt += 1
                 path = base.with_name(f"{base.name}-{attempt}")
-        check_absent(path)
+        unfinished = _launched_by(launch, path) and not (path / "config.yaml").exists()
+        if not unfinished:
+            check_absent(path)
         circuits = _Circuits(path / "circuits")
         config = with_ansatz(config, circuits.keep)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{path}: cannot be made ({error.strerror})") from None
+        if launch is not None:
+            write_text(path / "launch.txt", launch + "\n")
         write_text(path / "versions.json", json.dumps(versions(), indent=2) + "\n")
         circuits.write()
         run = cls(path, config)
         run.write_config()
-        if launch is not None:
-            write_text(path / "launch.txt", launch + "\n")
         return run
 
     @staticmethod
-    def made_by(launch: str | None, path: Path | None) -> bool:
+    def made_by(launch: str | None, path: Path) -> bool:
         """Whether `path` is a run that this launch has made, before it was started again."""
-        if launch is None or path is None:
-            return False
-        try:
-            return (path / "launch.txt").read_text(encoding="utf-8").strip() == launch
-        except (OSError, UnicodeDecodeError):
-            return False
+        return _launched_by(launch, path) and (path / "config.yaml").is_file()
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -284,6 +281,14 @@ def check_absent(path: Path) -> None:
             )
     except OSError as error:
         raise RunError(f"{path}: cannot be made ({error.strerror})") from None
+
+
+def _launched_by(launch: str | None, path: Path) -> bool:
+    try:
+        text = (path / "launch.txt").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return launch is not None and text.strip() == launch
 
 
 class _Circuits:
