@@ -40,7 +40,7 @@ from qhdm.training.loop import Trainer
 
 CPU = torch.device("cpu")
 #: Batch and image size of the networks that are measured.
-NETWORK_POINTS = ((2, 64), (8, 64), (4, 32), (16, 32), (16, 16))
+NETWORK_POINTS = ((2, 64), (8, 64), (4, 32), (16, 32), (2, 128))
 #: Ansatz, qubits, layers of the filters that are measured.
 FILTERS = (
     ("fqconv", 12, 1),
@@ -77,11 +77,15 @@ class Filtering:
 
 @dataclass(frozen=True)
 class Network:
-    """Of the classical network: T = fixed + image B (S / 64)^2 CPU seconds; bytes an image kept."""
+    """Of the classical network, for n = B (S / 64)^2 images of 64x64 pixels.
+
+    T = fixed + image n CPU seconds; kept_fixed + kept_image n bytes kept, parameters apart.
+    """
 
     fixed: float
     image: float
-    kept: float
+    kept_fixed: float
+    kept_image: float
 
 
 class Kept:
@@ -145,29 +149,23 @@ def config_of(kind: str, *settings: str) -> Config:
 
 def measure_network(rounds: int) -> Network:
     rows, seconds, kept = [], [], []
-    print(f"\n{'batch':>6}{'size':>6}{'CPU s a step':>14}{'kept, MiB':>11}{'MiB an image':>14}")
+    print(f"\n{'batch':>6}{'size':>6}{'CPU s a step':>14}{'kept, MiB':>11}")
     for batch, size in NETWORK_POINTS:
         trainer = Trainer(config_of("unet", f"data.image_size={size}"), None, CPU)
         x_0, labels = batch_of(trainer.config, batch, CPU)
         with Kept() as memory:
             trainer.model(x_0, torch.full_like(labels, 500), labels).sum()
-        found = cpu_seconds(lambda: trainer.advance_on(x_0, labels), rounds)  # noqa: B023
-        images = batch * (size / 64) ** 2
         parameters = sum(p.numel() for p in trainer.model.parameters())
-        activations = memory.bytes - 4 * parameters
-        rows.append([1.0, images])
-        seconds.append(found)
-        kept.append(activations / images)
-        mib = memory.bytes / 2**20
-        print(f"{batch:>6}{size:>6}{found:>14.3f}{mib:>11.1f}{kept[-1] / 2**20:>14.2f}", flush=True)
-    fixed, image = fit(rows, seconds)
-    network = Network(fixed, image, statistics.median(kept))
-    errors = [
-        (network.fixed + network.image * n) / s - 1 for (_, n), s in zip(rows, seconds, strict=True)
-    ]
+        rows.append([1.0, batch * (size / 64) ** 2])
+        seconds.append(cpu_seconds(lambda: trainer.advance_on(x_0, labels), rounds))  # noqa: B023
+        kept.append(memory.bytes - 4 * parameters)
+        print(f"{batch:>6}{size:>6}{seconds[-1]:>14.3f}{kept[-1] / 2**20:>11.1f}", flush=True)
+    network = Network(*fit(rows, seconds), *fit(rows, kept))
     print(
-        f"T = {fixed:.3f} + {image:.4f} B (S/64)^2 CPU seconds, off by at most "
-        f"{max(map(abs, errors)):.0%}; kept: {network.kept / 2**20:.1f} MiB B (S/64)^2"
+        f"T = {network.fixed:.3f} + {network.image:.4f} n CPU seconds (worst fit "
+        f"{worst(rows, seconds):.0%}); kept: {network.kept_fixed / 2**20:.1f} + "
+        f"{network.kept_image / 2**20:.2f} n MiB (worst fit {worst(rows, kept):.0%}); "
+        "n = B (S/64)^2"
     )
     return network
 
@@ -192,22 +190,27 @@ def measure_filters(rounds: int) -> dict[str, Filtering]:
         a, b, c = fit(rows, seconds)
         d = (kept[2] - kept[1]) / (rows[2][2] - rows[1][2])
         found[filter.name] = Filtering(a, b, c, d)
-        worst = max(
-            abs(np.dot(row, (a, b, c)) / s - 1) for row, s in zip(rows, seconds, strict=True)
-        )
         print(
             f"{ansatz:<8}{qubits:>7}{layers:>7}{1e3 * a:>8.1f}{1e3 * b:>8.1f}{1e6 * c:>8.2f}"
-            f"{d / 1024:>8.2f}{worst:>11.0%}",
+            f"{d / 1024:>8.2f}{worst(rows, seconds):>11.0%}",
             flush=True,
         )
     return found
 
 
-def fit(rows: list[list[float]], seconds: list[float]) -> list[float]:
+def fit(rows: list[list[float]], values: list[float]) -> list[float]:
     """Coefficients from 0 up, of the least relative error."""
-    scale = 1 / np.array(seconds)
-    coefficients, _ = nnls(np.array(rows) * scale[:, None], np.ones(len(seconds)))
+    scale = 1 / np.array(values)
+    coefficients, _ = nnls(np.array(rows) * scale[:, None], np.ones(len(values)))
     return [float(value) for value in coefficients]
+
+
+def worst(rows: list[list[float]], values: list[float]) -> float:
+    """The largest relative error of the fit."""
+    coefficients = fit(rows, values)
+    return max(
+        abs(np.dot(row, coefficients) / value - 1) for row, value in zip(rows, values, strict=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -258,7 +261,7 @@ def extrapolate(network: Network, filters: dict[str, Filtering], machines: list[
             for devices in (1, 2, 4, 8):
                 share = batch / devices
                 grows, fixed = network.image * share, network.fixed
-                kept = network.kept * share
+                kept = network.kept_fixed + network.kept_image * share
                 for filter, count in evaluations.items():
                     cost = filters[filter.name]
                     fixed += cost.seconds(calls[filter], calls[filter], 0)
