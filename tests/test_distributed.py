@@ -150,7 +150,8 @@ def test_two_processes_have_the_loss_curve_of_one(two: Path, alone: Run) -> None
 def test_one_process_alone_writes(two: Path) -> None:
     names = {path.name for path in two.iterdir()}
     assert names == {
-        "config.yaml", "versions.json", "metrics.jsonl", "samples", "checkpoints", "launch.txt"
+        "config.yaml", "versions.json", "metrics.jsonl", "samples", "checkpoints", "launch.txt",
+        "lock",
     }  # fmt: skip
     assert [path.name for path in (two / "samples").iterdir()] == ["step_0000040.png"]
     assert sorted(path.name for path in (two / "checkpoints").iterdir()) == [
