@@ -6,8 +6,8 @@ runs/<name>-<time>/
     versions.json     of Python and the packages that matter
     metrics.jsonl     one JSON object per line: step, loss, ...
     samples/          pictures
-    checkpoints/      step_<number>/: model.safetensors, ema.safetensors, training.pt, config.yaml,
-                      and SHA256SUMS of these
+    checkpoints/      step_<number>/: model.safetensors, ema.safetensors, training.pt, their
+                      SHA256SUMS, and a copy of config.yaml
     diverged.json     the step whose loss was not finite, and its batch, if there was one
     lock              held by the process that trains
     launch.txt        of runs made under torchrun: which launch made it
@@ -217,16 +217,18 @@ class Run:
             _MODEL: to_safetensors(_plain(model)),
             _EMA: to_safetensors(_plain(ema)),
             _TRAINING: training.getvalue(),
-            "config.yaml": self._config_text().encode(),
         }
         # Of what is meant to be written: what went wrong in writing is found out, too.
-        sums = "".join(f"{_sha256(data)}  {name}\n" for name, data in contents.items())
+        sums = b"".join(
+            _sum_line(hashlib.sha256(data).hexdigest(), name) for name, data in contents.items()
+        )
+        copy = self._config_text().encode()
         try:
             if path.exists():
                 remove_folder(path)
             with atomic_path(path) as temporary:
                 temporary.mkdir()
-                for name, data in (contents | {_SUMS: sums.encode()}).items():
+                for name, data in (contents | {_SUMS: sums, "config.yaml": copy}).items():
                     (temporary / name).write_bytes(data)
             checkpoints = self.checkpoints()
             older = [other for other in checkpoints if checkpoint_step(other) <= step]
@@ -366,16 +368,9 @@ def _verify(checkpoint: Path) -> None:
     sums = checkpoint / _SUMS
     if not sums.exists():
         return
-    try:
-        with sums.open("rb") as file:
-            lines = file.read(4096).decode("ascii", "replace").splitlines()
-    except OSError as error:
-        raise RunError(f"{sums}: cannot be read ({error.strerror})") from None
-    known = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    expected = []
     for name in (_MODEL, _EMA, _TRAINING):
         path = checkpoint / name
-        if name not in known:
-            raise RunError(f"{sums}: damaged (it has no checksum of {name})")
         try:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -383,12 +378,22 @@ def _verify(checkpoint: Path) -> None:
             raise RunError(f"{path}: missing; the checkpoint is incomplete") from None
         except OSError as error:
             raise RunError(f"{path}: cannot be read ({error.strerror})") from None
-        if digest != known[name]:
-            raise RunError(f"{path}: damaged (its SHA-256 is not that in {_SUMS})")
+        expected.append(_sum_line(digest, name))
+    try:
+        with sums.open("rb") as file:
+            content = file.read(4096)
+    except OSError as error:
+        raise RunError(f"{sums}: cannot be read ({error.strerror})") from None
+    if content == b"".join(expected):
+        return
+    for name, line in zip((_MODEL, _EMA, _TRAINING), expected, strict=True):
+        if line not in content:
+            raise RunError(f"{checkpoint / name}: damaged (its SHA-256 is not that in {_SUMS})")
+    raise RunError(f"{sums}: damaged")
 
 
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _sum_line(digest: str, name: str) -> bytes:
+    return f"{digest}  {name}\n".encode()
 
 
 def _older(file: Path) -> str:
