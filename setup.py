@@ -15,7 +15,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["qhdm", "qhdm.*"]),
-    package_data={"qhdm.data": ["bundled/*"], "qhdm": ["py.typed"]},
+    package_data={
+        "qhdm": ["py.typed"],
+        "qhdm.data": ["bundled/*"],
+        "qhdm.report.pages": ["templates/*"],
+    },
     entry_points={"console_scripts": ["qhdm = qhdm.cli:main"]},
     install_requires=[
         "torch>=2.6",
@@ -29,12 +33,16 @@ setup(
         # The reader of OpenQASM 3 is a package apart; both are at 0.x and 1.x, where APIs move.
         "qiskit-qasm3-import>=0.6,<0.7",
         "openqasm3[parser]>=1.0,<2",
+        "jinja2>=3.1,<4",
+        "matplotlib>=3.8",
         "numpy>=2",
         "pillow>=10.1",
         # Precision, recall, density and coverage by their authors; it has had two releases.
         "prdc>=0.2,<0.3",
         "psutil>=5.9",
         "pydantic>=2.7,<3",
+        # Qiskit's drawings of circuits with matplotlib need it.
+        "pylatexenc>=2.10",
         "pyyaml>=6",
         "requests>=2.31",
         "rustworkx>=0.15",
@@ -45,12 +53,10 @@ setup(
     ],
     extras_require={
         "tensorboard": ["tensorboard>=2.14"],
-        "plots": ["matplotlib>=3.8", "pylatexenc>=2.10"],
         # The networks of `qhdm evaluate --extractor inception|dinov2`.
         "extractors": ["torch-fidelity>=0.3,<0.5", "transformers>=5,<6"],
         "bench": [
             "deepquantum>=4",
-            "matplotlib>=3.8",
             "pennylane>=0.40",
             "pyqtorch>=1.7",
             "qulacs>=0.6",
@@ -59,10 +65,8 @@ setup(
         "dev": [
             "diffusers>=0.30",
             "hypothesis>=6.100",
-            "matplotlib>=3.8",
             "mypy>=1.10",
             "pennylane>=0.40",
-            "pylatexenc>=2.10",
             "pytest>=8",
             "pytest-xdist>=3.5",
             "ruff>=0.6",
@@ -71,6 +75,7 @@ setup(
             "types-PyYAML",
             "types-requests",
             "types-tqdm",
+            "websockets>=13",
         ],
     },
 )

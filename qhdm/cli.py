@@ -24,6 +24,7 @@ from qhdm.commands import (
     import_flax,
     jobs,
     noise,
+    report,
     sample,
     submit,
     train,
@@ -157,6 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add(verbs)
     train_classifier.add(verbs)
     compare.add(verbs)
+    report.add(verbs)
     circuits.add(verbs)
     export.add(verbs)
     noise.add(verbs)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from qhdm.config import Config, SamplerName
-from qhdm.diffusion import SamplerSettings, Schedule, generate
+from qhdm.diffusion import SamplerSettings, Schedule, Trajectory, generate, trace
 from qhdm.errors import RunError, SamplingError
 from qhdm.models import UNet, build_model, frozen
 from qhdm.models.build import set_engine
@@ -168,6 +168,32 @@ class Pipeline:
                 device=self.device,
                 progress=progress,
                 late=late,
+            )
+
+    def trajectory(
+        self, labels: Sequence[str | int], *, seed: int = 0, indices: Sequence[int] | None = None
+    ) -> Trajectory:
+        """How the images of `sample`, with the configuration's settings, come out of the noise.
+
+        Args:
+            labels: N class names or numbers; all are sampled in one batch.
+            seed, indices: as of `sample`.
+
+        Raises:
+            SamplingError: unknown class.
+        """
+        data = self.config.data
+        numbers = [self.label_of(label) for label in labels]
+        with frozen(self.model):
+            return trace(
+                self.model,
+                self.schedule,
+                labels=numbers,
+                indices=range(len(numbers)) if indices is None else indices,
+                shape=(data.channels, data.image_size, data.image_size),
+                seed=seed,
+                settings=self.settings(),
+                device=self.device,
             )
 
     def settings(

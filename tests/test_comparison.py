@@ -274,6 +274,11 @@ def test_the_plan_names_cells_parameters_and_time(specification: Path) -> None:
     text = describe_plan(grid.specification, found, parameters, jobs=2)
     for word in ("unet-seed0", "model.kind=unet", "240", "0/2", "estimated time: about"):
         assert word in text
+    # Of some variants alone, as --only chooses them.
+    chosen = [cell for cell in found if cell.variant == found[-1].variant]
+    text = describe_plan(grid.specification, chosen, parameters, jobs=2)
+    assert f"({len(chosen)} cells" in text
+    assert found[0].name not in text
 
 
 def test_too_few_images_are_found_before_training(specification: Path) -> None:

@@ -15,6 +15,7 @@ from tolerances import SIGMAS
 from qhdm.errors import BackendMissingError, ConfigError, HardwareError
 from qhdm.hardware.estimate import qpu_seconds
 from qhdm.hardware.estimator import HardwareEstimator, batches_of, groups_of
+from qhdm.hardware.folder import JobFolder
 from qhdm.hardware.isa import IsaCache, make_isa
 from qhdm.hardware.ledger import Ledger
 from qhdm.hardware.local import LocalDevice
@@ -232,6 +233,10 @@ def test_a_dry_run_and_a_rehearsal(cli, tiny_run: Path, tmp_path: Path) -> None:
     # The device errs, and the report tells how much.
     assert report["shot_noise"] < report["error"]["rms"] < 0.3
     assert report["correlation"] > 0.9
+    for verb in ("cancel", "fetch"):
+        done = cli("jobs", "--runs", tiny_run, verb, folder.name)
+        assert done.stdout == f"job {folder.name}: is done; samples: {folder / 'samples.png'}\n"
+    assert JobFolder(folder).is_done()
     refused = cli("submit", spec, "--set", "hardware_steps=9")
     assert refused.returncode == 1
     assert "hardware_steps" in refused.stderr

@@ -149,10 +149,6 @@ def _inspect(arguments: argparse.Namespace) -> None:
         raise CircuitError("--plot: draws what --measure finds; give both")
     if arguments.plot and len(targets) > 1:
         raise CircuitError(f"--plot: {run} has several filters; leave it out")
-    if arguments.measure:
-        from qhdm.report.circuits import check_plots
-
-        check_plots("--measure")
     backend = _backend(arguments)
     for number, target in enumerate(targets):
         if number:

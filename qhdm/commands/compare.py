@@ -127,11 +127,6 @@ def _show(grid: Grid, cells: list[Cell], results: Results, folder: Path) -> None
 
 
 def _plot(results: Results, path: Path) -> None:
-    from importlib.util import find_spec
-
-    if find_spec("matplotlib") is None:
-        print("no picture of the engines at inference: pip install 'qhdm[plots]'")
-        return
     from qhdm.report.inference import plot_inference
 
     assert results.data is not None

@@ -40,12 +40,10 @@ def _export(arguments: argparse.Namespace) -> None:
     from qhdm.models.places import placed_filters
     from qhdm.pipeline import load_model
     from qhdm.quantum.formats import named_circuit
-    from qhdm.report.circuits import check_plots, draw_png, draw_text
+    from qhdm.report.circuits import draw_png, draw_text
     from qhdm.training.run import versions
 
     check_target(arguments.out)
-    if arguments.draw:
-        check_plots("--draw")
     model, run = load_model(arguments.run, weights=arguments.weights)
     placed = placed_filters(model)
     if not placed:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qhdm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from qhdm.hardware.folder import JobFolder
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -107,6 +111,8 @@ def _cancel(arguments: argparse.Namespace) -> None:
     from qhdm.hardware.folder import JobFolder
 
     folder = JobFolder.find(arguments.id, arguments.runs)
+    if _told_done(folder):
+        return
     count = work.cancel(folder, _service(folder))
     print(f"job {folder.name}: cancelled, {count} pending at the service")
 
@@ -116,10 +122,20 @@ def _fetch(arguments: argparse.Namespace) -> None:
     from qhdm.hardware.folder import JobFolder
 
     folder = JobFolder.find(arguments.id, arguments.runs)
+    if _told_done(folder):
+        return
     fetched, pending = work.fetch(folder, _service(folder))
     print(f"job {folder.name}: {fetched} results fetched, {pending} pending")
     if not pending:
         print(f"to go on: qhdm jobs resume {folder.name}")
+
+
+def _told_done(folder: JobFolder) -> bool:
+    """Whether a job has its images; then says where."""
+    if folder.is_done():
+        print(f"job {folder.name}: is done; samples: {folder.path / 'samples.png'}")
+        return True
+    return False
 
 
 def _service(folder):  # type: ignore[no-untyped-def]

@@ -26,7 +26,7 @@ from qhdm.errors import ComparisonError
 from qhdm.metrics.records import Evaluation, GeneratedRecord, read_evaluation
 from qhdm.metrics.samples import described
 from qhdm.metrics.settings import EvaluationSettings
-from qhdm.training.metrics import read_metrics
+from qhdm.training.metrics import read_metrics, training_seconds
 from qhdm.training.run import Run
 
 #: What may differ in a run that stands for a cell: nothing of it enters the weights.
@@ -128,11 +128,7 @@ class Cell:
 
     def train_seconds(self) -> float:
         """Spent in training steps, from the log; pauses and sample pictures do not count."""
-        seconds, before = 0.0, 0
-        for record in read_metrics(self.path / "metrics.jsonl"):
-            seconds += (record["step"] - before) / record["steps_per_second"]
-            before = record["step"]
-        return seconds
+        return training_seconds(read_metrics(self.path / "metrics.jsonl"))
 
     def job(self, log: Path) -> Job | None:
         """What is left to do, as processes; None if all is done.

@@ -45,7 +45,8 @@ def describe_plan(
         jobs: cells at a time.
     """
     rows, total = [], 0.0
-    for variant, counts in parameters.items():
+    for variant in dict.fromkeys(cell.variant for cell in cells):
+        counts = parameters[variant]
         own = [cell for cell in cells if cell.variant == variant]
         step, evaluations = _times(own[0])
         seconds = {cell.name: _seconds_left(cell, step, evaluations) for cell in own}

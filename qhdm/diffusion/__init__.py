@@ -3,5 +3,14 @@
 from qhdm.diffusion.generate import NULL_LABEL, SamplerSettings, generate
 from qhdm.diffusion.loss import per_sample_loss
 from qhdm.diffusion.schedule import Schedule
+from qhdm.diffusion.trajectory import Trajectory, trace
 
-__all__ = ["NULL_LABEL", "SamplerSettings", "Schedule", "generate", "per_sample_loss"]
+__all__ = [
+    "NULL_LABEL",
+    "SamplerSettings",
+    "Schedule",
+    "Trajectory",
+    "generate",
+    "per_sample_loss",
+    "trace",
+]

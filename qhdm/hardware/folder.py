@@ -101,6 +101,14 @@ class JobFolder:
             ),
         )
 
+    def is_done(self) -> bool:
+        """Whether the images are there."""
+        ledger = self.ledger()
+        try:
+            return bool(ledger.fact("state") == "done")
+        finally:
+            ledger.close()
+
     def spec(self) -> JobSpec:
         """The specification."""
         return load_spec(self.path / _SPEC)

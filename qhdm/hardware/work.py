@@ -98,8 +98,13 @@ def fetch(folder: JobFolder, service: Service) -> tuple[int, int]:
 
 
 def cancel(folder: JobFolder, service: Service) -> int:
-    """Cancel what is pending, and close the session; returns how many jobs."""
+    """Cancel what is pending, and close the session; returns how many jobs.
+
+    A job that is done stays so.
+    """
     with folder.locked(), _opened(folder) as ledger:
+        if ledger.fact("state") == "done":
+            return 0
         count = _submitter(folder, ledger, service).cancel()
         if isinstance(service, RuntimeService) and ledger.fact("session"):
             service.session = ledger.fact("session")

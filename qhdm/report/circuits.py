@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Literal
 
-from qhdm.errors import ExportError
 from qhdm.files import atomic_path
 
 if TYPE_CHECKING:
     from qiskit.circuit import QuantumCircuit
 
 
-def check_plots(option: str) -> None:
-    """Raise `ExportError` unless the packages that draw are installed (extra `plots`)."""
-    missing = [name for name in ("matplotlib", "pylatexenc") if find_spec(name) is None]
-    if missing:
-        raise ExportError(
-            f"{option}: needs {' and '.join(missing)}; install them with pip install 'qhdm[plots]'"
-        )
-
-
 def draw_png(circuit: QuantumCircuit, path: Path) -> None:
     """Draw `circuit` to a PNG file."""
+    with atomic_path(path) as temporary:
+        draw(circuit, temporary, "png")
+
+
+def draw(circuit: QuantumCircuit, target: Path | IO[bytes], format: Literal["png", "svg"]) -> None:
+    """Draw `circuit` to a file, open or not."""
     import matplotlib.pyplot as plt
 
     figure = circuit.draw("mpl", fold=30, idle_wires=False, scale=0.7)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100, bbox_inches="tight")
+    # No date: the same circuit gives the same file.
+    dates = {"Date": None} if format == "svg" else None
+    figure.savefig(target, format=format, dpi=100, bbox_inches="tight", metadata=dates)
     plt.close(figure)
 
 

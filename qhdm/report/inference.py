@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from qhdm.comparison.results import Inference
 from qhdm.files import atomic_path
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 _COLOURS = ("#2a5d8f", "#c0562f", "#4d8c57", "#7a5195", "#8c8c2a", "#555555")
 _COLUMNS = 3
@@ -24,24 +23,26 @@ def plot_inference(path: Path, title: str, rows: Sequence[Inference]) -> None:
         title: of the picture; it names the data.
         rows: of the study, at least one.
     """
-    import matplotlib.pyplot as plt
+    figure = inference_figure(rows)
+    figure.suptitle(title)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)
 
+
+def inference_figure(rows: Sequence[Inference]) -> Figure:
+    """The charts of `plot_inference`, one for each metric of `rows`."""
     labels = list(dict.fromkeys(row.label for row in rows))
     columns = min(_COLUMNS, len(labels))
     lines = -(-len(labels) // columns)
-    figure, grid = plt.subplots(
-        lines, columns, figsize=(5 * columns, 3.6 * lines), layout="constrained", squeeze=False
-    )
-    figure.suptitle(title)
+    figure = Figure(figsize=(5 * columns, 3.6 * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False)
     for axes, label in zip(grid.flat, labels, strict=False):
         _plot(axes, label, [row for row in rows if row.label == label])
     for axes in grid.flat[len(labels) :]:
         axes.set_axis_off()
     handles, names = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100)
-    plt.close(figure)
+    return figure
 
 
 def _plot(axes: Axes, label: str, rows: Sequence[Inference]) -> None:

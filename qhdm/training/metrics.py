@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -106,3 +107,12 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
         elif number <= len(lines):
             damaged.append(number)
     return records, damaged
+
+
+def training_seconds(records: Sequence[Mapping[str, Any]]) -> float:
+    """Spent in training steps, by their logged speed; pauses and sample pictures do not count."""
+    seconds, before = 0.0, 0
+    for record in records:
+        seconds += (record["step"] - before) / record["steps_per_second"]
+        before = record["step"]
+    return seconds

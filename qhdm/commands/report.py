@@ -1,0 +1,40 @@
+"""`qhdm report`: a run or a comparison as one HTML page."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from qhdm.commands.arguments import add_force, check_new
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add the verb to the parser."""
+    report = commands.add_parser("report", help="show a run or a comparison as one HTML page")
+    report.add_argument(
+        "path", type=Path, metavar="RUN|COMPARISON", help="a run directory, or one of a comparison"
+    )
+    report.add_argument(
+        "--out", type=Path, metavar="FILE", help="the page (report.html in the directory)"
+    )
+    add_force(report)
+    report.set_defaults(command=_report)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    path = arguments.path
+    # Its own page in the directory is made anew each time; another file is the user's.
+    out = arguments.out or path / "report.html"
+    check_new("--out", out, force=arguments.force or arguments.out is None)
+    from qhdm.config import config_path
+
+    if (path / "comparison.yaml").is_file():
+        from qhdm.report.pages.comparison import write_comparison_page as write_page
+    else:
+        config_path(path)  # refused before the heavy imports
+        from qhdm.report.pages.run import write_run_page as write_page
+
+    for line in write_page(path, out):
+        print(f"qhdm: {line}", file=sys.stderr)
+    print(f"report: {out}")
