@@ -76,8 +76,9 @@ def load_config_with(config: Config, **changed: int) -> Config:
 
 def torchrun(*arguments: object, restarts: int = 0) -> list[str]:
     """The command of two processes; `--standalone` finds a free port."""
-    launcher = ["--standalone", "--nproc-per-node=2", f"--max-restarts={restarts}", "-m", "qhdm"]
-    return [sys.executable, "-m", "torch.distributed.run", *launcher, *map(str, arguments)]
+    launcher = ["--standalone", "--nproc-per-node=2", f"--max-restarts={restarts}", "-m", "--"]
+    command = [*launcher, "qhdm", *map(str, arguments)]
+    return [sys.executable, "-m", "torch.distributed.run", *command]
 
 
 def environment() -> dict[str, str]:
