@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import psutil
 import pytest
@@ -75,8 +76,9 @@ def load_config_with(config: Config, **changed: int) -> Config:
 
 def torchrun(*arguments: object, restarts: int = 0) -> list[str]:
     """The command of two processes; `--standalone` finds a free port."""
-    launcher = ["--standalone", "--nproc-per-node=2", f"--max-restarts={restarts}", "-m", "qhdm"]
-    return [sys.executable, "-m", "torch.distributed.run", *launcher, *map(str, arguments)]
+    launcher = ["--standalone", "--nproc-per-node=2", f"--max-restarts={restarts}", "-m", "--"]
+    command = [*launcher, "qhdm", *map(str, arguments)]
+    return [sys.executable, "-m", "torch.distributed.run", *command]
 
 
 def environment() -> dict[str, str]:
@@ -308,6 +310,7 @@ def test_a_launch_knows_its_run_again_and_no_other(config: Config, tmp_path: Pat
         Run.create(config, path, launch="job7")
 
 
+@hypothesis.settings(deadline=None)
 @given(count=st.integers(0, 200), size=st.integers(1, 17), whole=st.integers(1, 70))
 def test_shares_are_even_and_whole(count: int, size: int, whole: int) -> None:
     shares = [World(rank, size).share(count, whole=whole) for rank in range(size)]
