@@ -105,7 +105,17 @@ class World:
             backend = "cpu:gloo,cuda:nccl"
             torch.cuda.set_device(self.local_rank % torch.cuda.device_count())
         try:
-            distributed.init_process_group(backend, timeout=_TIMEOUT)
+            store, rank, size = next(distributed.rendezvous("env://", timeout=_TIMEOUT))
+            # torchrun keeps one store over its restarts, with the addresses of processes that are
+            # gone: each start has keys of its own.
+            start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            distributed.init_process_group(
+                backend,
+                store=distributed.PrefixStore(f"start{start}", store),
+                rank=rank,
+                world_size=size,
+                timeout=_TIMEOUT,
+            )
         except (RuntimeError, ValueError) as error:
             raise DistributedError(
                 f"process {self.rank} of {self.size} does not reach the others at "

@@ -59,7 +59,9 @@ class Document:
         """`file:line: a.b.c` or `--set a.b.c`, as far as it is known."""
         for length in range(len(key), 0, -1):
             if key[:length] in self.given:
-                return dotted((self.given[key[:length]], *key[length:]))
+                rest = dotted(key[length:])
+                dot = "." if rest and not rest.startswith("[") else ""
+                return f"{self.given[key[:length]]}{dot}{rest}"
         line = self.lines.get(key)
         file = self.origin or self.source
         where = f"{file}:{line}" if line else file

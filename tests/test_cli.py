@@ -49,7 +49,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
 def test_usage_errors_are_one_line(cli: Cli) -> None:
     refused(cli("trane"), "invalid choice: 'trane'", code=2)
     refused(cli("sample"), "required: RUN", code=2)
-    refused(cli("sample", "x", "--num", "0"), "0 is not a number from 1 up", code=2)
+    refused(cli("sample", "x", "--num", "0"), "0 is not a number from 1 to 1000000", code=2)
     refused(cli("sample", "x", "--steps", "abc"), "'abc' is not a whole number", code=2)
     refused(cli("data", "info", "bundled", "--test-fraction", "1"), "from 0 to below 1", code=2)
     refused(cli("data", "info", "bundled", "--size", "100000"), "from 2 to 4096", code=2)
