@@ -61,6 +61,7 @@ setup(
             "pyqtorch>=1.7",
             "qulacs>=0.6",
         ],
+        "fuzz": ["atheris>=2.3"],
         "dev": [
             "diffusers>=0.30",
             "hypothesis>=6.100",

@@ -63,6 +63,14 @@ class TrainingError(QhdmError):
     """Training cannot go on, for example because the loss is no longer finite."""
 
 
+class DistributedError(QhdmError):
+    """The processes of one command do not find, or have lost, each other."""
+
+
+class ToldElsewhere(QhdmError):  # noqa: N818 (a consequence, not a fault)
+    """Another process of the same command has said what is wrong: this one leaves in silence."""
+
+
 class ComparisonError(QhdmError):
     """A comparison's directory holds other runs than it asks for, or some of its cells failed."""
 

@@ -1,13 +1,20 @@
-"""Files that are either whole or absent: written beside their place, synced, then renamed."""
+"""Files that are either whole or absent: written beside their place, synced, then renamed.
+
+And folders that one process at a time works on.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 @contextmanager
@@ -22,7 +29,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         ...     temporary.write_bytes(b"...")
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+    temporary = _temporary(path)
     try:
         yield temporary
         files = temporary.rglob("*") if temporary.is_dir() else [temporary]
@@ -32,17 +39,65 @@ def atomic_path(path: Path) -> Iterator[Path]:
             _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
+    except OSError as error:
+        if error.filename is None:  # as where the disk is full
+            error.filename = str(path)
+        raise
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
+        _delete(temporary)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically, as UTF-8."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder at once: a crash in the middle leaves a temporary, not half a folder."""
+    temporary = _temporary(path)
+    os.replace(path, temporary)
+    _delete(temporary)
+
+
+def sweep(folder: Path, name: str = "*") -> None:
+    """Remove the temporaries of `name` (a pattern) that killed processes left in a folder.
+
+    Nobody else may be writing such files at the time.
+    """
+    for path in folder.glob(f".{name}.*.tmp"):
+        if _TEMPORARY.fullmatch(path.name):
+            _delete(path)
+
+
+@contextmanager
+def locked(folder: Path, refusal: Exception) -> Iterator[None]:
+    """Keep other processes from working on a folder; the system frees it when one dies.
+
+    Args:
+        folder: gets a file `lock`, which stays; it may lie on a network file system.
+        refusal: raised if another process has it.
+    """
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise refusal from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _temporary(path: Path) -> Path:
+    return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -17,7 +17,12 @@ from typing import Any, TypeVar, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from qhdm.errors import ConfigError
+from qhdm.errors import ConfigError, shortened
+
+#: What a file may hold, far above what any needs; aliases count as what they stand for.
+MAX_BYTES = 64 * 1024
+MAX_NODES = 10_000
+MAX_DEPTH = 50
 
 T = TypeVar("T")
 Key = tuple[str | int, ...]
@@ -54,7 +59,9 @@ class Document:
         """`file:line: a.b.c` or `--set a.b.c`, as far as it is known."""
         for length in range(len(key), 0, -1):
             if key[:length] in self.given:
-                return dotted((self.given[key[:length]], *key[length:]))
+                rest = dotted(key[length:])
+                dot = "." if rest and not rest.startswith("[") else ""
+                return f"{self.given[key[:length]]}{dot}{rest}"
         line = self.lines.get(key)
         file = self.origin or self.source
         where = f"{file}:{line}" if line else file
@@ -80,7 +87,7 @@ def dotted(key: Key) -> str:
     text = ""
     for part in key:
         text += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return text.removeprefix(".")
+    return shortened(text.removeprefix("."))
 
 
 def read_document(path: Path) -> Document:
@@ -90,45 +97,81 @@ def read_document(path: Path) -> Document:
         ConfigError: the file is missing, unreadable, not UTF-8, or not YAML.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        text = content.decode("utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not a UTF-8 text file ({error.reason})") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    loader = _Loader(text)
+    except ValueError:  # a NUL in the name
+        raise ConfigError(f"{str(path)!r}: not the name of a file") from None
+    if len(content) > MAX_BYTES:
+        raise ConfigError(f"{path}: larger than {MAX_BYTES:,} bytes, which no such file needs")
+    data, lines = _parse(text, str(path))
+    return Document(str(path), {} if data is None else data, lines)
+
+
+def _parse(text: str, source: str) -> tuple[Any, dict[Key, int]]:
+    """The plain data of a YAML text, all of which JSON can hold, and the line of each key.
+
+    Raises:
+        ConfigError: it is not YAML, or holds more than the limits, or something else than that.
+    """
     lines: dict[Key, int] = {}
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
-            return Document(str(path), {}, lines)
-        _collect_lines(node, (), lines, str(path))
-        return Document(str(path), loader.construct_document(node), lines)
+            return None, lines
+        _collect_lines(node, (), lines, source, [MAX_NODES])
+        data = loader.construct_document(node)
+        json.dumps(data, default=str, ensure_ascii=False).encode()
+        return data, lines
+    except ConfigError:
+        raise
+    except RecursionError:
+        raise ConfigError(f"{source}: nested deeper than {MAX_DEPTH} levels") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        where = f"{source}:{mark.line + 1}" if mark else source
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise ConfigError(f"{where}: not valid YAML: {problem}") from None
-    finally:
-        loader.dispose()
+    except Exception as error:  # its constructors raise many kinds, as for the date 2026-99-99
+        raise ConfigError(f"{source}: holds a value that cannot be read ({error})") from None
 
 
-def _collect_lines(node: yaml.Node, key: Key, lines: dict[Key, int], source: str) -> None:
+def _collect_lines(
+    node: yaml.Node, key: Key, lines: dict[Key, int], source: str, budget: list[int]
+) -> None:
+    """Fill `lines`; `budget` is a list of one number, the nodes that may follow."""
+    budget[0] -= 1
+    if budget[0] < 0 or len(key) > MAX_DEPTH:
+        limit = (
+            f"nested deeper than {MAX_DEPTH} levels"
+            if budget[0] >= 0
+            else (f"more than {MAX_NODES:,} values, aliases counted as what they stand for")
+        )
+        raise ConfigError(f"{source}:{node.start_mark.line + 1}: {limit}")
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                line = key_node.start_mark.line + 1
+                raise ConfigError(f"{source}:{line}: a key must be a name, not a list or mapping")
             name = str(key_node.value)
             line = key_node.start_mark.line + 1
             if name in seen:
                 raise ConfigError(f"{source}:{line}: {dotted((*key, name))}: given twice")
             seen.add(name)
             lines[(*key, name)] = line
-            _collect_lines(value_node, (*key, name), lines, source)
+            _collect_lines(value_node, (*key, name), lines, source, budget)
     elif isinstance(node, yaml.SequenceNode):
         for index, value_node in enumerate(node.value):
             lines[(*key, index)] = value_node.start_mark.line + 1
-            _collect_lines(value_node, (*key, index), lines, source)
+            _collect_lines(value_node, (*key, index), lines, source, budget)
 
 
 def with_overrides(document: Document, overrides: Iterable[str]) -> Document:
@@ -143,10 +186,9 @@ def with_overrides(document: Document, overrides: Iterable[str]) -> Document:
         parts = tuple(name.strip().split("."))
         if not separator or not all(parts):
             raise ConfigError(f"--set {setting}: expected key=value, for example train.steps=1000")
-        try:
-            value = yaml.load(text, Loader=_Loader)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {setting}: the value is not valid YAML") from None
+        if len(text) > MAX_BYTES or len(parts) > MAX_DEPTH:
+            raise ConfigError(f"--set {shortened(setting)}: longer than any setting")
+        value, _ = _parse(text, f"--set {shortened(setting)}")
         settings.append(Setting(parts, value, f"--set {dotted(parts)}"))
     return with_settings(document, settings)
 
@@ -207,7 +249,7 @@ def _describe(cls: type, document: Document, problem: dict[str, Any]) -> str:
         known = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
         near = difflib.get_close_matches(str(value), known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        return f"{document.place(key)}: {value!r} is not one of {', '.join(known)}{hint}"
+        return f"{document.place(key)}: {_shorten(value)} is not one of {', '.join(known)}{hint}"
     if kind == "missing":
         return f"{document.place(key)}: is required"
     text = str(problem["msg"]).replace("Input should be", "must be")

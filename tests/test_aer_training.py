@@ -235,7 +235,7 @@ def test_time_on_aer_is_that_of_a_few_circuits_scaled(
     config = with_settings(tiny_yaml, "quantum.aer.gradient=shift", "train.steps=10")
     monkeypatch.setattr(aer_engine, "shift_gradient", None)
     assert "estimated time: about" in estimate.describe_time(config, CPU)
-    monkeypatch.setattr(estimate, "_seconds_per_step", lambda trainer, batch: 100.0)
+    monkeypatch.setattr(estimate, "_timed_step", lambda trainer, batch: 100.0)
     monkeypatch.setattr(estimate, "_seconds_per_circuit", lambda engine, filter: 0.5)
     seconds = 100 + 2 * 96 * (4 + 120) * 0.5
     assert f"(10 steps of {seconds:.3g} s, timed" in estimate.describe_time(config, CPU)

@@ -49,7 +49,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
 def test_usage_errors_are_one_line(cli: Cli) -> None:
     refused(cli("trane"), "invalid choice: 'trane'", code=2)
     refused(cli("sample"), "required: RUN", code=2)
-    refused(cli("sample", "x", "--num", "0"), "0 is not a number from 1 up", code=2)
+    refused(cli("sample", "x", "--num", "0"), "0 is not a number from 1 to 1000000", code=2)
     refused(cli("sample", "x", "--steps", "abc"), "'abc' is not a whole number", code=2)
     refused(cli("data", "info", "bundled", "--test-fraction", "1"), "from 0 to below 1", code=2)
     refused(cli("data", "info", "bundled", "--size", "100000"), "from 2 to 4096", code=2)
@@ -59,7 +59,9 @@ def test_usage_errors_are_one_line(cli: Cli) -> None:
 
 def test_training_leaves_a_run(tiny_run: Path) -> None:
     names = {path.name for path in tiny_run.iterdir()}
-    assert names == {"config.yaml", "versions.json", "metrics.jsonl", "samples", "checkpoints"}
+    assert names == {
+        "config.yaml", "versions.json", "metrics.jsonl", "samples", "checkpoints", "lock"
+    }  # fmt: skip
     with Image.open(tiny_run / "samples" / "step_0000020.png") as picture:
         assert picture.width > 200
         assert picture.height > 1000  # ten rows of 96 pixels
@@ -253,13 +255,20 @@ def test_pipeline_refusals(tiny_run: Path, arguments: dict, message: str) -> Non
         pipeline.sample(["Forest"], **{"steps": 2, **arguments})
 
 
-def test_damaged_weights_are_named(tiny_run: Path, tmp_path: Path) -> None:
+def test_damaged_weights_are_named_and_older_ones_used(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import shutil
 
     copy = tmp_path / "run"
     shutil.copytree(tiny_run, copy)
     file = copy / "checkpoints" / "step_0000020" / "ema.safetensors"
     file.write_bytes(file.read_bytes()[:100])
+    qhdm.Pipeline.from_run(copy, device="cpu")
+    message = capsys.readouterr().err
+    assert f"{file}: damaged" in message
+    assert "step_0000015" in message
+    (file.parent / "SHA256SUMS").unlink()  # as before there were checksums
     with pytest.raises(RunError, match=r"ema\.safetensors: damaged"):
         qhdm.Pipeline.from_run(copy, device="cpu")
 

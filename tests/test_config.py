@@ -61,7 +61,7 @@ def test_eurosat_is_the_default() -> None:
         ("name=../up", "name: string should match"),
         ("train.steps", "--set train.steps: expected key=value"),
         ("train.steps.x=1", "--set train.steps.x: train.steps has no keys"),
-        ("train.steps={", "the value is not valid YAML"),
+        ("train.steps={", "--set train.steps={:1: not valid YAML"),
     ],
 )
 def test_bad_settings_are_refused_by_name(setting: str, message: str) -> None:

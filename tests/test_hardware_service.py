@@ -453,10 +453,8 @@ def test_jobs_a_minute_are_kept_to(
 def test_a_second_process_is_kept_out(
     server: RuntimeServer, submit: Submit, tiny_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from qhdm.hardware.ledger import locked
-
     folder = submit()
-    with locked(folder.path):
+    with folder.locked():
         assert jobs(tiny_run, "resume", folder.name) == errors.HardwareError.exit_code
     assert "another process" in one_line(capsys)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from qhdm.training.ema import Ema, ema_decay
 from qhdm.training.estimate import describe_counts, describe_time, duration
 from qhdm.training.loop import Trainer, resolve_device, resumed, train
 from qhdm.training.metrics import MetricsLog, read_metrics
-from qhdm.training.run import Run, load_training_state
+from qhdm.training.run import Run, load_training_state, load_weights
 
 CPU = torch.device("cpu")
 
@@ -214,10 +215,31 @@ def test_options_that_change_a_step(tiny_yaml: Path, images: data.Dataset) -> No
 def test_a_loss_that_is_not_finite_stops_and_saves_nothing(
     tiny_yaml: Path, images: data.Dataset, tmp_path: Path
 ) -> None:
+    """The step named is the first bad one, and what is kept of it is its batch."""
     run = Run.create(with_settings(tiny_yaml, "train.lr=1e30"), tmp_path / "run")
-    with pytest.raises(TrainingError, match=r"the loss is nan within the 5 steps up to 5; .*lower"):
+    batches = data.Batches(images, batch_size=8, seed=1, augment=True)
+    trainer = Trainer(run.config, batches, CPU)
+    while math.isfinite(float(trainer.advance())):
+        assert trainer.step < 5
+    with pytest.raises(TrainingError, match=rf"step {trainer.step}: the loss is .*lower train\.lr"):
         train(run, images, device=CPU, progress=False)
     assert run.checkpoints() == []
+    kept = json.loads((run.path / "diverged.json").read_text())
+    assert kept["step"] == trainer.step
+    indices = batches.indices(trainer.step - 1)
+    assert kept["images"] == [{"index": int(i), "name": images.names[i]} for i in indices]
+    assert not math.isfinite(float(kept["loss"]))
+
+
+def test_a_resumed_run_takes_the_learning_rate_it_is_given(
+    tiny_yaml: Path, images: data.Dataset, tmp_path: Path
+) -> None:
+    run = Run.create(with_settings(tiny_yaml, "train.steps=5"), tmp_path / "run")
+    train(run, images, device=CPU, progress=False)
+    before = weights(run, "model")
+    still = with_settings(tiny_yaml, "train.steps=6", "train.lr=1e-30")
+    train(resumed(run, still), images, device=CPU, progress=False)
+    assert_equal(before, weights(run, "model"))
 
 
 def test_checkpoints_hold_no_code_and_damage_is_named(
@@ -232,13 +254,35 @@ def test_checkpoints_hold_no_code_and_damage_is_named(
         def __reduce__(self):
             return (Path.touch, (tmp_path / "executed",))
 
-    torch.save({"step": 1, "optimizer": Payload()}, checkpoint / "training.pt")
-    with pytest.raises(RunError, match=r"training\.pt: damaged"):
-        train(run, images, device=CPU, progress=False)
+    # As an attacker would, who can give any file its checksum; or as before there were any.
+    (checkpoint / "SHA256SUMS").unlink()
+
+    def refused(state: object, message: str, **how: object) -> None:
+        torch.save(state, checkpoint / "training.pt", **how)
+        with pytest.raises(RunError, match=message):
+            train(run, images, device=CPU, progress=False)
+
+    refused({"step": 20, "optimizer": Payload()}, r"training\.pt: damaged")
+    refused({"step": 20, "optimizer": Payload()}, r"training\.pt: damaged",
+            _use_new_zipfile_serialization=False)  # fmt: skip
     assert not (tmp_path / "executed").exists()
+    refused(
+        {"step": 20, "optimizer": {"state": {0: {"exp_avg": 1}}}}, "does not fit this run's model"
+    )
+    refused({"step": 7, "optimizer": {"state": {}}}, "of another step than its folder")
+    moments = {name: torch.zeros(1) for name in ("step", "exp_avg", "exp_avg_sq")}
+    refused({"step": 20, "optimizer": {"state": {0: moments}}}, r"step has shape \[1\]")
+    with zipfile.ZipFile(checkpoint / "training.pt", "w", zipfile.ZIP_DEFLATED) as bomb:
+        bomb.writestr("archive/data.pkl", bytes(10**7))
+    with pytest.raises(RunError, match=r"training\.pt: holds more than its size"):
+        train(run, images, device=CPU, progress=False)
     (checkpoint / "training.pt").unlink()
     with pytest.raises(RunError, match=r"training\.pt: missing; the checkpoint is incomplete"):
         train(run, images, device=CPU, progress=False)
+    huge = (10**15).to_bytes(8, "little") + b"{" * 100  # a header of a petabyte
+    (checkpoint / "model.safetensors").write_bytes(huge)
+    with pytest.raises(RunError, match=r"model\.safetensors: damaged"):
+        load_weights(checkpoint / "model.safetensors", CPU)
 
 
 def test_checkpoint_of_another_model_is_refused(

@@ -14,3 +14,6 @@ PUBLISHED_SCHEDULE = 1e-3
 SIGMAS = 5.0
 #: Exported circuits, read back by stock parsers, against the model's layer.
 EXPORT = 1e-6
+#: Losses and gradient norms of runs whose batches are shared by other numbers of processes,
+#: relative: the sums round otherwise, and Adam carries that on from step to step.
+LOSS_CURVE = 1e-5

@@ -41,6 +41,10 @@ def shots(text: str) -> int:
     return whole(text, least=1, most=1_000_000)
 
 
+def images(text: str) -> int:
+    return whole(text, least=1, most=1_000_000)
+
+
 def natural(text: str) -> int:
     return whole(text, least=0)
 

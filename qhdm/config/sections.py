@@ -35,8 +35,24 @@ def is_circuit_file(ansatz: str) -> bool:
     return ansatz.endswith((".qasm", ".qpy"))
 
 
+def _path(text: str) -> str:
+    if "\0" in text or len(text) > 4096:
+        raise PydanticCustomError("path", "must be a path, without NUL, of at most 4096 characters")
+    return text
+
+
+def _class_name(name: str) -> str:
+    # Folders of samples are called after classes: a name must not lead out of its folder.
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise PydanticCustomError("class_name", "must be the plain name of a folder")
+    return name
+
+
+#: The path of a file or folder.
+FilePath = Annotated[str, Field(min_length=1), AfterValidator(_path)]
+ClassName = Annotated[str, AfterValidator(_class_name)]
 #: A built-in family, or the path of a circuit file.
-Ansatz = Annotated[str, AfterValidator(_ansatz)]
+Ansatz = Annotated[str, AfterValidator(_path), AfterValidator(_ansatz)]
 Engine = Literal["exact", "exact:network", "exact:statevector", "aer"]
 SamplerName = Literal["ddpm", "ddim", "dpm++"]
 
@@ -62,10 +78,10 @@ class DataConfig:
         skip_broken: skip and count unreadable images instead of refusing them.
     """
 
-    root: Annotated[str, Field(min_length=1)] = "eurosat"
+    root: FilePath = "eurosat"
     image_size: Annotated[int, Field(ge=2, le=4096)] = 64
     channels: Annotated[int, Field(ge=1, le=64)] = 3
-    classes: tuple[str, ...] | None = None
+    classes: tuple[ClassName, ...] | None = None
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     augment: bool = False
     skip_broken: bool = False
@@ -186,7 +202,7 @@ class AerConfig:
 
     method: Literal["auto", "statevector", "density_matrix", "matrix_product_state"] = "auto"
     shots: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    noise: Annotated[str, Field(min_length=1)] | None = None
+    noise: FilePath | None = None
     device: Literal["CPU", "GPU"] = "CPU"
     gradient: Literal["exact", "shift", "spsa"] = "exact"
     spsa: SpsaConfig = field(default_factory=SpsaConfig)

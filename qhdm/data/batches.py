@@ -45,13 +45,18 @@ class Batches:
         }
         return np.concatenate([order[places[epochs == epoch]] for epoch, order in orders.items()])
 
-    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """The images (B, H, W, C) uint8 and labels (B,) int64 of step `step`."""
-        indices = self.indices(step)
+    def batch(self, step: int, share: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        """The images (B, H, W, C) uint8 and labels (B,) int64 of step `step`.
+
+        Args:
+            step: counts from 0.
+            share: only these of the batch, as they are in the whole batch.
+        """
+        indices = self.indices(step)[share]
         images = self.dataset.images[indices]
         if self.augment:
             rng = np.random.default_rng(derive_seed(self.seed, Stream.STEP, step, 0))
-            images = symmetries(images, rng.integers(8, size=self.batch_size))
+            images = symmetries(images, rng.integers(8, size=self.batch_size)[share])
         return images, self.dataset.labels[indices]
 
     def _order(self, epoch: int) -> np.ndarray:

@@ -103,10 +103,10 @@ def resolved(config: Config) -> Config:
     """
     classes, root = class_names(config.data), config.data.root
     if root not in NAMED_ROOTS:
-        root = str(Path(root).expanduser().resolve())
+        root = str(Path(os.path.expanduser(root)).resolve())
     aer = config.quantum.aer
     if aer.noise and aer.noise.endswith(".json"):
-        aer = dataclasses.replace(aer, noise=str(Path(aer.noise).expanduser().resolve()))
+        aer = dataclasses.replace(aer, noise=str(Path(os.path.expanduser(aer.noise)).resolve()))
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, classes=classes, root=root),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -13,6 +15,14 @@ from qhdm.data.zips import one_line
 from qhdm.errors import DataError
 
 _BANDS = {1: "L", 3: "RGB"}
+
+#: What is read, whatever a file is called. Others that Pillow knows are passed to other programs
+#: (EPS, to Ghostscript).
+_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
+
+#: Pixels of an image that is decoded while no other such one is: threads would add up their memory.
+_LARGE = 8 * 2**20
+_ALONE = threading.Lock()
 
 # Turning warnings into errors changes state of the whole process, hence one thread at a time.
 _OPENING = threading.Lock()
@@ -33,11 +43,15 @@ def decode(data: bytes, *, size: int, channels: int, name: str) -> np.ndarray:
     Raises:
         DataError: the file cannot be read as an image, or `channels` is neither 1 nor 3.
     """
-    return to_array(load_image(data, name=name), size=size, channels=channels, name=name)
+    with opened(data, name=name) as image:
+        return to_array(image, size=size, channels=channels, name=name)
 
 
-def load_image(data: bytes, *, name: str) -> Image.Image:
+@contextmanager
+def opened(data: bytes, *, name: str) -> Iterator[Image.Image]:
     """An image file, decoded to its end, in the size and mode it was stored in.
+
+    Of several threads, one at a time has a large image.
 
     Raises:
         DataError: it cannot be decoded, or is so large that it may be a decompression bomb.
@@ -45,13 +59,18 @@ def load_image(data: bytes, *, name: str) -> Image.Image:
     try:
         with _OPENING, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
-        image.load()
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError:
-        raise _unreadable(name, "not an image, or not of a known format") from None
+        known = ", ".join(_FORMATS)
+        raise _unreadable(name, f"not an image, or of another format than {known}") from None
     except Exception as error:  # Pillow's decoders raise whatever malformed bytes provoke.
         raise _unreadable(name, one_line(error)) from None
-    return image
+    with _ALONE if image.width * image.height > _LARGE else nullcontext():
+        try:
+            image.load()
+        except Exception as error:
+            raise _unreadable(name, one_line(error)) from None
+        yield image
 
 
 def to_array(image: Image.Image, *, size: int, channels: int, name: str) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from qhdm.config import DataConfig
 from qhdm.data.dataset import select
-from qhdm.data.images import load_image, to_array
+from qhdm.data.images import opened, to_array
 from qhdm.data.parallel import map_in_threads
 from qhdm.data.source import Item, Source, open_source
 from qhdm.errors import DataError
@@ -76,13 +76,11 @@ def describe(config: DataConfig, *, progress: bool = False) -> str:
 
 def _examine(source: Source, item: Item, config: DataConfig) -> _Examined:
     place = source.place(item)
+    kind = None
     try:
-        image = load_image(source.read(item), name=place)
-    except DataError as error:
-        return _Examined(item, None, str(error))
-    kind = f"{image.width}x{image.height} {image.mode}"
-    try:
-        to_array(image, size=config.image_size, channels=config.channels, name=place)
+        with opened(source.read(item), name=place) as image:
+            kind = f"{image.width}x{image.height} {image.mode}"
+            to_array(image, size=config.image_size, channels=config.channels, name=place)
     except DataError as error:
         return _Examined(item, kind, str(error))
     return _Examined(item, kind, None)

@@ -142,9 +142,9 @@ def cache_folder() -> Path:
     """Where qhdm keeps what it downloads and computes: `$QHDM_DATA`, or the user's cache."""
     data = os.environ.get("QHDM_DATA")
     if data:
-        return Path(data).expanduser()
+        return Path(os.path.expanduser(data))
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "qhdm"
+    return Path(os.path.expanduser(cache)) / "qhdm"
 
 
 def eurosat_folder() -> Path:
@@ -184,9 +184,14 @@ def open_source(root: str) -> Source:
         source = _open_zip(name, path)
     else:
         raise _absent(root, path)
-    if not source.items:
+    try:
+        if not source.items:
+            raise _empty(source)
+        for class_name in source.class_names:
+            _check_name(class_name, path)
+    except DataError:
         source.close()
-        raise _empty(source)
+        raise
     return source
 
 
@@ -268,6 +273,15 @@ def _wrapper_depth(folders: Iterable[tuple[str, ...]]) -> int:
         if not below or (has_images and len(below) == 1):
             return depth
         depth += 1
+
+
+def _check_name(class_name: str, path: Path) -> None:
+    try:
+        class_name.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{path}: the name of the class folder {class_name!r} is not UTF-8; rename it"
+        ) from None
 
 
 def _is_hidden(name: str) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from qhdm.config import config_path
 from qhdm.errors import HardwareError
-from qhdm.files import write_text
+from qhdm.files import locked, write_text
 from qhdm.hardware.ledger import Ledger
 from qhdm.hardware.spec import JobSpec, load_spec, spec_to_yaml
 
@@ -94,6 +95,19 @@ class JobFolder:
             return bool(ledger.fact("state") == "done")
         finally:
             ledger.close()
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep other processes from working on the job.
+
+        Raises:
+            HardwareError: another process does.
+        """
+        return locked(
+            self.path,
+            HardwareError(
+                f"{self.name}: another process is working on this job; wait for it, or end it"
+            ),
+        )
 
     def spec(self) -> JobSpec:
         """The specification."""

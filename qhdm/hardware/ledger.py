@@ -8,14 +8,11 @@ have been sent (its tag tells), is pending, or is done.
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
-import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -223,26 +220,6 @@ class Ledger:
         if row is None or row[0] is None:
             raise HardwareError(f"{self.path}: nothing is kept of request {tag}")
         return _unpacked(row[0])
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from working on the same job; the system frees it when one dies.
-
-    Raises:
-        HardwareError: another process has it.
-    """
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise HardwareError(
-                f"{folder.name}: another process is working on this job; wait for it, or end it"
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:

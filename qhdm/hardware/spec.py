@@ -11,7 +11,7 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
-from qhdm.config import SamplerName
+from qhdm.config import FilePath, SamplerName
 from qhdm.schema import read_document, validate, with_overrides
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -99,7 +99,7 @@ class JobSpec:
         limits, estimate: see there.
     """
 
-    run: Annotated[str, Field(min_length=1)]
+    run: FilePath
     backend: Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=64)]
     weights: Literal["ema", "model"] = "ema"
     classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None

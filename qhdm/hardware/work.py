@@ -10,7 +10,7 @@ from qhdm.errors import BudgetError, Interrupted, SessionExpiredError
 from qhdm.hardware.estimate import Estimate
 from qhdm.hardware.folder import JobFolder
 from qhdm.hardware.isa import IsaCache
-from qhdm.hardware.ledger import Ledger, locked
+from qhdm.hardware.ledger import Ledger
 from qhdm.hardware.report import write_images, write_report
 from qhdm.hardware.runtime import Device, LocalService, RuntimeService, Service, snapshot
 from qhdm.hardware.sampling import Task
@@ -68,7 +68,7 @@ def work(
         HardwareError: a job gave no result, or a limit is reached; what is known stays known.
         Interrupted: the user stopped it.
     """
-    with locked(folder.path), _opened(folder) as ledger:
+    with folder.locked(), _opened(folder) as ledger:
         _open_session(ledger, service)
         ledger.record("state", "running")
         try:
@@ -93,7 +93,7 @@ def work(
 
 def fetch(folder: JobFolder, service: Service) -> tuple[int, int]:
     """Fetch results without sending anything; returns how many, and how many are pending."""
-    with locked(folder.path), _opened(folder) as ledger:
+    with folder.locked(), _opened(folder) as ledger:
         return _submitter(folder, ledger, service).fetch()
 
 
@@ -102,7 +102,7 @@ def cancel(folder: JobFolder, service: Service) -> int:
 
     A job that is done stays so.
     """
-    with locked(folder.path), _opened(folder) as ledger:
+    with folder.locked(), _opened(folder) as ledger:
         if ledger.fact("state") == "done":
             return 0
         count = _submitter(folder, ledger, service).cancel()

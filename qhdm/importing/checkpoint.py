@@ -30,6 +30,11 @@ Arrays = Mapping[str, np.ndarray]
 #: optimiser have 21 MB.
 MAX_BYTES = 4 * 2**30
 
+#: Maps and lists of a tree, levels of it, and dimensions of an array.
+MAX_NODES = 100_000
+MAX_DEPTH = 64
+MAX_DIMENSIONS = 32
+
 _NPZ_PREFIX = "param:"
 _EXAMPLE = ("x", "t", "label", "output")
 _EMA_NAMES = ("params_ema", "ema_params")
@@ -135,7 +140,8 @@ def _read_msgpack(path: Path) -> Checkpoint:
     data = path.read_bytes()
     try:
         # Lengths are bounded by the file's; extension types stay bytes until they are looked at.
-        root = msgpack.unpackb(data, raw=False)
+        node = _Budget(MAX_NODES).spend
+        root = msgpack.unpackb(data, raw=False, object_hook=node, list_hook=node)
     except Exception as error:  # MessagePack of a damaged or hostile file
         raise CheckpointError(
             f"{path}: neither a Flax checkpoint (MessagePack) nor an npz ({_first_line(error)})"
@@ -152,14 +158,29 @@ def _read_msgpack(path: Path) -> Checkpoint:
     )
 
 
+class _Budget:
+    """How many maps and lists may still be made: each takes many times its bytes in the file."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    def spend(self, node: Any) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError(f"more than {MAX_NODES:,} maps and lists")
+        return node
+
+
 def _params(path: Path, tree: Any, place: str) -> Arrays:
     if not isinstance(tree, dict) or not tree:
         raise CheckpointError(f"{path}: {place}: is {_kind(tree)}, not a tree of parameters")
     return _checked(path, dict(_flatten(path, tree, "")))
 
 
-def _flatten(path: Path, node: Any, name: str) -> Iterator[tuple[str, np.ndarray]]:
+def _flatten(path: Path, node: Any, name: str, depth: int = 0) -> Iterator[tuple[str, np.ndarray]]:
     """Arrays by their path below `node`, which is called `name`."""
+    if depth > MAX_DEPTH:
+        raise CheckpointError(f"{path}: {name}: more than {MAX_DEPTH} levels, as no network has")
     if not isinstance(node, dict):
         yield name, _array(path, node, name)
     elif _CHUNKED in node:
@@ -168,7 +189,7 @@ def _flatten(path: Path, node: Any, name: str) -> Iterator[tuple[str, np.ndarray
         for key, child in node.items():
             if not isinstance(key, str):
                 raise CheckpointError(f"{path}: {name or 'the root'}: {key!r} is no name")
-            yield from _flatten(path, child, f"{name}/{key}" if name else key)
+            yield from _flatten(path, child, f"{name}/{key}" if name else key, depth + 1)
 
 
 def _array(path: Path, node: Any, place: str) -> np.ndarray:
@@ -177,7 +198,9 @@ def _array(path: Path, node: Any, place: str) -> np.ndarray:
     try:
         shape, kind, data = msgpack.unpackb(node.data, raw=False)
         shape = tuple(shape)
-        whole = all(type(size) is int and size >= 0 for size in shape)
+        whole = len(shape) <= MAX_DIMENSIONS and all(
+            type(size) is int and size >= 0 for size in shape
+        )
     except Exception as error:  # the inner MessagePack is as little to be trusted
         raise CheckpointError(f"{path}: {place}: damaged array ({_first_line(error)})") from None
     if not isinstance(kind, str) or kind not in _NUMBERS:
@@ -191,13 +214,19 @@ def _array(path: Path, node: Any, place: str) -> np.ndarray:
 def _joined(path: Path, node: dict[Any, Any], place: str) -> np.ndarray:
     """An array that Flax has split: `shape` and `chunks` are tuples as {"0": ..., "1": ...}."""
     try:
-        shape = tuple(node["shape"][str(i)] for i in range(len(node["shape"])))
+        rank = min(len(node["shape"]), MAX_DIMENSIONS + 1)
+        shape = tuple(node["shape"][str(i)] for i in range(rank))
         parts = [node["chunks"][str(i)] for i in range(len(node["chunks"]))]
     except (KeyError, TypeError):
         raise CheckpointError(f"{path}: {place}: damaged array (chunks are missing)") from None
     chunks = [_array(path, part, f"{place}, chunk {i}").ravel() for i, part in enumerate(parts)]
     size = sum(chunk.size for chunk in chunks)
-    if not chunks or not all(type(n) is int and n >= 0 for n in shape) or math.prod(shape) != size:
+    if (
+        not chunks
+        or rank > MAX_DIMENSIONS
+        or not all(type(n) is int and n >= 0 for n in shape)
+        or math.prod(shape) != size
+    ):
         raise CheckpointError(f"{path}: {place}: damaged array (its size is not that of its shape)")
     return np.concatenate(chunks).reshape(shape)
 

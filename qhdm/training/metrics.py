@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +13,7 @@ from typing import Any
 
 from qhdm.errors import ConfigError
 from qhdm.files import write_text
+from qhdm.training.run import unwritable
 
 
 def check_tensorboard(wanted: bool) -> None:
@@ -25,6 +28,8 @@ def check_tensorboard(wanted: bool) -> None:
 class MetricsLog:
     """Appends one JSON object per record; lines after `resume_step` are dropped first.
 
+    Lines that are damaged are left out, and named on stderr: no weight depends on them.
+
     Args:
         run_path: the run directory.
         resume_step: training goes on after this step.
@@ -37,8 +42,13 @@ class MetricsLog:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(run_path / "tensorboard"), purge_step=resume_step + 1)
-        path = run_path / "metrics.jsonl"
-        kept = [record for record in read_metrics(path) if record["step"] <= resume_step]
+        self._run_path = run_path
+        self._path = path = run_path / "metrics.jsonl"
+        records, damaged = _read(path)
+        if damaged:
+            numbers = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
+            print(f"qhdm: {path}: line {numbers}: damaged, and left out", file=sys.stderr)
+        kept = [record for record in records if record["step"] <= resume_step]
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = path.open("a", encoding="utf-8")
 
@@ -51,33 +61,52 @@ class MetricsLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
+        # What could not be written is not written in closing, either.
+        with suppress(OSError) if error else nullcontext():
+            self._file.close()
         if self._writer is not None:
             self._writer.close()
 
     def write(self, step: int, **values: float) -> None:
-        """Record `values` at `step`."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        """Record `values` at `step`.
+
+        Raises:
+            RunError: it cannot be written, as where the disk is full.
+        """
+        try:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise unwritable(self._path, error, self._run_path) from None
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl; a last line cut short by a crash is left out."""
+    """The records of a metrics.jsonl; lines that are damaged are left out."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The records, and the numbers (1-based) of damaged lines.
+
+    A last line without its end, as a crash leaves it, does not count as damaged.
+    """
     if not path.exists():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+        return [], []
+    records, damaged = [], []
+    *lines, last = path.read_bytes().split(b"\n")
+    for number, line in enumerate([*lines, last], 1):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            break
-        records.append(record)
-    return records
+        except (ValueError, RecursionError):
+            record = None
+        if isinstance(record, dict) and type(record.get("step")) is int:
+            records.append(record)
+        elif number <= len(lines):
+            damaged.append(number)
+    return records, damaged
 
 
 def training_seconds(records: Sequence[Mapping[str, Any]]) -> float:

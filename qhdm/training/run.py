@@ -6,16 +6,24 @@ runs/<name>-<time>/
     versions.json     of Python and the packages that matter
     metrics.jsonl     one JSON object per line: step, loss, ...
     samples/          pictures
-    checkpoints/      step_<number>/: model.safetensors, ema.safetensors, training.pt
+    checkpoints/      step_<number>/: model.safetensors, ema.safetensors, training.pt, their
+                      SHA256SUMS, and a copy of config.yaml
+    diverged.json     the step whose loss was not finite, and its batch, if there was one
+    lock              held by the process that trains
+    launch.txt        of runs made under torchrun: which launch made it
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import platform
 import re
-import shutil
+import sys
+import zipfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
@@ -24,7 +32,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from qhdm import __version__
@@ -33,11 +42,12 @@ from qhdm.config import (
     circuit_digest,
     is_circuit_file,
     load_run_config,
+    sealed,
     to_yaml,
     with_ansatz,
 )
 from qhdm.errors import RunError
-from qhdm.files import atomic_path, write_text
+from qhdm.files import atomic_path, locked, remove_folder, sweep, write_text
 
 _PACKAGES = (
     "torch",
@@ -48,6 +58,9 @@ _PACKAGES = (
     "pillow",
     "safetensors",
 )
+#: Of a checkpoint, and their checksums in the format of sha256sum.
+_MODEL, _EMA, _TRAINING = "model.safetensors", "ema.safetensors", "training.pt"
+_SUMS = "SHA256SUMS"
 
 
 @dataclass(frozen=True)
@@ -63,10 +76,11 @@ class Run:
     config: Config
 
     @classmethod
-    def create(cls, config: Config, path: Path | None = None) -> Run:
+    def create(cls, config: Config, path: Path | None = None, *, launch: str | None = None) -> Run:
         """Make a new run directory, `runs/<name>-<time>` unless `path` is given.
 
-        Circuit files are copied into it, so that the run stays what it is if they change.
+        Circuit files are copied into it, so that the run stays what it is if they change. `launch`
+        is kept, so that the same launch knows its run again (`made_by`).
 
         Raises:
             RunError: the directory exists and is not empty, or cannot be made.
@@ -78,18 +92,27 @@ class Run:
             while path.exists():
                 attempt += 1
                 path = base.with_name(f"{base.name}-{attempt}")
-        check_absent(path)
+        unfinished = _launched_by(launch, path) and not (path / "config.yaml").exists()
+        if not unfinished:
+            check_absent(path)
         circuits = _Circuits(path / "circuits")
         config = with_ansatz(config, circuits.keep)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{path}: cannot be made ({error.strerror})") from None
+        if launch is not None:
+            write_text(path / "launch.txt", launch + "\n")
         write_text(path / "versions.json", json.dumps(versions(), indent=2) + "\n")
         circuits.write()
         run = cls(path, config)
         run.write_config()
         return run
+
+    @staticmethod
+    def made_by(launch: str | None, path: Path) -> bool:
+        """Whether `path` is a run that this launch has made, before it was started again."""
+        return _launched_by(launch, path) and (path / "config.yaml").is_file()
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -129,28 +152,47 @@ class Run:
         return max(found)[1]
 
     def write_config(self) -> None:
-        """Write the configuration to the directory, with circuit files relative to it."""
+        """Write the configuration to the directory."""
+        write_text(self.path / "config.yaml", self._config_text())
+
+    def _config_text(self) -> str:
+        """The configuration as a file of the directory, circuit files relative to it."""
 
         def relative(ansatz: str) -> str:
             if not is_circuit_file(ansatz):
                 return ansatz
             return Path(ansatz).relative_to(self.path).as_posix()
 
-        write_text(self.path / "config.yaml", to_yaml(with_ansatz(self.config, relative)))
+        return sealed(to_yaml(with_ansatz(self.config, relative)))
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep other processes from training this run.
+
+        Raises:
+            RunError: another process does.
+        """
+        return locked(
+            self.path,
+            RunError(f"{self.path}: another process is training this run; wait for it, or end it"),
+        )
 
     def picture_path(self, step: int) -> Path:
         """Where the sample grid of a training step goes."""
         return self.path / "samples" / f"step_{step:07d}.png"
 
+    def checkpoint_path(self, step: int) -> Path:
+        """Where the checkpoint of a training step is."""
+        return self.path / "checkpoints" / f"step_{step:07d}"
+
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
         found = (self.path / "checkpoints").glob("step_*")
-        return sorted((path for path in found if _step(path) >= 0), key=_step)
+        return sorted((path for path in found if checkpoint_step(path) >= 0), key=checkpoint_step)
 
     def last_step(self) -> int:
-        """The step of the newest checkpoint, 0 if there is none."""
-        checkpoints = self.checkpoints()
-        return _step(checkpoints[-1]) if checkpoints else 0
+        """The step of the newest checkpoint that is not damaged, 0 if there is none."""
+        good, _ = self._newest_good()
+        return checkpoint_step(good) if good else 0
 
     def save_checkpoint(
         self,
@@ -160,29 +202,75 @@ class Run:
         ema: Mapping[str, Tensor],
         optimizer: Mapping[str, Any],
     ) -> Path:
-        """Write a checkpoint whole, then drop the oldest beyond `train.keep_checkpoints`."""
-        path = self.path / "checkpoints" / f"step_{step:07d}"
-        if path.exists():
-            return path
-        with atomic_path(path) as temporary:
-            temporary.mkdir()
-            save_file(_plain(model), temporary / "model.safetensors")
-            save_file(_plain(ema), temporary / "ema.safetensors")
-            torch.save({"step": step, "optimizer": optimizer}, temporary / "training.pt")
-        for old in self.checkpoints()[: -self.config.train.keep_checkpoints]:
-            shutil.rmtree(old)
+        """Write a checkpoint whole, then drop the oldest beyond `train.keep_checkpoints`.
+
+        Checkpoints of this step and later ones are replaced: training went on from before them
+        because they are damaged.
+
+        Raises:
+            RunError: it cannot be written, as where the disk is full; the ones before it stay.
+        """
+        path = self.checkpoint_path(step)
+        training = io.BytesIO()
+        torch.save({"step": step, "optimizer": optimizer}, training)
+        contents = {
+            _MODEL: to_safetensors(_plain(model)),
+            _EMA: to_safetensors(_plain(ema)),
+            _TRAINING: training.getvalue(),
+        }
+        # Of what is meant to be written: what went wrong in writing is found out, too.
+        sums = b"".join(
+            _sum_line(hashlib.sha256(data).hexdigest(), name) for name, data in contents.items()
+        )
+        copy = self._config_text().encode()
+        try:
+            if path.exists():
+                remove_folder(path)
+            with atomic_path(path) as temporary:
+                temporary.mkdir()
+                for name, data in (contents | {_SUMS: sums, "config.yaml": copy}).items():
+                    (temporary / name).write_bytes(data)
+            checkpoints = self.checkpoints()
+            older = [other for other in checkpoints if checkpoint_step(other) <= step]
+            for other in checkpoints:
+                if other not in older[-self.config.train.keep_checkpoints :]:
+                    remove_folder(other)
+        except OSError as error:
+            raise unwritable(path, error, self.path) from None
         return path
 
     def latest_checkpoint(self) -> Path:
-        """The newest checkpoint.
+        """The newest checkpoint that is not damaged; damaged ones are named on stderr.
 
         Raises:
-            RunError: there is none yet.
+            RunError: there is none.
         """
-        checkpoints = self.checkpoints()
-        if not checkpoints:
+        good, damaged = self._newest_good()
+        if good is None:
+            if damaged:
+                raise RunError(f"{damaged[0]}; no other checkpoint of {self.path} is good")
             raise RunError(f"{self.path}: has no checkpoint yet; train it first")
-        return checkpoints[-1]
+        for problem in damaged:
+            print(f"qhdm: {problem}; going on from {good}", file=sys.stderr)
+        return good
+
+    def _newest_good(self) -> tuple[Path | None, list[RunError]]:
+        """The newest checkpoint that is not damaged, and what is wrong with newer ones."""
+        damaged = []
+        for checkpoint in reversed(self.checkpoints()):
+            try:
+                _verify(checkpoint)
+            except RunError as error:
+                damaged.append(error)
+            else:
+                return checkpoint, damaged
+        return None, damaged
+
+    def sweep(self) -> None:
+        """Remove what killed processes left half-written; while the run is locked."""
+        sweep(self.path / "checkpoints")
+        for name in ("config.yaml", "metrics.jsonl"):
+            sweep(self.path, name)
 
 
 def check_absent(path: Path) -> None:
@@ -195,6 +283,14 @@ def check_absent(path: Path) -> None:
             )
     except OSError as error:
         raise RunError(f"{path}: cannot be made ({error.strerror})") from None
+
+
+def _launched_by(launch: str | None, path: Path) -> bool:
+    try:
+        text = (path / "launch.txt").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return launch is not None and text.strip() == launch
 
 
 class _Circuits:
@@ -230,7 +326,7 @@ def load_weights(path: Path, device: torch.device) -> dict[str, Tensor]:
         return load_file(path, device=str(device))
     except FileNotFoundError:
         raise RunError(f"{path}: missing; the checkpoint is incomplete") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise RunError(f"{path}: damaged ({error}); {_older(path)}") from None
 
 
@@ -241,19 +337,70 @@ def load_training_state(path: Path, device: torch.device) -> dict[str, Any]:
         RunError: the file is missing or damaged.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-        return state
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+        # torch stores tensors as they are: what would grow in reading is not from torch.
+        if sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise RunError(f"{path}: holds more than its size, as no training state does")
+        state = torch.load(path, map_location=device, weights_only=True)
+        return {"step": state["step"], "optimizer": state["optimizer"]}
     except FileNotFoundError:
         raise RunError(f"{path}: missing; the checkpoint is incomplete") from None
+    except RunError:
+        raise
     except Exception:  # torch raises many kinds for a damaged or hostile file
         raise RunError(f"{path}: damaged, or not a training state; {_older(path)}") from None
+
+
+def unwritable(path: Path, error: OSError, run: Path) -> RunError:
+    """That a file of a run in training cannot be written, and how to go on."""
+    return RunError(
+        f"{path}: cannot be written ({error.strerror or error}); make room, or mend its folder, "
+        f"then go on with `qhdm train --resume {run}`"
+    )
+
+
+def _verify(checkpoint: Path) -> None:
+    """Raise `RunError`, naming the file, unless a checkpoint is as it was written.
+
+    One of a version before checksums has none, and is taken as it is.
+    """
+    sums = checkpoint / _SUMS
+    if not sums.exists():
+        return
+    expected = []
+    for name in (_MODEL, _EMA, _TRAINING):
+        path = checkpoint / name
+        try:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            raise RunError(f"{path}: missing; the checkpoint is incomplete") from None
+        except OSError as error:
+            raise RunError(f"{path}: cannot be read ({error.strerror})") from None
+        expected.append(_sum_line(digest, name))
+    try:
+        with sums.open("rb") as file:
+            content = file.read(4096)
+    except OSError as error:
+        raise RunError(f"{sums}: cannot be read ({error.strerror})") from None
+    if content == b"".join(expected):
+        return
+    for name, line in zip((_MODEL, _EMA, _TRAINING), expected, strict=True):
+        if line not in content:
+            raise RunError(f"{checkpoint / name}: damaged (its SHA-256 is not that in {_SUMS})")
+    raise RunError(f"{sums}: damaged")
+
+
+def _sum_line(digest: str, name: str) -> bytes:
+    return f"{digest}  {name}\n".encode()
 
 
 def _older(file: Path) -> str:
     return f"delete {file.parent} to go on from the checkpoint before it"
 
 
-def _step(checkpoint: Path) -> int:
+def checkpoint_step(checkpoint: Path) -> int:
     """The step of a checkpoint directory, -1 for another name."""
     number = checkpoint.name.removeprefix("step_")
     return int(number) if number.isdecimal() else -1

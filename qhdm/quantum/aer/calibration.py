@@ -18,6 +18,7 @@ import difflib
 import inspect
 import json
 import math
+import os
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ def find_calibration(source: str) -> Calibration:
     Raises:
         EngineError: there is no such device or file, or the file is damaged.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.suffix == ".json" or "/" in source:
         return _read(path)
     devices = named_devices()
@@ -123,7 +124,7 @@ def _read(path: Path) -> Calibration:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise EngineError(f"noise: {path}: no such calibration file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EngineError(f"noise: {path}: cannot be read as JSON ({error})") from None
     try:
         if document["format"] != FORMAT:
