@@ -17,7 +17,8 @@ from typing import Any, TypeVar, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from qhdm.errors import ConfigError, shortened
+from qhdm.errors import ConfigError, QhdmError, shortened
+from qhdm.files import write_text
 
 #: What a file may hold, far above what any needs; aliases count as what they stand for.
 MAX_BYTES = 64 * 1024
@@ -258,6 +259,32 @@ def _describe(cls: type, document: Document, problem: dict[str, Any]) -> str:
         text = text.replace(f"{kind_of_list} should", "must")
     text = text.replace("after validation", "in all")
     return f"{document.place(key)}: {text[0].lower()}{text[1:]}, got {_shorten(value)}"
+
+
+def write_record(record: Any, path: Path) -> None:
+    """Write a dataclass with a field `format` as JSON, that field first, whole or not at all."""
+    plain = TypeAdapter(type(record)).dump_python(record, mode="json", by_alias=True)
+    ordered = {"format": plain.pop("format"), **plain}
+    write_text(path, json.dumps(ordered, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, refusal: type[QhdmError], *, missing: str, again: str) -> Any:
+    """The plain data of a JSON file that a verb wrote.
+
+    Args:
+        path: the file.
+        refusal: what to raise.
+        missing: the remedy where there is no file.
+        again: the remedy where it is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise refusal(f"{path}: no such file; {missing}") from None
+    except OSError as error:
+        raise refusal(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError):
+        raise refusal(f"{path}: not JSON, or damaged; {again}") from None
 
 
 def _shorten(value: Any, limit: int = 60) -> str:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from qhdm.comparison.cells import Cell
 from qhdm.comparison.spec import InferenceOptions, Specification
 from qhdm.comparison.statistics import holm, mean_interval, paired_test
 from qhdm.errors import ComparisonError, ConfigError
-from qhdm.files import write_text
 from qhdm.metrics.records import DataRecord, Evaluation, Metric
-from qhdm.schema import Document, validate
+from qhdm.schema import Document, read_json, validate, write_record
 
 _STRICT = ConfigDict(
     extra="forbid", allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
@@ -325,9 +323,7 @@ def _check_same_data(cells: Sequence[Cell], found: Mapping[str, Evaluation | Non
 
 def write_results(results: Results, path: Path) -> None:
     """Write `results` as JSON, whole or not at all."""
-    plain: dict[str, Any] = TypeAdapter(Results).dump_python(results, mode="json", by_alias=True)
-    ordered = {"format": plain.pop("format"), **plain}
-    write_text(path, json.dumps(ordered, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    write_record(results, path)
 
 
 def read_results(path: str | Path) -> Results:
@@ -337,14 +333,9 @@ def read_results(path: str | Path) -> Results:
         ComparisonError: the file is missing, damaged, or not results.
     """
     path = Path(path)
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ComparisonError(f"{path}: no such file; `qhdm compare` makes it") from None
-    except OSError as error:
-        raise ComparisonError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
-        raise ComparisonError(f"{path}: not JSON, or damaged; compare again") from None
+    plain = read_json(
+        path, ComparisonError, missing="`qhdm compare` makes it", again="compare again"
+    )
     if not isinstance(plain, dict) or "cells" not in plain:
         raise ComparisonError(f"{path}: not the results of a comparison")
     try:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from qhdm.errors import ConfigError, EvaluationError
-from qhdm.files import write_text
-from qhdm.schema import Document, validate
+from qhdm.schema import Document, read_json, validate, write_record
 
 #: Of the files; to be raised when a reader of old files would misunderstand new ones.
 FORMAT = 1
@@ -152,9 +150,7 @@ class Evaluation:
 
 def write_evaluation(evaluation: Evaluation, path: Path) -> None:
     """Write `evaluation` to a JSON file, whole or not at all."""
-    plain = TypeAdapter(Evaluation).dump_python(evaluation, mode="json", by_alias=True)
-    ordered = {"format": plain.pop("format"), **plain}
-    write_text(path, json.dumps(ordered, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    write_record(evaluation, path)
 
 
 def read_evaluation(path: str | Path) -> Evaluation:
@@ -164,14 +160,9 @@ def read_evaluation(path: str | Path) -> Evaluation:
         EvaluationError: the file is missing, unreadable, or not an evaluation.
     """
     path = Path(path)
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise EvaluationError(f"{path}: no such file; `qhdm evaluate` makes one") from None
-    except OSError as error:
-        raise EvaluationError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
-        raise EvaluationError(f"{path}: not JSON, or damaged; evaluate again") from None
+    data = read_json(
+        path, EvaluationError, missing="`qhdm evaluate` makes one", again="evaluate again"
+    )
     if not isinstance(data, dict) or "format" not in data:
         raise EvaluationError(f"{path}: not an evaluation of qhdm")
     if data["format"] != FORMAT:
