@@ -266,9 +266,7 @@ def test_checkpoints_hold_no_code_and_damage_is_named(
     refused({"step": 20, "optimizer": Payload()}, r"training\.pt: damaged",
             _use_new_zipfile_serialization=False)  # fmt: skip
     assert not (tmp_path / "executed").exists()
-    refused(
-        {"step": 20, "optimizer": {"state": {0: {"exp_avg": 1}}}}, "does not fit this run's model"
-    )
+    refused({"step": 20, "optimizer": {"state": {0: {"exp_avg": 1}}}}, "not that of Adam")
     refused({"step": 7, "optimizer": {"state": {}}}, "of another step than its folder")
     moments = {name: torch.zeros(1) for name in ("step", "exp_avg", "exp_avg_sq")}
     refused({"step": 20, "optimizer": {"state": {0: moments}}}, r"step has shape \[1\]")

@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from qhdm.config import Config, to_dict
@@ -244,9 +245,9 @@ class Trainer:
             # The settings are those of the configuration, which may have changed.
             settings = self.optimizer.state_dict()["param_groups"]
             moments = state["optimizer"]["state"]
+            _check_moments(moments, list(self.model.parameters()))
             self.optimizer.load_state_dict({"state": moments, "param_groups": settings})
-            _check_moments(self.optimizer)
-        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise RunError(f"{checkpoint}: does not fit this run's model ({reason})") from None
         if state["step"] != checkpoint_step(checkpoint):
@@ -254,17 +255,15 @@ class Trainer:
         self.step = checkpoint_step(checkpoint)
 
 
-def _check_moments(optimizer: torch.optim.Adam) -> None:
-    """Raise `ValueError` where Adam's averages have not the shapes of their weights."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            moments = optimizer.state.get(parameter, {})
-            if moments and moments.keys() != {"step", "exp_avg", "exp_avg_sq"}:
-                raise ValueError("the optimiser's state is not that of Adam")
-            for name, value in moments.items():
-                expected = torch.Size() if name == "step" else parameter.shape
-                if value.shape != expected:
-                    raise ValueError(f"{name} has shape {list(value.shape)}")
+def _check_moments(state: dict[int, Any], parameters: list[nn.Parameter]) -> None:
+    """Raise `ValueError` unless a state is Adam's averages, of the shapes of their weights."""
+    for number, moments in state.items():
+        if moments.keys() != {"step", "exp_avg", "exp_avg_sq"}:
+            raise ValueError("the optimiser's state is not that of Adam")
+        for name, value in moments.items():
+            expected = torch.Size() if name == "step" else parameters[number].shape
+            if value.shape != expected:
+                raise ValueError(f"{name} has shape {list(value.shape)}")
 
 
 def resumed(run: Run, config: Config) -> Run:
