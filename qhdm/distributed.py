@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from qhdm.errors import ConfigError, DistributedError, QhdmError, ToldElsewhere
+from qhdm.errors import ConfigError, DistributedError, QhdmError, ToldElsewhere, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,7 +119,7 @@ class World:
         except (RuntimeError, ValueError) as error:
             raise DistributedError(
                 f"process {self.rank} of {self.size} does not reach the others at "
-                f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({_first_line(error)})"
+                f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({first_line(error)})"
             ) from None
         yield
         # Not after an error: there, the others may be gone, and leaving closes everything.
@@ -204,7 +204,7 @@ class World:
             yield
         except RuntimeError as error:  # of no type of its own, in gloo as in NCCL
             lost = DistributedError(
-                f"lost contact with another process ({_first_line(error)}); what was saved last "
+                f"lost contact with another process ({first_line(error)}); what was saved last "
                 "stands, and torchrun --max-restarts N goes on from there by itself"
             )
             raise self.common(lost) from None
@@ -236,7 +236,3 @@ def _launch() -> str | None:
 
     parent = psutil.Process(os.getppid())
     return f"{socket.gethostname()} {parent.pid} {parent.create_time():.2f}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

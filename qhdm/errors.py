@@ -13,6 +13,16 @@ def shortened(message: str) -> str:
     return re.sub(r"\S{61,}", lambda word: f"{word[0][:57]}...", message)
 
 
+def one_line(error: BaseException) -> str:
+    """The text of an exception in one line, or its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, or its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class QhdmError(Exception):
     """Base of all errors that a user can cause and mend.
 

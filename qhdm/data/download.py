@@ -16,8 +16,8 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
-from qhdm.data.zips import ZIP_FAULTS, entry_parts, is_link, one_line, open_zip
-from qhdm.errors import DataError, DownloadError
+from qhdm.data.zips import ZIP_FAULTS, entry_parts, is_link, open_zip
+from qhdm.errors import DataError, DownloadError, one_line
 from qhdm.files import atomic_path
 
 _CHUNK = 2**16

@@ -11,8 +11,7 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from qhdm.data.zips import one_line
-from qhdm.errors import DataError
+from qhdm.errors import DataError, one_line
 
 _BANDS = {1: "L", 3: "RGB"}
 

@@ -10,7 +10,7 @@ import zlib
 from lzma import LZMAError
 from pathlib import Path
 
-from qhdm.errors import DataError
+from qhdm.errors import DataError, one_line
 
 #: What `zipfile` raises for damaged archives and for compressions it does not know.
 ZIP_FAULTS = (
@@ -76,8 +76,3 @@ def read_entry(archive: zipfile.ZipFile, entry: str, path: Path) -> bytes:
             f"{path}: {entry}: damaged zip entry ({one_line(error)}); make the zip again, "
             "or set data.skip_broken: true"
         ) from None
-
-
-def one_line(error: BaseException) -> str:
-    """The text of an exception in one line, or its type where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -22,7 +22,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from qhdm.errors import CheckpointError
+from qhdm.errors import CheckpointError, first_line
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -117,7 +117,7 @@ def _read_npz(path: Path) -> Checkpoint:
     except (CheckpointError, OSError):
         raise
     except Exception as error:  # zipfile and numpy raise many kinds for a damaged or hostile file
-        raise CheckpointError(f"{path}: not a readable npz ({_first_line(error)})") from None
+        raise CheckpointError(f"{path}: not a readable npz ({first_line(error)})") from None
     known = {name for name in arrays if name.startswith(_NPZ_PREFIX)}
     unknown = sorted(arrays.keys() - known - set(_EXAMPLE))
     if unknown or not known:
@@ -144,7 +144,7 @@ def _read_msgpack(path: Path) -> Checkpoint:
         root = msgpack.unpackb(data, raw=False, object_hook=node, list_hook=node)
     except Exception as error:  # MessagePack of a damaged or hostile file
         raise CheckpointError(
-            f"{path}: neither a Flax checkpoint (MessagePack) nor an npz ({_first_line(error)})"
+            f"{path}: neither a Flax checkpoint (MessagePack) nor an npz ({first_line(error)})"
         ) from None
     if not isinstance(root, dict):
         raise CheckpointError(f"{path}: its content is {_kind(root)}, not a tree of parameters")
@@ -202,7 +202,7 @@ def _array(path: Path, node: Any, place: str) -> np.ndarray:
             type(size) is int and size >= 0 for size in shape
         )
     except Exception as error:  # the inner MessagePack is as little to be trusted
-        raise CheckpointError(f"{path}: {place}: damaged array ({_first_line(error)})") from None
+        raise CheckpointError(f"{path}: {place}: damaged array ({first_line(error)})") from None
     if not isinstance(kind, str) or kind not in _NUMBERS:
         raise CheckpointError(f"{path}: {place}: has type {kind!r}; {', '.join(_NUMBERS)} are read")
     dtype = np.dtype(kind)
@@ -256,8 +256,3 @@ def _kind(node: Any) -> str:
     if isinstance(node, msgpack.ExtType):
         return f"extension type {node.code}"
     return "empty" if node is None or node == {} else f"of type {type(node).__name__}"
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]
