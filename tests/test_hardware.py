@@ -158,7 +158,7 @@ def local_estimator(folder: Path, backend: str, **settings: object) -> HardwareE
     spec = JobSpec(run="none", backend=backend, packing=2, **settings)  # type: ignore[arg-type]
     service = LocalService(spec)
     submitter = Submitter(
-        Ledger(folder / "ledger.sqlite"), service, name="test", shots=spec.shots,
+        Ledger(folder / "ledger.sqlite", create=True), service, name="test", shots=spec.shots,
         limits=LimitsConfig(),
     )  # fmt: skip
     cache = IsaCache(folder, service.device.target, device=backend, packing=1, seed=0)

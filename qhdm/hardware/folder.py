@@ -39,7 +39,7 @@ class JobFolder:
             path = jobs / f"{base}-{attempt}"
         path.mkdir(parents=True)
         folder = cls(path)
-        ledger = folder.ledger()
+        ledger = Ledger(path / _LEDGER, create=True)
         # Job ids repeat between machines; this does not.
         ledger.record("tag", f"qhdm-{uuid.uuid4().hex[:12]}")
         ledger.record("state", "new")

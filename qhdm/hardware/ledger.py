@@ -12,35 +12,39 @@ import io
 import json
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qhdm.errors import HardwareError
+from qhdm.errors import HardwareError, first_line
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS requests (
-    tag TEXT PRIMARY KEY,
-    step INTEGER NOT NULL, stage INTEGER NOT NULL, part INTEGER NOT NULL,
-    place TEXT NOT NULL,
-    executions INTEGER NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('intent', 'submitted', 'done', 'failed')),
-    job_id TEXT,
-    created REAL NOT NULL, submitted REAL, finished REAL,
-    qpu_seconds REAL,
-    inputs BLOB NOT NULL,
-    result BLOB
-);
-CREATE TABLE IF NOT EXISTS comparisons (
-    step INTEGER NOT NULL, stage INTEGER NOT NULL, place TEXT NOT NULL, arrays BLOB NOT NULL,
-    PRIMARY KEY (step, stage)
-);
-CREATE TABLE IF NOT EXISTS states (step INTEGER PRIMARY KEY, state BLOB NOT NULL);
-"""
+_SCHEMA = (
+    "CREATE TABLE facts (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    """
+    CREATE TABLE requests (
+        tag TEXT PRIMARY KEY,
+        step INTEGER NOT NULL, stage INTEGER NOT NULL, part INTEGER NOT NULL,
+        place TEXT NOT NULL,
+        executions INTEGER NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('intent', 'submitted', 'done', 'failed')),
+        job_id TEXT,
+        created REAL NOT NULL, submitted REAL, finished REAL,
+        qpu_seconds REAL,
+        inputs BLOB NOT NULL,
+        result BLOB
+    )
+    """,
+    """
+    CREATE TABLE comparisons (
+        step INTEGER NOT NULL, stage INTEGER NOT NULL, place TEXT NOT NULL, arrays BLOB NOT NULL,
+        PRIMARY KEY (step, stage)
+    )
+    """,
+    "CREATE TABLE states (step INTEGER PRIMARY KEY, state BLOB NOT NULL)",
+)
 
 
 @dataclass(frozen=True)
@@ -79,22 +83,35 @@ class Ledger:
     """The ledger of one sampling job.
 
     Args:
-        path: of the SQLite file; made if it is absent.
+        path: of the SQLite file.
+        create: make it. Nothing else does: an empty ledger in the place of a lost one would send
+            every request again.
+
+    Raises:
+        HardwareError: here and in every method, the file is missing, damaged, or cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, create: bool = False) -> None:
         self.path = path
+        if not create and not path.is_file():
+            raise self._damaged("missing")
         try:
             # Autocommit: each statement below is durable when it returns. An estimator's job runs
             # in a thread of its own, while the thread that made it waits.
             self._db = sqlite3.connect(
                 path, isolation_level=None, timeout=30, check_same_thread=False
             )
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
-            raise HardwareError(f"{path}: not a readable ledger ({error})") from None
+            raise self._damaged(str(error)) from None
+        self._execute("PRAGMA journal_mode=WAL")
+        self._execute("PRAGMA synchronous=FULL")
+        if create:
+            for statement in _SCHEMA:
+                self._execute(statement)
+        elif self._execute("PRAGMA quick_check") != [("ok",)]:
+            raise self._damaged("inconsistent")
+        elif not self._execute("SELECT 1 FROM sqlite_master WHERE name = 'requests'"):
+            raise self._damaged("empty")
 
     def close(self) -> None:
         """Close the file."""
@@ -102,29 +119,32 @@ class Ledger:
 
     def fact(self, key: str) -> Any:
         """What was recorded under `key`, or None."""
-        row = self._db.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
-        return None if row is None else json.loads(row[0])
+        rows = self._execute("SELECT value FROM facts WHERE key = ?", (key,))
+        try:
+            return json.loads(rows[0][0]) if rows else None
+        except ValueError as error:
+            raise self._damaged(f"{key}: {error}") from None
 
     def record(self, key: str, value: Any) -> None:
         """Record a fact as JSON."""
-        self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (key, json.dumps(value)))
+        self._execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (key, json.dumps(value)))
 
     def entries(self, state: str | None = None) -> list[Entry]:
         """All requests, in the order they were made, or those in one state."""
         where, values = ("WHERE state = ?", (state,)) if state else ("", ())
-        rows = self._db.execute(
+        rows = self._execute(
             f"SELECT {_COLUMNS} FROM requests {where} ORDER BY step, stage, part, created", values
         )
         return [Entry(*row) for row in rows]
 
     def find(self, step: int, stage: int, part: int) -> Entry | None:
         """The request of a place in the chain that has not failed, or None."""
-        row = self._db.execute(
+        rows = self._execute(
             f"SELECT {_COLUMNS} FROM requests WHERE step = ? AND stage = ? AND part = ? "
             "AND state != 'failed'",
             (step, stage, part),
-        ).fetchone()
-        return None if row is None else Entry(*row)
+        )
+        return Entry(*rows[0]) if rows else None
 
     def intend(
         self,
@@ -136,7 +156,7 @@ class Ledger:
         inputs: Mapping[str, np.ndarray],
     ) -> None:
         """Write down a request before it is sent."""
-        self._db.execute(
+        self._execute(
             "INSERT INTO requests (tag, step, stage, part, place, executions, state, created, "
             "inputs) VALUES (?, ?, ?, ?, ?, ?, 'intent', ?, ?)",
             (tag, *position, place, executions, time.time(), _packed(inputs)),
@@ -145,12 +165,12 @@ class Ledger:
     def sending(self, tag: str) -> float:
         """Write down that a request is sent from now on; returns the moment."""
         now = time.time()
-        self._db.execute("UPDATE requests SET created = ? WHERE tag = ?", (now, tag))
+        self._execute("UPDATE requests SET created = ? WHERE tag = ?", (now, tag))
         return now
 
     def submitted(self, tag: str, job_id: str) -> None:
         """Write down the job id that the service answered."""
-        self._db.execute(
+        self._execute(
             "UPDATE requests SET state = 'submitted', job_id = ?, submitted = ? WHERE tag = ?",
             (job_id, time.time(), tag),
         )
@@ -159,7 +179,7 @@ class Ledger:
         self, tag: str, result: Mapping[str, np.ndarray], *, qpu_seconds: float | None
     ) -> None:
         """Write down a result."""
-        self._db.execute(
+        self._execute(
             "UPDATE requests SET state = 'done', finished = ?, qpu_seconds = ?, result = ? "
             "WHERE tag = ?",
             (time.time(), qpu_seconds, _packed(result), tag),
@@ -167,7 +187,7 @@ class Ledger:
 
     def failed(self, tag: str, *, qpu_seconds: float | None) -> None:
         """Write down that a job gave no result and never will."""
-        self._db.execute(
+        self._execute(
             "UPDATE requests SET state = 'failed', finished = ?, qpu_seconds = ? WHERE tag = ?",
             (time.time(), qpu_seconds, tag),
         )
@@ -182,52 +202,68 @@ class Ledger:
 
     def save_state(self, step: int, state: Mapping[str, np.ndarray]) -> None:
         """Keep the sampler's state before evaluation `step`."""
-        self._db.execute("INSERT OR REPLACE INTO states VALUES (?, ?)", (step, _packed(state)))
+        self._execute("INSERT OR REPLACE INTO states VALUES (?, ?)", (step, _packed(state)))
 
     def last_state(self) -> tuple[int, dict[str, np.ndarray]] | None:
         """The latest state and its step, or None."""
-        row = self._db.execute(
-            "SELECT step, state FROM states ORDER BY step DESC LIMIT 1"
-        ).fetchone()
-        return None if row is None else (row[0], _unpacked(row[1]))
+        rows = self._execute("SELECT step, state FROM states ORDER BY step DESC LIMIT 1")
+        return (rows[0][0], self._unpacked(rows[0][1])) if rows else None
 
     def compare(self, step: int, stage: int, place: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep what a filter place gave beside what it should have given."""
-        self._db.execute(
+        self._execute(
             "INSERT OR REPLACE INTO comparisons VALUES (?, ?, ?, ?)",
             (step, stage, place, _packed(arrays)),
         )
 
     def comparisons(self) -> list[tuple[int, str, dict[str, np.ndarray]]]:
         """Step, place and arrays of each, in order."""
-        rows = self._db.execute("SELECT step, place, arrays FROM comparisons ORDER BY step, stage")
-        return [(step, place, _unpacked(blob)) for step, place, blob in rows]
+        rows = self._execute("SELECT step, place, arrays FROM comparisons ORDER BY step, stage")
+        return [(step, place, self._unpacked(blob)) for step, place, blob in rows]
 
     def qpu_seconds(self) -> float:
         """What the service has reported so far."""
-        row = self._db.execute("SELECT COALESCE(SUM(qpu_seconds), 0) FROM requests").fetchone()
-        return float(row[0])
+        ((seconds,),) = self._execute("SELECT COALESCE(SUM(qpu_seconds), 0) FROM requests")
+        return float(seconds)
 
     def submissions_since(self, moment: float) -> list[float]:
         """When requests were submitted after `moment`, oldest first."""
-        rows = self._db.execute(
+        rows = self._execute(
             "SELECT submitted FROM requests WHERE submitted > ? ORDER BY submitted", (moment,)
         )
         return [row[0] for row in rows]
 
     def _arrays(self, query: str, tag: str) -> dict[str, np.ndarray]:
-        row = self._db.execute(query, (tag,)).fetchone()
-        if row is None or row[0] is None:
+        rows = self._execute(query, (tag,))
+        if not rows or rows[0][0] is None:
             raise HardwareError(f"{self.path}: nothing is kept of request {tag}")
-        return _unpacked(row[0])
+        return self._unpacked(rows[0][0])
+
+    def _execute(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._db.execute(statement, values).fetchall()
+        except sqlite3.OperationalError as error:  # full, locked, or read-only
+            raise HardwareError(
+                f"{self.path}: {error}; nothing is lost: mend that, and go on with the job"
+            ) from None
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(str(error)) from None
+
+    def _unpacked(self, blob: bytes) -> dict[str, np.ndarray]:
+        try:
+            with np.load(io.BytesIO(blob), allow_pickle=False) as arrays:
+                return dict(arrays)
+        except Exception as error:  # numpy raises many kinds for a damaged file
+            raise self._damaged(first_line(error)) from None
+
+    def _damaged(self, what: str) -> HardwareError:
+        return HardwareError(
+            f"{self.path}: not the ledger of a job, or damaged ({what}); put back a copy, recover "
+            f"it with `sqlite3 {self.path} .recover`, or submit a new job"
+        )
 
 
 def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
-
-
-def _unpacked(blob: bytes) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(blob), allow_pickle=False) as arrays:
-        return dict(arrays)
