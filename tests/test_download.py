@@ -309,6 +309,8 @@ def test_a_full_disk(server: Server, tmp_path: Path) -> None:
 def test_an_interrupt_leaves_what_has_come(server: Server, tmp_path: Path) -> None:
     archive = offer(server, packed(FILES), "stall")
     code = (
+        # Shells start what they put into the background without it.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pathlib import Path; from qhdm.data.download import Archive, download\n"
         f"download({archive!r}, Path({str(tmp_path)!r}))"
     )
