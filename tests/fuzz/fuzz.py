@@ -42,7 +42,7 @@ def main() -> None:
             include=["qhdm", "yaml", "openqasm3", "qiskit_qasm3_import", "zipfile"]
         ):
             for seed in READERS[name].seeds():  # what is imported in reading is instrumented
-                refusal(name, seed, folder, watch)
+                refusal(name, seed, folder, None)
         atheris.Setup(
             [
                 sys.argv[0],

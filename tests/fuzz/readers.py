@@ -238,8 +238,13 @@ class Watch:
         return isinstance(path, str | bytes) and bool(flags & (os.O_WRONLY | os.O_RDWR))
 
 
-def refusal(name: str, content: bytes, folder: Path, watch: Watch) -> str | None:
+def refusal(name: str, content: bytes, folder: Path, watch: Watch | None) -> str | None:
     """Give `content` to a reader; returns why it is refused, or None where it is read.
+
+    Args:
+        name, content: of the reader, and what it reads.
+        folder: where it is put.
+        watch: None for a first time, in which libraries make caches as they are imported.
 
     Raises:
         AssertionError: something was executed, or changed outside `folder`.
@@ -250,12 +255,14 @@ def refusal(name: str, content: bytes, folder: Path, watch: Watch) -> str | None
     reader = READERS[name]
     path = folder / reader.file
     path.write_bytes(content)
-    watch.folder = folder
+    if watch:
+        watch.folder = folder
     try:
         reader.read(path)
     except QhdmError as error:
         return str(error) or "refused without a word"
     finally:
-        watch.folder = None
-        assert not watch.found, watch.found
+        if watch:
+            watch.folder = None
+            assert not watch.found, watch.found
     return None
