@@ -61,6 +61,8 @@ setup(
             "pyqtorch>=1.7",
             "qulacs>=0.6",
         ],
+        # Comparisons on a cluster; minor releases drop interfaces that were deprecated.
+        "ray": ["ray>=2.30,<3"],
         "fuzz": ["atheris>=2.3"],
         "dev": [
             "diffusers>=0.30",
@@ -69,6 +71,7 @@ setup(
             "pennylane>=0.40",
             "pytest>=8",
             "pytest-xdist>=3.5",
+            "ray>=2.30,<3",
             "ruff>=0.6",
             "tensorboard>=2.14",
             "transformers>=5,<6",

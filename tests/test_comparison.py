@@ -6,13 +6,6 @@ import itertools
 import math
 import pickle
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +21,7 @@ from scipy import stats
 from qhdm import data
 from qhdm.comparison.cells import Cell, cells_of
 from qhdm.comparison.estimate import describe_plan, parameters_of
-from qhdm.comparison.execution import Job, LocalExecutor
+from qhdm.comparison.execution import LocalExecutor
 from qhdm.comparison.preparation import prepare
 from qhdm.comparison.results import collect, read_results, write_results
 from qhdm.comparison.runner import jobs_of
@@ -36,7 +29,6 @@ from qhdm.comparison.spec import load_grid, variant_settings
 from qhdm.comparison.statistics import holm, mean_interval, paired_test
 from qhdm.comparison.table import describe
 from qhdm.errors import ComparisonError, ConfigError, EvaluationError
-from qhdm.metrics.classifier import ClassifierSettings
 from qhdm.metrics.records import (
     DataRecord,
     Evaluation,
@@ -45,7 +37,6 @@ from qhdm.metrics.records import (
     write_evaluation,
 )
 from qhdm.metrics.samples import described
-from qhdm.metrics.trained import trained_classifier
 from qhdm.training import Run, train
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -271,12 +262,12 @@ def test_the_plan_names_cells_parameters_and_time(specification: Path) -> None:
     parameters = parameters_of(found)
     assert parameters["unet"].quantum == parameters["cosine"].quantum == 0
     assert parameters["qcunet"].quantum == 240
-    text = describe_plan(grid.specification, found, parameters, jobs=2)
+    text = describe_plan(grid.specification, found, parameters, LocalExecutor(2))
     for word in ("unet-seed0", "model.kind=unet", "240", "0/2", "estimated time: about"):
         assert word in text
     # Of some variants alone, as --only chooses them.
     chosen = [cell for cell in found if cell.variant == found[-1].variant]
-    text = describe_plan(grid.specification, chosen, parameters, jobs=2)
+    text = describe_plan(grid.specification, chosen, parameters, LocalExecutor(2))
     assert f"({len(chosen)} cells" in text
     assert found[0].name not in text
 
@@ -431,70 +422,7 @@ def test_damaged_results_are_refused(tmp_path: Path) -> None:
             read_results(path)
 
 
-# Processes
-
-
-def python(code: str) -> tuple[str, ...]:
-    return (sys.executable, "-c", code)
-
-
-def test_jobs_run_side_by_side_and_failures_are_told(tmp_path: Path) -> None:
-    meet = "import pathlib, sys, time\npathlib.Path(sys.argv[1]).touch()\n"
-    meet += "while not pathlib.Path(sys.argv[2]).exists(): time.sleep(0.01)"
-    a, b = str(tmp_path / "a"), str(tmp_path / "b")
-    jobs = {
-        # Each waits for the other: this ends only if both run at the same time.
-        "one": ((*python(meet), a, b), python("print('done')")),
-        "two": ((*python(meet), b, a),),
-        "bad": (python("raise SystemExit('qhdm: error: no such thing')"), python("1")),
-        "killed": (python("import os; os.kill(os.getpid(), 9)"),),
-    }
-    executor = LocalExecutor(2)
-    logs = tmp_path / "logs"
-    futures = {
-        name: executor.submit(Job(name, commands, logs / f"{name}.log"))
-        for name, commands in jobs.items()
-    }
-    outcome = {name: future.result(timeout=60) for name, future in futures.items()}
-    executor.close()
-    assert outcome == {
-        "one": None,
-        "two": None,
-        "bad": "no such thing",
-        "killed": "ended by SIGKILL (out of memory?)",
-    }
-
-
-def test_a_cell_that_another_process_works_on_is_left_alone(tmp_path: Path) -> None:
-    wait = "import pathlib, sys, time\npathlib.Path(sys.argv[1]).touch()\ntime.sleep(60)"
-    begun = tmp_path / "begun"
-    job = Job("cell", ((*python(wait), str(begun)),), tmp_path / "cell.log")
-    first, second = LocalExecutor(1), LocalExecutor(1)
-    running: Future[str | None] = first.submit(job)
-    until(begun.exists)
-    assert "another process is working on it" in second.submit(job).result(timeout=60)
-    first.stop()
-    assert running.result(timeout=60) == "ended by SIGTERM"
-    first.close()
-    second.close()
-
-
-@contextmanager
-def ending(process: subprocess.Popen[str]) -> Iterator[None]:
-    """Leave no process behind when a test fails."""
-    try:
-        yield
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait(timeout=60)
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+# The command
 
 
 def test_refusals_of_the_command(cli: Cli, finished: Path) -> None:
@@ -519,39 +447,3 @@ def test_a_finished_comparison_prints_its_tables(cli: Cli, finished: Path) -> No
     assert (out / "results.md").read_text().startswith("# small\n")
     assert len(read_results(out / "results.json").cells) == 9
     assert (out / "inference.png").exists()
-
-
-def test_an_interrupt_saves_cells_and_tells_how_to_go_on(
-    specification: Path, tmp_path: Path
-) -> None:
-    classifier = tmp_path / "classifier.safetensors"
-    images = data.load(cells(specification)[0].config.data).split("train")
-    quick = ClassifierSettings(steps=1)
-    trained_classifier(images, quick, device=torch.device("cpu"), path=classifier)
-    sets = [
-        "--set", "train.steps=9000", "--set", "seeds=[0]", "--set", "inference=[]",
-        "--set", "evaluate.metrics=[classes]", "--set", f"evaluate.extractor_weights={classifier}",
-    ]  # fmt: skip
-    out = tmp_path / "out"
-    arguments = [str(specification), "--out", str(out), *sets, "--jobs", "1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "qhdm", "compare", *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
-    )  # fmt: skip
-    cell = out / "cells" / "unet-seed0"
-    with ending(process):
-        until(lambda: list(cell.glob("checkpoints/step_*")) or process.poll() is not None)
-        process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=300)
-    assert process.returncode == 130, err
-    last = err.strip().splitlines()[-1]
-    assert "interrupted: 0 of 3 cells are done, the others saved" in last
-    assert f"go on with `qhdm compare {specification} --out {out} --set train.steps=9000" in last
-    # The cell's own process has saved and ended by itself.
-    assert "interrupted: saved at step" in (out / "logs" / "unet-seed0.log").read_text()
-    saved = Run.open(cell).last_step()
-    assert 0 < saved < 9000
-    left = cells(specification, *sets[1::2])
-    assert [c.step() for c in left] == [saved, 0, 0]
-    for c in left:
-        assert c.job(tmp_path / "log").commands[0][3:] == ("train", "--resume", str(c.path))

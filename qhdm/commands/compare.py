@@ -14,6 +14,7 @@ from qhdm.errors import ComparisonError, Interrupted, QhdmError
 
 if TYPE_CHECKING:
     from qhdm.comparison.cells import Cell
+    from qhdm.comparison.execution import Executor
     from qhdm.comparison.results import Results
     from qhdm.comparison.spec import Grid
 
@@ -38,6 +39,12 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--jobs", type=positive, metavar="N", help="cells at a time (one per core; one on CUDA)"
     )
     compare.add_argument(
+        "--engine",
+        choices=["local", "ray"],
+        default="local",
+        help="where cells run: on this machine, or on a Ray cluster that is running (local)",
+    )
+    compare.add_argument(
         "--only", nargs="+", action="extend", metavar="VARIANT", help="work on these alone"
     )
     compare.add_argument(
@@ -55,18 +62,17 @@ def _compare(arguments: argparse.Namespace) -> None:
     # Only now the heavy imports: bad input is refused at once.
     from qhdm.comparison.cells import cells_of
     from qhdm.comparison.estimate import describe_plan, parameters_of
-    from qhdm.comparison.execution import LocalExecutor
     from qhdm.comparison.preparation import prepare
     from qhdm.comparison.results import collect, write_results
-    from qhdm.comparison.runner import default_jobs, jobs_of, work
+    from qhdm.comparison.runner import jobs_of, work
 
     folder = arguments.out or Path("comparisons") / grid.specification.name
     cells = cells_of(grid, folder)
     parameters = parameters_of(cells)
     chosen = [cell for cell in cells if cell.variant in only]
-    jobs = arguments.jobs or default_jobs(cells)
+    executor = _executor(arguments, cells)
     if arguments.dry_run:
-        print(describe_plan(grid.specification, chosen, parameters, jobs))
+        print(describe_plan(grid.specification, chosen, parameters, executor))
         return
     names = {cell.name for cell in chosen}
     left = {name: job for name, job in jobs_of(cells, folder).items() if name in names}
@@ -78,7 +84,7 @@ def _compare(arguments: argparse.Namespace) -> None:
         return found
 
     grid.save(folder)
-    print(f"comparison: {folder} ({len(left)} of {len(chosen)} cells to do, {jobs} at a time)")
+    print(f"comparison: {folder} ({len(left)} of {len(chosen)} cells to do, {executor})")
     sys.stdout.flush()
 
     def done() -> None:
@@ -87,7 +93,7 @@ def _compare(arguments: argparse.Namespace) -> None:
         with suppress(QhdmError):
             results()
 
-    outcome = work(chosen, left, LocalExecutor(jobs), done=done)
+    outcome = work(chosen, left, executor, done=done)
     for name, reason in outcome.failures.items():
         print(f"cell {name}: {reason}", file=sys.stderr)
     _show(grid, cells, results(), folder)
@@ -102,6 +108,19 @@ def _compare(arguments: argparse.Namespace) -> None:
             f"{len(outcome.failures)} of {len(chosen)} cells failed (logs in {folder / 'logs'}); "
             f"mend what is wrong and go on with `{_again(arguments)}`"
         )
+
+
+def _executor(arguments: argparse.Namespace, cells: list[Cell]) -> Executor:
+    from qhdm.comparison.runner import default_jobs
+
+    if arguments.engine == "ray":
+        from qhdm.comparison.cluster import RayExecutor
+
+        gpu = any(cell.config.train.device != "cpu" for cell in cells)
+        return RayExecutor(arguments.jobs, gpu=gpu)
+    from qhdm.comparison.execution import LocalExecutor
+
+    return LocalExecutor(arguments.jobs or default_jobs(cells))
 
 
 def _chosen(grid: Grid, only: list[str] | None) -> list[str]:
@@ -144,6 +163,8 @@ def _again(arguments: argparse.Namespace) -> str:
         words += ["--set", setting]
     if arguments.jobs:
         words += ["--jobs", str(arguments.jobs)]
+    if arguments.engine != "local":
+        words += ["--engine", arguments.engine]
     if arguments.only:
         words += ["--only", *arguments.only]
     return shlex.join(words)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from qhdm.comparison.cells import Cell
+from qhdm.comparison.execution import Executor
 from qhdm.comparison.preparation import on_engine
 from qhdm.comparison.results import Parameters
 from qhdm.comparison.spec import Specification, variant_settings
@@ -35,14 +36,14 @@ def describe_plan(
     specification: Specification,
     cells: Sequence[Cell],
     parameters: Mapping[str, Parameters],
-    jobs: int,
+    executor: Executor,
 ) -> str:
     """The cells as a table, and the time of what is left to do.
 
     Args:
         specification, cells: of the comparison.
         parameters: of each variant.
-        jobs: cells at a time.
+        executor: where they would run.
     """
     rows, total = [], 0.0
     for variant in dict.fromkeys(cell.variant for cell in cells):
@@ -64,12 +65,12 @@ def describe_plan(
                 ]
             )
     header = ["cell", "settings", "classical", "quantum", "steps", "evaluations", "time left"]
-    # Several at a time share the cores: a cell is timed here with all of them.
-    note = f", {jobs} at a time on the same cores" if jobs > 1 else ""
+    # A cell is timed with all cores, which several at a time would share.
     return (
         markdown(header, rows, left=2)
-        + f"\n\nestimated time: about {duration(total)} ({len(cells)} cells{note}; training steps "
-        "and sampling, timed alone; features and classifiers of the evaluations not counted)"
+        + f"\n\nestimated time: about {duration(total)} of this machine ({len(cells)} cells, "
+        f"{executor}; training steps and sampling, timed alone; features and classifiers of the "
+        "evaluations not counted)"
     )
 
 

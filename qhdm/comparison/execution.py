@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+#: Why a job is not started that is at work already.
+BUSY = "another process is working on it; wait for it, or end it"
+
 
 @dataclass(frozen=True)
 class Job:
@@ -35,7 +38,7 @@ class Job:
 
 
 class Executor(Protocol):
-    """Runs jobs somewhere."""
+    """Runs jobs somewhere. Its `str` says how many at a time, and where."""
 
     def submit(self, job: Job) -> Future[str | None]:
         """Start `job` when there is room; the result is None, or why it failed, in one line."""
@@ -60,10 +63,14 @@ class LocalExecutor:
     """
 
     def __init__(self, jobs: int) -> None:
+        self._jobs = jobs
         self._pool = ThreadPoolExecutor(jobs)
         # What the user set stays.
         threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
         self._children = Children({"OMP_NUM_THREADS": threads})
+
+    def __str__(self) -> str:
+        return f"{self._jobs} at a time on this machine's cores"
 
     def submit(self, job: Job) -> Future[str | None]:
         return self._pool.submit(run_job, job, self._children)
@@ -81,13 +88,20 @@ class Children:
 
     Args:
         environment: variables to add to that of this process.
+        directory: where they work; that of this process, if None.
     """
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], directory: Path | None = None) -> None:
         self._environment = dict(environment)
+        self._directory = directory
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether no more are started."""
+        return self._stopped
 
     def run(self, command: Sequence[str], log: BinaryIO) -> int | None:
         """The exit code of a process; None if it was not started because of `stop`."""
@@ -100,6 +114,7 @@ class Children:
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 env={**os.environ, **self._environment},
+                cwd=self._directory,
                 # Ctrl-C reaches whoever is in the terminal's group: children get it from `stop`,
                 # once, because a second one means not to save.
                 start_new_session=True,
@@ -132,7 +147,7 @@ def run_job(job: Job, children: Children) -> str | None:
             # Inherited: it stays locked while a child lives, even if this process is killed.
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            return "another process is working on it; wait for it, or end it"
+            return BUSY
         log.truncate(0)
         for command in job.commands:
             before = log.seek(0, os.SEEK_END)
