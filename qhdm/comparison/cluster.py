@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +26,9 @@ _PASSED_ON = ("QHDM_DATA", "XDG_CACHE_HOME")
 
 #: How often a cell goes on from its last checkpoint, elsewhere, after its machine was lost.
 _RESTARTS = 3
+
+#: For a cluster to answer, seconds.
+_PATIENCE = 30
 
 #: Between looks whether a waiting cell has found room, or is not wanted any more; seconds.
 _POLL = 0.5
@@ -44,9 +49,9 @@ class RayExecutor:
     """
 
     def __init__(self, jobs: int | None, *, gpu: bool) -> None:
+        threads = _threads()
         self._ray = _connected()
         room = self._ray.cluster_resources()
-        threads = _threads()
         needs = {"CPU": threads} | ({"GPU": 1} if gpu and room.get("GPU") else {})
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         fits = sum(
@@ -169,12 +174,18 @@ def _connected() -> Any:
             "--engine ray: Ray is not installed; install it with `pip install 'qhdm[ray]'`"
         ) from None
     try:
+        # Tried first in another process: where nothing listens at the address (of a cluster that
+        # has ended, say), this tries for many minutes, and fills stderr.
+        probe = [sys.executable, "-c", "import ray; ray.init(address='auto')"]
+        subprocess.run(probe, capture_output=True, check=True, timeout=_PATIENCE)
         # Cells tell their progress by their files; what workers print would break the bar.
         ray.init(address="auto", logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (subprocess.SubprocessError, ConnectionError, RuntimeError, ValueError):
+        address = os.environ.get("RAY_ADDRESS")
         raise ComparisonError(
-            "--engine ray: no Ray cluster answers; start one with `ray start --head`, or name one "
-            f"in RAY_ADDRESS ({first_line(error)})"
+            "--engine ray: no Ray cluster answers"
+            + (f" at RAY_ADDRESS={address}" if address else " on this machine")
+            + "; start one with `ray start --head`, or name one in RAY_ADDRESS"
         ) from None
     return ray
 
