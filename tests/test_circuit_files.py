@@ -353,6 +353,8 @@ def test_qpy_that_is_no_filter_is_refused(tmp_path: Path) -> None:
         (b"", "not a QPY file"),
         # These versions hold expressions as text that reading evaluates.
         (content[:6] + bytes([10]) + content[7:], "QPY version 10"),
+        # From version 16 on, the place of the circuit is a number of 64 bits.
+        (content[:6] + bytes([16]) + content[7:20] + b"\xff" * (len(content) - 20), "damaged"),
     ):
         path.write_bytes(bad)
         with pytest.raises(CircuitError, match=words):

@@ -169,6 +169,15 @@ def test_unsafe_entries_are_refused(entry: str, tmp_path: Path) -> None:
     assert repr(entry) in message
 
 
+def test_entries_without_a_name_are_refused(tmp_path: Path) -> None:
+    path = pack(tmp_path / "set.zip", ["Forest/a.png"])
+    nameless = zipfile.ZipInfo("x")
+    nameless.filename = ""
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(nameless, b"")
+    assert "set.zip: unsafe path in entry ''" in refusal(path)
+
+
 def test_encrypted_entries_are_refused(tmp_path: Path) -> None:
     path = pack(tmp_path / "set.zip", ["Forest/a.png"])
     data = bytearray(path.read_bytes())

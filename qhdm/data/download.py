@@ -263,7 +263,7 @@ def _entries(
     Raises:
         DataError: an entry is unsafe, or the whole would be too large.
     """
-    infos = [info for info in file.infolist() if not info.is_dir()]
+    infos = [info for info in file.infolist() if entry_parts(info, part) and not info.is_dir()]
     total = sum(info.file_size for info in infos)
     if total > _MAX_RATIO * archive.size + _MAX_SLACK:
         raise DataError(f"{total} bytes unpacked are too many for {archive.size} bytes of zip")

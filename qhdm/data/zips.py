@@ -45,13 +45,13 @@ def entry_parts(info: zipfile.ZipInfo, path: Path) -> list[str]:
     """The components of an entry's name, without empty ones and `.`.
 
     Raises:
-        DataError: the name is absolute, climbs with `..`, or hides a path in a backslash, a drive
+        DataError: there is no name, or it is absolute, climbs with `..`, or hides a path in a backslash, a drive
             letter or a NUL.
     """
     # `filename` has been cut at a NUL and had its separators replaced; the tricks are in the raw.
     raw = info.orig_filename
     parts = raw.split("/")
-    if raw.startswith("/") or ".." in parts or re.search(r"^[A-Za-z]:|\\|\0", raw):
+    if not raw or raw.startswith("/") or ".." in parts or re.search(r"^[A-Za-z]:|\\|\0", raw):
         raise DataError(
             f"{path}: unsafe path in entry {raw!r}; make the zip again with plain relative paths"
         )

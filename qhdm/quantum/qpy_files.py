@@ -73,7 +73,7 @@ def _check_sizes(content: bytes, source: str, max_qubits: int) -> None:
         if content[6] >= _TABLE_VERSION:
             (start,) = struct.unpack_from("!Q", content, start)
         *_, qubits, bits = _CIRCUIT.unpack_from(content, start)
-    except struct.error:
+    except (struct.error, OverflowError):  # the place may be any number of 64 bits
         raise CircuitError(f"{source}: damaged, or not a QPY file; write it anew") from None
     if max(qubits, bits) > max_qubits:
         raise CircuitError(
