@@ -1,7 +1,6 @@
 """`python -m qhdm` is the command line."""
 
-import sys
-
 from qhdm.cli import main
+from qhdm.distributed import leave
 
-sys.exit(main())
+leave(main())

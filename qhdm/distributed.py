@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from qhdm.errors import ConfigError, DistributedError, QhdmError, ToldElsewhere, first_line
 
@@ -208,6 +209,17 @@ class World:
                 "stands, and torchrun --max-restarts N goes on from there by itself"
             )
             raise self.common(lost) from None
+
+
+def leave(code: int) -> NoReturn:
+    """End this process, whose work is done."""
+    if all(name in os.environ for name in _NEEDED):
+        # A thread of gloo that still holds a tensor aborts Python while that ends; seen once in
+        # some thirty launches on busy cores (https://github.com/pytorch/pytorch/pull/179291).
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 #: One process.

@@ -378,6 +378,20 @@ def _standard_gates() -> list[Gate]:
     return [gate for gate in gates if gate.num_qubits]
 
 
+def test_qpy_of_gates_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    circuit = QuantumCircuit(2)
+    circuit.ry(Parameter("x0"), 0)
+    circuit.cz(0, 1)
+    read_qpy(tmp_path, circuit)
+    path = tmp_path / "mine.qpy"
+    content = path.read_bytes()
+    on_both, on_one = b"q\0\0\0\0q\0\0\0\1", b"q\0\0\0\0q\0\0\0\0"
+    assert content.count(on_both) == 1
+    path.write_bytes(content.replace(on_both, on_one))
+    with pytest.raises(CircuitError, match=r"mine\.qpy: damaged, or not a circuit"):
+        load_filter(path)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:qiskit.qpy")
 @pytest.mark.parametrize("gate", _standard_gates(), ids=lambda gate: gate.base_class.__name__)
 def test_every_standard_gate_is_simulated_and_read(gate: Gate, tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ def entry_parts(info: zipfile.ZipInfo, path: Path) -> list[str]:
     """The components of an entry's name, without empty ones and `.`.
 
     Raises:
-        DataError: there is no name, or it is absolute, climbs with `..`, or hides a path in a backslash, a drive
-            letter or a NUL.
+        DataError: there is no name, or it is absolute, climbs with `..`, or hides a path in a
+            backslash, a drive letter or a NUL.
     """
     # `filename` has been cut at a NUL and had its separators replaced; the tricks are in the raw.
     raw = info.orig_filename

@@ -18,7 +18,7 @@ from qiskit.quantum_info import SparsePauliOp
 from qhdm.errors import CircuitError, shortened
 from qhdm.quantum.filter import Filter, build_filter
 from qhdm.quantum.program import IGNORED, MATRIX_QUBITS, lower
-from qhdm.quantum.qpy_files import STANDARD_GATES, read_qpy
+from qhdm.quantum.qpy_files import STANDARD_GATES, damaged, read_qpy
 
 #: Bounds of a file, far above what a filter needs and far below what a computer cannot hold.
 MAX_BYTES = 256 * 1024
@@ -97,7 +97,15 @@ def load_filter(path: str | Path) -> Filter:
         circuit, lines = read_qpy(content, str(path), max_qubits=MAX_QUBITS), {}
     else:
         raise CircuitError(f"{path}: not a circuit file; it must end in {' or '.join(SUFFIXES)}")
-    return _filter_of(circuit, path, lines)
+    try:
+        return _filter_of(circuit, path, lines)
+    except CircuitError:
+        raise
+    except Exception as error:
+        if path.suffix != ".qpy":
+            raise
+        # Qiskit reads gates of QPY that it would not make: on one qubit twice, without angles.
+        raise damaged(str(path), error) from None
 
 
 def _read(path: Path) -> bytes:

@@ -56,11 +56,16 @@ def read_qpy(content: bytes, source: str, *, max_qubits: int) -> QuantumCircuit:
     try:
         circuits = qpy.load(io.BytesIO(content))
     except Exception as error:  # Qiskit raises many kinds for a damaged or hostile file
-        raise CircuitError(
-            f"{source}: damaged, or not a circuit ({type(error).__name__}); write it anew"
-        ) from None
+        raise damaged(source, error) from None
     circuit: QuantumCircuit = circuits[0]
     return circuit
+
+
+def damaged(source: str, error: Exception) -> CircuitError:
+    """What to say of a file that Qiskit cannot use."""
+    return CircuitError(
+        f"{source}: damaged, or not a circuit ({type(error).__name__}); write it anew"
+    )
 
 
 def _check_sizes(content: bytes, source: str, max_qubits: int) -> None:
