@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from qhdm.errors import ConfigError, DistributedError, QhdmError, ToldElsewhere,
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.distributed import Store
 
 E = TypeVar("E", bound=QhdmError)
 
@@ -25,6 +28,10 @@ _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 #: A lost process closes its connections, which is noticed at once; this is for one that hangs. It
 #: must be longer than what one process may do alone: a batch of images on Aer can take hours.
 _TIMEOUT = timedelta(hours=12)
+
+
+#: Between looks for an answer of another process, seconds.
+_POLL = 0.02
 
 
 @dataclass(frozen=True)
@@ -107,12 +114,9 @@ class World:
             torch.cuda.set_device(self.local_rank % torch.cuda.device_count())
         try:
             store, rank, size = next(distributed.rendezvous("env://", timeout=_TIMEOUT))
-            # torchrun keeps one store over its restarts, with the addresses of processes that are
-            # gone: each start has keys of its own.
-            start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
             distributed.init_process_group(
                 backend,
-                store=distributed.PrefixStore(f"start{start}", store),
+                store=distributed.PrefixStore(_name_of_start(store, rank, size), store),
                 rank=rank,
                 world_size=size,
                 timeout=_TIMEOUT,
@@ -209,6 +213,30 @@ class World:
                 "stands, and torchrun --max-restarts N goes on from there by itself"
             )
             raise self.common(lost) from None
+
+
+def _name_of_start(store: Store, rank: int, size: int) -> str:
+    """A name for this start of the processes, the same for all of them and never used before.
+
+    torchrun may keep one store over its restarts, with the addresses of processes that are gone,
+    and its counts of restarts differ between machines that came at different times. So process 0
+    makes up a name, and each of the others takes one only when it has been answered under it.
+    """
+    own = uuid.uuid4().hex
+    if rank == 0:
+        store.set("start", own)
+        for other in range(1, size):
+            question = store.get(f"{own}/question/{other}").decode()
+            store.set(f"{own}/answer/{other}", question)
+        return own
+    while True:
+        name = store.get("start").decode()
+        store.set(f"{name}/question/{rank}", own)
+        while store.get("start").decode() == name:
+            answer = f"{name}/answer/{rank}"
+            if store.check([answer]) and store.get(answer).decode() == own:
+                return name
+            time.sleep(_POLL)
 
 
 def leave(code: int) -> NoReturn:

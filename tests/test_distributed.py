@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import hypothesis
@@ -26,7 +27,7 @@ from tolerances import LOSS_CURVE
 
 from qhdm import data
 from qhdm.config import Config, load_config
-from qhdm.distributed import World
+from qhdm.distributed import World, _name_of_start
 from qhdm.errors import ConfigError, RunError
 from qhdm.training.loop import Trainer, resumed, train
 from qhdm.training.metrics import read_metrics
@@ -214,6 +215,27 @@ def wait_for_gone_on(path: Path, process: subprocess.Popen) -> None:
         assert process.poll() is None, "ended too early"
         assert time.monotonic() < deadline, "too slow"
         time.sleep(0.02)
+
+
+@needs_torchrun
+def test_each_start_has_a_name_of_its_own_that_all_know() -> None:
+    """Also where the store holds what processes of an earlier start have left."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+    def name(rank: int) -> str:
+        client = torch.distributed.TCPStore("127.0.0.1", store.port, wait_for_workers=False)
+        return _name_of_start(client, rank, 3)
+
+    names = set()
+    for _ in range(3):
+        with ThreadPoolExecutor(3) as pool:
+            others = [pool.submit(name, rank) for rank in (1, 2)]
+            time.sleep(0.2)  # these find the name of the start before
+            assert not any(other.done() for other in others)
+            found = {pool.submit(name, 0).result(60), *(other.result(60) for other in others)}
+        assert len(found) == 1
+        names |= found
+    assert len(names) == 3
 
 
 @needs_torchrun
