@@ -46,6 +46,22 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     assert statistics.median(times) < 0.5
 
 
+def test_sigterm_is_an_interrupt_everywhere(tmp_path: Path) -> None:
+    out = tmp_path / "classifier.safetensors"
+    command = ["train-classifier", "--data", "bundled", "--size", "32", "--out", str(out)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "qhdm", *command], stderr=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        assert process.stderr is not None
+        while "training a classifier" not in process.stderr.read(200):
+            assert process.poll() is None
+        process.terminate()
+        lines = process.stderr.read().splitlines()
+        assert process.wait(60) == 130
+    assert lines[-1] == "qhdm: interrupted"
+    assert not out.exists()
+
+
 def test_usage_errors_are_one_line(cli: Cli) -> None:
     refused(cli("trane"), "invalid choice: 'trane'", code=2)
     refused(cli("sample"), "required: RUN", code=2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -491,7 +492,6 @@ def read_all(path: Path) -> None:
 def test_damaged_ledgers_are_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     ledger = Ledger(path, create=True)
-    ledger.record("tag", "qhdm-0")
     arrays = {"values": np.random.default_rng(0).normal(size=2000)}
     for part in range(3):
         ledger.intend(f"tag{part}", (0, 0, part), place="p", executions=1, inputs=arrays)
@@ -518,6 +518,27 @@ def test_damaged_ledgers_are_refused_in_one_line(tmp_path: Path) -> None:
             read_all(path)
     # Some bits are of no page in use, or of a number that no check can tell from another.
     assert refused > 250
+
+
+def test_one_damaged_ledger_does_not_hide_the_other_jobs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    names = [
+        JobFolder.create(JobSpec(run=str(tmp_path / "run"), backend="aer"), name).path
+        for name in ("first", "second", "third")
+    ]
+    with sqlite3.connect(names[0] / "ledger.sqlite") as database:
+        database.execute("DELETE FROM facts")
+    (names[1] / "ledger.sqlite").unlink()
+    assert main(["jobs", "--runs", str(tmp_path), "list"]) != 0
+    shown, error = capsys.readouterr()
+    assert [line.split()[1:3] for line in shown.splitlines()[1:]] == [
+        ["-", "unreadable"], ["-", "unreadable"], ["aer", "new"]
+    ]  # fmt: skip
+    assert error.count("\n") == 1
+    assert "does not say whose it is" in error
 
 
 def test_a_lost_ledger_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None:

@@ -114,6 +114,7 @@ def _executor(arguments: argparse.Namespace, cells: list[Cell]) -> Executor:
     from qhdm.comparison.runner import default_jobs
 
     if arguments.engine == "ray":
+        print("connecting to the Ray cluster", flush=True)
         from qhdm.comparison.cluster import RayExecutor
 
         gpu = any(cell.config.train.device != "cpu" for cell in cells)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qhdm.errors import ConfigError
+from qhdm.errors import ConfigError, QhdmError
 
 if TYPE_CHECKING:
     from qhdm.hardware.folder import JobFolder
@@ -47,14 +47,27 @@ def _list(arguments: argparse.Namespace) -> None:
         return
     width = max(len(folder.name) for folder in folders)
     print(f"{'id':<{width}}  {'backend':<14}{'state':<11}{'requests':>9}{'done':>6}{'QPU s':>8}")
+    broken = []
     for folder in folders:
-        ledger = folder.ledger()
+        try:
+            print(f"{folder.name:<{width}}  {_row(folder)}")
+        except QhdmError as error:  # of one job: the others are shown all the same
+            print(f"{folder.name:<{width}}  {'-':<14}unreadable")
+            broken.append(error)
+    if broken:
+        raise broken[0]
+
+
+def _row(folder: JobFolder) -> str:
+    spec, ledger = folder.spec(), folder.ledger()
+    try:
         entries = ledger.entries()
         done = sum(entry.state == "done" for entry in entries)
-        print(
-            f"{folder.name:<{width}}  {folder.spec().backend:<14}{ledger.fact('state'):<11}"
+        return (
+            f"{spec.backend:<14}{ledger.fact('state'):<11}"
             f"{len(entries):>9}{done:>6}{ledger.qpu_seconds():>8.1f}"
         )
+    finally:
         ledger.close()
 
 

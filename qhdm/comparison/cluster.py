@@ -30,6 +30,9 @@ _RESTARTS = 3
 #: For a cluster to answer, seconds.
 _PATIENCE = 30
 
+#: For machines that are there to end their processes at once, seconds.
+_LAST_WORDS = 5
+
 #: Between looks whether a waiting cell has found room, or is not wanted any more; seconds.
 _POLL = 0.5
 
@@ -69,9 +72,10 @@ class RayExecutor:
         self._pool = ThreadPoolExecutor(jobs or 1000, thread_name_prefix="cell")
         self._lock = threading.Lock()
         self._workers: dict[str, Any] = {}
-        self._stopped = False
+        self._stopped = self._killed = False
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        self._arguments = {**environment, "OMP_NUM_THREADS": str(threads)}, Path.cwd()
+        self._environment = {**environment, "OMP_NUM_THREADS": str(threads)}
+        self._directory = Path.cwd()
         self._worker = self._ray.remote(_Worker).options(
             num_cpus=needs["CPU"],
             num_gpus=needs.get("GPU", 0),
@@ -94,8 +98,12 @@ class RayExecutor:
         with self._lock:
             self._stopped = True
             workers = list(self._workers.values())
-        for worker in workers:
-            worker.stop.remote(signal.SIGKILL if kill else signal.SIGTERM)
+        answers = [
+            worker.stop.remote(signal.SIGKILL if kill else signal.SIGTERM) for worker in workers
+        ]
+        if kill:
+            self._ray.wait(answers, num_returns=len(answers), timeout=_LAST_WORDS)
+            self._killed = True
 
     def close(self) -> None:
         self._pool.shutdown()
@@ -106,16 +114,26 @@ class RayExecutor:
         try:
             with self._lock:
                 if not self._stopped:
-                    self._workers[job.name] = self._worker.remote(*self._arguments)
+                    self._workers[job.name] = self._worker.remote(
+                        self._environment, self._directory
+                    )
             worker = self._workers.get(job.name)
             if worker is None or not self._placed(worker):
                 future.cancel()
                 future.set_running_or_notify_cancel()
                 return
             future.set_running_or_notify_cancel()
-            future.set_result(self._ray.get(worker.run.remote(job)))
+            ended = worker.run.remote(job)
+            while not self._ray.wait([ended], timeout=_POLL)[0]:
+                if self._killed:  # its machine may be lost, and never answer
+                    future.set_result("interrupted")
+                    return
+            future.set_result(self._ray.get(ended))
         except self._ray.exceptions.RayTaskError as error:
-            future.set_exception(error.cause)
+            if isinstance(error.cause, OSError):
+                future.set_exception(error.cause)
+            else:
+                future.set_result(f"failed on its machine: {first_line(error.cause)}")
         except self._ray.exceptions.RayError as error:
             future.set_result(f"lost by the Ray cluster: {first_line(error)}")
         except BaseException as error:
@@ -180,18 +198,26 @@ def _connected() -> Any:
         subprocess.run(probe, capture_output=True, check=True, timeout=_PATIENCE)
         # Cells tell their progress by their files; what workers print would break the bar.
         ray.init(address="auto", logging_level=logging.ERROR, log_to_driver=False)
-    except (subprocess.SubprocessError, ConnectionError, RuntimeError, ValueError):
+    except (subprocess.SubprocessError, ConnectionError, RuntimeError, ValueError) as error:
         address = os.environ.get("RAY_ADDRESS")
         raise ComparisonError(
             "--engine ray: no Ray cluster answers"
             + (f" at RAY_ADDRESS={address}" if address else " on this machine")
-            + "; start one with `ray start --head`, or name one in RAY_ADDRESS"
+            + f" ({_reason(error)}); start one with `ray start --head`, or name one in RAY_ADDRESS"
         ) from None
     return ray
 
 
+def _reason(error: Exception) -> str:
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"within {_PATIENCE} s"
+    said = error.stderr.decode(errors="replace") if hasattr(error, "stderr") else str(error)
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
 def _threads() -> int:
-    text = os.environ.get("OMP_NUM_THREADS", "1")
+    text = os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]  # the others: of nested regions
     if not text.isdecimal() or int(text) < 1:
         raise ComparisonError(f"OMP_NUM_THREADS: {text!r} is not a number from 1 up")
     return int(text)

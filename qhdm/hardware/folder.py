@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,11 +38,7 @@ class JobFolder:
             path = jobs / f"{base}-{attempt}"
         path.mkdir(parents=True)
         folder = cls(path)
-        ledger = Ledger(path / _LEDGER, create=True)
-        # Job ids repeat between machines; this does not.
-        ledger.record("tag", f"qhdm-{uuid.uuid4().hex[:12]}")
-        ledger.record("state", "new")
-        ledger.close()
+        Ledger(path / _LEDGER, create=True).close()
         # Last: a folder without it is not a job.
         folder.write_spec(spec)
         return folder

@@ -12,6 +12,7 @@ import io
 import json
 import sqlite3
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,10 +109,15 @@ class Ledger:
         if create:
             for statement in _SCHEMA:
                 self._execute(statement)
+            # Job ids repeat between machines; this does not.
+            self.record("tag", f"qhdm-{uuid.uuid4().hex[:12]}")
+            self.record("state", "new")
         elif self._execute("PRAGMA quick_check") != [("ok",)]:
             raise self._damaged("inconsistent")
-        elif not self._execute("SELECT 1 FROM sqlite_master WHERE name = 'requests'"):
+        elif not self._execute("SELECT 1 FROM sqlite_master WHERE name = 'facts'"):
             raise self._damaged("empty")
+        elif not (self.fact("tag") and self.fact("state")):
+            raise self._damaged("it does not say whose it is")
 
     def close(self) -> None:
         """Close the file."""
@@ -242,8 +248,10 @@ class Ledger:
     def _execute(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         try:
             return self._db.execute(statement, values).fetchall()
-        except sqlite3.OperationalError as error:  # full, locked, or read-only
-            raise HardwareError(
+        except sqlite3.OperationalError as error:
+            if str(error).startswith("no such"):
+                raise self._damaged(str(error)) from None
+            raise HardwareError(  # full, locked, or read-only
                 f"{self.path}: {error}; nothing is lost: mend that, and go on with the job"
             ) from None
         except sqlite3.DatabaseError as error:
@@ -258,8 +266,8 @@ class Ledger:
 
     def _damaged(self, what: str) -> HardwareError:
         return HardwareError(
-            f"{self.path}: not the ledger of a job, or damaged ({what}); put back a copy, recover "
-            f"it with `sqlite3 {self.path} .recover`, or submit a new job"
+            f"{self.path}: missing, damaged, or not the ledger of a job ({what}); put back a copy "
+            "(what was sent since then is found at the service again), or submit a new job"
         )
 
 

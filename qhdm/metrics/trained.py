@@ -123,7 +123,8 @@ def load_classifier(path: Path, images: Dataset, *, device: torch.device) -> Tra
         ) from None
     except (SafetensorError, OSError) as error:
         raise EvaluationError(
-            f"{path}: damaged, or not safetensors ({error}); delete it and train again"
+            f"{path}: damaged, or not safetensors ({error}); train another with "
+            "`qhdm train-classifier --out` (a file of the cache folder may be deleted)"
         ) from None
     except ValidationError:
         raise EvaluationError(f"{path}: not a classifier of `qhdm train-classifier`") from None
