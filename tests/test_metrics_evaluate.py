@@ -180,6 +180,8 @@ def test_what_cannot_be_evaluated_is_refused(
     refused(here("evaluate", run, "--set", "data.test_fraction=0.5"), "data.test_fraction")
     refused(here("evaluate", run, *weights, "--set", f"data.root={tmp_path}/no"), "no such folder")
     refused(here("evaluate", run, "--images", quarters, "--steps", 3), "--steps: not with --images")
+    none = tmp_path / "none"
+    refused(here("evaluate", run, "--images", none), f"error: --images: {none}: no such folder")
     refused(here("evaluate", run, "--metrics", "beauty"), "invalid choice: 'beauty'", code=2)
     refused(here("evaluate", run, "--out", tmp_path), "--out", "is a folder")
     other = tmp_path / "other"

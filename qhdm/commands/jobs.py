@@ -100,6 +100,7 @@ def _resume(arguments: argparse.Namespace) -> None:
     from qhdm.hardware.spec import load_spec
 
     folder = JobFolder.find(arguments.id, arguments.runs)
+    folder.ledger().close()  # a damaged one is refused at once, not after the heavy imports
     for setting in arguments.set:
         if not setting.startswith("limits."):
             raise ConfigError(f"--set {setting}: only limits.* may change; submit a new job")

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from qhdm import data
 from qhdm.config import Config, DataConfig
 from qhdm.data import Dataset
-from qhdm.errors import EvaluationError
+from qhdm.errors import DataError, EvaluationError
 from qhdm.files import atomic_path, write_text
 from qhdm.metrics.records import GeneratedRecord
 from qhdm.metrics.settings import EvaluationSettings
@@ -134,7 +134,11 @@ def from_folder(path: Path, like: DataConfig) -> Dataset:
         EvaluationError: it has a class that the real images lack.
     """
     assert like.classes is not None
-    found = data.load(dataclasses.replace(like, root=str(path), classes=None, test_fraction=0.0))
+    own = dataclasses.replace(like, root=str(path), classes=None, test_fraction=0.0)
+    try:
+        found = data.load(own)
+    except DataError as error:  # it names the option of the real images
+        raise DataError(f"--images: {str(error).removeprefix('data.root: ')}") from None
     unknown = [name for name in found.class_names if name not in like.classes]
     if unknown:
         raise EvaluationError(
