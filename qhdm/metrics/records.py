@@ -161,15 +161,15 @@ def read_evaluation(path: str | Path) -> Evaluation:
     """
     path = Path(path)
     data = read_json(
-        path, EvaluationError, missing="`qhdm evaluate` makes one", again="evaluate again"
+        path, EvaluationError, missing="`qhdm evaluate` makes one", again="delete it and evaluate again"
     )
     if not isinstance(data, dict) or "format" not in data:
         raise EvaluationError(f"{path}: not an evaluation of qhdm")
     if data["format"] != FORMAT:
         raise EvaluationError(
-            f"{path}: format {data['format']!r}; this qhdm reads {FORMAT}; evaluate again"
+            f"{path}: format {data['format']!r}; this qhdm reads {FORMAT}; delete it and evaluate again"
         )
     try:
         return validate(Evaluation, Document(str(path), data, {}))
     except ConfigError as error:
-        raise EvaluationError(f"{error}; evaluate again") from None
+        raise EvaluationError(f"{error}; delete it and evaluate again") from None
