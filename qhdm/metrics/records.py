@@ -153,6 +153,10 @@ def write_evaluation(evaluation: Evaluation, path: Path) -> None:
     write_record(evaluation, path)
 
 
+#: It is in the way of the next evaluation.
+_AGAIN = "delete it and evaluate again"
+
+
 def read_evaluation(path: str | Path) -> Evaluation:
     """Read what `write_evaluation` wrote.
 
@@ -160,16 +164,14 @@ def read_evaluation(path: str | Path) -> Evaluation:
         EvaluationError: the file is missing, unreadable, or not an evaluation.
     """
     path = Path(path)
-    data = read_json(
-        path, EvaluationError, missing="`qhdm evaluate` makes one", again="delete it and evaluate again"
-    )
+    data = read_json(path, EvaluationError, missing="`qhdm evaluate` makes one", again=_AGAIN)
     if not isinstance(data, dict) or "format" not in data:
         raise EvaluationError(f"{path}: not an evaluation of qhdm")
     if data["format"] != FORMAT:
         raise EvaluationError(
-            f"{path}: format {data['format']!r}; this qhdm reads {FORMAT}; delete it and evaluate again"
+            f"{path}: format {data['format']!r}; this qhdm reads {FORMAT}; {_AGAIN}"
         )
     try:
         return validate(Evaluation, Document(str(path), data, {}))
     except ConfigError as error:
-        raise EvaluationError(f"{error}; delete it and evaluate again") from None
+        raise EvaluationError(f"{error}; {_AGAIN}") from None
