@@ -267,7 +267,7 @@ class Ledger:
     def _damaged(self, what: str) -> HardwareError:
         return HardwareError(
             f"{self.path}: missing, damaged, or not the ledger of a job ({what}); put back a copy "
-            "(what was sent since then is found at the service again), or submit a new job"
+            "(what it does not hold is sent again), or submit a new job"
         )
 
 
