@@ -10,7 +10,7 @@ quickstart: $(VENV)/installed ## install, train on the bundled patches, leave a 
 	$(BIN)/qhdm train configs/quickstart.yaml
 
 test: $(VENV)/installed-dev ## the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto # one process per core, one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal # one process per core, one thread each
 
 check: $(VENV)/installed-dev ## lint, format and types
 	$(BIN)/ruff check .
