@@ -255,10 +255,17 @@ def _gates(bound: QuantumCircuit) -> list[tuple[str, list[int], list[str]]]:
         (
             entry.operation.name,
             [bound.find_bit(q).index for q in entry.qubits],
-            [str(p) for p in entry.operation.params],
+            [_fact(p) for p in entry.operation.params],
         )
         for entry in bound.data
     ]
+
+
+def _fact(parameter: object) -> str:
+    """A gate's parameter as text that no other has; that of a large matrix would be shortened."""
+    if isinstance(parameter, np.ndarray):
+        return f"{parameter.shape}{parameter.dtype}{parameter.tobytes().hex()}"
+    return str(parameter)
 
 
 def _save(isa: IsaCircuit, path: Path) -> None:

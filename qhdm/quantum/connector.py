@@ -26,15 +26,21 @@ class FilterQNN(EstimatorQNN):
         filter: the circuit and its observables. Weights that the circuit does not contain are
             left out: `live` holds the indices of those that it does.
         estimator: evaluates values and parameter-shift gradients; None is Qiskit's exact
-            reference estimator.
+            reference estimator. One of Aer's is given the circuit in rotations and CNOTs, since it
+            binds parameters of controlled rotations wrongly (`qhdm.quantum.aer.rebase`).
     """
 
     def __init__(self, filter: Filter, *, estimator: BaseEstimatorV2 | None = None) -> None:
         present = set(filter.circuit.parameters)
         self.filter = filter
         self.live = [i for i, weight in enumerate(filter.weights) if weight in present]
+        circuit = filter.circuit
+        if _is_aer(estimator):
+            from qhdm.quantum.aer.rebase import rebased
+
+            circuit = rebased(circuit)
         super().__init__(
-            circuit=filter.circuit,
+            circuit=circuit,
             estimator=estimator,
             observables=list(filter.observables),
             input_params=list(filter.inputs),
@@ -49,6 +55,11 @@ class FilterQNN(EstimatorQNN):
         pub = (self._circuit, [[observable] for observable in self._observables], values)
         result = self.estimator.run([pub], precision=self._default_precision).result()
         return self._forward_postprocess(num_samples, result[0].data.evs)
+
+
+def _is_aer(estimator: BaseEstimatorV2 | None) -> bool:
+    """Whether an estimator is Aer's own, or derived from it; looked up without importing Aer."""
+    return any(kind.__module__.startswith("qiskit_aer.") for kind in type(estimator).__mro__)
 
 
 class FilterConnector(TorchConnector):

@@ -11,6 +11,7 @@ from qiskit.quantum_info import SparsePauliOp
 
 from qhdm.errors import CircuitError
 from qhdm.quantum.ansatz import ANSATZE
+from qhdm.quantum.unroll import unroll
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +22,8 @@ class Filter:
 
     Attributes:
         name: for messages and files.
-        circuit: the circuit, free in `inputs` and `weights`.
+        circuit: the circuit, free in `inputs` and `weights`. Gates that are not of Qiskit's
+            library by type are written out when a filter is made (`qhdm.quantum.unroll`).
         inputs: the n input parameters, radians, in order.
         weights: the P weights, radians, in order. Some may be absent from the circuit (dead).
         observables: m Hermitian operators on the circuit's qubits.
@@ -32,6 +34,9 @@ class Filter:
     inputs: Sequence[Parameter]
     weights: Sequence[Parameter]
     observables: tuple[SparsePauliOp, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "circuit", unroll(self.circuit))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Filter:
         return self

@@ -11,22 +11,20 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from qiskit.circuit import Gate, Parameter, QuantumCircuit
-from qiskit.circuit.library import UnitaryGate
+from qiskit.circuit import Gate, Measure, Parameter, QuantumCircuit
 from qiskit.quantum_info import SparsePauliOp
 
 from qhdm.errors import CircuitError, shortened
 from qhdm.quantum.filter import Filter, build_filter
-from qhdm.quantum.program import IGNORED, MATRIX_QUBITS, lower
-from qhdm.quantum.qpy_files import STANDARD_GATES, damaged, read_qpy
+from qhdm.quantum.program import IGNORED, lower
+from qhdm.quantum.qpy_files import damaged, read_qpy
+from qhdm.quantum.unroll import unroll
 
 #: Bounds of a file, far above what a filter needs and far below what a computer cannot hold.
 MAX_BYTES = 256 * 1024
 MAX_QUBITS = 32
 MAX_GATES = 10_000
 MAX_PARAMETERS = 2_000
-#: Definitions within definitions.
-_DEPTH = 100
 
 SUFFIXES = (".qasm", ".qpy")
 
@@ -89,7 +87,7 @@ def load_filter(path: str | Path) -> Filter:
         from qhdm.quantum.openqasm import read_openqasm3
 
         try:
-            text = content.decode("utf-8")
+            text = content.decode("utf-8-sig")  # editors on Windows write a byte-order mark
         except UnicodeDecodeError:
             raise CircuitError(f"{path}: not a UTF-8 text file") from None
         circuit, lines = read_openqasm3(text, str(path), max_qubits=MAX_QUBITS)
@@ -134,8 +132,7 @@ def _filter_of(circuit: QuantumCircuit, path: Path, lines: Mapping[str, int]) ->
         raise refuse("has no qubits")
     if circuit.num_parameters > MAX_PARAMETERS:
         raise refuse(f"{circuit.num_parameters} parameters; at most {MAX_PARAMETERS} are read")
-    gates = _gates_alone(circuit, path)
-    _count(gates, path)
+    gates = unroll(_gates_alone(circuit, path), most=MAX_GATES)
 
     found: dict[str, dict[int, Parameter]] = {"x": {}, "w": {}}
     for parameter in circuit.parameters:
@@ -158,6 +155,8 @@ def _filter_of(circuit: QuantumCircuit, path: Path, lines: Mapping[str, int]) ->
         if name not in {p.name for p in used}:
             raise refuse(f"parameter {name} is used by no gate; remove it", name)
     inputs = found["x"]
+    if not inputs:
+        raise refuse("has no inputs; name the parameters that read data x0, x1, ...")
     missing = next((i for i in range(len(inputs)) if i not in inputs), None)
     if missing is not None:
         others = "there is one input" if len(inputs) == 1 else f"there are {len(inputs)} inputs"
@@ -185,15 +184,20 @@ def _filter_of(circuit: QuantumCircuit, path: Path, lines: Mapping[str, int]) ->
 def _gates_alone(circuit: QuantumCircuit, path: Path) -> QuantumCircuit:
     """`circuit` without its final measurements and classical bits.
 
+    A transpiled circuit has a layout, which says where each qubit of the original circuit is at the
+    end: qubit i of the result is the one that holds qubit i there, and ancillas follow.
+
     Raises:
-        CircuitError: something else than a gate, or a gate after a measurement.
+        CircuitError: something else than a gate, a gate after a measurement, or a layout that does
+            not fit.
     """
-    gates = QuantumCircuit(circuit.num_qubits, global_phase=circuit.global_phase)
+    gates = QuantumCircuit(circuit.num_qubits, global_phase=circuit.global_phase, name=str(path))
+    place = _places(circuit, path)
     measured: set[int] = set()
     for entry in circuit.data:
-        qubits = [circuit.find_bit(qubit).index for qubit in entry.qubits]
+        qubits = [place[circuit.find_bit(qubit).index] for qubit in entry.qubits]
         operation = entry.operation
-        if operation.name == "measure":
+        if isinstance(operation, Measure):
             measured.update(qubits)
             continue
         if isinstance(operation, IGNORED):
@@ -204,9 +208,11 @@ def _gates_alone(circuit: QuantumCircuit, path: Path) -> QuantumCircuit:
                 "measurements may stand at the end alone"
             )
         if not isinstance(operation, Gate):
+            remedy = "a filter is gates alone"
+            if operation.definition is not None:
+                remedy = "write it out in gates (circuit.decompose())"
             raise CircuitError(
-                f"{path}: {operation.name} on qubits {qubits} is not a unitary gate; a filter is "
-                "gates alone"
+                f"{path}: {operation.name} on qubits {qubits} is not a unitary gate; {remedy}"
             )
         gates.append(operation, qubits)
     # A free phase changes no expectation value, and must not count as the use of a parameter.
@@ -214,26 +220,13 @@ def _gates_alone(circuit: QuantumCircuit, path: Path) -> QuantumCircuit:
     return gates
 
 
-def _count(circuit: QuantumCircuit, path: Path) -> None:
-    """Refuse more than `MAX_GATES` gates, all definitions written out."""
-    budget = MAX_GATES
-
-    def spend(gate: Gate, depth: int) -> None:
-        nonlocal budget
-        small = isinstance(gate, UnitaryGate) and gate.num_qubits <= MATRIX_QUBITS
-        # Standard gates are known without their definitions.
-        known = small or str(type(gate).__module__).startswith(STANDARD_GATES)
-        inner = None if known else gate.definition
-        if inner is None or not inner.data:
-            budget -= 1
-        if depth > _DEPTH:
-            raise CircuitError(
-                f"{path}: more than {_DEPTH} definitions within definitions; write some out"
-            )
-        if budget < 0:
-            raise CircuitError(f"{path}: more than {MAX_GATES:,} gates; at most so many are read")
-        for entry in inner.data if inner is not None else ():
-            spend(entry.operation, depth + 1)
-
-    for entry in circuit.data:
-        spend(entry.operation, 0)
+def _places(circuit: QuantumCircuit, path: Path) -> list[int]:
+    """For each qubit of `circuit`, its index in the order of the circuit before its layout."""
+    size = circuit.num_qubits
+    if circuit.layout is None:
+        return list(range(size))
+    ends = circuit.layout.final_index_layout()
+    if len(set(ends)) < len(ends) or not set(ends) <= set(range(size)):
+        raise CircuitError(f"{path}: the layout does not fit the circuit; write it anew")
+    order = [*ends, *sorted(set(range(size)) - set(ends))]
+    return [order.index(qubit) for qubit in range(size)]

@@ -45,6 +45,8 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+#: The version of a file, after white space and comments.
+_VERSION = re.compile(r"(?>\s+|//[^\n]*\n|/\*.*?\*/)*+OPENQASM\s+(2)\b", re.DOTALL)
 _NUMBER = re.compile(r"[\d_]+([eE]\d*)?|0[xXbBoO][0-9a-fA-F_]+")
 
 
@@ -64,6 +66,13 @@ def check_text(text: str, source: str) -> None:
         line = text.count("\n", 0, position) + 1
         raise CircuitError(f"{source}:{line}: {message}")
 
+    version = _VERSION.match(text)
+    if version:
+        position = version.start(1)
+        fail(
+            "OpenQASM 2 holds no free parameters; read it with qiskit.qasm2.load, put parameters "
+            "x0, ..., w0, ... in place of angles, and write it with qiskit.qasm3.dump"
+        )
     for match in _TOKEN.finditer(text):
         position, kind, token = match.start(), match.lastgroup, match[0]
         if kind == "comment":

@@ -29,11 +29,10 @@ from qiskit.quantum_info import Operator
 
 from qhdm.errors import CircuitError
 from qhdm.quantum.filter import Filter
+from qhdm.quantum.unroll import MATRIX_QUBITS
 
 #: Instructions that change no expectation value.
 IGNORED = (Barrier, Delay, GlobalPhaseGate, IGate)
-#: A gate without free parameters is one matrix on up to so many qubits; others are taken apart.
-MATRIX_QUBITS = 5
 _STANDARD = {type(gate) for gate in get_standard_gate_name_mapping().values()}
 
 

@@ -14,9 +14,7 @@ from qiskit.circuit import QuantumCircuit, library
 from qiskit.circuit.library import Barrier, Measure, UnitaryGate
 
 from qhdm.errors import CircuitError
-
-#: The package that the gates of Qiskit's standard library come from.
-STANDARD_GATES = "qiskit.circuit.library.standard_gates"
+from qhdm.quantum.unroll import STANDARD_GATES
 
 #: Before this version, QPY held expressions as text that reading evaluates.
 _QPY_VERSION = 13
@@ -106,5 +104,7 @@ def _refuse_constructors(content: bytes, source: str) -> None:
         while at >= 0:
             start = at - _INSTRUCTION.size
             if start >= 0 and _INSTRUCTION.unpack_from(content, start)[0] == len(name):
-                raise CircuitError(f"{source}: holds a {name}; write it out in standard gates")
+                raise CircuitError(
+                    f"{source}: holds a {name}; write it out in gates (circuit.decompose())"
+                )
             at = content.find(name.encode(), at + 1)

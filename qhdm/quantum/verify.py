@@ -224,4 +224,5 @@ def _speed(filter: Filter, row: np.ndarray, move: np.ndarray) -> float:
         abs(float(b) - float(a))
         for old, new in zip(before.data, after.data, strict=True)
         for a, b in zip(old.operation.params, new.operation.params, strict=True)
+        if not isinstance(a, np.ndarray)  # a gate's matrix stays
     )
