@@ -27,8 +27,8 @@ from qiskit.quantum_info import SparsePauliOp
 from qhdm.errors import ExportError
 from qhdm.files import atomic_path
 from qhdm.models.places import PlacedFilter
-from qhdm.quantum.filter import Filter
-from qhdm.quantum.formats import (
+from qhdm.quantum.analysis.transpile import IsaCircuit, to_isa
+from qhdm.quantum.files.save import (
     bind,
     input_names,
     named_circuit,
@@ -38,7 +38,7 @@ from qhdm.quantum.formats import (
     weight_names,
     write_qpy,
 )
-from qhdm.quantum.isa import IsaCircuit, to_isa
+from qhdm.quantum.filter import Filter
 
 _ORDER = (
     "value (h, w, c) of a 2x2 patch of three channels is the angle, in radians, of input "

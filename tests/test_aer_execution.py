@@ -21,15 +21,15 @@ from tolerances import FLOAT64, SIGMAS
 
 from qhdm.errors import CircuitError, EngineError
 from qhdm.quantum import Filter, build_filter, expectation
-from qhdm.quantum.aer import execution
-from qhdm.quantum.aer.calibration import Calibration, find_calibration, save_calibration
+from qhdm.quantum.aer import run as execution
+from qhdm.quantum.aer.bases import bases_of, parities
 from qhdm.quantum.aer.engine import AerEngine
 from qhdm.quantum.aer.estimator import AerEstimator
-from qhdm.quantum.aer.measure import parities, settings_of
-from qhdm.quantum.aer.noise import _Described, place
 from qhdm.quantum.aer.options import AerOptions
 from qhdm.quantum.aer.rebase import BINDABLE, make_bindable
 from qhdm.quantum.connector import FilterConnector, FilterQNN
+from qhdm.quantum.devices.calibration import Calibration, find_calibration, save_calibration
+from qhdm.quantum.devices.noise import _Described, place
 from qhdm.quantum.engines import make_engine
 from qhdm.seeds import Draws, Stream, drawing
 
@@ -209,7 +209,7 @@ def test_estimator_broadcasts_as_every_estimator_does() -> None:
 @given(st.lists(st.tuples(st.integers(0, 15), st.integers(0, 15)), min_size=1, max_size=8))
 @settings(max_examples=50, deadline=None)
 def test_settings_measure_every_string_once_and_only_what_commutes(paulis) -> None:
-    groups = settings_of(paulis, 4)
+    groups = bases_of(paulis, 4)
     assert sorted(i for g in groups for i in g.members) == list(range(len(paulis)))
     for group in groups:
         for index, mask in zip(group.members, group.masks, strict=True):

@@ -25,14 +25,14 @@ from qhdm.errors import CircuitError, ConfigError, EngineError, SamplingError
 from qhdm.models import build_model
 from qhdm.models.build import engine_of
 from qhdm.quantum import Filter, build_filter, expectation
-from qhdm.quantum import verify as verification
 from qhdm.quantum.aer import engine as aer_engine
 from qhdm.quantum.aer.engine import AerEngine
 from qhdm.quantum.aer.gradients import shift_rule
 from qhdm.quantum.aer.options import AerOptions, SpsaOptions
+from qhdm.quantum.analysis import cross_check as verification
 from qhdm.quantum.engines import Engine
-from qhdm.quantum.library import find_filter
-from qhdm.quantum.program import _trigonometric
+from qhdm.quantum.files.load import find_filter
+from qhdm.quantum.ir.lowering import _trigonometric
 from qhdm.training import estimate
 from qhdm.training.estimate import describe_circuits
 from qhdm.training.loop import resumed, train

@@ -18,9 +18,8 @@ from qhdm.cli import main
 from qhdm.errors import CircuitError
 from qhdm.hardware.runtime import find_backend
 from qhdm.quantum import Filter, build_filter, expectation
-from qhdm.quantum.audit import audit, component_circuit, conclusions, device_costs
-from qhdm.quantum.inspect import describe
-from qhdm.quantum.measures import (
+from qhdm.quantum.analysis.audit import audit, component_circuit, conclusions, device_costs
+from qhdm.quantum.analysis.expressibility import (
     gradient_variance,
     haar_divergence,
     haar_quantile,
@@ -29,7 +28,8 @@ from qhdm.quantum.measures import (
     pair_fidelities,
     random_states,
 )
-from qhdm.quantum.program import lower
+from qhdm.quantum.analysis.text import describe
+from qhdm.quantum.ir.lowering import lower
 
 CIRCUITS = Path(__file__).parent.parent / "circuits"
 

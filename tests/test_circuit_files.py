@@ -28,11 +28,11 @@ from qhdm.config import is_circuit_file
 from qhdm.errors import CircuitError
 from qhdm.hardware.runtime import find_backend
 from qhdm.quantum import Filter, build_filter, expectation
-from qhdm.quantum.formats import named_circuit, to_openqasm3, write_filter
-from qhdm.quantum.isa import to_isa
-from qhdm.quantum.library import SUFFIXES, find_filter, load_filter
-from qhdm.quantum.openqasm import read_openqasm3
-from qhdm.quantum.openqasm_text import check_text
+from qhdm.quantum.analysis.transpile import to_isa
+from qhdm.quantum.files.limits import check_text
+from qhdm.quantum.files.load import SUFFIXES, find_filter, load_filter
+from qhdm.quantum.files.openqasm import read_openqasm3
+from qhdm.quantum.files.save import named_circuit, to_openqasm3, write_filter
 
 CIRCUITS = Path(__file__).parent.parent / "circuits"
 HEADER = 'OPENQASM 3.0;\ninclude "stdgates.inc";\n'
@@ -401,9 +401,9 @@ def test_gates_are_counted_with_definitions_written_out(
 ) -> None:
     body = "gate ten(a) q { " + "rx(a) q; " * 10 + "}\ngate more(a) q { ten(a) q; ten(a) q; }\n"
     body += GOOD + "more(x0) q;\n"
-    monkeypatch.setattr("qhdm.quantum.library.MAX_GATES", 42)  # 2 + 2 x 2 x 10
+    monkeypatch.setattr("qhdm.quantum.files.load.MAX_GATES", 42)  # 2 + 2 x 2 x 10
     assert len(read(tmp_path, body).weights) == 1
-    monkeypatch.setattr("qhdm.quantum.library.MAX_GATES", 41)
+    monkeypatch.setattr("qhdm.quantum.files.load.MAX_GATES", 41)
     with pytest.raises(CircuitError, match="more than 41 gates"):
         read(tmp_path, body)
 

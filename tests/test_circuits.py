@@ -11,8 +11,8 @@ from qhdm.errors import CircuitError
 from qhdm.quantum import build_filter
 from qhdm.quantum.ansatz import ANSATZE
 from qhdm.quantum.engines import ENGINES
-from qhdm.quantum.program import lower
-from qhdm.quantum.structure import components, light_cone
+from qhdm.quantum.ir.light_cones import components, light_cone
+from qhdm.quantum.ir.lowering import lower
 
 NAMES = list(ANSATZE)
 

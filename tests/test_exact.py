@@ -17,8 +17,8 @@ from tolerances import FLOAT32, FLOAT64
 from qhdm.errors import CircuitError
 from qhdm.quantum import Filter, build_filter, expectation
 from qhdm.quantum.ansatz import ANSATZE
-from qhdm.quantum.exact import plan_of
-from qhdm.quantum.plan import make_plan
+from qhdm.quantum.exact.engine import plan_of
+from qhdm.quantum.exact.plan import make_plan
 
 
 def draw(filter: Filter, batch: int, *, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

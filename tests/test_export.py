@@ -27,8 +27,8 @@ from qhdm.hardware.runtime import find_backend
 from qhdm.models.places import PlacedFilter, placed_filters
 from qhdm.pipeline import load_model
 from qhdm.quantum import build_filter, expectation
+from qhdm.quantum.files.load import load_filter
 from qhdm.quantum.layer import QuantumFilterLayer
-from qhdm.quantum.library import load_filter
 
 X = np.linspace(-3, 3, 12)
 

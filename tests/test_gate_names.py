@@ -25,10 +25,10 @@ from qhdm.errors import CircuitError
 from qhdm.hardware.isa import make_isa
 from qhdm.hardware.runtime import find_backend
 from qhdm.quantum import Filter, expectation
-from qhdm.quantum.formats import bind, named_circuit, to_openqasm2, to_openqasm3
-from qhdm.quantum.isa import to_isa
-from qhdm.quantum.library import load_filter
-from qhdm.quantum.verify import verify
+from qhdm.quantum.analysis.cross_check import verify
+from qhdm.quantum.analysis.transpile import to_isa
+from qhdm.quantum.files.load import load_filter
+from qhdm.quantum.files.save import bind, named_circuit, to_openqasm2, to_openqasm3
 
 ONCE = settings(
     max_examples=40,

@@ -22,7 +22,7 @@ from qhdm.models.blocks import (
 from qhdm.models.counts import count_parameters, filter_evaluations
 from qhdm.models.quantum_blocks import HybridConv2d, QResnetBlock, QuanResnetBlock
 from qhdm.quantum.connector import FilterConnector
-from qhdm.quantum.exact import BoundFilter
+from qhdm.quantum.exact.engine import BoundFilter
 
 EUROSAT = Path(__file__).parent.parent / "configs" / "eurosat.yaml"
 KINDS = ["unet", "qvunet", "fullqvunet", "qcunet"]

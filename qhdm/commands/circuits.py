@@ -13,8 +13,8 @@ from qhdm.commands.arguments import add_force, check_new, natural, positive
 if TYPE_CHECKING:
     from qiskit.providers import BackendV2
 
+    from qhdm.quantum.analysis.expressibility import GradientVariance
     from qhdm.quantum.filter import Filter
-    from qhdm.quantum.measures import GradientVariance
 
 #: Gradients are measured at 1 to so many layers.
 _MOST_LAYERS = 5
@@ -108,7 +108,7 @@ class _Target:
 
 def _find(name: str, arguments: argparse.Namespace) -> _Target:
     from qhdm.config import is_circuit_file
-    from qhdm.quantum.library import find_filter
+    from qhdm.quantum.files.load import find_filter
 
     filter = find_filter(name, qubits=arguments.qubits, layers=arguments.layers)
     family = None if is_circuit_file(name) else name
@@ -140,8 +140,8 @@ def _of_run(run: Path, arguments: argparse.Namespace) -> list[_Target]:
 
 def _inspect(arguments: argparse.Namespace) -> None:
     from qhdm.errors import CircuitError
-    from qhdm.quantum.audit import audit, device_costs
-    from qhdm.quantum.inspect import describe, describe_device
+    from qhdm.quantum.analysis.audit import audit, device_costs
+    from qhdm.quantum.analysis.text import describe, describe_device
 
     run = Path(arguments.target)
     targets = _of_run(run, arguments) if run.is_dir() else [_find(arguments.target, arguments)]
@@ -167,8 +167,8 @@ def _inspect(arguments: argparse.Namespace) -> None:
 def _measure(target: _Target, arguments: argparse.Namespace, plot: Path) -> None:
     from tqdm import tqdm
 
-    from qhdm.quantum.inspect import describe_gradients, describe_measures
-    from qhdm.quantum.measures import gradient_variance, measure
+    from qhdm.quantum.analysis.expressibility import gradient_variance, measure
+    from qhdm.quantum.analysis.text import describe_gradients, describe_measures
     from qhdm.report.measures import plot_measures
 
     filter = target.filter
@@ -215,9 +215,9 @@ def _sizes(target: _Target) -> dict[tuple[int, int], Filter]:
 
 def _compare(arguments: argparse.Namespace) -> None:
     from qhdm.config import is_circuit_file
-    from qhdm.quantum.audit import audit, device_costs
-    from qhdm.quantum.inspect import compare, summary
-    from qhdm.quantum.measures import gradient_variance, measure
+    from qhdm.quantum.analysis.audit import audit, device_costs
+    from qhdm.quantum.analysis.expressibility import gradient_variance, measure
+    from qhdm.quantum.analysis.text import compare, summary
 
     backend = _backend(arguments)
     # All are found before any is measured: a bad name is refused at once.
@@ -252,7 +252,7 @@ def _backend(arguments: argparse.Namespace) -> BackendV2 | None:
 def _export(arguments: argparse.Namespace) -> None:
     from qhdm.config import is_circuit_file
     from qhdm.errors import ExportError
-    from qhdm.quantum.formats import write_filter
+    from qhdm.quantum.files.save import write_filter
 
     if not is_circuit_file(str(arguments.out)):
         raise ExportError(f"--out: {arguments.out} must end in .qasm (OpenQASM 3) or .qpy")

@@ -39,7 +39,7 @@ def _export(arguments: argparse.Namespace) -> None:
     from qhdm.export import Export, check_target, export, read_inputs
     from qhdm.models.places import placed_filters
     from qhdm.pipeline import load_model
-    from qhdm.quantum.formats import named_circuit
+    from qhdm.quantum.files.save import named_circuit
     from qhdm.report.circuits import draw_png, draw_text
     from qhdm.training.run import versions
 

@@ -21,7 +21,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _noise(arguments: argparse.Namespace) -> None:
-    from qhdm.quantum.aer.calibration import describe, find_calibration, save_calibration
+    from qhdm.quantum.devices.calibration import describe, find_calibration, save_calibration
 
     if arguments.save and arguments.save.suffix != ".json":
         raise EngineError(f"--save: {arguments.save}: a calibration file is named *.json")

@@ -26,8 +26,8 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> None:
-    from qhdm.quantum.library import find_filter
-    from qhdm.quantum.verify import TOLERANCE, verify
+    from qhdm.quantum.analysis.cross_check import TOLERANCE, verify
+    from qhdm.quantum.files.load import find_filter
 
     filter = find_filter(arguments.target, qubits=arguments.qubits, layers=arguments.layers)
     engines = [name.strip() for name in arguments.engines.split(",")]

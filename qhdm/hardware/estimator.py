@@ -27,8 +27,8 @@ from qhdm.hardware.isa import IsaCache, IsaCircuit
 from qhdm.hardware.ledger import Ledger
 from qhdm.hardware.runtime import Device
 from qhdm.hardware.submission import Batch, Submitter
-from qhdm.quantum import exact
 from qhdm.quantum.aer.engine import parameter_sets
+from qhdm.quantum.exact import engine as exact
 from qhdm.quantum.filter import Filter
 
 #: Of a job's bytes, what its parameter values may take; circuits and JSON take the rest.

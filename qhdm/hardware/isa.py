@@ -18,7 +18,7 @@ from qiskit.transpiler import Target, generate_preset_pass_manager
 from qhdm.errors import HardwareError
 from qhdm.files import atomic_path
 from qhdm.hardware.packing import Compact, compact, pack
-from qhdm.quantum.structure import components
+from qhdm.quantum.ir.light_cones import components
 
 _OPTIMIZATION_LEVEL = 3
 #: Changes when circuits are made otherwise: kept files of another recipe are not read.

@@ -3,7 +3,7 @@
 Parts of a circuit that no gate connects are simulated apart, each with the noise of the qubits that
 it stands on; gate noise in this model is local, so that nothing is lost by it, and a chip full of
 small circuits costs what the small circuits cost. Idle qubits are not noisy, as in
-`qhdm.quantum.aer.noise`: delays are left out.
+`qhdm.quantum.devices.noise`: delays are left out.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from qiskit_aer import AerSimulator
 from qiskit_aer.noise import NoiseModel
 
 from qhdm.errors import HardwareError
-from qhdm.quantum.aer.calibration import unitary_part
-from qhdm.quantum.aer.execution import as_read, readout_of, results_of
-from qhdm.quantum.aer.noise import noise_of
 from qhdm.quantum.aer.rebase import Bindable, make_bindable
-from qhdm.quantum.structure import components
+from qhdm.quantum.aer.run import as_read, readout_of, results_of
+from qhdm.quantum.devices.calibration import unitary_part
+from qhdm.quantum.devices.noise import noise_of
+from qhdm.quantum.ir.light_cones import components
 
 #: Up to so many connected qubits, noisy circuits are density matrices; beyond, trajectories.
 _DENSITY_QUBITS = 7

@@ -22,9 +22,9 @@ from qhdm.models.unet import UNet
 from qhdm.quantum.aer.options import AerOptions, SpsaOptions
 from qhdm.quantum.connector import FilterConnector
 from qhdm.quantum.engines import Engine, make_engine
+from qhdm.quantum.files.load import find_filter
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.layer import check_patch
-from qhdm.quantum.library import find_filter
 from qhdm.seeds import Stream, derive_seed
 
 

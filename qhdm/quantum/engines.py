@@ -12,10 +12,10 @@ from qiskit.primitives import BaseEstimatorV2
 from torch import Tensor
 
 from qhdm.errors import CircuitError
-from qhdm.quantum import exact
 from qhdm.quantum.aer.options import AerOptions
+from qhdm.quantum.exact import engine as exact
+from qhdm.quantum.exact.plan import Method
 from qhdm.quantum.filter import Filter
-from qhdm.quantum.plan import Method
 
 #: Filters whose weights are bound: inputs (F, B, n) to values (F, B, m).
 Bound = Callable[[Tensor], Tensor]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qhdm.files import atomic_path
-from qhdm.quantum.measures import BINS, GradientVariance, Measures, haar_quantile
+from qhdm.quantum.analysis.expressibility import BINS, GradientVariance, Measures, haar_quantile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -36,7 +36,7 @@ def _job(path: Path) -> object:
 
 
 def _circuit(path: Path) -> object:
-    from qhdm.quantum.library import load_filter
+    from qhdm.quantum.files.load import load_filter
 
     return load_filter(path)
 
@@ -83,7 +83,7 @@ def _flax(path: Path) -> object:
 
 
 def _calibration(path: Path) -> object:
-    from qhdm.quantum.aer.calibration import find_calibration
+    from qhdm.quantum.devices.calibration import find_calibration
 
     return find_calibration(str(path))
 

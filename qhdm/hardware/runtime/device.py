@@ -10,7 +10,7 @@ from qiskit.transpiler import CouplingMap, Target
 
 from qhdm.errors import BackendMissingError
 from qhdm.hardware.spec import IDEAL
-from qhdm.quantum.aer.calibration import named_devices
+from qhdm.quantum.devices.calibration import named_devices
 
 #: Qubits of the ideal device: one filter.
 _IDEAL_QUBITS = 12

@@ -14,7 +14,7 @@ from qhdm.hardware.local import LocalDevice
 from qhdm.hardware.runtime.device import snapshot
 from qhdm.hardware.runtime.request import Request, Status, bits_of, options_of, pubs_of
 from qhdm.hardware.spec import IDEAL, JobSpec
-from qhdm.quantum.aer.calibration import named_devices
+from qhdm.quantum.devices.calibration import named_devices
 
 if TYPE_CHECKING:
     from qiskit_ibm_runtime.quantum_program import QuantumProgram

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from qhdm.quantum import exact
 from qhdm.quantum.aer.estimator import AerEstimator, Prepared
 from qhdm.quantum.aer.gradients import (
     extra_circuits,
@@ -20,6 +19,7 @@ from qhdm.quantum.aer.gradients import (
     spsa_gradient,
 )
 from qhdm.quantum.aer.options import AerOptions
+from qhdm.quantum.exact import engine as exact
 from qhdm.quantum.filter import Filter
 
 

@@ -22,9 +22,9 @@ from qiskit.primitives.containers.estimator_pub import EstimatorPub
 from qiskit.quantum_info import SparsePauliOp
 
 from qhdm.errors import CircuitError
-from qhdm.quantum.aer.execution import Execution, Executor
 from qhdm.quantum.aer.options import MAX_SHOTS, AerOptions
-from qhdm.quantum.aer.parts import Parts, take_apart
+from qhdm.quantum.aer.run import Execution, Executor
+from qhdm.quantum.aer.subcircuits import Subcircuits, subcircuits_of
 from qhdm.quantum.filter import Filter
 from qhdm.seeds import Stream, current_draws, derive_seed
 
@@ -43,7 +43,7 @@ class Prepared:
     """
 
     circuit: QuantumCircuit
-    parts: Parts
+    parts: Subcircuits
     executions: tuple[tuple[Execution, ...], ...]
 
 
@@ -118,7 +118,7 @@ class AerEstimator(BaseEstimatorV2):
     def _prepare(self, circuit: QuantumCircuit, observables: Sequence[SparsePauliOp]) -> Prepared:
         name = circuit.name
         whole = Filter(name, circuit, (), tuple(circuit.parameters), tuple(observables))
-        parts = take_apart(whole, keep_all=self.executor.device is not None)
+        parts = subcircuits_of(whole, keep_all=self.executor.device is not None)
         executions = tuple(self.executor.prepare(part, name) for part in parts.parts)
         return Prepared(circuit, parts, executions)
 

@@ -14,8 +14,8 @@ import numpy as np
 from qhdm.errors import CircuitError
 from qhdm.quantum.aer.estimator import AerEstimator, Prepared
 from qhdm.quantum.aer.options import SpsaOptions
-from qhdm.quantum.aer.parts import Part
-from qhdm.quantum.program import Trig
+from qhdm.quantum.aer.subcircuits import Subcircuit
+from qhdm.quantum.ir.lowering import Trig
 from qhdm.seeds import Stream, derive_seed
 
 
@@ -75,7 +75,7 @@ class Shifts:
     coefficients: np.ndarray
 
 
-def shifts_of(part: Part) -> Shifts:
+def shifts_of(part: Subcircuit) -> Shifts:
     """Shifts of the live angles of `part`."""
     angle: list[int] = []
     values: list[float] = []
@@ -180,7 +180,7 @@ def spsa_gradient(
     return gradient
 
 
-def extra_circuits(part: Part, gradient: str, options: SpsaOptions) -> int:
+def extra_circuits(part: Subcircuit, gradient: str, options: SpsaOptions) -> int:
     """Angle sets per sample and component that a gradient runs."""
     if gradient == "shift":
         return len(shifts_of(part).angle)

@@ -17,7 +17,7 @@ from qiskit.circuit import Parameter, QuantumCircuit
 
 from qhdm.errors import CircuitError
 from qhdm.quantum.filter import Filter
-from qhdm.quantum.program import lower
+from qhdm.quantum.ir.lowering import lower
 
 #: Without noise, circuits are rebased to these.
 BASIS = ["rx", "ry", "rz", "cx"]

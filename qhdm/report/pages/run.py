@@ -17,10 +17,10 @@ from qhdm.models.build import build_model, set_engine
 from qhdm.models.counts import Counts, count_parameters
 from qhdm.models.places import PlacedFilter, placed_filters
 from qhdm.pipeline import Pipeline, load_model
-from qhdm.quantum.audit import audit, conclusions
+from qhdm.quantum.analysis.audit import audit, conclusions
+from qhdm.quantum.analysis.text import summary
 from qhdm.quantum.engines import make_engine
-from qhdm.quantum.formats import named_circuit
-from qhdm.quantum.inspect import summary
+from qhdm.quantum.files.save import named_circuit
 from qhdm.report.pages.charts import Line, angle_chart, drawing, line_chart
 from qhdm.report.pages.html import render
 from qhdm.report.pages.metrics import evaluation_tables

@@ -19,7 +19,7 @@ MAX_ALL_OPERATORS = 20_000
 #: Names, numbers and signs of one statement.
 MAX_TOKENS = 5_000
 MAX_DEFINITIONS = 1_000
-#: As many as gates and parameters (qhdm.quantum.library) with room for the rest.
+#: As many as gates and parameters (qhdm.quantum.files.load) with room for the rest.
 MAX_STATEMENTS = 13_000
 
 #: What follows these is no longer OpenQASM's own tokens, in which comments could hide it.

@@ -20,7 +20,7 @@ from qiskit.transpiler import Target
 from qiskit_aer.noise import NoiseModel
 
 from qhdm.errors import EngineError
-from qhdm.quantum.aer.calibration import Calibration
+from qhdm.quantum.devices.calibration import Calibration
 
 _OPTIMIZATION_LEVEL = 2
 #: The layout is part of what a run means: it must be the same each time.

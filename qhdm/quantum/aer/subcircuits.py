@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from qiskit.circuit import Parameter, QuantumCircuit
 
-from qhdm.quantum.components import Component, Term, angle_rows, split
 from qhdm.quantum.filter import Filter
-from qhdm.quantum.program import Op, Program
-from qhdm.quantum.structure import Pauli, light_cone
+from qhdm.quantum.ir.components import Component, Term, angle_rows, split
+from qhdm.quantum.ir.light_cones import Pauli, light_cone
+from qhdm.quantum.ir.lowering import Op, Program
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Subcircuit:
     """G components with the same gates: one circuit, run with G sets of angles per sample.
 
     Attributes:
@@ -36,7 +36,7 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
+class Subcircuits:
     """A filter taken apart.
 
     Attributes:
@@ -46,7 +46,7 @@ class Parts:
     """
 
     program: Program
-    parts: tuple[Part, ...]
+    parts: tuple[Subcircuit, ...]
     outputs: tuple[tuple[Term, ...], ...]
 
     def angles(self, x: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -73,7 +73,7 @@ class Parts:
         return back
 
 
-def take_apart(filter: Filter, *, keep_all: bool) -> Parts:
+def subcircuits_of(filter: Filter, *, keep_all: bool) -> Subcircuits:
     """The circuits of `filter`.
 
     Args:
@@ -85,10 +85,10 @@ def take_apart(filter: Filter, *, keep_all: bool) -> Parts:
     """
     found = split(filter)
     parts = tuple(_part(found.program, members, keep_all) for members in found.alike)
-    return Parts(found.program, parts, found.outputs)
+    return Subcircuits(found.program, parts, found.outputs)
 
 
-def _part(program: Program, members: Sequence[Component], keep_all: bool) -> Part:
+def _part(program: Program, members: Sequence[Component], keep_all: bool) -> Subcircuit:
     first = members[0]
     seen = set().union(*(light_cone(first.ops, pauli) for pauli in first.paulis))
     if keep_all:
@@ -98,7 +98,7 @@ def _part(program: Program, members: Sequence[Component], keep_all: bool) -> Par
         if i in seen:
             circuit.append(program.gates[place], op.qubits)
     with_angle = [(i, op) for i, op in enumerate(first.ops) if op.angle >= 0]
-    return Part(
+    return Subcircuit(
         circuit,
         tuple(program.parameters[row] for row in first.angles),
         angle_rows(members),

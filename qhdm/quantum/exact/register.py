@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Island:
+class Register:
     """Amplitudes over k qubits for many columns: samples of a batch, or columns of a matrix.
 
     Attributes:
@@ -21,12 +21,12 @@ class Island:
     qubits: tuple[int, ...]
     state: Tensor
 
-    def times(self, other: Island) -> Island:
+    def times(self, other: Register) -> Register:
         """The tensor product, column by column; an island of one column meets all."""
         state = self.state.unsqueeze(3) * other.state.unsqueeze(2)
-        return Island(self.qubits + other.qubits, state.flatten(2, 3))
+        return Register(self.qubits + other.qubits, state.flatten(2, 3))
 
-    def apply(self, qubits: Sequence[int], matrix: Tensor) -> Island:
+    def apply(self, qubits: Sequence[int], matrix: Tensor) -> Register:
         """Apply a gate.
 
         Args:
@@ -43,7 +43,7 @@ class Island:
             tensor = torch.einsum("fgbij,fgjrb->fgirb", matrix, tensor)
         else:
             tensor = matrix @ tensor.reshape(F, G, 2 ** len(target), -1)
-        return Island(target + rest, tensor.reshape(F, G, 2 ** len(self.qubits), -1))
+        return Register(target + rest, tensor.reshape(F, G, 2 ** len(self.qubits), -1))
 
     def ordered(self, qubits: Sequence[int]) -> Tensor:
         """The state with its qubits in the order of `qubits`, the least significant first."""

@@ -15,9 +15,9 @@ from qiskit.circuit import Gate, Measure, Parameter, QuantumCircuit
 from qiskit.quantum_info import SparsePauliOp
 
 from qhdm.errors import CircuitError, shortened
+from qhdm.quantum.files.qpy import damaged, read_qpy
 from qhdm.quantum.filter import Filter, build_filter
-from qhdm.quantum.program import IGNORED, lower
-from qhdm.quantum.qpy_files import damaged, read_qpy
+from qhdm.quantum.ir.lowering import IGNORED, lower
 from qhdm.quantum.unroll import unroll
 
 #: Bounds of a file, far above what a filter needs and far below what a computer cannot hold.
@@ -84,7 +84,7 @@ def load_filter(path: str | Path) -> Filter:
     content = _read(path)
     if path.suffix == ".qasm":
         # Imported here: the parser takes a tenth of a second that built-in filters do not need.
-        from qhdm.quantum.openqasm import read_openqasm3
+        from qhdm.quantum.files.openqasm import read_openqasm3
 
         try:
             text = content.decode("utf-8-sig")  # editors on Windows write a byte-order mark

@@ -9,8 +9,8 @@ import numpy as np
 
 from qhdm.errors import CircuitError
 from qhdm.quantum.filter import Filter
-from qhdm.quantum.program import Op, Program, lower
-from qhdm.quantum.structure import Pauli, connected
+from qhdm.quantum.ir.light_cones import Pauli, connected
+from qhdm.quantum.ir.lowering import Op, Program, lower
 
 #: A coefficient, and the positions of the measured values that it multiplies.
 Term = tuple[float, tuple[int, ...]]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from qhdm.quantum.audit import Audit, DeviceCost, conclusions
-from qhdm.quantum.measures import Estimate, GradientVariance, Measures
-from qhdm.quantum.plan import Group
-from qhdm.quantum.tree import Network
+from qhdm.quantum.analysis.audit import Audit, DeviceCost, conclusions
+from qhdm.quantum.analysis.expressibility import Estimate, GradientVariance, Measures
+from qhdm.quantum.exact.plan import Group
+from qhdm.quantum.exact.tree import Network
 
 
 def describe(facts: Audit) -> str:

@@ -19,12 +19,12 @@ from tqdm import tqdm
 
 from qhdm.errors import CircuitError
 from qhdm.quantum.engines import expectation
+from qhdm.quantum.exact.plan import fuse
+from qhdm.quantum.exact.register import Register
 from qhdm.quantum.filter import Filter
-from qhdm.quantum.island import Island
-from qhdm.quantum.plan import fuse
-from qhdm.quantum.program import Program, lower
-from qhdm.quantum.structure import connected, light_cone, masks
-from qhdm.quantum.units import Unit
+from qhdm.quantum.ir.fusion import FusedGate
+from qhdm.quantum.ir.light_cones import connected, light_cone, masks
+from qhdm.quantum.ir.lowering import Program, lower
 from qhdm.seeds import Stream, derive_seed
 
 #: Bins of the fidelity histogram, as Sim et al. use them.
@@ -189,7 +189,7 @@ def random_states(
         units, _ = fuse(ops, [False] * len(program.offsets))
         zero = torch.zeros(count, 1, 2 ** len(part), 1, dtype=torch.complex64)
         zero[:, :, 0] = 1
-        island = Island(tuple(reversed(range(len(part)))), zero)
+        island = Register(tuple(reversed(range(len(part)))), zero)
         for unit in units:
             island = island.apply(unit.qubits, _matrices(unit, angles)[:, None])
         states[part] = island.ordered(range(len(part)))[:, 0, :, 0]
@@ -280,7 +280,7 @@ def _interval(value: float, resampled: np.ndarray) -> Estimate:
     return Estimate(value, max(0.0, float(low)), float(high))
 
 
-def _matrices(unit: Unit, angles: Tensor) -> Tensor:
+def _matrices(unit: FusedGate, angles: Tensor) -> Tensor:
     """The matrix of a unit at each sample's angles, (samples, d, d)."""
     product: Tensor | None = None
     for op, gate in zip(unit.ops, unit.gates, strict=True):

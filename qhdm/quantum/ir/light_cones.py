@@ -9,7 +9,7 @@ import rustworkx as rx
 from qiskit.circuit import QuantumCircuit
 from qiskit.quantum_info import SparsePauliOp
 
-from qhdm.quantum.program import Op, Program
+from qhdm.quantum.ir.lowering import Op, Program
 
 #: A Pauli string as bit masks over qubits (x, z); Y has both bits.
 Pauli = tuple[int, int]

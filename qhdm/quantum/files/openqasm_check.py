@@ -13,10 +13,10 @@ from openqasm3.visitor import QASMVisitor
 from qiskit.circuit.library import get_standard_gate_name_mapping
 
 from qhdm.errors import CircuitError, shortened
-from qhdm.quantum.openqasm_rewrite import angles_of, controls_of, exponent, identifiers
+from qhdm.quantum.files.openqasm_rewrite import angles_of, controls_of, exponent, identifiers
 
 #: Gates after all definitions are written out, controls counted at what they cost to make. The
-#: circuit itself is held to fewer (qhdm.quantum.library).
+#: circuit itself is held to fewer (qhdm.quantum.files.load).
 MAX_WORK = 200_000
 #: Terms that nested definitions may make of one angle.
 MAX_TERMS = 1000

@@ -8,8 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from qhdm.quantum.program import Op, Trig
-from qhdm.quantum.structure import Pauli
+from qhdm.quantum.ir.light_cones import Pauli
+from qhdm.quantum.ir.lowering import Op, Trig
 
 _PAULI = np.array([[[1, 0], [0, 1]], [[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]]])
 #: (x, z) of I, X, Y, Z.
@@ -17,7 +17,7 @@ LETTERS = ((0, 0), (1, 0), (1, 1), (0, 1))
 
 
 @dataclass(frozen=True, eq=False)
-class Unit:
+class FusedGate:
     """Consecutive gates applied as one matrix.
 
     Attributes:
@@ -68,9 +68,9 @@ class Unit:
         return matrix
 
 
-def by_kind(units: Sequence[Unit]) -> list[list[Unit]]:
+def by_kind(units: Sequence[FusedGate]) -> list[list[FusedGate]]:
     """`units` gathered by kind, in the order in which kinds first occur."""
-    kinds: dict[object, list[Unit]] = {}
+    kinds: dict[object, list[FusedGate]] = {}
     for unit in units:
         kinds.setdefault(unit.kind, []).append(unit)
     return list(kinds.values())
@@ -99,7 +99,7 @@ def letters_on(pauli: Pauli, qubits: Sequence[int]) -> tuple[int, ...]:
     return tuple(LETTERS.index((x >> q & 1, z >> q & 1)) for q in qubits)
 
 
-def random_angles(units: Sequence[Unit], draw: int) -> dict[int, float]:
+def random_angles(units: Sequence[FusedGate], draw: int) -> dict[int, float]:
     """Generic angles for all gates of `units`; equal draws are equal."""
     random = np.random.default_rng((20, draw))
     rows = sorted({op.angle for unit in units for op in unit.ops if op.angle >= 0})

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qhdm.quantum.angles import Angles
-from qhdm.quantum.tree import Measured, Network, NetworkBlock, Side
-from qhdm.quantum.units import Unit
+from qhdm.quantum.exact.gate_matrices import GateMatrices
+from qhdm.quantum.exact.tree import BondEnd, Network, NetworkBlock, Readout
+from qhdm.quantum.ir.fusion import FusedGate
 
 
 class Coefficients:
@@ -30,14 +30,14 @@ class Coefficients:
         angles: of this call.
     """
 
-    def __init__(self, network: Network, rows: np.ndarray, angles: Angles) -> None:
+    def __init__(self, network: Network, rows: np.ndarray, angles: GateMatrices) -> None:
         self._network = network
         self._angles = angles
         self._count = angles.filters * len(rows)
         cuts = [[network.cuts[i].unit for i in numbers] for numbers in network.alike_cuts]
         stacks = angles.stacked([*network.units, *cuts], rows)
         #: Of each unit, its matrix and the adjoint.
-        self._unitaries: dict[Unit, tuple[Tensor, Tensor]] = {}
+        self._unitaries: dict[FusedGate, tuple[Tensor, Tensor]] = {}
         for units, stack in zip(network.units, stacks[: len(network.units)], strict=True):
             adjoint = stack.mH.resolve_conj()
             both = zip(stack.unbind(1), adjoint.unbind(1), strict=True)
@@ -56,7 +56,7 @@ class Coefficients:
             states = _conjugated(matrix, states, adjoint)
         operators = self._constant(block.operators)
         for step in reversed(block.steps[1:]):
-            if isinstance(step, Unit):
+            if isinstance(step, FusedGate):
                 matrix, adjoint = self._unitaries[step]
                 operators = _conjugated(adjoint, operators, matrix)
             else:
@@ -64,7 +64,7 @@ class Coefficients:
         if not block.steps:
             return torch.bmm(_real(operators), _real(states).mT)
         first = block.steps[0]
-        assert not isinstance(first, Unit)  # gates before the first cut are in `before`
+        assert not isinstance(first, FusedGate)  # gates before the first cut are in `before`
         return self._first_cut(block, operators, states, first)
 
     def of_terms(self) -> Tensor:
@@ -73,7 +73,7 @@ class Coefficients:
         ends = self._angles.real(_ONE_AND_ZERO).expand(self._count, 2)
         return torch.cat([*late, ends], dim=1)
 
-    def _of_measured(self, measured: Measured) -> Tensor:
+    def _of_measured(self, measured: Readout) -> Tensor:
         """Of the Pauli strings that a conjugated observable consists of, (N, strings)."""
         assert measured.late is not None
         matrix, adjoint = self._unitaries[measured.late]
@@ -83,7 +83,7 @@ class Coefficients:
     def _constant(self, array: np.ndarray) -> Tensor:
         return self._angles.constant(array).expand(self._count, *array.shape)
 
-    def _cut(self, block: NetworkBlock, operators: Tensor, run: tuple[Side, ...]) -> Tensor:
+    def _cut(self, block: NetworkBlock, operators: Tensor, run: tuple[BondEnd, ...]) -> Tensor:
         """Operators (N, d, n, d) taken backward through a run of cuts: n becomes bonds n."""
         N, d, n, _ = operators.shape
         high, low = block.around(run[0].qubit)
@@ -93,7 +93,7 @@ class Coefficients:
         return made.reshape(N, d, -1, d)
 
     def _first_cut(
-        self, block: NetworkBlock, operators: Tensor, states: Tensor, run: tuple[Side, ...]
+        self, block: NetworkBlock, operators: Tensor, states: Tensor, run: tuple[BondEnd, ...]
     ) -> Tensor:
         """Traces of states with operators, these taken through the block's first cuts in time.
 
@@ -127,19 +127,21 @@ class Coefficients:
         made = self._angles.real(_PAULI_PARTS).expand(N, 4, 8) @ bits
         return made.view(N, 4, n, -1)
 
-    def _run_maps(self, sides: dict[Side, tuple[Tensor, int]]) -> dict[tuple[Side, ...], Tensor]:
+    def _run_maps(
+        self, sides: dict[BondEnd, tuple[Tensor, int]]
+    ) -> dict[tuple[BondEnd, ...], Tensor]:
         """Runs of cuts on one qubit as maps of operators, (N, bonds, 4, 4).
 
         They act on the (row, column) bits of the qubit; the bond of the first cut in time is the
         most significant.
         """
-        runs: dict[tuple[int, ...], list[tuple[Side, ...]]] = {}
+        runs: dict[tuple[int, ...], list[tuple[BondEnd, ...]]] = {}
         for block in self._network.blocks:
             for step in block.steps:
-                if not isinstance(step, Unit):
+                if not isinstance(step, FusedGate):
                     sizes = tuple(sides[side][0].shape[2] for side in step)
                     runs.setdefault(sizes, []).append(step)
-        found: dict[tuple[Side, ...], Tensor] = {}
+        found: dict[tuple[BondEnd, ...], Tensor] = {}
         for alike in runs.values():
             maps = _gathered([sides[run[0]] for run in alike])
             for i in range(1, len(alike[0])):
@@ -148,7 +150,7 @@ class Coefficients:
             found |= zip(alike, maps.unbind(1), strict=True)
         return found
 
-    def _side_maps(self, stacks: Sequence[Tensor]) -> dict[Side, tuple[Tensor, int]]:
+    def _side_maps(self, stacks: Sequence[Tensor]) -> dict[BondEnd, tuple[Tensor, int]]:
         """Each side of each cut as maps of operators, over the (row, column) bits of its qubit.
 
         O becomes sum_sr T[s, r] a_s^H O a_r for each T of a Hermitian basis, which keeps operators
@@ -162,7 +164,7 @@ class Coefficients:
             For each side, maps (N, sides, r^2, 4, 4) and the place of its own among them.
         """
         network = self._network
-        maps: dict[Side, tuple[Tensor, int]] = {}
+        maps: dict[BondEnd, tuple[Tensor, int]] = {}
         for numbers, matrices in zip(network.alike_cuts, stacks, strict=True):
             cut = network.cuts[numbers[0]]
             # b_r is the part of the unit that belongs to a_r; as (N, cuts, r, 2, 2).

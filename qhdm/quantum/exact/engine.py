@@ -1,8 +1,7 @@
 """The exact engine: analytic expectation values in torch, differentiable in inputs and weights.
 
-A filter is simulated as its connected components (qhdm.quantum.plan), each as a tree of small
-blocks (qhdm.quantum.network) or as a state vector (qhdm.quantum.statevector), whichever the cost
-model finds cheaper.
+A filter is simulated as its connected components (plan.py), each as a tree of small blocks
+(network.py) or as a state vector (statevector.py), whichever the cost model finds cheaper.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from qhdm.quantum.angles import Angles
+from qhdm.quantum.exact.gate_matrices import GateMatrices
+from qhdm.quantum.exact.network import BoundNetwork
+from qhdm.quantum.exact.plan import Method, Plan, Term, make_plan
+from qhdm.quantum.exact.statevector import BoundStatevector
 from qhdm.quantum.filter import Filter
-from qhdm.quantum.network import BoundNetwork
-from qhdm.quantum.plan import Method, Plan, Term, make_plan
-from qhdm.quantum.statevector import BoundStatevector
 
 _plans: WeakKeyDictionary[Filter, dict[Method, Plan]] = WeakKeyDictionary()
 
@@ -56,7 +55,7 @@ class BoundFilter:
 
     def __init__(self, filter: Filter, w: Tensor, *, method: Method = "auto") -> None:
         plan = plan_of(filter, method)
-        self._angles = Angles(plan.program, w, plan.cache)
+        self._angles = GateMatrices(plan.program, w, plan.cache)
         self._outputs = plan.outputs
         self._groups: list[BoundNetwork | BoundStatevector] = [
             BoundStatevector(group, self._angles)

@@ -9,11 +9,11 @@ from functools import cached_property
 import numpy as np
 from qiskit.circuit import QuantumCircuit
 
-from qhdm.quantum.structure import Pauli
+from qhdm.quantum.ir.light_cones import Pauli
 
 
 @dataclass(frozen=True)
-class Setting:
+class MeasurementBasis:
     """Pauli strings that commute qubit by qubit: measured in one execution.
 
     Attributes:
@@ -39,7 +39,7 @@ class Setting:
         return signs
 
 
-def settings_of(paulis: Sequence[Pauli], qubits: int) -> tuple[Setting, ...]:
+def bases_of(paulis: Sequence[Pauli], qubits: int) -> tuple[MeasurementBasis, ...]:
     """Group Pauli strings, each into the first group that it commutes with qubit by qubit."""
     groups: list[tuple[dict[int, str], list[int]]] = []
     for index, pauli in enumerate(paulis):
@@ -52,7 +52,7 @@ def settings_of(paulis: Sequence[Pauli], qubits: int) -> tuple[Setting, ...]:
         else:
             groups.append((dict(letters), [index]))
     return tuple(
-        Setting(
+        MeasurementBasis(
             "".join(basis.get(q, "Z") for q in range(qubits)),
             tuple(members),
             tuple(paulis[i][0] | paulis[i][1] for i in members),

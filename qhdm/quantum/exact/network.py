@@ -1,7 +1,7 @@
-"""Block networks in torch: see qhdm.quantum.partition for the picture.
+"""Block networks in torch: see partition.py for the picture.
 
 What depends on the weights alone becomes, once per call, one real matrix per block
-(qhdm.quantum.coefficients); a batch then costs some matrix products per block. The batch is always
+(block_tensors.py); a batch then costs some matrix products per block. The batch is always
 the last dimension.
 
 Shapes: N = F G circuits (F filters with the same circuit and different weights, G equal
@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qhdm.quantum.angles import Angles
-from qhdm.quantum.coefficients import Coefficients
-from qhdm.quantum.contraction import Closing, Contraction, Edge
-from qhdm.quantum.tree import Network
+from qhdm.quantum.exact.block_tensors import Coefficients
+from qhdm.quantum.exact.contraction import Contraction, Edge, RootEdge
+from qhdm.quantum.exact.gate_matrices import GateMatrices
+from qhdm.quantum.exact.tree import Network
 
 #: Bytes of an array that a core's second-level cache holds, others beside it.
 _CACHE = 2**19
@@ -37,7 +37,11 @@ class BoundNetwork:
     """
 
     def __init__(
-        self, network: Network, contraction: Contraction | None, rows: np.ndarray, angles: Angles
+        self,
+        network: Network,
+        contraction: Contraction | None,
+        rows: np.ndarray,
+        angles: GateMatrices,
     ) -> None:
         self._network, self._contraction = network, contraction
         self._rows, self._angles = rows, angles
@@ -85,7 +89,7 @@ def _message(
     parts: Sequence[Tensor],
     features: Tensor,
     messages: dict[tuple[int, int], Tensor],
-    angles: Angles,
+    angles: GateMatrices,
 ) -> Tensor:
     """What a subtree tells its neighbour: (N, entries, B)."""
     found = []
@@ -103,7 +107,7 @@ def _message(
     return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
 
-def _form(closing: Closing, factors: Tensor, angles: Angles) -> Tensor:
+def _form(closing: RootEdge, factors: Tensor, angles: GateMatrices) -> Tensor:
     """By which entries of two messages meet, (N, left entries, right entries)."""
     if closing.form is not None:
         return angles.real(closing.form).expand(len(factors), *closing.form.shape)
@@ -170,7 +174,7 @@ def _polynomial(coefficients: Tensor, single: Tensor) -> Tensor:
     return _Contracted.apply(table, low, high)
 
 
-def _features(network: Network, single: Tensor, angles: Angles) -> list[Tensor]:
+def _features(network: Network, single: Tensor, angles: GateMatrices) -> list[Tensor]:
     """For each block, the products of the features (N, qubits, 3, B) of its qubits: (N, 3^k, B).
 
     Qubits without an input have none; the last qubit's is the most significant.
@@ -195,7 +199,7 @@ def _products(columns: Sequence[Tensor], one: Tensor) -> Tensor:
     return product
 
 
-def _take(tensor: Tensor, places: np.ndarray, angles: Angles) -> Tensor:
+def _take(tensor: Tensor, places: np.ndarray, angles: GateMatrices) -> Tensor:
     """Entries of a tensor (N, entries, ...) at `places`, an array of the plan, flattened."""
     index = angles.index(("take", id(places)), lambda: places.reshape(-1))
     return tensor.index_select(1, index)

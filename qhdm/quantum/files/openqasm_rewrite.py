@@ -35,7 +35,7 @@ gate u3(t, p, l) q { rz(l) q; ry(t) q; rz(p) q; }
 
 
 def with_specified_values(program: ast.Program) -> ast.Program:
-    """Rewrite a program that has been checked (`qhdm.quantum.openqasm`), in place.
+    """Rewrite a program that has been checked (`qhdm.quantum.files.openqasm`), in place.
 
     Statements keep the spans that they have in the text.
     """

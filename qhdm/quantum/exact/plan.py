@@ -14,16 +14,16 @@ import numpy as np
 import torch
 
 from qhdm.errors import CircuitError
-from qhdm.quantum.angles import Angles, Cache
-from qhdm.quantum.coefficients import Coefficients
-from qhdm.quantum.components import Component, Term, angle_rows, split
-from qhdm.quantum.contraction import Contraction, plan_contraction
+from qhdm.quantum.exact.block_tensors import Coefficients
+from qhdm.quantum.exact.contraction import Contraction, plan_contraction
+from qhdm.quantum.exact.gate_matrices import Cache, GateMatrices
+from qhdm.quantum.exact.partition import NOMINAL_BATCH, plan_network
+from qhdm.quantum.exact.tree import Network
 from qhdm.quantum.filter import Filter
-from qhdm.quantum.partition import NOMINAL_BATCH, plan_network
-from qhdm.quantum.program import Op, Program
-from qhdm.quantum.structure import Pauli, light_cone
-from qhdm.quantum.tree import Network
-from qhdm.quantum.units import Unit
+from qhdm.quantum.ir.components import Component, Term, angle_rows, split
+from qhdm.quantum.ir.fusion import FusedGate
+from qhdm.quantum.ir.light_cones import Pauli, light_cone
+from qhdm.quantum.ir.lowering import Op, Program
 
 Method = Literal["auto", "network", "statevector"]
 
@@ -56,7 +56,7 @@ class Group:
     qubits: tuple[tuple[int, ...], ...]
     angles: np.ndarray
     paulis: tuple[Pauli, ...]
-    units: tuple[Unit, ...]
+    units: tuple[FusedGate, ...]
     reads_inputs: tuple[bool, ...]
     network: Network | None
     contraction: Contraction | None
@@ -142,14 +142,14 @@ def _nonzero(program: Program, network: Network, rows: np.ndarray) -> list[np.nd
     count = program.from_weights.shape[1]
     w = 2 * math.pi * torch.rand(3, count, dtype=torch.float64, generator=generator)
     with torch.no_grad():
-        coefficients = Coefficients(network, rows, Angles(program, w, {}))
+        coefficients = Coefficients(network, rows, GateMatrices(program, w, {}))
         blocks = [coefficients.of_block(i) for i in range(len(network.blocks))]
     return [(block.abs().amax((0, 2)) > _ZERO).numpy() for block in blocks]
 
 
 def fuse(
     ops: Sequence[Op], reads_inputs: Sequence[bool]
-) -> tuple[tuple[Unit, ...], tuple[bool, ...]]:
+) -> tuple[tuple[FusedGate, ...], tuple[bool, ...]]:
     """Gather gates into units of at most `FUSE_QUBITS` qubits without changing the circuit.
 
     Gates that read the inputs stay alone, since their matrix differs from sample to sample.
@@ -161,15 +161,15 @@ def fuse(
     Returns:
         The units, and for each whether it reads inputs.
     """
-    units = [(Unit(op.qubits, (op,)), op.angle >= 0 and reads_inputs[op.angle]) for op in ops]
+    units = [(FusedGate(op.qubits, (op,)), op.angle >= 0 and reads_inputs[op.angle]) for op in ops]
     while len(shorter := _merge(units)) < len(units):
         units = shorter
     return tuple(unit for unit, _ in units), tuple(reads for _, reads in units)
 
 
-def _merge(units: Sequence[tuple[Unit, bool]]) -> list[tuple[Unit, bool]]:
+def _merge(units: Sequence[tuple[FusedGate, bool]]) -> list[tuple[FusedGate, bool]]:
     """Join each unit to the last one before it that shares a qubit, where they may fuse."""
-    merged: list[tuple[Unit, bool]] = []
+    merged: list[tuple[FusedGate, bool]] = []
     for unit, reads in units:
         mine = set(unit.qubits)
         # Units after `last` act on other qubits: this one commutes past them.
@@ -178,7 +178,7 @@ def _merge(units: Sequence[tuple[Unit, bool]]) -> list[tuple[Unit, bool]]:
             before = merged[last][0]
             union = mine.union(before.qubits)
             if len(union) <= FUSE_QUBITS:
-                merged[last] = (Unit(tuple(sorted(union)), before.ops + unit.ops), False)
+                merged[last] = (FusedGate(tuple(sorted(union)), before.ops + unit.ops), False)
                 continue
         merged.append((unit, reads))
     return merged

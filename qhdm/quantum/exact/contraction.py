@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qhdm.quantum.tree import Key, Network
+from qhdm.quantum.exact.tree import Key, Network
 
 _Edge = tuple[int, int]
 
@@ -48,7 +48,7 @@ class Edge:
 
 
 @dataclass(frozen=True, eq=False)
-class Closing:
+class RootEdge:
     """Observables that are closed at the bond between two blocks, as bilinear forms of messages.
 
     Attributes:
@@ -80,7 +80,7 @@ class Contraction:
     """
 
     edges: tuple[Edge, ...]
-    closings: tuple[Closing, ...]
+    closings: tuple[RootEdge, ...]
     cost: int
 
 
@@ -193,7 +193,7 @@ def _closings(
     network: Network,
     live: dict[_Edge, dict[Key, np.ndarray]],
     place: dict[_Edge, dict[tuple[Key, int], int]],
-) -> tuple[Closing, ...]:
+) -> tuple[RootEdge, ...]:
     one_place = sum(len(measured.keys) for measured in network.measured if measured.late)
     number = 0
     #: For each bond, for each observable and left entry, right entries and their factors.
@@ -222,5 +222,5 @@ def _closings(
         lefts = np.array([left for _, left in forms], dtype=np.int64)
         plain = np.all(factors >= one_place)
         form = (factors == one_place).astype(float) if plain else None
-        closings.append(Closing(one, other, lefts, form, factors, observables))
+        closings.append(RootEdge(one, other, lefts, form, factors, observables))
     return tuple(closings)

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qhdm.quantum.program import Program
-from qhdm.quantum.units import Unit, by_kind
+from qhdm.quantum.ir.fusion import FusedGate, by_kind
+from qhdm.quantum.ir.lowering import Program
 
 #: Constant tensors by (what, type, device): they are converted once per plan.
 Cache = dict[Any, Tensor]
 
 
-class Angles:
+class GateMatrices:
     """Angles of all gates for weights w (F, P), and of those that read inputs for given inputs.
 
     Args:
@@ -77,7 +77,7 @@ class Angles:
         found = reading[:, self.index(("own", id(rows), local), make)]
         return found.unflatten(1, (len(rows), len(local)))
 
-    def units(self, units: Sequence[Unit], rows: np.ndarray) -> dict[Unit, Tensor]:
+    def units(self, units: Sequence[FusedGate], rows: np.ndarray) -> dict[FusedGate, Tensor]:
         """The matrix of each of `units`, (F, G, d, d); see `stacked`."""
         groups = by_kind(units)
         return {
@@ -86,7 +86,7 @@ class Angles:
             for unit, matrix in zip(group, stack.unbind(1), strict=True)
         }
 
-    def stacked(self, groups: Sequence[Sequence[Unit]], rows: np.ndarray) -> list[Tensor]:
+    def stacked(self, groups: Sequence[Sequence[FusedGate]], rows: np.ndarray) -> list[Tensor]:
         """Matrices of units that do not read inputs.
 
         Args:
@@ -115,7 +115,7 @@ class Angles:
             found.append(product.view(self.filters * len(rows), len(group), d, d))
         return found
 
-    def of_unit(self, reading: Tensor, unit: Unit, rows: np.ndarray) -> Tensor:
+    def of_unit(self, reading: Tensor, unit: FusedGate, rows: np.ndarray) -> Tensor:
         """The matrix (F, G, B, d, d) of a unit of one gate that reads inputs."""
         parts, scale = unit.stacks
         phase = float(scale[0]) * self.own(reading, rows, (unit.ops[0].angle,)).squeeze(2)
@@ -123,7 +123,7 @@ class Angles:
         d = 2 ** len(unit.qubits)
         return torch.view_as_complex((form @ self.real(parts)[0]).unflatten(3, (d, d, 2)))
 
-    def _forms(self, groups: Sequence[Sequence[Unit]], rows: np.ndarray) -> Tensor:
+    def _forms(self, groups: Sequence[Sequence[FusedGate]], rows: np.ndarray) -> Tensor:
         """(1, cos, sin) of the phase of every gate: (F, gates of all groups, 3).
 
         Within a group the order is (gates of a unit, G, units).

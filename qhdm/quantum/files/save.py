@@ -79,7 +79,7 @@ def write_qpy(circuit: QuantumCircuit, path: Path) -> None:
 def write_filter(filter: Filter, path: Path) -> None:
     """Write a filter, inputs and weights free, as OpenQASM 3 or QPY, by the name of the file.
 
-    `qhdm.quantum.library.load_filter` reads it back as the same filter.
+    `qhdm.quantum.files.load.load_filter` reads it back as the same filter.
     """
     circuit = named_circuit(filter)
     if path.suffix == ".qpy":

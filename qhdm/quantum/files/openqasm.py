@@ -19,9 +19,9 @@ from qiskit_qasm3_import.converter import ConvertVisitor
 from qiskit_qasm3_import.state import State
 
 from qhdm.errors import CircuitError, shortened
-from qhdm.quantum.openqasm_check import check_program
-from qhdm.quantum.openqasm_rewrite import with_specified_values
-from qhdm.quantum.openqasm_text import check_text
+from qhdm.quantum.files.limits import check_text
+from qhdm.quantum.files.openqasm_check import check_program
+from qhdm.quantum.files.openqasm_rewrite import with_specified_values
 
 
 def read_openqasm3(

@@ -15,12 +15,12 @@ from qiskit_aer import AerSimulator
 from qiskit_aer.noise import NoiseModel
 
 from qhdm.errors import EngineError
-from qhdm.quantum.aer.calibration import find_calibration
-from qhdm.quantum.aer.measure import Setting, parities, rotate, settings_of
-from qhdm.quantum.aer.noise import place
+from qhdm.quantum.aer.bases import MeasurementBasis, bases_of, parities, rotate
 from qhdm.quantum.aer.options import AerOptions
-from qhdm.quantum.aer.parts import Part
 from qhdm.quantum.aer.rebase import Bindable, make_bindable, rebased
+from qhdm.quantum.aer.subcircuits import Subcircuit
+from qhdm.quantum.devices.calibration import find_calibration
+from qhdm.quantum.devices.noise import place
 from qhdm.seeds import Stream, derive_seed
 
 #: Parameter sets, and numbers that come back, per run: Aer keeps the results of all in memory.
@@ -57,7 +57,7 @@ class Execution:
             the row when the column is there.
     """
 
-    setting: Setting
+    setting: MeasurementBasis
     reading: Reading
     bindable: Bindable
     simulator: AerSimulator
@@ -86,7 +86,7 @@ class Executor:
         self.options = options
         self.device = find_calibration(options.noise) if options.noise is not None else None
 
-    def prepare(self, part: Part, name: str) -> tuple[Execution, ...]:
+    def prepare(self, part: Subcircuit, name: str) -> tuple[Execution, ...]:
         """The circuits to run for `part`, one for each measurement setting.
 
         Args:
@@ -97,7 +97,7 @@ class Executor:
             EngineError: the method cannot hold the circuit, or the device is too small.
             CircuitError: a gate cannot be bound.
         """
-        settings = settings_of(part.paulis, part.circuit.num_qubits)
+        settings = bases_of(part.paulis, part.circuit.num_qubits)
         return tuple(self._execution(part, setting, name) for setting in settings)
 
     def run(
@@ -128,7 +128,7 @@ class Executor:
             values[:, execution.setting.members] = found
         return values
 
-    def _execution(self, part: Part, setting: Setting, name: str) -> Execution:
+    def _execution(self, part: Subcircuit, setting: MeasurementBasis, name: str) -> Execution:
         circuit = part.circuit.copy()
         rotate(circuit, setting.basis)
         noise: NoiseModel | None = None

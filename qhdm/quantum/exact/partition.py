@@ -21,10 +21,25 @@ from itertools import combinations, pairwise, product
 import numpy as np
 import rustworkx as rx
 
-from qhdm.quantum.program import Op
-from qhdm.quantum.structure import Pauli, connected, interaction_graph, light_cone
-from qhdm.quantum.tree import Cut, Inlet, Measured, Network, NetworkBlock, Side, real_form
-from qhdm.quantum.units import LETTERS, Unit, embed, letters_on, random_angles, string_matrix
+from qhdm.quantum.exact.tree import (
+    BondEnd,
+    BondGate,
+    InputEncoding,
+    Network,
+    NetworkBlock,
+    Readout,
+    real_form,
+)
+from qhdm.quantum.ir.fusion import (
+    LETTERS,
+    FusedGate,
+    embed,
+    letters_on,
+    random_angles,
+    string_matrix,
+)
+from qhdm.quantum.ir.light_cones import Pauli, connected, interaction_graph, light_cone
+from qhdm.quantum.ir.lowering import Op
 
 #: Largest block, in qubits.
 MAX_BLOCK = 5
@@ -90,7 +105,7 @@ def _total(network: Network) -> int:
 
 def _split_inlets(
     size: int, ops: Sequence[Op], reads_inputs: Sequence[bool]
-) -> tuple[tuple[Inlet, ...], list[Op]] | None:
+) -> tuple[tuple[InputEncoding, ...], list[Op]] | None:
     """Take the gates that read inputs, and constant ones before them, off the start of qubits."""
 
     def reads(op: Op) -> bool:
@@ -102,7 +117,7 @@ def _split_inlets(
     for qubit in range(size):
         mine = [index for index, op in reading.items() if qubit in op.qubits]
         if not mine:
-            inlets.append(Inlet(-1, np.array([[[1, 0], [0, 0]]], dtype=complex)))
+            inlets.append(InputEncoding(-1, np.array([[[1, 0], [0, 0]]], dtype=complex)))
             continue
         before = [i for i in range(mine[0]) if qubit in ops[i].qubits]
         prefix = [ops[i] for i in before]
@@ -121,7 +136,7 @@ def _split_inlets(
     return tuple(inlets), [op for index, op in enumerate(ops) if index not in taken]
 
 
-def _inlet(op: Op, ket: np.ndarray) -> Inlet | None:
+def _inlet(op: Op, ket: np.ndarray) -> InputEncoding | None:
     def state(angle: float) -> np.ndarray:
         after = op.gate.at(angle) @ ket
         return np.outer(after, after.conj())
@@ -131,25 +146,27 @@ def _inlet(op: Op, ket: np.ndarray) -> Inlet | None:
     states = np.array([mean, zero - mean, quarter - mean])
     probe = 0.7
     affine = states[0] + np.cos(probe) * states[1] + np.sin(probe) * states[2]
-    return Inlet(op.angle, states) if np.allclose(affine, state(probe), atol=1e-12) else None
+    return (
+        InputEncoding(op.angle, states) if np.allclose(affine, state(probe), atol=1e-12) else None
+    )
 
 
-def _units(ops: Sequence[Op]) -> list[Unit]:
+def _units(ops: Sequence[Op]) -> list[FusedGate]:
     """Join gates to the last unit on their qubits, where that has the same two qubits or more."""
-    units: list[Unit] = []
+    units: list[FusedGate] = []
     for op in ops:
         last = max((i for i, u in enumerate(units) if set(u.qubits) & set(op.qubits)), default=-1)
         if last >= 0 and set(op.qubits) <= set(units[last].qubits):
             units[last] = replace(units[last], ops=(*units[last].ops, op))
         else:
-            units.append(Unit(op.qubits, (op,)))
+            units.append(FusedGate(op.qubits, (op,)))
     return units
 
 
 def _assemble(
     size: int,
-    inlets: tuple[Inlet, ...],
-    units: Sequence[Unit],
+    inlets: tuple[InputEncoding, ...],
+    units: Sequence[FusedGate],
     blocks: Sequence[tuple[int, ...]],
     paulis: Sequence[Pauli],
 ) -> Network | None:
@@ -160,8 +177,8 @@ def _assemble(
     seen = set().union(*cones)
     tail = _tail(units, crossing, cones, paulis)
 
-    steps: list[list[Unit | Side]] = [[] for _ in blocks]
-    cuts: list[Cut] = []
+    steps: list[list[FusedGate | BondEnd]] = [[] for _ in blocks]
+    cuts: list[BondGate] = []
     ends: list[tuple[int, int]] = []
     for index, unit in enumerate(units):
         if index not in seen or index in tail:
@@ -172,7 +189,7 @@ def _assemble(
         if len(unit.qubits) != 2:
             return None
         for qubit in unit.qubits:
-            steps[home[qubit]].append(Side(len(cuts), qubit))
+            steps[home[qubit]].append(BondEnd(len(cuts), qubit))
         cuts.append(_cut(unit))
         ends.append((home[unit.qubits[0]], home[unit.qubits[1]]))
 
@@ -213,33 +230,33 @@ def _assemble(
 
 def _block(
     qubits: tuple[int, ...],
-    steps: Sequence[Unit | Side],
+    steps: Sequence[FusedGate | BondEnd],
     operators: Sequence[Pauli],
-    inlets: Sequence[Inlet],
+    inlets: Sequence[InputEncoding],
     joined: Mapping[int, int],
 ) -> NetworkBlock:
     """One block; `joined` gives the neighbour that each of its cuts leads to."""
-    fused: list[Unit | tuple[Side, ...]] = []
+    fused: list[FusedGate | tuple[BondEnd, ...]] = []
     for step in steps:
         last = fused[-1] if fused else None
-        if isinstance(step, Unit):
+        if isinstance(step, FusedGate):
             # All gates are embedded in the whole block, so that equal sequences are of one kind.
-            if isinstance(last, Unit):
-                fused[-1] = Unit(qubits, last.ops + step.ops)
+            if isinstance(last, FusedGate):
+                fused[-1] = FusedGate(qubits, last.ops + step.ops)
             else:
-                fused.append(Unit(qubits, step.ops))
+                fused.append(FusedGate(qubits, step.ops))
         elif isinstance(last, tuple) and last[0].qubit == step.qubit:
             fused[-1] = (*last, step)
         else:
             fused.append((step,))
     before = None
-    if fused and isinstance(fused[0], Unit):
+    if fused and isinstance(fused[0], FusedGate):
         before, fused = fused[0], fused[1:]
     states = np.ones((1, 1, 1), dtype=complex)
     for qubit in qubits:
         states = np.kron(inlets[qubit].states, states)
     matrices = [string_matrix(letters_on(pauli, qubits)) for pauli in operators]
-    cuts = tuple(side.cut for run in fused if not isinstance(run, Unit) for side in run)
+    cuts = tuple(side.cut for run in fused if not isinstance(run, FusedGate) for side in run)
     order = sorted(range(len(cuts)), key=lambda position: joined[cuts[position]])
     return NetworkBlock(
         qubits,
@@ -259,7 +276,7 @@ def _spanning_tree(blocks: int, ends: Sequence[tuple[int, int]]) -> tuple[tuple[
     return (*tree, *pairwise(roots))
 
 
-def _cone(units: Sequence[Unit], pauli: Pauli) -> list[int]:
+def _cone(units: Sequence[FusedGate], pauli: Pauli) -> list[int]:
     """Units with a gate in the light cone of a Pauli string."""
     flat = [(index, op) for index, unit in enumerate(units) for op in unit.ops]
     kept = light_cone([op for _, op in flat], pauli)
@@ -267,7 +284,7 @@ def _cone(units: Sequence[Unit], pauli: Pauli) -> list[int]:
 
 
 def _tail(
-    units: Sequence[Unit],
+    units: Sequence[FusedGate],
     crossing: Sequence[bool],
     cones: Sequence[set[int]],
     paulis: Sequence[Pauli],
@@ -296,7 +313,7 @@ def _tail(
     return tail
 
 
-def _cut(unit: Unit) -> Cut:
+def _cut(unit: FusedGate) -> BondGate:
     """Expand a two-qubit unit on the side where fewer constant operators suffice.
 
     The operators are those that occur at generic angles: one side of a controlled gate is spanned
@@ -323,7 +340,7 @@ def _cut(unit: Unit) -> Cut:
     hermitian = _hermitian_basis(rank)
     own = hermitian if side == 0 else hermitian.conj()
     maps = np.einsum("msr,six,rjy->mxyij", own, basis.conj(), basis)
-    return Cut(
+    return BondGate(
         unit,
         basis,
         side,
@@ -375,11 +392,11 @@ def _hermitian_basis(rank: int) -> np.ndarray:
 
 
 def _measured(
-    units: tuple[Unit, ...],
+    units: tuple[FusedGate, ...],
     pauli: Pauli,
     blocks: Sequence[tuple[int, ...]],
     operators: list[dict[Pauli, int]],
-) -> Measured:
+) -> Readout:
     x, z = pauli
     own = {q for q in range((x | z).bit_length()) if (x | z) >> q & 1}
     support = tuple(sorted(own.union(*(unit.qubits for unit in units))))
@@ -411,7 +428,7 @@ def _measured(
             )
             row.append(operators[b].setdefault(local, len(operators[b])))
         keys.append(tuple(row))
-    late = Unit(support, tuple(op for unit in units for op in unit.ops)) if units else None
+    late = FusedGate(support, tuple(op for unit in units for op in unit.ops)) if units else None
     d = len(observable)
     strings = real_form(np.array([string_matrix(c) for c in choices])) / d
-    return Measured(late, observable[:, None], strings, tuple(keys))
+    return Readout(late, observable[:, None], strings, tuple(keys))

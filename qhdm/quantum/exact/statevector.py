@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qhdm.quantum.angles import Angles
-from qhdm.quantum.island import Island
-from qhdm.quantum.memory import require_memory
-from qhdm.quantum.plan import Group
-from qhdm.quantum.structure import Pauli
+from qhdm.quantum.exact.gate_matrices import GateMatrices
+from qhdm.quantum.exact.memory import require_memory
+from qhdm.quantum.exact.plan import Group
+from qhdm.quantum.exact.register import Register
+from qhdm.quantum.ir.light_cones import Pauli
 
 #: States of less are made without asking whether there is room.
 _SMALL = 2**30
@@ -35,7 +35,7 @@ class BoundStatevector:
         angles: of the weights.
     """
 
-    def __init__(self, group: Group, angles: Angles) -> None:
+    def __init__(self, group: Group, angles: GateMatrices) -> None:
         self._group, self._angles = group, angles
         fixed = [u for u, reads in zip(group.units, group.reads_inputs, strict=True) if not reads]
         self._shared = angles.units(fixed, group.angles)
@@ -55,10 +55,10 @@ class BoundStatevector:
         return _simulate(group, matrices, angles)
 
 
-def _simulate(group: Group, matrices: Sequence[Tensor], angles: Angles) -> Tensor:
+def _simulate(group: Group, matrices: Sequence[Tensor], angles: GateMatrices) -> Tensor:
     ket = angles.constant(_ZERO)
     ket = ket.expand(angles.filters, len(group.angles), 2, 1)
-    islands = [Island((qubit,), ket) for qubit in range(group.size)]
+    islands = [Register((qubit,), ket) for qubit in range(group.size)]
     done = 0
     for unit, matrix in zip(group.units, matrices, strict=True):
         if len(islands) == 1:
@@ -94,9 +94,9 @@ class _Evolve(torch.autograd.Function):
     ) -> Tensor:
         qubits = tuple(reversed(range(size)))
         for place, matrix in zip(places, matrices, strict=True):
-            island = Island(qubits, state).apply(place, matrix)
+            island = Register(qubits, state).apply(place, matrix)
             qubits, state = island.qubits, island.state
-        state = Island(qubits, state).ordered(range(size))
+        state = Register(qubits, state).ordered(range(size))
         ctx.places, ctx.size = places, size
         ctx.save_for_backward(state, *matrices)
         return state
@@ -104,8 +104,8 @@ class _Evolve(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         state, *matrices = ctx.saved_tensors
-        after = Island(tuple(reversed(range(ctx.size))), state)
-        adjoint = Island(after.qubits, gradient)
+        after = Register(tuple(reversed(range(ctx.size))), state)
+        adjoint = Register(after.qubits, gradient)
         gradients: list[Tensor | None] = []
         for place, matrix in zip(reversed(ctx.places), reversed(matrices), strict=True):
             before = after.apply(place, matrix.mH)
@@ -117,7 +117,7 @@ class _Evolve(torch.autograd.Function):
 
 
 def _matrix_gradient(
-    adjoint: Island, before: Island, place: Sequence[int], *, per_column: bool
+    adjoint: Register, before: Register, place: Sequence[int], *, per_column: bool
 ) -> Tensor:
     """The gradient of a gate's matrix: the adjoint after it times the state before it, daggered."""
     F, G, _, B = before.state.shape

@@ -11,11 +11,11 @@ import numpy as np
 from qiskit.circuit import QuantumCircuit
 from qiskit.providers import BackendV2
 
+from qhdm.quantum.analysis.transpile import to_isa
+from qhdm.quantum.exact.plan import Plan, make_plan
 from qhdm.quantum.filter import Filter
-from qhdm.quantum.isa import to_isa
-from qhdm.quantum.plan import Plan, make_plan
-from qhdm.quantum.program import Program
-from qhdm.quantum.structure import components, light_cone, live_weights, masks
+from qhdm.quantum.ir.light_cones import components, light_cone, live_weights, masks
+from qhdm.quantum.ir.lowering import Program
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 

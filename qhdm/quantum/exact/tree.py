@@ -1,6 +1,6 @@
-"""A component as a tree of small blocks: what qhdm.quantum.partition plans, and network runs.
+"""A component as a tree of small blocks: what qhdm.quantum.exact.partition plans, and network runs.
 
-See qhdm.quantum.partition for the picture.
+See qhdm.quantum.exact.partition for the picture.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from qhdm.quantum.units import Unit, by_kind
+from qhdm.quantum.ir.fusion import FusedGate, by_kind
 
 #: For each block, the number of the operator on it.
 Key = tuple[int, ...]
@@ -22,7 +22,7 @@ _PART_COST = 16
 
 
 @dataclass(frozen=True, eq=False)
-class Inlet:
+class InputEncoding:
     """How a qubit starts: rho = states[0] + cos(a) states[1] + sin(a) states[2].
 
     Attributes:
@@ -35,20 +35,20 @@ class Inlet:
 
 
 @dataclass(frozen=True, eq=False)
-class Cut:
+class BondGate:
     """A unit across two blocks, as sum_r a_r (x) b_r with constant, orthonormal a_r.
 
     Attributes:
         unit: the gates.
         basis: (r, 2, 2), the a_r.
         constant: position in `unit.qubits` of the side that carries the a_r.
-        maps: (r^2, 4, 4), what the constant side does to operators (see qhdm.quantum.network).
+        maps: (r^2, 4, 4), what the constant side does to operators (network.py).
         projector: (16, 4 r), from the unit's matrix to the b_r.
         basis_dual: (r^2, r^2), the dual Hermitian basis, for the side of the b_r.
         kind: equal for cuts that differ in qubits and angles alone.
     """
 
-    unit: Unit
+    unit: FusedGate
     basis: np.ndarray
     constant: int
     maps: np.ndarray
@@ -58,7 +58,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Side:
+class BondEnd:
     """One side of a cut, as a step of a block: its number, and the qubit it acts on."""
 
     cut: int
@@ -83,8 +83,8 @@ class NetworkBlock:
 
     qubits: tuple[int, ...]
     states: np.ndarray
-    before: Unit | None
-    steps: tuple[Unit | tuple[Side, ...], ...]
+    before: FusedGate | None
+    steps: tuple[FusedGate | tuple[BondEnd, ...], ...]
     operators: np.ndarray
     cuts: tuple[int, ...]
     cut_order: tuple[int, ...]
@@ -96,7 +96,7 @@ class NetworkBlock:
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class Readout:
     """One observable: the Pauli string, and the gates at the end that conjugate it.
 
     Attributes:
@@ -107,7 +107,7 @@ class Measured:
         keys: for each of these strings (one, if nothing conjugates), the operator of every block.
     """
 
-    late: Unit | None
+    late: FusedGate | None
     pauli: np.ndarray
     strings: np.ndarray
     keys: tuple[Key, ...]
@@ -128,12 +128,12 @@ class Network:
         cost_once: real multiply-adds of what depends on the weights alone.
     """
 
-    inlets: tuple[Inlet, ...]
+    inlets: tuple[InputEncoding, ...]
     blocks: tuple[NetworkBlock, ...]
-    cuts: tuple[Cut, ...]
+    cuts: tuple[BondGate, ...]
     ends: tuple[tuple[int, int], ...]
     tree: tuple[tuple[int, int], ...]
-    measured: tuple[Measured, ...]
+    measured: tuple[Readout, ...]
     cost_once: int
 
     @cached_property
@@ -172,10 +172,12 @@ class Network:
         return np.array([key[0] for measured in self.measured for key in measured.keys])
 
     @cached_property
-    def units(self) -> list[list[Unit]]:
+    def units(self) -> list[list[FusedGate]]:
         """All units that act within a block or on an observable, by kind."""
         units = [block.before for block in self.blocks if block.before]
-        units += [step for block in self.blocks for step in block.steps if isinstance(step, Unit)]
+        units += [
+            step for block in self.blocks for step in block.steps if isinstance(step, FusedGate)
+        ]
         return by_kind([*units, *(measured.late for measured in self.measured if measured.late)])
 
     @cached_property
@@ -187,14 +189,16 @@ class Network:
         return tuple(map(tuple, alike.values()))
 
     @cached_property
-    def constant_sides(self) -> tuple[Side, ...]:
+    def constant_sides(self) -> tuple[BondEnd, ...]:
         """Of each cut, the side with the constant operators."""
-        return tuple(Side(i, cut.unit.qubits[cut.constant]) for i, cut in enumerate(self.cuts))
+        return tuple(BondEnd(i, cut.unit.qubits[cut.constant]) for i, cut in enumerate(self.cuts))
 
     @cached_property
-    def varying_sides(self) -> tuple[Side, ...]:
+    def varying_sides(self) -> tuple[BondEnd, ...]:
         """Of each cut, the other side."""
-        return tuple(Side(i, cut.unit.qubits[1 - cut.constant]) for i, cut in enumerate(self.cuts))
+        return tuple(
+            BondEnd(i, cut.unit.qubits[1 - cut.constant]) for i, cut in enumerate(self.cuts)
+        )
 
     @cached_property
     def neighbours(self) -> tuple[tuple[int, ...], ...]:

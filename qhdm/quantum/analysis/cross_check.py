@@ -15,8 +15,8 @@ from tqdm import tqdm
 from qhdm.errors import CircuitError
 from qhdm.quantum.aer.options import AerOptions
 from qhdm.quantum.engines import ENGINES, expectation, make_engine
+from qhdm.quantum.exact.memory import require_memory
 from qhdm.quantum.filter import Filter
-from qhdm.quantum.memory import require_memory
 
 #: Qiskit's Statevector, gate by gate: shares nothing with the engines.
 REFERENCE = "statevector"

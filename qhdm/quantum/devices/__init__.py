@@ -1,0 +1,1 @@
+"""Devices: their calibration, and the noise models that follow from it."""

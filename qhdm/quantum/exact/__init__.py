@@ -1,0 +1,1 @@
+"""The exact engine: analytic, differentiable values by block networks and state vectors."""
