@@ -164,6 +164,27 @@ def test_exact_and_real_divisions_are_read(angle: str, factor: float, tmp_path: 
     assert float(expectation(filter, x, w)) == pytest.approx(right, abs=FLOAT64)
 
 
+def test_an_integer_given_as_an_angle_is_divided_like_one(tmp_path: Path) -> None:
+    own = "gate g(a) q { rx(a/2) q; }\ngate h2(a) q { g(a) q; }\n"
+    body = (
+        own + "input float x0;\nqubit q;\nrx(x0) q;\nh2(1) q;\nh2(2 - 1) q;\nctrl(0) @ g(-1) q;\n"
+    )
+    filter = read(tmp_path, body)
+    value = float(expectation(filter, torch.tensor([[0.3]]), torch.zeros(0)))
+    assert value == pytest.approx(np.cos(0.3 + 0.5 + 0.5 - 0.5), abs=1e-6)
+
+
+def test_calls_over_registers_are_made_one_after_the_other(tmp_path: Path) -> None:
+    """The first qubit is shared: g(a, b0) g(a, b1) is not each gate of g over the register."""
+    g = "gate g a, b { ry(0.4) a; cx a, b; }\n"
+    inputs = "input float x0;\ninput float x1;\ninput float x2;\nqubit a;\nqubit[2] b;\n"
+    start = "rx(x0) a;\nrx(x1) b[0];\nrx(x2) b[1];\n"
+    same(
+        read(tmp_path, g + inputs + start + "g a, b;\n"),
+        read(tmp_path, inputs + start + "ry(0.4) a;\ncx a, b[0];\nry(0.4) a;\ncx a, b[1];\n"),
+    )
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [

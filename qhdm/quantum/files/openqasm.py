@@ -1,8 +1,8 @@
 """OpenQASM 3 from anyone: what a file may cost and hold is settled before a circuit is made of it.
 
-Text that would take long to parse is refused (`openqasm_text`); `openqasm3` parses it; the syntax
-tree is checked against what a filter may hold (`openqasm_check`) and rewritten to the values of the
-specification (`openqasm_rewrite`); `qiskit_qasm3_import` then makes the circuit.
+Text that would take long to parse is refused (limits.py); `openqasm3` parses it; the syntax tree is
+checked against what a filter may hold (openqasm_check.py) and written out by the rules of the
+specification (openqasm_flatten.py); `qiskit_qasm3_import` then makes the circuit.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from qiskit_qasm3_import.state import State
 
 from qhdm.errors import CircuitError, shortened
 from qhdm.quantum.files.limits import check_text
-from qhdm.quantum.files.openqasm_check import check_program
-from qhdm.quantum.files.openqasm_rewrite import with_specified_values
+from qhdm.quantum.files.openqasm_check import ProgramCheck
+from qhdm.quantum.files.openqasm_flatten import flattened
 
 
 def read_openqasm3(
@@ -46,10 +46,11 @@ def read_openqasm3(
     """
     check_text(text, source)
     program = _parse(text, source)
-    inputs = check_program(program, source, max_qubits=max_qubits)
+    check = ProgramCheck(source, max_qubits)
+    check.visit(program)
     converter = _Converter()
     try:
-        return converter.convert(with_specified_values(program)).circuit, inputs
+        return converter.convert(flattened(program, check.places)).circuit, check.inputs
     except ConversionError as error:
         place = re.match(r"(\d+),\d+: ", str(error))
         where = f"{source}:{place[1]}" if place else source

@@ -13,7 +13,13 @@ from openqasm3.visitor import QASMVisitor
 from qiskit.circuit.library import get_standard_gate_name_mapping
 
 from qhdm.errors import CircuitError, shortened
-from qhdm.quantum.files.openqasm_rewrite import angles_of, controls_of, exponent, identifiers
+from qhdm.quantum.files.openqasm_flatten import (
+    angles_of,
+    controls_of,
+    exponent_of,
+    integer_value,
+    parameters_in,
+)
 
 #: Gates after all definitions are written out, controls counted at what they cost to make. The
 #: circuit itself is held to fewer (qhdm.quantum.files.load).
@@ -50,25 +56,6 @@ _REFUSED = {
 }
 
 
-def check_program(program: ast.Program, source: str, *, max_qubits: int) -> dict[str, int]:
-    """Refuse a program that holds more than a filter may, or would cost too much to build.
-
-    Args:
-        program: as parsed.
-        source: the file it came from, for messages.
-        max_qubits: of all registers together.
-
-    Returns:
-        The line of each free parameter's declaration (1-based).
-
-    Raises:
-        CircuitError: naming the line.
-    """
-    check = _Check(source, max_qubits)
-    check.visit(program)
-    return check.inputs
-
-
 @dataclass
 class _Cost:
     """What one call of a gate comes to.
@@ -88,8 +75,16 @@ class _Cost:
 
 
 @dataclass
-class _Check(QASMVisitor[None]):
-    """Refuses a syntax tree that holds more than a filter may, or would cost too much to build."""
+class ProgramCheck(QASMVisitor[None]):
+    """Refuses a syntax tree that holds more than a filter may, or would cost too much to build.
+
+    Args:
+        source: the file it came from, for messages.
+        max_qubits: of all registers together.
+
+    Attributes:
+        inputs: the line of each free parameter's declaration (1-based).
+    """
 
     source: str
     max_qubits: int
@@ -173,7 +168,7 @@ class _Check(QASMVisitor[None]):
 
     def visit_QuantumBarrier(self, node: ast.QuantumBarrier) -> None:  # noqa: N802
         for qubit in node.qubits:
-            self._operand(qubit)
+            self.places(qubit)
 
     def visit_QuantumMeasurementStatement(  # noqa: N802
         self, node: ast.QuantumMeasurementStatement
@@ -211,6 +206,8 @@ class _Check(QASMVisitor[None]):
         called = _Cost(qubits=len(node.qubits))
         if isinstance(node, ast.QuantumGate):
             name = node.name.name
+            if name not in self.declared:
+                self.fail(node, f"gate {name!r} is not defined")
             called = self.gates.get(name) or _standard(name) or called
             if node.duration is not None:
                 self.fail(node, "gates with durations are not read")
@@ -250,11 +247,11 @@ class _Check(QASMVisitor[None]):
             self.fail(node, "the exponent of pow must be a plain number")
         if number.value > MAX_WORK:
             self.fail(node, f"an exponent above {MAX_WORK:,}")
-        if exponent(power).is_integer():
-            return max(1, abs(int(exponent(power))))
+        if exponent_of(power).is_integer():
+            return max(1, abs(int(exponent_of(power))))
         if qubits > MAX_POWER_QUBITS:
             self.fail(node, f"a fractional pow is read of gates on up to {MAX_POWER_QUBITS} qubits")
-        if any(name for angle in angles_of(node) for name in identifiers(angle)):
+        if any(True for angle in angles_of(node) for _ in parameters_in(angle)):
             self.fail(
                 node,
                 "a fractional pow is read of gates with plain numbers alone: which root it takes "
@@ -278,7 +275,7 @@ class _Check(QASMVisitor[None]):
 
     def _exact(self, division: ast.BinaryExpression) -> None:
         """Refuse the division of integers with a remainder, which OpenQASM drops."""
-        above, below = _integer(division.lhs), _integer(division.rhs)
+        above, below = integer_value(division.lhs), integer_value(division.rhs)
         if below == 0:
             self.fail(division, "division by 0")
         if above is not None and below is not None and above % below:
@@ -290,7 +287,7 @@ class _Check(QASMVisitor[None]):
 
     def _act(self, node: ast.QuantumGate | ast.QuantumPhase) -> int:
         """How many times a statement applies its gate, over registers."""
-        operands = [self._operand(qubit) for qubit in node.qubits]
+        operands = [self.places(qubit) for qubit in node.qubits]
         width = max([1, *map(len, operands)])
         for i in range(width):
             together = [operand[min(i, len(operand) - 1)] for operand in operands if operand]
@@ -308,11 +305,11 @@ class _Check(QASMVisitor[None]):
 
     def _measure(self, node: ast.QuantumMeasurement) -> int:
         """How many qubits are measured."""
-        qubits = self._operand(node.qubit)
+        qubits = self.places(node.qubit)
         self.measured.update(qubits)
         return max(1, len(qubits))
 
-    def _operand(self, node: ast.QASMNode) -> list[tuple[str, int]]:
+    def places(self, node: ast.QASMNode) -> list[tuple[str, int]]:
         """The qubits that an operand names: register and index; none of an unknown register."""
         indices: list[ast.IndexElement] = []
         if isinstance(node, ast.IndexedIdentifier):
@@ -370,29 +367,6 @@ def _standard(name: str) -> _Cost | None:
     """The cost of a gate of the standard library."""
     gate = get_standard_gate_name_mapping().get(_OTHER_NAMES.get(name, name))
     return None if gate is None else _Cost(qubits=gate.num_qubits, angles=len(gate.params))
-
-
-def _integer(angle: ast.Expression) -> int | None:
-    """The value of an expression of integers alone."""
-    if isinstance(angle, ast.IntegerLiteral):
-        return angle.value
-    if isinstance(angle, ast.UnaryExpression):
-        value = _integer(angle.expression)
-        return None if value is None else -value
-    if isinstance(angle, ast.BinaryExpression):
-        left, right = _integer(angle.lhs), _integer(angle.rhs)
-        if left is None or right is None:
-            return None
-        if angle.op.name == "/":  # its remainder is refused, and so is a zero
-            return left // right if right else None
-        return (
-            left + right
-            if angle.op.name == "+"
-            else left - right
-            if angle.op.name == "-"
-            else left * right
-        )
-    return None
 
 
 def _line(node: ast.QASMNode) -> int:
