@@ -1,8 +1,8 @@
 """A checked OpenQASM 3 program without definitions, each modifier with its specified value.
 
 Qiskit's converter (`qiskit_qasm3_import` 0.6) and the gates of Qiskit 2.6 cannot be trusted with
-what a file defines: `ctrl @` looks gates up by name (of a file's own `x` it makes a CNOT), U, u2 and
-u3 lack the phases of the specification, which a control makes visible, arguments are bound in
+what a file defines: `ctrl @` looks gates up by name (of a file's own `x` it makes a CNOT), U, u2
+and u3 lack the phases of the specification, which a control makes visible, arguments are bound in
 alphabetical order, and a controlled `cu` is inverted without its phase. So calls are written out
 here, by the rules of the specification,
 
