@@ -17,7 +17,7 @@ ALLOWED = {
     "seeds": set(),
     "distributed": {"errors"},
     "schema": BASE,
-    "config": BASE | {"schema"},
+    "config": BASE | {"schema", "quantum"},
     "data": BASE | {"config"},
     "diffusion": BASE | {"config"},
     "quantum": BASE,

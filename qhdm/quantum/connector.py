@@ -11,7 +11,7 @@ from qiskit_machine_learning.connectors.torch_connector import _TorchNNFunction
 from qiskit_machine_learning.neural_networks import EstimatorQNN
 from torch import Tensor, nn
 
-from qhdm.quantum.engines import Bound, Engine, bound, expectation, named_engine
+from qhdm.quantum.engines import Bound, Engine, as_engine, bound, expectation
 from qhdm.quantum.filter import Filter
 
 
@@ -84,7 +84,7 @@ class FilterConnector(TorchConnector):
         engine: Engine | str = "exact",
         estimator: BaseEstimatorV2 | None = None,
     ) -> None:
-        chosen = named_engine(engine) if isinstance(engine, str) else engine
+        chosen = as_engine(engine)
         network = FilterQNN(filter, estimator=estimator or chosen.estimator)
         super().__init__(network)
         # The stock parameter holds the weights of one network, registered under two names.

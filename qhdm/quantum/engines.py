@@ -13,9 +13,8 @@ from torch import Tensor
 
 from qhdm.errors import CircuitError
 from qhdm.quantum import exact
-from qhdm.quantum.aer.options import AerOptions
 from qhdm.quantum.filter import Filter
-from qhdm.quantum.plan import Method
+from qhdm.quantum.options import ENGINES, Aer, EngineOptions, Exact
 
 #: Filters whose weights are bound: inputs (F, B, n) to values (F, B, m).
 Bound = Callable[[Tensor], Tensor]
@@ -46,51 +45,58 @@ class Engine(Protocol):
 class ExactEngine:
     """Analytic values, differentiable in torch."""
 
-    name: str
-    method: Method
+    options: Exact
     estimator: None = None
 
+    @property
+    def name(self) -> str:
+        return self.options.name
+
     def __call__(self, filter: Filter, x: Tensor, w: Tensor) -> Tensor:
-        return exact.expectation(filter, x, w, method=self.method)
+        return exact.expectation(filter, x, w, method=self.options.method)
 
     def bind(self, filter: Filter, w: Tensor) -> Bound:
-        return exact.BoundFilter(filter, w, method=self.method)
+        return exact.BoundFilter(filter, w, method=self.options.method)
 
 
-#: `exact` chooses the cheaper method for each component; the others prescribe it.
-_EXACT = {
-    engine.name: engine
-    for engine in (
-        ExactEngine("exact", "auto"),
-        ExactEngine("exact:network", "network"),
-        ExactEngine("exact:statevector", "statevector"),
-    )
-}
-ENGINES = (*_EXACT, "aer")
-
-
-def make_engine(name: str, *, aer: AerOptions | None = None) -> Engine:
-    """An engine by its name.
+def make_engine(engine: Engine | EngineOptions | str) -> Engine:
+    """The engine of these options.
 
     Args:
-        name: `exact`, `exact:network`, `exact:statevector` or `aer`.
-        aer: how `aer` runs circuits.
+        engine: options; or a name, which stands for that engine's defaults: `exact`,
+            `exact:network`, `exact:statevector` or `aer`; or an engine, which is given back.
 
     Raises:
         CircuitError: unknown name.
         EngineError: the options ask for what is not there.
     """
-    if name in _EXACT:
-        return _EXACT[name]
-    if name == "aer":
+    options = ENGINES.get(engine) if isinstance(engine, str) else engine
+    if isinstance(options, Exact):
+        return ExactEngine(options)
+    if isinstance(options, Aer):
         from qhdm.quantum.aer.engine import AerEngine  # only here: it imports Aer
 
-        return AerEngine(aer)
-    raise CircuitError(f"engine {name!r}: unknown; known are {', '.join(ENGINES)}")
+        return AerEngine(options)
+    if not callable(options):
+        raise CircuitError(f"engine {engine!r}: unknown; known are {', '.join(ENGINES)}")
+    return options
 
 
-#: Engines of those who give a name: made once, and with them what they keep between calls.
-named_engine = cache(make_engine)
+_named_engine = cache(make_engine)
+
+
+def as_engine(engine: Engine | str) -> Engine:
+    """An engine, or the one of a name: made once, and with it what it keeps between calls.
+
+    Raises:
+        CircuitError: unknown name, or options, of which every call would make an engine anew, with
+            the same draws.
+    """
+    if isinstance(engine, str):
+        return _named_engine(engine)
+    if isinstance(engine, EngineOptions):
+        raise CircuitError(f"engine {engine!r}: these are options; give make_engine(options)")
+    return make_engine(engine)
 
 
 @torch.compiler.disable  # inductor neither gains from complex tensors nor handles them all
@@ -120,7 +126,7 @@ def expectation(filter: Filter, x: Tensor, w: Tensor, *, engine: Engine | str = 
         >>> expectation(filter, x, w).shape
         torch.Size([5, 12])
     """
-    evaluate = named_engine(engine) if isinstance(engine, str) else engine
+    evaluate = as_engine(engine)
     n, P = len(filter.inputs), len(filter.weights)
     if not filter.observables:
         raise CircuitError(f"{filter.name}: has no observables, and so no values")

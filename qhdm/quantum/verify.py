@@ -13,10 +13,10 @@ from qiskit.quantum_info import SparsePauliOp, Statevector
 from tqdm import tqdm
 
 from qhdm.errors import CircuitError
-from qhdm.quantum.aer.options import AerOptions
-from qhdm.quantum.engines import ENGINES, expectation, make_engine
+from qhdm.quantum.engines import expectation, make_engine
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.memory import require_memory
+from qhdm.quantum.options import ENGINES, Aer
 
 #: Qiskit's Statevector, gate by gate: shares nothing with the engines.
 REFERENCE = "statevector"
@@ -157,7 +157,8 @@ def _apart(one: np.ndarray, other: np.ndarray) -> float:
 
 def _engine(name: str, task: _Task) -> _Found:
     n = len(task.filter.inputs)
-    engine = make_engine(name, aer=AerOptions(gradient="shift"))
+    # Its own gradients, not those of the exact engine.
+    engine = make_engine(Aer(gradient="shift") if name == "aer" else name)
     inputs = torch.tensor(task.rows[:, :n]).requires_grad_()
     weights = torch.tensor(task.rows[0, n:]).requires_grad_()
     values = expectation(task.filter, inputs, weights, engine=engine)

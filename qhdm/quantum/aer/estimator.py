@@ -23,9 +23,9 @@ from qiskit.quantum_info import SparsePauliOp
 
 from qhdm.errors import CircuitError
 from qhdm.quantum.aer.execution import Execution, Executor
-from qhdm.quantum.aer.options import MAX_SHOTS, AerOptions
 from qhdm.quantum.aer.parts import Parts, take_apart
 from qhdm.quantum.filter import Filter
+from qhdm.quantum.options import MAX_SHOTS, Aer
 from qhdm.seeds import Stream, current_draws, derive_seed
 
 #: Circuits that are kept prepared.
@@ -71,8 +71,8 @@ class AerEstimator(BaseEstimatorV2):
         (5, 12)
     """
 
-    def __init__(self, options: AerOptions | None = None, *, seed: int = 0) -> None:
-        self.options = options or AerOptions()
+    def __init__(self, options: Aer | None = None, *, seed: int = 0) -> None:
+        self.options = options or Aer()
         self.seed = seed
         self.executor = Executor(self.options)
         self._calls = 0

@@ -13,8 +13,8 @@ import numpy as np
 
 from qhdm.errors import CircuitError
 from qhdm.quantum.aer.estimator import AerEstimator, Prepared
-from qhdm.quantum.aer.options import SpsaOptions
 from qhdm.quantum.aer.parts import Part
+from qhdm.quantum.options import SpsaOptions
 from qhdm.quantum.program import Trig
 from qhdm.seeds import Stream, derive_seed
 
