@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from qiskit.primitives import StatevectorEstimator
@@ -15,8 +16,11 @@ from tolerances import FLOAT32, FLOAT64
 
 from qhdm.errors import CircuitError
 from qhdm.quantum import Filter, build_filter, expectation
+from qhdm.quantum.aer.estimator import AerEstimator
 from qhdm.quantum.connector import FilterConnector, FilterQNN
+from qhdm.quantum.engines import bound, make_engine
 from qhdm.quantum.layer import QuantumFilterLayer
+from qhdm.quantum.options import ENGINES, Aer, Exact
 
 
 def small_filters() -> list[Filter]:
@@ -133,3 +137,54 @@ def test_copies_share_the_circuit() -> None:
     copied = copy.deepcopy(layer)
     assert copied.connector.filter is layer.connector.filter
     assert copied.connector.theta is not layer.connector.theta
+
+
+ENGINES_OF_EVERY_KIND: list[Exact | Aer] = [
+    *ENGINES.values(),
+    *(Aer(gradient=gradient, shots=shots) for gradient in ("shift", "spsa") for shots in (None, 9)),
+    Aer(method="matrix_product_state", shots=9),
+]
+
+
+@pytest.mark.parametrize("options", ENGINES_OF_EVERY_KIND)
+@pytest.mark.parametrize("shape", [(0,), (2, 0), (0, 3)])
+def test_an_empty_batch_has_empty_values(options: Exact | Aer, shape: tuple[int, ...]) -> None:
+    filter, engine = build_filter("hqconv", qubits=4, layers=1), make_engine(options)
+    P = len(filter.weights)
+    x = torch.zeros(*shape, 4, dtype=torch.float64, requires_grad=True)
+    w = torch.ones(*shape[:-1], P, requires_grad=True)
+    values = expectation(filter, x, w, engine=engine)
+    assert (values.shape, values.dtype) == ((*shape, 4), torch.float64)
+    values.sum().backward()
+    assert x.grad is not None
+    assert w.grad is not None
+    assert not w.grad.any()
+    if len(shape) == 2:
+        assert bound(filter, w, engine=engine)(x).shape == (*shape, 4)
+
+
+def test_an_empty_batch_in_modules_and_networks() -> None:
+    filter = build_filter("hqconv", qubits=4, layers=1)
+    x = torch.zeros(2, 0, 4)
+    for options in ({}, {"engine": "aer"}, {"estimator": AerEstimator()}):
+        bank = FilterConnector(filter, count=2, **options)
+        assert bank(x).shape == (2, 0, 4)
+        bank.freeze()
+        assert bank(x).shape == (2, 0, 4)
+    for estimator in (None, AerEstimator(), StatevectorEstimator()):
+        network = FilterQNN(filter, estimator=estimator)
+        assert network.forward(np.zeros((0, 4)), np.zeros(len(filter.weights))).shape == (0, 4)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_is_no_tensor_is_refused_with_the_remedy(engine: str) -> None:
+    filter = build_filter("hqconv", qubits=4, layers=1)
+    x, w = np.zeros((3, 4)), np.zeros(len(filter.weights))
+    for inputs, weights, words in (
+        (x, torch.as_tensor(w), "inputs must be a torch tensor, not ndarray"),
+        (torch.as_tensor(x), w, "weights must be a torch tensor, not ndarray"),
+        (x.tolist(), w, "inputs must be a torch tensor, not list"),
+        (torch.as_tensor(x), None, "weights must be a torch tensor, not NoneType"),
+    ):
+        with pytest.raises(CircuitError, match=rf"{words}; give torch\.as_tensor"):
+            expectation(filter, inputs, weights, engine=engine)

@@ -44,11 +44,11 @@ class FilterQNN(EstimatorQNN):
         )
 
     def _forward(self, input_data, weights):  # type: ignore[no-untyped-def]  # stock signature
-        values, num_samples = self._preprocess_forward(input_data, weights)
+        values, _ = self._preprocess_forward(input_data, weights)
         # Observables (m, 1) broadcast against parameter sets (B,): one PUB, values (m, B).
         pub = (self._circuit, [[observable] for observable in self._observables], values)
         result = self.estimator.run([pub], precision=self._default_precision).result()
-        return self._forward_postprocess(num_samples, result[0].data.evs)
+        return result[0].data.evs.reshape(len(self._observables), -1).T
 
 
 class FilterConnector(TorchConnector):

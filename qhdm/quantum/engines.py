@@ -112,12 +112,12 @@ def expectation(filter: Filter, x: Tensor, w: Tensor, *, engine: Engine | str = 
             method; `aer` runs Qiskit Aer, by default without shots or noise.
 
     Returns:
-        (B, m), or (F, B, m), in the floating-point type of `x` and on its device. Half-precision
-        inputs are computed in float32.
+        (B, m), or (F, B, m), in the floating-point type of `x` and on its device; empty where B or
+        F is 0. Half-precision inputs are computed in float32.
 
     Raises:
-        CircuitError: unknown engine, no observables, or shapes, types or devices that do not fit
-            the filter.
+        CircuitError: unknown engine, no observables, what is not a tensor, or shapes, types or
+            devices that do not fit the filter.
         EngineError: the engine cannot hold the circuit.
 
     Example:
@@ -127,6 +127,12 @@ def expectation(filter: Filter, x: Tensor, w: Tensor, *, engine: Engine | str = 
         torch.Size([5, 12])
     """
     evaluate = as_engine(engine)
+    for name, values in (("inputs", x), ("weights", w)):
+        if not isinstance(values, Tensor):
+            raise CircuitError(
+                f"{filter.name}: {name} must be a torch tensor, not {type(values).__name__}; give "
+                "torch.as_tensor(...)"
+            )
     n, P = len(filter.inputs), len(filter.weights)
     if not filter.observables:
         raise CircuitError(f"{filter.name}: has no observables, and so no values")
@@ -144,9 +150,21 @@ def expectation(filter: Filter, x: Tensor, w: Tensor, *, engine: Engine | str = 
         )
     dtype = torch.promote_types(torch.promote_types(x.dtype, w.dtype), torch.float32)
     xs, ws = x.to(dtype), w.to(dtype)
+    if not banked:
+        xs, ws = xs[None], ws[None]
     with torch.autocast(x.device.type, enabled=False):
-        values = evaluate(filter, xs, ws) if banked else evaluate(filter, xs[None], ws[None])[0]
-    return values.to(x.dtype)
+        found = _empty(filter, xs, ws) if _is_empty(xs) else evaluate(filter, xs, ws)
+    return (found if banked else found[0]).to(x.dtype)
+
+
+def _is_empty(x: Tensor) -> bool:
+    """Whether there is nothing to evaluate at inputs (F, B, n): no filter or no sample."""
+    return 0 in x.shape[:2]
+
+
+def _empty(filter: Filter, x: Tensor, w: Tensor) -> Tensor:
+    """No values, (F, B, m), through which gradients of zero reach `x` and `w`."""
+    return x.new_zeros(*x.shape[:2], len(filter.observables)) + 0 * (x.sum() + w.sum())
 
 
 def bound(filter: Filter, w: Tensor, *, engine: Engine) -> Bound:
@@ -161,10 +179,12 @@ def bound(filter: Filter, w: Tensor, *, engine: Engine) -> Bound:
         Inputs (F, B, n) in radians, on the device of `w`, to values (F, B, m) of the inputs' type.
     """
     ws = w.to(torch.promote_types(w.dtype, torch.float32))
-    evaluate = engine.bind(filter, ws)
+    evaluate = engine.bind(filter, ws) if len(ws) else None
 
     @torch.compiler.disable
     def values(x: Tensor) -> Tensor:
+        if evaluate is None or _is_empty(x):
+            return _empty(filter, x, ws).to(x.dtype)
         with torch.autocast(x.device.type, enabled=False):
             return evaluate(x.to(ws.dtype)).to(x.dtype)
 
