@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from qhdm import data
+from qhdm import console, data
 from qhdm.config import DataConfig
 from qhdm.data import Dataset
 from qhdm.errors import DataError, EvaluationError
@@ -100,13 +98,12 @@ def sampled(
     if present < settings.num:
         pipeline = Pipeline.from_run(run.path, weights=settings.weights, device=settings.device)
         engine = make_engine(settings.resolved(run.config.quantum))  # as the record says
-        with tqdm(
+        with console.bar(
             total=settings.num,
             initial=present,
             desc="sampling",
             unit="image",
             disable=not progress,
-            mininterval=0.2 if sys.stderr.isatty() else 30,
         ) as bar:
             for start in range(present, settings.num, _CHUNK):
                 numbers = range(start, min(start + _CHUNK, settings.num))

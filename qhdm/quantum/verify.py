@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from qiskit.circuit import QuantumCircuit
 from qiskit.quantum_info import SparsePauliOp, Statevector
-from tqdm import tqdm
 
+from qhdm import console
 from qhdm.errors import CircuitError
 from qhdm.quantum.engines import expectation, make_engine
 from qhdm.quantum.filter import Filter
@@ -129,7 +129,9 @@ def verify(
     # A reference evaluates each sample itself, and six times along each direction.
     steps = {name: batch * (1 + 6 * _DIRECTIONS) if name == REFERENCE else 1 for name in names}
     found = {}
-    with tqdm(total=sum(steps.values()), unit="evaluation", disable=not progress or None) as bar:
+    with console.bar(
+        total=sum(steps.values()), unit="evaluation", disable=not progress or None
+    ) as bar:
         task = _Task(filter, rows, moves / max(1.0, np.sqrt(n + P)), g, bar.update)
         for name in names:
             bar.set_description(name)
