@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from qhdm.models import build_model
     from qhdm.pipeline import Pipeline
     from qhdm.quantum import build_filter, expectation, load_filter
+    from qhdm.quantum.options import Aer, Exact
 
 _HOME = {
+    "Aer": "qhdm.quantum.options",
+    "Exact": "qhdm.quantum.options",
     "Config": "qhdm.config",
     "load_config": "qhdm.config",
     "build_model": "qhdm.models",
@@ -32,7 +35,9 @@ _HOME = {
 }
 
 __all__ = [
+    "Aer",
     "Config",
+    "Exact",
     "Pipeline",
     "__version__",
     "build_filter",

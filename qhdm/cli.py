@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from qhdm import __version__
+from qhdm import __version__, console
 from qhdm.commands import (
     circuits,
     compare,
@@ -113,7 +113,8 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"qhdm: {_shown(message)}", file=sys.stderr)
+    console.end_bars()
+    console.message(f"qhdm: {_shown(message)}")
     return code
 
 

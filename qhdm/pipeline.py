@@ -17,6 +17,7 @@ from qhdm.errors import RunError, SamplingError
 from qhdm.models import UNet, build_model, frozen
 from qhdm.models.build import set_engine
 from qhdm.quantum.engines import Engine, make_engine
+from qhdm.quantum.options import EngineOptions, Exact
 from qhdm.training.loop import resolve_device
 from qhdm.training.run import Run, load_weights
 
@@ -115,7 +116,7 @@ class Pipeline:
         indices: Sequence[int] | None = None,
         batch_size: int = 64,
         progress: bool = False,
-        engine: Engine | None = None,
+        engine: Engine | EngineOptions | str = "run",
         engine_steps: int | None = None,
     ) -> np.ndarray:
         """Sample one image per label.
@@ -129,24 +130,28 @@ class Pipeline:
             indices: the numbers i of the images; 0..N-1 by default.
             batch_size: images per network evaluation.
             progress: show a bar on stderr.
-            engine: evaluates the filters, instead of the configuration's engine.
-            engine_steps: only in the last so many network evaluations; the others are exact.
+            engine: evaluates the filters: `run` is the configuration's engine. Options (`Exact`,
+                `Aer`) and names are complete engines: what they do not give is the default, never
+                the configuration's.
+            engine_steps: an engine other than `run` only in the last so many network evaluations;
+                the others are exact.
 
         Returns:
             uint8 (N, H, W, C).
 
         Raises:
             SamplingError: unknown class, too many steps, or guidance without label dropout.
-            EngineError: the engine cannot hold a filter.
+            CircuitError: no such engine.
+            EngineError: the engine cannot be set up, or cannot hold a filter.
         """
         settings = self.settings(steps=steps, sampler=sampler, guidance=guidance, eta=eta)
         _check_whole("batch_size", batch_size, 1)
         _check_whole("seed", seed, 0)
         model, late = self.model, None
-        if engine is not None:
-            model = self.with_engine(make_engine("exact"))
+        if engine != "run":
+            model = self.with_engine(Exact())
             late = (self.with_engine(engine), engine_steps or settings.steps)
-        if engine_steps is not None and not (engine and 1 <= engine_steps <= settings.steps):
+        if engine_steps is not None and not (late and 1 <= engine_steps <= settings.steps):
             raise SamplingError(
                 f"engine_steps: {engine_steps} is not between 1 and the {settings.steps} steps of "
                 "sampling with another engine"
@@ -236,10 +241,10 @@ class Pipeline:
         labels = [label for label in chosen for _ in range(num)]
         return labels, [i * len(names) + label for label in chosen for i in range(num)]
 
-    def with_engine(self, engine: Engine) -> UNet:
+    def with_engine(self, engine: Engine | EngineOptions | str) -> UNet:
         """A copy of the network whose filters `engine` evaluates."""
         model = copy.deepcopy(self.model)
-        set_engine(model, engine)
+        set_engine(model, make_engine(engine))
         return model
 
 

@@ -244,8 +244,9 @@ def _describe(cls: type, document: Document, problem: dict[str, Any]) -> str:
         hint = f"; did you mean {guess}?" if guess else ""
         return f"{document.place(key)}: unknown key{hint}"
     if kind == "value_error":
-        # Cross-checks name their keys themselves: the whole document is their place.
-        return f"{document.source}: {problem['msg'].removeprefix('Value error, ')}"
+        # Cross-checks name their keys themselves: their place is the document, or the section.
+        where = document.place(key) if key else document.source
+        return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
     if kind == "literal_error":
         known = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
         near = difflib.get_close_matches(str(value), known, n=1)

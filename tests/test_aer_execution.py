@@ -25,12 +25,12 @@ from qhdm.quantum.aer import run as execution
 from qhdm.quantum.aer.bases import bases_of, parities
 from qhdm.quantum.aer.engine import AerEngine
 from qhdm.quantum.aer.estimator import AerEstimator
-from qhdm.quantum.aer.options import AerOptions
 from qhdm.quantum.aer.rebase import BINDABLE, make_bindable
 from qhdm.quantum.connector import FilterConnector, FilterQNN
 from qhdm.quantum.devices.calibration import Calibration, find_calibration, save_calibration
 from qhdm.quantum.devices.noise import _Described, place
 from qhdm.quantum.engines import make_engine
+from qhdm.quantum.options import Aer
 from qhdm.seeds import Draws, Stream, drawing
 
 
@@ -114,7 +114,7 @@ def test_values_without_shots_agree_with_the_exact_engine(
 ) -> None:
     filter = build_filter(ansatz, qubits=qubits, layers=2)
     x, w = draw(filter, 3)
-    values = expectation(filter, x, w, engine=make_engine("aer", aer=AerOptions(method=method)))
+    values = expectation(filter, x, w, engine=make_engine(Aer(method=method)))
     torch.testing.assert_close(values, expectation(filter, x, w), atol=FLOAT64, rtol=0)
 
 
@@ -132,7 +132,7 @@ def test_wide_circuits_run_as_matrix_product_states() -> None:
     exact = angles[0, [0, 20, 39]].cos().prod()
     values = expectation(filter, angles, torch.zeros(0).double(), engine="aer")
     torch.testing.assert_close(values[0, 0], exact, atol=1e-8, rtol=0)
-    engine = AerEngine(AerOptions(method="matrix_product_state", shots=200))
+    engine = AerEngine(Aer(method="matrix_product_state", shots=200))
     sampled = expectation(filter, angles, torch.zeros(0).double(), engine=engine)
     assert abs(sampled[0, 0] - exact) < SIGMAS / math.sqrt(200)
     with pytest.raises(
@@ -140,7 +140,7 @@ def test_wide_circuits_run_as_matrix_product_states() -> None:
     ):
         expectation(
             filter, angles, torch.zeros(0).double(),
-            engine=AerEngine(AerOptions(method="statevector")),
+            engine=AerEngine(Aer(method="statevector")),
         )  # fmt: skip
 
 
@@ -160,7 +160,7 @@ class Runs:
 
 def test_one_run_for_a_whole_batch_and_all_shifts(monkeypatch: pytest.MonkeyPatch) -> None:
     filter = build_filter("fqconv", qubits=12, layers=1)
-    bank = FilterConnector(filter, count=2, engine=AerEngine(AerOptions(gradient="shift")))
+    bank = FilterConnector(filter, count=2, engine=AerEngine(Aer(gradient="shift")))
     x = torch.randn(2, 5, 12, requires_grad=True)
     runs = Runs(monkeypatch)
     bank(x).sum().backward()
@@ -266,7 +266,7 @@ def test_shots_scatter_as_shots_do(method: str) -> None:
     filter = build_filter("basic", qubits=2, layers=1)
     x, w = draw(filter, 1)
     shots, repeats = 64, 400
-    engine = AerEngine(AerOptions(method=method, shots=shots))
+    engine = AerEngine(Aer(method=method, shots=shots))
     exact = expectation(filter, x, w)[0]
     values = expectation(filter, x.expand(repeats, -1), w, engine=engine)
     counts = (values + 1) / 2 * shots
@@ -285,7 +285,7 @@ def test_observables_of_one_execution_are_jointly_sampled() -> None:
     circuit.cx(0, 1)
     strings = (SparsePauliOp("IZ"), SparsePauliOp("ZI"), SparsePauliOp("XX"))
     filter = Filter("bell", circuit, tuple(angle), (), strings)
-    engine = AerEngine(AerOptions(shots=100))
+    engine = AerEngine(Aer(shots=100))
     values = expectation(filter, torch.full((20, 1), math.pi / 2), torch.zeros(0), engine=engine)
     assert torch.equal(values[:, 0], values[:, 1])
     assert len(values[:, 0].unique()) > 3
@@ -297,7 +297,7 @@ def test_draws_are_repeatable_and_of_each_sample_alone() -> None:
     filter = build_filter("fqconv", qubits=12, layers=1)
     x, w = draw(filter, 8)
     for method in ("statevector", "matrix_product_state"):
-        engine = AerEngine(AerOptions(method=method, shots=50))
+        engine = AerEngine(Aer(method=method, shots=50))
 
         def values(samples: list[int], engine: AerEngine = engine) -> torch.Tensor:
             with drawing(Draws(1, Stream.IMAGE_CALL, [(i,) for i in samples])):
@@ -345,7 +345,7 @@ def test_device_noise_is_that_of_the_whole_device(line_file: Path) -> None:
     """The circuit as it is laid out, under Aer's noise model of all five qubits, by counts."""
     filter = build_filter("basic", qubits=4, layers=1)
     x, w = draw(filter, 2)
-    engine = AerEngine(AerOptions(noise=str(line_file)))
+    engine = AerEngine(Aer(noise=str(line_file)))
     values = expectation(filter, x, w, engine=engine)
     assert (values - expectation(filter, x, w)).abs().max() > 0.05
 
@@ -375,7 +375,7 @@ def test_device_noise_is_that_of_the_whole_device(line_file: Path) -> None:
 def test_shift_gradients_under_noise_are_those_of_the_noisy_values(line_file: Path) -> None:
     filter = build_filter("hqconv", qubits=4, layers=1)
     x, w = draw(filter, 1)
-    engine = AerEngine(AerOptions(noise=str(line_file), gradient="shift"))
+    engine = AerEngine(Aer(noise=str(line_file), gradient="shift"))
 
     def value(w: torch.Tensor) -> torch.Tensor:
         return expectation(filter, x, w, engine=engine)[0, 2]
@@ -393,9 +393,9 @@ def test_trajectories_and_density_matrices_agree(line_file: Path) -> None:
     filter = build_filter("basic", qubits=4, layers=1)
     x, w = draw(filter, 2)
     noise = str(line_file)
-    exact = expectation(filter, x, w, engine=AerEngine(AerOptions(noise=noise)))
+    exact = expectation(filter, x, w, engine=AerEngine(Aer(noise=noise)))
     for method, shots in (("density_matrix", 4000), ("statevector", 500)):
-        engine = AerEngine(AerOptions(noise=noise, shots=shots, method=method))
+        engine = AerEngine(Aer(noise=noise, shots=shots, method=method))
         (found,) = engine.prepare(filter).executions[0]
         outcomes = method == "statevector"
         assert (found.reading is execution.Reading.OUTCOMES) == outcomes
@@ -420,7 +420,7 @@ def test_components_need_less_of_a_device_than_the_whole(line_file: Path) -> Non
     """Twelve qubits on a device of five: fqconv is four circuits of three, hqconv is too large."""
     fits = build_filter("fqconv", qubits=12, layers=1)
     x, w = draw(fits, 1)
-    engine = AerEngine(AerOptions(noise=str(line_file)))
+    engine = AerEngine(Aer(noise=str(line_file)))
     assert expectation(fits, x, w, engine=engine).shape == (1, 12)
     with pytest.raises(EngineError, match="line has 5 qubits, too few for a circuit of 12"):
         engine.prepare(build_filter("hqconv", qubits=12, layers=1))
@@ -435,7 +435,7 @@ def test_named_devices_and_their_calibration_files(tmp_path: Path) -> None:
     filter = build_filter("basic", qubits=4, layers=1)
     x, w = draw(filter, 2)
     values = [
-        expectation(filter, x, w, engine=AerEngine(AerOptions(noise=noise)))
+        expectation(filter, x, w, engine=AerEngine(Aer(noise=noise)))
         for noise in ("fake_manila", str(file))
     ]
     torch.testing.assert_close(*values, atol=FLOAT64, rtol=0)
@@ -525,7 +525,7 @@ def test_a_device_without_the_gates_of_a_circuit_is_refused(
     file.write_text(json.dumps({**document, "instructions": gates}))
     filter = build_filter("basic", qubits=4, layers=1)
     with pytest.raises(EngineError, match=r"noise: .*poor.json: line \(gates .*measure.*\) cannot"):
-        AerEngine(AerOptions(noise=str(file))).prepare(filter)
+        AerEngine(Aer(noise=str(file))).prepare(filter)
 
 
 def test_t2_above_twice_t1_counts_as_twice_t1(line_file: Path, tmp_path: Path) -> None:
@@ -538,22 +538,22 @@ def test_t2_above_twice_t1_counts_as_twice_t1(line_file: Path, tmp_path: Path) -
             qubit["t2"] = factor * qubit["t1"]
         file = tmp_path / f"t2_{factor}.json"
         file.write_text(json.dumps(document))
-        values.append(expectation(filter, x, w, engine=AerEngine(AerOptions(noise=str(file)))))
+        values.append(expectation(filter, x, w, engine=AerEngine(Aer(noise=str(file)))))
     torch.testing.assert_close(*values, atol=FLOAT64, rtol=0)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (AerOptions(shots=0), "aer shots: 0 is not between 1 and 1,000,000"),
-        (AerOptions(noise="x.json", method="matrix_product_state"), "aer method: matrix_product"),
-        (AerOptions(noise="x.json", method="statevector"), "aer shots: noise on state vectors"),
-        (AerOptions(threads=-1), "aer threads: -1"),
+        (Aer(shots=0), "aer shots: 0 is not between 1 and 1,000,000"),
+        (Aer(noise="x.json", method="matrix_product_state"), "aer method: matrix_product"),
+        (Aer(noise="x.json", method="statevector"), "aer shots: noise on state vectors"),
+        (Aer(threads=-1), "aer threads: -1"),
     ],
 )
-def test_options_that_cannot_be_are_refused(options: AerOptions, words: str) -> None:
+def test_options_that_cannot_be_are_refused(options: Aer, words: str) -> None:
     with pytest.raises(EngineError, match=words):
-        make_engine("aer", aer=options)
+        make_engine(options)
 
 
 def test_gpu_asked_for_and_absent() -> None:
@@ -562,4 +562,4 @@ def test_gpu_asked_for_and_absent() -> None:
     with pytest.raises(
         EngineError, match="aer device: GPU asked for, but this qiskit-aer has none"
     ):
-        make_engine("aer", aer=AerOptions(device="GPU"))
+        make_engine(Aer(device="GPU"))

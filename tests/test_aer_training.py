@@ -23,16 +23,15 @@ from qhdm.cli import main
 from qhdm.config import Config, DataConfig, load_config
 from qhdm.errors import CircuitError, ConfigError, EngineError, SamplingError
 from qhdm.models import build_model
-from qhdm.models.build import engine_of
 from qhdm.quantum import Filter, build_filter, expectation
 from qhdm.quantum.aer import engine as aer_engine
 from qhdm.quantum.aer.engine import AerEngine
 from qhdm.quantum.aer.gradients import shift_rule
-from qhdm.quantum.aer.options import AerOptions, SpsaOptions
 from qhdm.quantum.analysis import cross_check as verification
-from qhdm.quantum.engines import Engine
+from qhdm.quantum.engines import Engine, make_engine
 from qhdm.quantum.files.load import find_filter
 from qhdm.quantum.ir.lowering import _trigonometric
+from qhdm.quantum.options import Aer, SpsaOptions
 from qhdm.training import estimate
 from qhdm.training.estimate import describe_circuits
 from qhdm.training.loop import resumed, train
@@ -89,7 +88,7 @@ FILTERS = [
 def test_gradients_without_shots_are_those_of_the_exact_engine(
     filter: Filter, gradient: str
 ) -> None:
-    found = gradients(filter, AerEngine(AerOptions(gradient=gradient)))
+    found = gradients(filter, AerEngine(Aer(gradient=gradient)))
     for ours, exact in zip(found, gradients(filter, "exact"), strict=True):
         torch.testing.assert_close(ours, exact, atol=FLOAT64, rtol=0)
 
@@ -113,7 +112,7 @@ def test_shift_gradients_scatter_as_shots_do() -> None:
     x = torch.full((B, 4), 0.4, dtype=torch.float64)
     w = torch.linspace(0.3, 5, 8, dtype=torch.float64)
     slopes = []
-    for engine in (AerEngine(AerOptions(shots=shots, gradient="shift")), "exact"):
+    for engine in (AerEngine(Aer(shots=shots, gradient="shift")), "exact"):
         inputs, weights = x.clone().requires_grad_(), w.clone().requires_grad_()
         values = expectation(filter, inputs, weights, engine=engine)
         slopes.append(torch.autograd.grad(values[:, 2].sum(), (inputs, weights)))
@@ -133,7 +132,7 @@ def test_spsa_is_right_on_average(shots: int | None) -> None:
     filter = build_filter("hqconv", qubits=4, layers=1)
     c, repeats = 0.1, 30
     engine = AerEngine(
-        AerOptions(shots=shots, gradient="spsa", spsa=SpsaOptions(averages=20, perturbation=c))
+        Aer(shots=shots, gradient="spsa", spsa=SpsaOptions(averages=20, perturbation=c))
     )
     exact = torch.cat([t.flatten() for t in gradients(filter, "exact")])
     found = torch.stack(
@@ -146,7 +145,7 @@ def test_spsa_is_right_on_average(shots: int | None) -> None:
 
 def test_spsa_sees_components_apart_and_repeats_its_draws() -> None:
     filter = build_filter("fqconv", qubits=12, layers=1)
-    options = AerOptions(gradient="spsa", spsa=SpsaOptions(averages=50, perturbation=0.05))
+    options = Aer(gradient="spsa", spsa=SpsaOptions(averages=50, perturbation=0.05))
     one, other = (gradients(filter, AerEngine(options)) for _ in range(2))
     for a, b in zip(one, other, strict=True):
         assert torch.equal(a, b)
@@ -158,8 +157,8 @@ def test_spsa_sees_components_apart_and_repeats_its_draws() -> None:
 def test_cost_counts_what_runs() -> None:
     filter = build_filter("fqconv", qubits=12, layers=1)
     # Per component of three qubits: three inputs with two terms, six weights with four.
-    assert AerEngine(AerOptions(gradient="shift")).cost(filter).backward == 4 * (3 * 2 + 6 * 4)
-    spsa = AerOptions(gradient="spsa", spsa=SpsaOptions(averages=3))
+    assert AerEngine(Aer(gradient="shift")).cost(filter).backward == 4 * (3 * 2 + 6 * 4)
+    spsa = Aer(gradient="spsa", spsa=SpsaOptions(averages=3))
     assert AerEngine(spsa).cost(filter).backward == 4 * 2 * 3
     assert AerEngine().cost(filter).backward == 0
 
@@ -283,9 +282,9 @@ def test_configurations_that_cannot_be_are_refused(
 
 def test_configured_options_reach_the_engine() -> None:
     config = load_config(CONFIGS / "aer_quickstart.yaml")
-    engine = engine_of(config.quantum)
+    engine = make_engine(config.quantum.engine_options)
     assert isinstance(engine, AerEngine)
-    assert engine.options == AerOptions(shots=256, gradient="shift")
+    assert engine.options == Aer(shots=256, gradient="shift")
     noisy = load_config(CONFIGS / "noise_aware.yaml").quantum.aer
     assert (noisy.noise, noisy.gradient) == ("fake_torino", "exact")
 
@@ -295,7 +294,7 @@ def test_configured_options_reach_the_engine() -> None:
 
 def test_samples_on_aer_do_not_depend_on_the_batch(tiny_run: Path) -> None:
     pipeline = qhdm.Pipeline.from_run(tiny_run, device="cpu")
-    engine = AerEngine(AerOptions(shots=64))
+    engine = AerEngine(Aer(shots=64))
     exact = pipeline.sample(["Forest", "River", "Pasture"], steps=3, seed=4)
     together = pipeline.sample(["Forest", "River", "Pasture"], steps=3, seed=4, engine=engine)
     apart = pipeline.sample(

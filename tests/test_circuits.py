@@ -10,9 +10,9 @@ from qhdm.config import Engine, Family
 from qhdm.errors import CircuitError
 from qhdm.quantum import build_filter
 from qhdm.quantum.ansatz import ANSATZE
-from qhdm.quantum.engines import ENGINES
 from qhdm.quantum.ir.light_cones import components, light_cone
 from qhdm.quantum.ir.lowering import lower
+from qhdm.quantum.options import ENGINES
 
 NAMES = list(ANSATZE)
 
@@ -106,7 +106,7 @@ def test_impossible_sizes_are_refused(ansatz: str, qubits: int, layers: int, wor
 
 def test_configuration_knows_every_ansatz_and_engine() -> None:
     assert Family.__args__ == tuple(ANSATZE)
-    assert Engine.__args__ == ENGINES
+    assert Engine.__args__ == tuple(ENGINES)
 
 
 def test_components() -> None:

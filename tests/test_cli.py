@@ -53,7 +53,9 @@ def test_sigterm_is_an_interrupt_everywhere(tmp_path: Path) -> None:
         [sys.executable, "-m", "qhdm", *command], stderr=subprocess.PIPE, text=True, bufsize=1
     ) as process:
         assert process.stderr is not None
-        while "training a classifier" not in process.stderr.read(200):
+        seen = ""
+        while "training a classifier" not in seen:  # at once: the next state of the bar comes late
+            seen += process.stderr.read(1)
             assert process.poll() is None
         process.terminate()
         lines = process.stderr.read().splitlines()

@@ -5,19 +5,23 @@ from __future__ import annotations
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from qiskit.primitives import StatevectorEstimator
 from qiskit.quantum_info import SparsePauliOp
-from qiskit_aer.primitives import EstimatorV2 as AerEstimator
+from qiskit_aer.primitives import EstimatorV2 as StockAerEstimator
 from qiskit_machine_learning.connectors import TorchConnector
 from qiskit_machine_learning.neural_networks import EstimatorQNN
 from tolerances import FLOAT32, FLOAT64
 
 from qhdm.errors import CircuitError
 from qhdm.quantum import Filter, build_filter, expectation
+from qhdm.quantum.aer.estimator import AerEstimator
 from qhdm.quantum.connector import FilterConnector, FilterQNN
+from qhdm.quantum.engines import bound, make_engine
 from qhdm.quantum.layer import QuantumFilterLayer
+from qhdm.quantum.options import ENGINES, Aer, Exact
 
 
 def small_filters() -> list[Filter]:
@@ -136,12 +140,14 @@ def test_copies_share_the_circuit() -> None:
     assert copied.connector.theta is not layer.connector.theta
 
 
-class DerivedEstimator(AerEstimator):
+class DerivedEstimator(StockAerEstimator):
     pass
 
 
-@pytest.mark.parametrize("kind", [AerEstimator, DerivedEstimator])
-def test_estimators_of_aer_get_a_circuit_that_they_bind_correctly(kind: type[AerEstimator]) -> None:
+@pytest.mark.parametrize("kind", [StockAerEstimator, DerivedEstimator])
+def test_estimators_of_aer_get_a_circuit_that_they_bind_correctly(
+    kind: type[StockAerEstimator],
+) -> None:
     """Aer's own estimator is wrong by up to 1.4 on parameterised controlled rotations."""
     for filter in (*small_filters(), build_filter("fqconv", layers=1)):
         network = FilterQNN(filter, estimator=kind())
@@ -154,7 +160,7 @@ def test_estimators_of_aer_get_a_circuit_that_they_bind_correctly(kind: type[Aer
 
 def test_a_connector_over_an_estimator_of_aer_learns_the_same() -> None:
     filter = build_filter("hqconv", qubits=4, layers=1)
-    stock, exact = FilterConnector(filter, estimator=AerEstimator()), FilterConnector(filter)
+    stock, exact = FilterConnector(filter, estimator=StockAerEstimator()), FilterConnector(filter)
     stock.load_state_dict(exact.state_dict())
     inputs = torch.randn(1, 2, 4)
     gradients = []
@@ -163,3 +169,54 @@ def test_a_connector_over_an_estimator_of_aer_learns_the_same() -> None:
         gradients.append(torch.autograd.grad(connector(x).square().sum(), (x, connector.theta)))
     for ours, right in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, right, atol=FLOAT32, rtol=0)
+
+
+ENGINES_OF_EVERY_KIND: list[Exact | Aer] = [
+    *ENGINES.values(),
+    *(Aer(gradient=gradient, shots=shots) for gradient in ("shift", "spsa") for shots in (None, 9)),
+    Aer(method="matrix_product_state", shots=9),
+]
+
+
+@pytest.mark.parametrize("options", ENGINES_OF_EVERY_KIND)
+@pytest.mark.parametrize("shape", [(0,), (2, 0), (0, 3)])
+def test_an_empty_batch_has_empty_values(options: Exact | Aer, shape: tuple[int, ...]) -> None:
+    filter, engine = build_filter("hqconv", qubits=4, layers=1), make_engine(options)
+    P = len(filter.weights)
+    x = torch.zeros(*shape, 4, dtype=torch.float64, requires_grad=True)
+    w = torch.ones(*shape[:-1], P, requires_grad=True)
+    values = expectation(filter, x, w, engine=engine)
+    assert (values.shape, values.dtype) == ((*shape, 4), torch.float64)
+    values.sum().backward()
+    assert x.grad is not None
+    assert w.grad is not None
+    assert not w.grad.any()
+    if len(shape) == 2:
+        assert bound(filter, w, engine=engine)(x).shape == (*shape, 4)
+
+
+def test_an_empty_batch_in_modules_and_networks() -> None:
+    filter = build_filter("hqconv", qubits=4, layers=1)
+    x = torch.zeros(2, 0, 4)
+    for options in ({}, {"engine": "aer"}, {"estimator": AerEstimator()}):
+        bank = FilterConnector(filter, count=2, **options)
+        assert bank(x).shape == (2, 0, 4)
+        bank.freeze()
+        assert bank(x).shape == (2, 0, 4)
+    for estimator in (None, AerEstimator(), StatevectorEstimator()):
+        network = FilterQNN(filter, estimator=estimator)
+        assert network.forward(np.zeros((0, 4)), np.zeros(len(filter.weights))).shape == (0, 4)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_is_no_tensor_is_refused_with_the_remedy(engine: str) -> None:
+    filter = build_filter("hqconv", qubits=4, layers=1)
+    x, w = np.zeros((3, 4)), np.zeros(len(filter.weights))
+    for inputs, weights, words in (
+        (x, torch.as_tensor(w), "inputs must be a torch tensor, not ndarray"),
+        (torch.as_tensor(x), w, "weights must be a torch tensor, not ndarray"),
+        (x.tolist(), w, "inputs must be a torch tensor, not list"),
+        (torch.as_tensor(x), None, "weights must be a torch tensor, not NoneType"),
+    ):
+        with pytest.raises(CircuitError, match=rf"{words}; give torch\.as_tensor"):
+            expectation(filter, inputs, weights, engine=engine)

@@ -1,11 +1,53 @@
-"""Arguments that verbs share: types, each of which refuses what is out of bounds, and --force."""
+"""Arguments that verbs share: types, each of which refuses what is out of bounds, and options."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
-from qhdm.errors import ExportError
+from qhdm.errors import ConfigError, ExportError, QhdmError
+
+T = TypeVar("T")
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """The engine that evaluates the filters of a trained model (`qhdm.config.EngineRequest`)."""
+    parser.add_argument(
+        "--engine",
+        choices=["run", "exact", "aer"],
+        help="evaluates the filters: as the run has it (default), or a complete engine, which "
+        "takes nothing from the run",
+    )
+    parser.add_argument(
+        "--shots", type=shots, metavar="N", help="samples per circuit on aer (none: exact values)"
+    )
+    parser.add_argument(
+        "--noise",
+        metavar="DEVICE",
+        help="of a device (fake_torino) or a calibration file, on aer (none)",
+    )
+    parser.add_argument(
+        "--method",
+        choices=["auto", "statevector", "density_matrix", "matrix_product_state"],
+        help="of simulation on aer (auto)",
+    )
+
+
+def settings(cls: type[T], given: Mapping[str, Any], refusal: type[QhdmError]) -> T:
+    """The dataclass `cls` of what the command line gives; None is not given.
+
+    Raises:
+        QhdmError: `refusal`, where it cannot be.
+    """
+    from qhdm.schema import Document, validate
+
+    known = {name: value for name, value in given.items() if value is not None}
+    try:
+        return validate(cls, Document("", known, {}))
+    except ConfigError as error:
+        raise refusal(str(error).removeprefix(": ")) from None
 
 
 def add_force(parser: argparse.ArgumentParser) -> None:

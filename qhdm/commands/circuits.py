@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qhdm import console
 from qhdm.commands import verify
 from qhdm.commands.arguments import add_force, check_new, natural, positive
 
@@ -165,8 +166,6 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
 
 def _measure(target: _Target, arguments: argparse.Namespace, plot: Path) -> None:
-    from tqdm import tqdm
-
     from qhdm.quantum.analysis.expressibility import gradient_variance, measure
     from qhdm.quantum.analysis.text import describe_gradients, describe_measures
     from qhdm.report.measures import plot_measures
@@ -176,7 +175,7 @@ def _measure(target: _Target, arguments: argparse.Namespace, plot: Path) -> None
     print(describe_measures(found))
     sizes = _sizes(target)
     variances: dict[tuple[int, int], GradientVariance] = {}
-    for size in tqdm(sizes, desc="gradients", unit="circuit", disable=None):
+    for size in console.bar(sizes, desc="gradients", unit="circuit", disable=None):
         at = sizes[size]
         variance = gradient_variance(at, samples=arguments.gradients, seed=arguments.seed)
         if variance.weights:  # a size at which no output sees a weight has no gradients

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qhdm import console
 from qhdm.commands.arguments import positive
 from qhdm.errors import ComparisonError, Interrupted, QhdmError
 
@@ -95,7 +96,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 
     outcome = work(chosen, left, executor, done=done)
     for name, reason in outcome.failures.items():
-        print(f"cell {name}: {reason}", file=sys.stderr)
+        console.message(f"cell {name}: {reason}")
     _show(grid, cells, results(), folder)
     if outcome.interrupted:
         finished = len(chosen) - len(jobs_of(chosen, folder))

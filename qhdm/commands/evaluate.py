@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from qhdm.commands.arguments import natural, non_negative, positive, shots
+from qhdm.commands.arguments import add_engine, natural, non_negative, positive, settings
 from qhdm.commands.train_classifier import add_data, data_config
 from qhdm.errors import EvaluationError
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from qhdm.metrics.records import Evaluation, Metric
 
 _GROUPS = ("distances", "classes", "memorisation", "utility")
-_SAMPLING = ("num", "steps", "sampler", "guidance", "seed", "weights", "engine", "shots", "noise")
+_ENGINE = ("engine", "shots", "noise", "method")
+_SAMPLING = ("num", "steps", "sampler", "guidance", "seed", "weights", *_ENGINE)
 _OTHERS = ("extractor", "extractor_weights", "metrics", "device")
 
 
@@ -33,13 +34,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
     evaluate.add_argument(
         "--weights", choices=["ema", "model"], help="averaged (default) or last weights"
     )
-    evaluate.add_argument(
-        "--engine", choices=["exact", "aer"], help="evaluates the filters (the run's own if absent)"
-    )
-    evaluate.add_argument("--shots", type=shots, metavar="N", help="samples per circuit on aer")
-    evaluate.add_argument(
-        "--noise", metavar="DEVICE", help="of a device (fake_torino) or a calibration file, on aer"
-    )
+    add_engine(evaluate)
     evaluate.add_argument(
         "--extractor",
         choices=["classifier", "inception", "dinov2"],
@@ -58,10 +53,9 @@ def add(verbs: argparse._SubParsersAction) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     given = {name: getattr(arguments, name) for name in (*_SAMPLING, *_OTHERS)}
-    given = {name: value for name, value in given.items() if value is not None}
     if arguments.images:
         for name in _SAMPLING:
-            if name in given:
+            if given[name] is not None:
                 raise EvaluationError(f"--{name}: not with --images, which are there already")
     elif arguments.source is None or arguments.data is not None:
         raise EvaluationError(
@@ -69,7 +63,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         )
     if arguments.out and arguments.out.is_dir():
         raise EvaluationError(f"--out: {arguments.out}: is a folder; name a JSON file")
-    settings = _settings(given)
+    from qhdm.metrics.settings import EvaluationSettings
+
+    request = settings(EvaluationSettings, given, EvaluationError)
 
     # Only now the heavy imports: bad input is refused at once.
     if arguments.images:
@@ -83,29 +79,17 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     )
     if arguments.images:
         found = evaluate_images(
-            arguments.images, config, settings, out=arguments.out, reporting=reporting
+            arguments.images, config, request, out=arguments.out, reporting=reporting
         )
     else:
         found = evaluate(
             arguments.source,
-            settings,
+            request,
             out=arguments.out,
             overrides=arguments.set,
             reporting=reporting,
         )
     print(describe(found))
-
-
-def _settings(given: dict[str, Any]) -> Any:
-    from qhdm.errors import ConfigError
-    from qhdm.metrics.settings import EvaluationSettings
-    from qhdm.schema import Document, validate
-
-    try:
-        return validate(EvaluationSettings, Document("qhdm evaluate", given, {}))
-    except ConfigError as error:
-        message = str(error).removeprefix("qhdm evaluate: ")
-        raise EvaluationError(message) from None
 
 
 def describe(evaluation: Evaluation) -> str:
@@ -114,7 +98,8 @@ def describe(evaluation: Evaluation) -> str:
     lines = [
         f"real: {real.name}, {real.train} training and {real.test} test images, "
         f"{real.image_size}x{real.image_size}",
-        f"generated: {made.num} images, {made.source}",
+        f"generated: {made.num} images, {made.source}"
+        + (f", engine {made.engine_label}" if made.engine_label else ""),
         f"features: {extractor.name} {extractor.digest}, {extractor.dim} per image",
         "",
     ]

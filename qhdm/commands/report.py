@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from qhdm import console
 from qhdm.commands.arguments import add_force, check_new
 
 
@@ -36,5 +36,5 @@ def _report(arguments: argparse.Namespace) -> None:
         from qhdm.report.pages.run import write_run_page as write_page
 
     for line in write_page(path, out):
-        print(f"qhdm: {line}", file=sys.stderr)
+        console.message(f"qhdm: {line}")
     print(f"report: {out}")

@@ -8,18 +8,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from qhdm.commands.arguments import images, natural, non_negative, positive, shots
+from qhdm.commands.arguments import (
+    add_engine,
+    images,
+    natural,
+    non_negative,
+    positive,
+    settings,
+)
 from qhdm.distributed import World
 from qhdm.errors import SamplingError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from qhdm.config import Config
+    from qhdm.config import EngineRequest
     from qhdm.pipeline import Pipeline
     from qhdm.quantum.engines import Engine
+    from qhdm.quantum.options import EngineOptions
 
 #: More images of a class are not put into a grid, which would be too tall to look at.
 _MOST_IN_GRID = 256
@@ -56,18 +64,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--out", type=Path, metavar="DIR", help="also write one PNG per image, in class folders"
     )
     parser.add_argument("--grid", type=Path, metavar="FILE", help="where the PNG grid goes")
-    parser.add_argument(
-        "--engine", choices=["exact", "aer"], help="evaluates the filters (the run's own if absent)"
-    )
-    parser.add_argument("--shots", type=shots, metavar="N", help="samples per circuit on aer")
-    parser.add_argument(
-        "--noise", metavar="DEVICE", help="of a device (fake_torino) or a calibration file, on aer"
-    )
-    parser.add_argument(
-        "--method",
-        choices=["auto", "statevector", "density_matrix", "matrix_product_state"],
-        help="of simulation on aer",
-    )
+    add_engine(parser)
     parser.add_argument(
         "--engine-steps",
         type=positive,
@@ -97,7 +94,8 @@ class _Request:
         folders: for results, each with the option that names it.
         grid: where the grid goes.
         shown: which images are in it, N.
-        engine: evaluates the filters; None is the run's own.
+        engine: evaluates the filters; `run` is as the run has it.
+        options: of that engine.
     """
 
     pipeline: Pipeline
@@ -107,13 +105,15 @@ class _Request:
     folders: list[tuple[str, Path]]
     grid: Path
     shown: list[bool]
-    engine: Engine | None
+    engine: Engine | str
+    options: EngineOptions
 
 
 def _prepare(arguments: argparse.Namespace, world: World) -> _Request:
     """Load the model and refuse bad input before anything is written."""
-    _engine_options(arguments)  # refused before the model is loaded
+    asked = _engine(arguments)  # before the model is loaded
     from qhdm.pipeline import Pipeline
+    from qhdm.quantum.engines import make_engine
 
     pipeline = Pipeline.from_run(arguments.run, weights=arguments.weights, device=arguments.device)
     names = pipeline.class_names
@@ -122,7 +122,8 @@ def _prepare(arguments: argparse.Namespace, world: World) -> _Request:
     classes = list(dict.fromkeys(labels))
 
     grid = arguments.grid or _grid_path(arguments, [names[label] for label in classes], len(names))
-    engine = _engine(arguments, pipeline.config)
+    options = asked.resolved(pipeline.config.quantum)
+    engine = make_engine(options) if asked.named else "run"
     files = []
     folders = [("--grid", grid.parent)]
     if arguments.out:
@@ -134,21 +135,21 @@ def _prepare(arguments: argparse.Namespace, world: World) -> _Request:
         if file.exists():
             raise SamplingError(f"{file}: exists already; give another --out")
     shown = [i < _MOST_IN_GRID for _ in classes for i in range(num)]
-    return _Request(pipeline, labels, indices, files, folders, grid, shown, engine)
+    return _Request(pipeline, labels, indices, files, folders, grid, shown, engine, options)
 
 
 def _run(arguments: argparse.Namespace, request: _Request, world: World) -> None:
     """Sample this process's share; the first process makes the grid of all."""
     import numpy as np
 
-    from qhdm.quantum.engines import make_engine
+    from qhdm.quantum.options import Exact
     from qhdm.report.pictures import labelled_grid, save_png, to_picture
 
     labels = request.labels
     # Whole batches: an image is the same, bit by bit, whichever process samples it.
     part = world.share(len(labels), whole=arguments.batch)
 
-    def sample(engine: Engine | None, engine_steps: int | None = None) -> np.ndarray:
+    def sample(engine: Engine | str, engine_steps: int | None = None) -> np.ndarray:
         return request.pipeline.sample(
             labels[part],
             steps=arguments.steps,
@@ -172,13 +173,17 @@ def _run(arguments: argparse.Namespace, request: _Request, world: World) -> None
                 whole = gathered.reshape(len(of_shown), *images.shape[1:])
                 save_png(labelled_grid(whole, of_shown, request.pipeline.class_names), path)
 
+    if world.first and request.options != Exact():
+        late = arguments.engine_steps
+        part_of = f" (the last {late} steps; the others exact)" if late else ""
+        print(f"engine: {request.options.description}{part_of}", flush=True)
     with world.agreed():
         images = sample(request.engine, arguments.engine_steps)
     if arguments.engine == "aer":
         # The exact images from the same noise, to compare with.
         exact = request.grid.with_name(f"{request.grid.stem}_exact.png")
         with world.agreed():
-            exact_images = sample(make_engine("exact"))
+            exact_images = sample("exact")
         save_grid(exact_images, exact)
         if world.first:
             print(f"exact grid: {exact}")
@@ -193,31 +198,22 @@ def _run(arguments: argparse.Namespace, request: _Request, world: World) -> None
         print(f"grid: {request.grid}{cut}")
 
 
-def _engine_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Those of Aer that the command line gives.
+def _engine(arguments: argparse.Namespace) -> EngineRequest:
+    """The engine that the command line asks for.
 
     Raises:
-        SamplingError: some are given without `--engine aer`.
+        SamplingError: options of Aer without `--engine aer`, or such as contradict each other.
     """
-    names = ("shots", "noise", "method")
-    given = {name: found for name in names if (found := getattr(arguments, name)) is not None}
-    if arguments.engine != "aer":
-        for name in [*given, *(["engine-steps"] if arguments.engine_steps else [])]:
-            raise SamplingError(f"--{name}: only with --engine aer")
-    return given
+    given = {name: getattr(arguments, name) for name in ("method", "shots", "noise")}
+    for name, value in {**given, "engine-steps": arguments.engine_steps}.items():
+        if value is not None and arguments.engine != "aer":
+            raise SamplingError(
+                f"--{name}: only with --engine aer; name it, with all its options: "
+                "it takes nothing from the run"
+            )
+    from qhdm.config import EngineRequest
 
-
-def _engine(arguments: argparse.Namespace, config: Config) -> Engine | None:
-    """The engine that the command line asks for; None is the run's own."""
-    import dataclasses
-
-    from qhdm.models.build import engine_of
-
-    if arguments.engine is None:
-        return None
-    aer = dataclasses.replace(config.quantum.aer, **_engine_options(arguments))
-    quantum = dataclasses.replace(config.quantum, engine=arguments.engine, aer=aer)
-    return engine_of(quantum)
+    return settings(EngineRequest, {"engine": arguments.engine, **given}, SamplingError)
 
 
 @contextmanager
@@ -265,7 +261,7 @@ def _grid_path(arguments: argparse.Namespace, classes: list[str], known: int) ->
         parts.append(f"{arguments.steps}steps")
     if arguments.guidance is not None:
         parts.append(f"guidance{arguments.guidance:g}")
-    if arguments.engine:
+    if arguments.engine not in (None, "run"):
         parts.append(arguments.engine)
     if arguments.method:
         parts.append(arguments.method)

@@ -199,9 +199,8 @@ def _study_request(
     spec: Specification, engine: InferenceOptions, config: Config
 ) -> EvaluationSettings:
     settings = _explicit(spec.inference_evaluate or spec.evaluate, config)
-    # The run's own engine, where that is the exact one, has been evaluated already.
-    own = engine.engine == "exact" and config.quantum.engine == "exact"
-    return settings if own else engine.of(settings)
+    # The run's own engine needs no name: cells are compared on it.
+    return settings if engine.options == config.quantum.engine_options else engine.of(settings)
 
 
 def _options(request: EvaluationSettings) -> list[str]:
@@ -217,7 +216,7 @@ def _options(request: EvaluationSettings) -> list[str]:
 def _answers(evaluation: Evaluation, asked: GeneratedRecord, request: EvaluationSettings) -> bool:
     """Whether an evaluation is of the images that are asked for, and whole."""
     return (
-        dataclasses.replace(evaluation.generated, source=asked.source) == asked  # runs may be moved
+        evaluation.generated.answers(asked)
         and evaluation.extractor.name == request.extractor
         and set(request.metrics) <= set(evaluation.groups)
     )

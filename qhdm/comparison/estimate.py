@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from qhdm.comparison.cells import Cell
 from qhdm.comparison.execution import Executor
-from qhdm.comparison.preparation import on_engine
 from qhdm.comparison.results import Parameters
 from qhdm.comparison.spec import Specification, variant_settings
 from qhdm.comparison.table import markdown
@@ -80,7 +80,8 @@ def _times(cell: Cell) -> tuple[float, dict[EvaluationSettings, float]]:
     evaluations: dict[EvaluationSettings, float] = {}
     known: dict[Config, float] = {}
     for request in cell.requests:
-        config = on_engine(cell.config, request)
+        quantum = cell.config.quantum
+        config = replace(cell.config, quantum=quantum.on(request.resolved(quantum)))
         if config not in known:
             known[config] = seconds_per_evaluation(config, device)
         assert request.steps is not None

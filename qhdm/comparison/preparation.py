@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 from qhdm import data
 from qhdm.comparison.cells import Cell
-from qhdm.config import Config, DataConfig
+from qhdm.config import DataConfig
 from qhdm.data import Dataset
 from qhdm.metrics.classifier import ClassifierSettings
 from qhdm.metrics.features import make_extractor
 from qhdm.metrics.groups import check_size
 from qhdm.metrics.settings import EvaluationSettings
-from qhdm.models.build import engine_of
+from qhdm.quantum.engines import make_engine
 from qhdm.training.loop import resolve_device
 
 
@@ -31,10 +30,10 @@ def prepare(cells: Sequence[Cell], *, progress: bool = True) -> None:
         EngineError: an engine cannot be set up.
         EvaluationError: there are too few images for an evaluation, or an extractor is missing.
     """
-    for quantum in dict.fromkeys(
-        on_engine(cell.config, request).quantum for cell in cells for request in cell.requests
+    for engine in dict.fromkeys(
+        request.resolved(cell.config.quantum) for cell in cells for request in cell.requests
     ):
-        engine_of(quantum)
+        make_engine(engine)
     asked: dict[DataConfig, dict[EvaluationSettings, None]] = {}
     for cell in cells:
         asked.setdefault(cell.config.data, {}).update(dict.fromkeys(cell.requests))
@@ -60,15 +59,3 @@ def _check_extractor(
     device = resolve_device(request.device, key="evaluate.device")
     extractor = make_extractor(request, training, device=device, progress=progress)
     check(extractor.record.dim)
-
-
-def on_engine(config: Config, request: EvaluationSettings) -> Config:
-    """`config` with the engine that an evaluation asks for."""
-    if request.engine is None:
-        return config
-    own = config.quantum.aer
-    aer = dataclasses.replace(
-        own, shots=request.shots or own.shots, noise=request.noise or own.noise
-    )
-    quantum = dataclasses.replace(config.quantum, engine=request.engine, aer=aer)
-    return dataclasses.replace(config, quantum=quantum)

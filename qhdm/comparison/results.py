@@ -107,6 +107,7 @@ class Inference:
     Attributes:
         engine: for people: `exact`, `64 shots`, `fake_torino, 1024 shots`.
         shots, noise: null is without.
+        method: of Aer; null for the exact engine, and in older files.
         mean, low, high, n: over seeds.
         difference, difference_low, difference_high, p: from the exact engine, paired over seeds;
             null where there is none.
@@ -125,6 +126,7 @@ class Inference:
     difference_low: float | None
     difference_high: float | None
     p: float | None
+    method: str | None = None
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -293,6 +295,7 @@ def _inference(specification: Specification, cells: Sequence[Cell]) -> Iterable[
                     engine=engine.label,
                     shots=engine.shots,
                     noise=engine.noise,
+                    method=engine.method if engine.engine == "aer" else None,
                     label=label,
                     mean=mean.value,
                     low=mean.low,

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from tqdm import tqdm
-
+from qhdm import console
 from qhdm.comparison.cells import Cell
 from qhdm.comparison.execution import Executor, Job, cores
 from qhdm.errors import ComparisonError, QhdmError
@@ -81,13 +79,12 @@ def work(
     for cell in begun.values():
         cell.begin()
     parts = {name: _Parts(cell, len(jobs[name].commands)) for name, cell in begun.items()}
-    bar = tqdm(
+    bar = console.bar(
         total=sum(len(job.commands) for job in jobs.values()),
         bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
         miniters=0,  # time goes on where nothing is counted
         smoothing=0,  # cells differ: the mean speed of all tells most
         disable=not progress or not jobs,
-        mininterval=0.2 if sys.stderr.isatty() else 30,
     )
     failures: dict[str, str] = {}
     with bar, _signals() as signals, _closing(executor):
@@ -108,7 +105,7 @@ def work(
             if len(signals) > handled:
                 handled = len(signals)
                 executor.stop(kill=handled > 1)
-                bar.write("stopping: running cells save", file=sys.stderr)
+                console.message("stopping: running cells save")
             shown = [
                 f"{name} {parts[name].look()}"
                 for future, name in futures.items()

@@ -14,10 +14,11 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
-from qhdm.config import Config
+from qhdm.config import Config, EngineRequest
 from qhdm.errors import ConfigError
 from qhdm.files import write_text
 from qhdm.metrics.settings import EvaluationSettings
+from qhdm.quantum.options import EngineOptions
 from qhdm.schema import (
     Document,
     Setting,
@@ -36,38 +37,25 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 @dataclass(frozen=True, config=_STRICT)
-class InferenceOptions:
-    """One engine of the study of noise and shots at inference.
+class InferenceOptions(EngineRequest):
+    """One engine of the study of noise and shots at inference: a complete one, never the run's."""
 
-    Attributes:
-        engine: `exact` or `aer`.
-        shots: samples per circuit, on aer; null gives expectation values without sampling.
-        noise: of a device (`fake_torino`) or a calibration file, on aer.
-    """
+    engine: Literal["exact", "aer"] = Field()  # required: without it, the base's would be inherited
 
-    engine: Literal["exact", "aer"]
-    shots: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    noise: Annotated[str, Field(min_length=1)] | None = None
+    @property
+    def options(self) -> EngineOptions:
+        """The engine, as one value."""
+        assert self.named is not None
+        return self.named
 
     @property
     def label(self) -> str:
         """For people: `exact`, `64 shots`, `fake_torino, 1024 shots`."""
-        if self.engine == "exact":
-            return "exact"
-        parts = [Path(self.noise).stem] if self.noise else []
-        return ", ".join([*parts, f"{self.shots} shots" if self.shots else "without shots"])
+        return self.options.label
 
     def of(self, settings: EvaluationSettings) -> EvaluationSettings:
         """`settings` on this engine."""
-        return dataclasses.replace(settings, engine=self.engine, shots=self.shots, noise=self.noise)
-
-    @model_validator(mode="after")
-    def _check(self) -> InferenceOptions:
-        if self.engine == "exact":
-            for name in ("shots", "noise"):
-                if getattr(self, name) is not None:
-                    raise ValueError(f"inference: {name}: only with engine aer")
-        return self
+        return dataclasses.replace(settings, **dataclasses.asdict(self))
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -108,8 +96,11 @@ class Specification:
             raise ValueError(f"baseline: {self.baseline!r} is not one of the variants ({known})")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: one is given twice in {list(self.seeds)}")
-        if len(set(self.inference)) != len(self.inference):
-            raise ValueError("inference: an engine is given twice")
+        labels = [engine.label for engine in self.inference]
+        if twice := [label for label in labels if labels.count(label) > 1]:
+            raise ValueError(
+                f"inference: an engine is given twice, or two have one label ({twice[0]})"
+            )
         for section in ("inference_evaluate", "inference_variants"):
             if getattr(self, section) is not None and not self.inference:
                 raise ValueError(f"{section}: there is no `inference` that it could be for")
@@ -119,7 +110,7 @@ class Specification:
                 raise ValueError(f"inference_variants: no variant {name!r}; there are {known}")
         for section in ("evaluate", "inference_evaluate"):
             settings: EvaluationSettings | None = getattr(self, section)
-            if settings is not None and settings.engine is not None:
+            if settings is not None and settings.named is not None:
                 raise ValueError(
                     f"{section}.engine: cells are compared on their own engine (quantum.engine); "
                     "other engines are for `inference`"

@@ -11,6 +11,7 @@ from qhdm.config.config import (
     to_yaml,
     with_ansatz,
 )
+from qhdm.config.engine import EngineRequest
 from qhdm.config.sections import (
     DataConfig,
     DiffusionConfig,
@@ -30,6 +31,7 @@ __all__ = [
     "DiffusionConfig",
     "EmaConfig",
     "Engine",
+    "EngineRequest",
     "Family",
     "FilePath",
     "QuantumConfig",

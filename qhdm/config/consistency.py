@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from qhdm.config.sections import (
     PATCH_CHANNELS,
     PATCH_SIZE,
-    AerConfig,
     VertexConfig,
     is_circuit_file,
 )
@@ -21,7 +20,8 @@ def check(config: Config) -> None:
     _check_shapes(config)
     _check_filters(config)
     _check_released(config)
-    _check_aer(config.quantum.aer)
+    if problem := config.quantum.aer.problem():
+        raise ValueError(f"quantum.aer.{problem[0]}: {problem[1]}")
     classes = config.data.classes
     if classes is not None and (not classes or len(set(classes)) != len(classes)):
         raise ValueError("data.classes: must name at least one class, each once (or be null)")
@@ -119,19 +119,6 @@ def _check_swapped_embedding(config: Config) -> None:
         raise ValueError(
             f"released.swapped_embedding: the table has model.dim ({model.dim}) vectors, too few "
             f"for {len(classes)} classes; raise model.dim or name fewer data.classes"
-        )
-
-
-def _check_aer(aer: AerConfig) -> None:
-    if aer.noise is not None and aer.method == "matrix_product_state":
-        raise ValueError(
-            "quantum.aer.method: matrix_product_state has no device noise here; use auto, or set "
-            "quantum.aer.noise to null"
-        )
-    if aer.noise is not None and aer.method == "statevector" and aer.shots is None:
-        raise ValueError(
-            "quantum.aer.shots: noise on state vectors is sampled, trajectory by trajectory; set a "
-            "number, or quantum.aer.method to density_matrix"
         )
 
 

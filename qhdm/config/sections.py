@@ -7,12 +7,14 @@ corrected; `configs/eurosat.yaml` spells them out.
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
+
+from qhdm.quantum.options import ENGINES, Aer, EngineOptions
 
 #: Unknown keys are refused, and so is what is not a number.
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -172,44 +174,6 @@ class EncoderConfig(VertexConfig):
 
 
 @dataclass(frozen=True, config=STRICT)
-class SpsaConfig:
-    """Simultaneous perturbation (Spall 1992).
-
-    Attributes:
-        averages: random directions per gradient; each costs two circuits per component.
-        perturbation: how far inputs and weights are moved, radians.
-    """
-
-    averages: Positive = 4
-    perturbation: Annotated[float, Field(gt=0, le=1.5)] = 0.2
-
-
-@dataclass(frozen=True, config=STRICT)
-class AerConfig:
-    """How the engine `aer` runs circuits (docs/aer.md).
-
-    Attributes:
-        method: `statevector`, `density_matrix`, `matrix_product_state`, or `auto`, which chooses
-            by noise, size and shots.
-        shots: samples per circuit; null gives expectation values without sampling.
-        noise: null, a named device (`fake_torino`), or the path of a calibration file (*.json).
-        device: `GPU` needs qiskit-aer-gpu.
-        gradient: `exact` (the exact engine's: straight-through), `shift` (parameter shift) or
-            `spsa` (simultaneous perturbation).
-        spsa: of the gradient `spsa`.
-        threads: most threads of Aer; 0 is all cores.
-    """
-
-    method: Literal["auto", "statevector", "density_matrix", "matrix_product_state"] = "auto"
-    shots: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    noise: FilePath | None = None
-    device: Literal["CPU", "GPU"] = "CPU"
-    gradient: Literal["exact", "shift", "spsa"] = "exact"
-    spsa: SpsaConfig = field(default_factory=SpsaConfig)
-    threads: Annotated[int, Field(ge=0)] = 0
-
-
-@dataclass(frozen=True, config=STRICT)
 class QuantumConfig:
     """The filters: what they are, where they stand, and which engine evaluates them.
 
@@ -219,15 +183,25 @@ class QuantumConfig:
             computes), `linear` (a classical map of the patch with as many weights as the circuit),
             `identity` (no filter: the channels pass as they are).
         engine: evaluates circuits.
-        aer: of the engine `aer`.
+        aer: of the engine `aer` (docs/aer.md).
         vertex, encoder: where filters stand.
     """
 
     filter: Literal["circuit", "frozen", "cosine", "linear", "identity"] = "circuit"
     engine: Engine = "exact"
-    aer: AerConfig = field(default_factory=AerConfig)
+    aer: Aer = Aer()
     vertex: VertexConfig = field(default_factory=VertexConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+
+    @property
+    def engine_options(self) -> EngineOptions:
+        """The engine, as one value."""
+        return self.aer if self.engine == "aer" else ENGINES[self.engine]
+
+    def on(self, engine: EngineOptions) -> QuantumConfig:
+        """The same filters on another engine."""
+        aer = engine if isinstance(engine, Aer) else self.aer
+        return replace(self, engine=engine.name, aer=aer)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import shutil
-import sys
 import time
 import zipfile
 from collections.abc import Iterator
@@ -14,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import requests
-from tqdm import tqdm
 
+from qhdm import console
 from qhdm.data.zips import ZIP_FAULTS, entry_parts, is_link, open_zip
 from qhdm.errors import DataError, DownloadError, one_line
 from qhdm.files import atomic_path
@@ -119,7 +118,7 @@ def _fetch(archive: Archive, part: Path, *, progress: bool, retries: int, backof
                 ) from None
             wait = backoff * 2**attempt
             if progress:
-                tqdm.write(f"{archive.url}: {error}; next try in {wait:g} s", file=sys.stderr)
+                console.message(f"{archive.url}: {error}; next try in {wait:g} s")
         time.sleep(wait)
 
 
@@ -177,7 +176,7 @@ def _append(
 ) -> None:
     with (
         part.open("r+b" if start else "wb") as file,
-        tqdm(
+        console.bar(
             initial=start,
             total=archive.size,
             desc=archive.name,
@@ -238,7 +237,7 @@ def _unpack(archive: Archive, part: Path, target: Path, *, progress: bool) -> No
     try:
         with open_zip(part) as file, atomic_path(target) as temporary:
             entries = _entries(archive, file, part)
-            for info, relative in tqdm(
+            for info, relative in console.bar(
                 entries,
                 desc=f"unpacking {archive.name}",
                 unit=" files",

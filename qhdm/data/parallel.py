@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from tqdm import tqdm
+from qhdm import console
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -27,7 +27,7 @@ def map_in_threads(
         progress: show a bar on stderr, where that is a terminal and the work takes over a second.
     """
     with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as executor:
-        yield from tqdm(
+        yield from console.bar(
             executor.map(function, items),
             total=len(items),
             desc=title,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from qhdm import console
 from qhdm.config import SamplerName
 from qhdm.diffusion.pixels import to_uint8
 from qhdm.diffusion.samplers import Denoiser, ImageNoise, sample, timesteps_of
@@ -135,12 +134,11 @@ def generate(
     timesteps_of(schedule, settings.steps)
     images = np.empty((len(labels), *shape[1:], shape[0]), dtype=np.uint8)
     starts = range(0, len(labels), batch_size)
-    with tqdm(
+    with console.bar(
         total=len(starts) * settings.steps,
         desc="sampling",
         unit="step",
         disable=not progress,
-        mininterval=0.2 if sys.stderr.isatty() else 30,
     ) as bar:
         for start in starts:
             part = slice(start, start + batch_size)

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from qhdm import console
 from qhdm.diffusion import SamplerSettings
 from qhdm.diffusion.generate import guided_denoiser
 from qhdm.diffusion.pixels import to_uint8
@@ -144,12 +144,11 @@ class Task:
             HardwareError: a job gave no result, or a limit is reached; what is known stays known.
         """
         stages = len(self.stages())
-        with tqdm(
+        with console.bar(
             total=self.first_hardware_step + self.hardware_steps * stages,
             desc="sampling",
             unit="stage",
             disable=not progress,
-            mininterval=0.2 if sys.stderr.isatty() else 30,
         ) as bar:
             submitter = Submitter(
                 ledger,

@@ -7,7 +7,6 @@ gives the features that distances are computed on.
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,8 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from qhdm import console
 from qhdm.data import Batches, Dataset
 from qhdm.diffusion.pixels import from_uint8
 from qhdm.seeds import Stream, derive_seed
@@ -148,13 +147,12 @@ def train_network(
     cycle = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=settings.lr, total_steps=settings.steps, pct_start=0.2
     )
-    for step in tqdm(
+    for step in console.bar(
         range(settings.steps),
         desc=progress,
         unit="step",
         disable=progress is None,
         leave=False,
-        mininterval=0.2 if sys.stderr.isatty() else 30,
     ):
         batches = [stream.batch(step) for stream in streams]
         x = from_uint8(np.concatenate([found for found, _ in batches]), device)

@@ -147,6 +147,10 @@ def evaluation_path(run: Run, generated: GeneratedRecord, extractor: Extractor) 
         f"{generated.weights}-step{generated.step}",
         str(generated.engine).replace(":", "-"),
     ]
+    if generated.method not in (None, "auto"):
+        parts.append(str(generated.method))
+    if generated.device not in (None, "CPU"):
+        parts.append(str(generated.device))
     if generated.shots:
         parts.append(f"{generated.shots}shots")
     if generated.noise:
@@ -284,11 +288,8 @@ def _matching(path: Path, request: Evaluation) -> Evaluation:
     """The evaluation in a file, if it is of this request."""
     found = read_evaluation(path)
 
-    def asked(evaluation: Evaluation) -> tuple[object, ...]:
-        source = dataclasses.replace(evaluation.generated, source="")  # runs may be moved
-        return evaluation.data, source, evaluation.extractor
-
-    if asked(found) != asked(request):
+    same = found.data == request.data and found.extractor == request.extractor
+    if not (same and found.generated.answers(request.generated)):
         raise EvaluationError(
             f"{path}: is the evaluation of other data or another request; name another file with "
             "--out, or delete it"

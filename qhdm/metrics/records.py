@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +10,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from qhdm.errors import ConfigError, EvaluationError
+from qhdm.quantum.options import Aer, Method
 from qhdm.schema import Document, read_json, validate, write_record
 
 #: Of the files; to be raised when a reader of old files would misunderstand new ones.
@@ -87,6 +89,8 @@ class GeneratedRecord:
         source: the run directory, or the folder.
         num: how many, over all classes.
         step: training step of the weights.
+        engine, shots, noise, method, device: what evaluated the filters. Older versions did not
+            record method and device.
     """
 
     source: str
@@ -100,6 +104,27 @@ class GeneratedRecord:
     engine: str | None = None
     shots: int | None = None
     noise: str | None = None
+    method: Method | None = None
+    device: Literal["CPU", "GPU"] | None = None
+
+    @property
+    def engine_label(self) -> str | None:
+        """For people: `exact`, `aer, fake_torino, 64 shots`; None of images from a folder."""
+        if self.engine != "aer":
+            return self.engine
+        return Aer(
+            method=self.method or "auto",
+            shots=self.shots,
+            noise=self.noise,
+            device=self.device or "CPU",
+        ).description
+
+    def answers(self, asked: GeneratedRecord) -> bool:
+        """Whether these are the images that `asked` describes, apart from where the run lies."""
+        known = dataclasses.replace(self, source=asked.source)
+        if self.method is None:
+            known = dataclasses.replace(known, method=asked.method, device=asked.device)
+        return known == asked
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -5,23 +5,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from qhdm import data
-from qhdm.config import Config, DataConfig
+from qhdm import console, data
+from qhdm.config import DataConfig
 from qhdm.data import Dataset
 from qhdm.errors import DataError, EvaluationError
 from qhdm.files import atomic_path, write_text
 from qhdm.metrics.records import GeneratedRecord
 from qhdm.metrics.settings import EvaluationSettings
-from qhdm.models.build import engine_of
 from qhdm.pipeline import Pipeline
-from qhdm.quantum.engines import Engine
+from qhdm.quantum.engines import make_engine
+from qhdm.quantum.options import Aer
 from qhdm.training.run import Run
 
 #: Images sampled and written at once: an interruption loses no more than these.
@@ -50,10 +48,9 @@ def described(run: Run, settings: EvaluationSettings) -> GeneratedRecord:
         RunError: the run has no checkpoint.
     """
     run.latest_checkpoint()
-    sample, quantum = run.config.sample, run.config.quantum
-    own = settings.engine is None
-    engine = quantum.engine if own else settings.engine
-    on_aer = engine == "aer"
+    sample = run.config.sample
+    engine = settings.resolved(run.config.quantum)
+    aer = engine if isinstance(engine, Aer) else None
     return GeneratedRecord(
         source=str(run.path),
         num=settings.num,
@@ -63,9 +60,11 @@ def described(run: Run, settings: EvaluationSettings) -> GeneratedRecord:
         seed=settings.seed,
         weights=settings.weights,
         step=run.last_step(),
-        engine=engine,
-        shots=(settings.shots or quantum.aer.shots) if on_aer else None,
-        noise=(settings.noise or quantum.aer.noise) if on_aer else None,
+        engine=engine.name,
+        shots=aer.shots if aer else None,
+        noise=aer.noise if aer else None,
+        method=aer.method if aer else None,
+        device=aer.device if aer else None,
     )
 
 
@@ -98,14 +97,13 @@ def sampled(
     present = sum(map(len, found))
     if present < settings.num:
         pipeline = Pipeline.from_run(run.path, weights=settings.weights, device=settings.device)
-        engine = _engine(run.config, settings)
-        with tqdm(
+        engine = make_engine(settings.resolved(run.config.quantum))  # as the record says
+        with console.bar(
             total=settings.num,
             initial=present,
             desc="sampling",
             unit="image",
             disable=not progress,
-            mininterval=0.2 if sys.stderr.isatty() else 30,
         ) as bar:
             for start in range(present, settings.num, _CHUNK):
                 numbers = range(start, min(start + _CHUNK, settings.num))
@@ -149,21 +147,13 @@ def from_folder(path: Path, like: DataConfig) -> Dataset:
     return as_dataset(found.images, numbers[found.labels], like.classes, found.name)
 
 
-def _engine(config: Config, settings: EvaluationSettings) -> Engine | None:
-    if settings.engine is None:
-        return None
-    own = config.quantum.aer
-    aer = dataclasses.replace(
-        own, shots=settings.shots or own.shots, noise=settings.noise or own.noise
-    )
-    return engine_of(dataclasses.replace(config.quantum, engine=settings.engine, aer=aer))
-
-
 def _key(run: Run, record: GeneratedRecord) -> str:
     """Stands for the weights and for all of the request but the number of images."""
     weights = run.latest_checkpoint() / f"{record.weights}.safetensors"
     digest = hashlib.sha256(weights.read_bytes() if weights.exists() else b"")
     asked = dataclasses.asdict(dataclasses.replace(record, source="", num=0))
+    if record.engine != "aer":  # as older versions named the images of other engines
+        del asked["method"], asked["device"]
     digest.update(json.dumps(asked, sort_keys=True).encode())
     noise = Path(record.noise) if record.noise and record.noise.endswith(".json") else None
     if noise and noise.exists():

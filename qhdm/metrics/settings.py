@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from qhdm.config import SamplerName
+from qhdm.config import EngineRequest, SamplerName
 from qhdm.config.sections import STRICT, Positive
 
 #: Metrics that are computed together, cheapest first.
@@ -16,7 +16,7 @@ GROUPS: tuple[Group, ...] = ("distances", "classes", "memorisation", "utility")
 
 
 @dataclass(frozen=True, config=STRICT)
-class EvaluationSettings:
+class EvaluationSettings(EngineRequest):
     """One request to evaluate a run; also readable from YAML with `qhdm.schema.validate`.
 
     Attributes:
@@ -24,7 +24,7 @@ class EvaluationSettings:
         steps, sampler, guidance: of sampling; by default those of the run's configuration.
         seed: of the sampled images.
         weights: `ema`, the averaged weights, or `model`, the last ones.
-        engine: evaluates the filters; null is the run's own. `shots` and `noise` are of `aer`.
+        engine, method, shots, noise: what evaluates the filters; see `EngineRequest`.
         extractor: what turns images into features (docs/evaluation.md).
         extractor_weights: file of its weights; null trains the classifier, and is needed by others.
         metrics: groups to compute.
@@ -37,9 +37,6 @@ class EvaluationSettings:
     guidance: Annotated[float, Field(ge=0)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     weights: Literal["ema", "model"] = "ema"
-    engine: Literal["exact", "aer"] | None = None
-    shots: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    noise: Annotated[str, Field(min_length=1)] | None = None
     extractor: Literal["classifier", "inception", "dinov2"] = "classifier"
     extractor_weights: Annotated[str, Field(min_length=1)] | None = None
     metrics: Annotated[tuple[Group, ...], Field(min_length=1)] = GROUPS
@@ -47,9 +44,6 @@ class EvaluationSettings:
 
     @model_validator(mode="after")
     def _check(self) -> EvaluationSettings:
-        for name in ("shots", "noise"):
-            if getattr(self, name) is not None and self.engine != "aer":
-                raise ValueError(f"{name}: only with engine aer")
         if self.extractor != "classifier" and self.extractor_weights is None:
             raise ValueError(f"extractor_weights: give the file of the weights of {self.extractor}")
         return self

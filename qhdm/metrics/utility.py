@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from qhdm import console
 from qhdm.data import Dataset, cache_folder
 from qhdm.files import write_text
 from qhdm.metrics.classifier import ClassifierSettings, predicted, train_network
@@ -172,12 +172,11 @@ def utility(
             notes.append(
                 f"augmentation gain with {name}: left out, {scarce} has {smallest} training images"
             )
-    with tqdm(
+    with console.bar(
         total=SEEDS * (2 + sum(2 if s.per_class is None else 3 for s in settings)),
         desc="training classifiers",
         unit="training",
         disable=not progress,
-        mininterval=0.2 if sys.stderr.isatty() else 30,
     ) as bar:
         trainings = _Trainings(training, test, generated, device=device, bar=bar)
         found = list(_score(trainings, num))

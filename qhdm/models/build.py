@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import cache, partial
 
 import torch
 from torch import nn
 
 from qhdm import data
-from qhdm.config import Config, QuantumConfig
+from qhdm.config import Config
 from qhdm.models.blocks import Attention, Condition, ResnetBlock
 from qhdm.models.controls import check_linear, filter_layer
 from qhdm.models.quantum_blocks import FilterBank, QResnetBlock, QuanResnetBlock
@@ -19,7 +18,6 @@ from qhdm.models.released import (
     TokenNormalisedAttention,
 )
 from qhdm.models.unet import UNet
-from qhdm.quantum.aer.options import AerOptions, SpsaOptions
 from qhdm.quantum.connector import FilterConnector
 from qhdm.quantum.engines import Engine, make_engine
 from qhdm.quantum.files.load import find_filter
@@ -79,7 +77,7 @@ def build_model(config: Config) -> UNet:
     """
     model = config.model
     quantum = config.quantum
-    engine = engine_of(quantum)
+    engine = make_engine(quantum.engine_options)
     filters = build_filters(config)
 
     def bank(place: str, count: int) -> FilterBank:
@@ -127,17 +125,6 @@ def build_model(config: Config) -> UNet:
             block=block,
             attention=TokenNormalisedAttention if released.attention_over_tokens else Attention,
         )
-
-
-def engine_of(config: QuantumConfig) -> Engine:
-    """The engine that a configuration asks for.
-
-    Raises:
-        EngineError: it asks for a device or a noise model that is not there.
-    """
-    options = dataclasses.asdict(config.aer)
-    spsa = SpsaOptions(**options.pop("spsa"))
-    return make_engine(config.engine, aer=AerOptions(**options, spsa=spsa))
 
 
 def set_engine(model: nn.Module, engine: Engine) -> None:

@@ -11,7 +11,7 @@ from qiskit_machine_learning.connectors.torch_connector import _TorchNNFunction
 from qiskit_machine_learning.neural_networks import EstimatorQNN
 from torch import Tensor, nn
 
-from qhdm.quantum.engines import Bound, Engine, bound, expectation, named_engine
+from qhdm.quantum.engines import Bound, Engine, as_engine, bound, expectation
 from qhdm.quantum.filter import Filter
 
 
@@ -50,11 +50,11 @@ class FilterQNN(EstimatorQNN):
         )
 
     def _forward(self, input_data, weights):  # type: ignore[no-untyped-def]  # stock signature
-        values, num_samples = self._preprocess_forward(input_data, weights)
+        values, _ = self._preprocess_forward(input_data, weights)
         # Observables (m, 1) broadcast against parameter sets (B,): one PUB, values (m, B).
         pub = (self._circuit, [[observable] for observable in self._observables], values)
         result = self.estimator.run([pub], precision=self._default_precision).result()
-        return self._forward_postprocess(num_samples, result[0].data.evs)
+        return result[0].data.evs.reshape(len(self._observables), -1).T
 
 
 def _is_aer(estimator: BaseEstimatorV2 | None) -> bool:
@@ -95,7 +95,7 @@ class FilterConnector(TorchConnector):
         engine: Engine | str = "exact",
         estimator: BaseEstimatorV2 | None = None,
     ) -> None:
-        chosen = named_engine(engine) if isinstance(engine, str) else engine
+        chosen = as_engine(engine)
         network = FilterQNN(filter, estimator=estimator or chosen.estimator)
         super().__init__(network)
         # The stock parameter holds the weights of one network, registered under two names.

@@ -12,10 +12,9 @@ from qiskit.primitives import BaseEstimatorV2
 from torch import Tensor
 
 from qhdm.errors import CircuitError
-from qhdm.quantum.aer.options import AerOptions
 from qhdm.quantum.exact import engine as exact
-from qhdm.quantum.exact.plan import Method
 from qhdm.quantum.filter import Filter
+from qhdm.quantum.options import ENGINES, Aer, EngineOptions, Exact
 
 #: Filters whose weights are bound: inputs (F, B, n) to values (F, B, m).
 Bound = Callable[[Tensor], Tensor]
@@ -46,51 +45,58 @@ class Engine(Protocol):
 class ExactEngine:
     """Analytic values, differentiable in torch."""
 
-    name: str
-    method: Method
+    options: Exact
     estimator: None = None
 
+    @property
+    def name(self) -> str:
+        return self.options.name
+
     def __call__(self, filter: Filter, x: Tensor, w: Tensor) -> Tensor:
-        return exact.expectation(filter, x, w, method=self.method)
+        return exact.expectation(filter, x, w, method=self.options.method)
 
     def bind(self, filter: Filter, w: Tensor) -> Bound:
-        return exact.BoundFilter(filter, w, method=self.method)
+        return exact.BoundFilter(filter, w, method=self.options.method)
 
 
-#: `exact` chooses the cheaper method for each component; the others prescribe it.
-_EXACT = {
-    engine.name: engine
-    for engine in (
-        ExactEngine("exact", "auto"),
-        ExactEngine("exact:network", "network"),
-        ExactEngine("exact:statevector", "statevector"),
-    )
-}
-ENGINES = (*_EXACT, "aer")
-
-
-def make_engine(name: str, *, aer: AerOptions | None = None) -> Engine:
-    """An engine by its name.
+def make_engine(engine: Engine | EngineOptions | str) -> Engine:
+    """The engine of these options.
 
     Args:
-        name: `exact`, `exact:network`, `exact:statevector` or `aer`.
-        aer: how `aer` runs circuits.
+        engine: options; or a name, which stands for that engine's defaults: `exact`,
+            `exact:network`, `exact:statevector` or `aer`; or an engine, which is given back.
 
     Raises:
         CircuitError: unknown name.
         EngineError: the options ask for what is not there.
     """
-    if name in _EXACT:
-        return _EXACT[name]
-    if name == "aer":
+    options = ENGINES.get(engine) if isinstance(engine, str) else engine
+    if isinstance(options, Exact):
+        return ExactEngine(options)
+    if isinstance(options, Aer):
         from qhdm.quantum.aer.engine import AerEngine  # only here: it imports Aer
 
-        return AerEngine(aer)
-    raise CircuitError(f"engine {name!r}: unknown; known are {', '.join(ENGINES)}")
+        return AerEngine(options)
+    if not callable(options):
+        raise CircuitError(f"engine {engine!r}: unknown; known are {', '.join(ENGINES)}")
+    return options
 
 
-#: Engines of those who give a name: made once, and with them what they keep between calls.
-named_engine = cache(make_engine)
+_named_engine = cache(make_engine)
+
+
+def as_engine(engine: Engine | str) -> Engine:
+    """An engine, or the one of a name: made once, and with it what it keeps between calls.
+
+    Raises:
+        CircuitError: unknown name, or options, of which every call would make an engine anew, with
+            the same draws.
+    """
+    if isinstance(engine, str):
+        return _named_engine(engine)
+    if isinstance(engine, EngineOptions):
+        raise CircuitError(f"engine {engine!r}: these are options; give make_engine(options)")
+    return make_engine(engine)
 
 
 @torch.compiler.disable  # inductor neither gains from complex tensors nor handles them all
@@ -106,12 +112,12 @@ def expectation(filter: Filter, x: Tensor, w: Tensor, *, engine: Engine | str = 
             method; `aer` runs Qiskit Aer, by default without shots or noise.
 
     Returns:
-        (B, m), or (F, B, m), in the floating-point type of `x` and on its device. Half-precision
-        inputs are computed in float32.
+        (B, m), or (F, B, m), in the floating-point type of `x` and on its device; empty where B or
+        F is 0. Half-precision inputs are computed in float32.
 
     Raises:
-        CircuitError: unknown engine, no observables, or shapes, types or devices that do not fit
-            the filter.
+        CircuitError: unknown engine, no observables, what is not a tensor, or shapes, types or
+            devices that do not fit the filter.
         EngineError: the engine cannot hold the circuit.
 
     Example:
@@ -120,7 +126,13 @@ def expectation(filter: Filter, x: Tensor, w: Tensor, *, engine: Engine | str = 
         >>> expectation(filter, x, w).shape
         torch.Size([5, 12])
     """
-    evaluate = named_engine(engine) if isinstance(engine, str) else engine
+    evaluate = as_engine(engine)
+    for name, values in (("inputs", x), ("weights", w)):
+        if not isinstance(values, Tensor):
+            raise CircuitError(
+                f"{filter.name}: {name} must be a torch tensor, not {type(values).__name__}; give "
+                "torch.as_tensor(...)"
+            )
     n, P = len(filter.inputs), len(filter.weights)
     if not filter.observables:
         raise CircuitError(f"{filter.name}: has no observables, and so no values")
@@ -138,9 +150,21 @@ def expectation(filter: Filter, x: Tensor, w: Tensor, *, engine: Engine | str = 
         )
     dtype = torch.promote_types(torch.promote_types(x.dtype, w.dtype), torch.float32)
     xs, ws = x.to(dtype), w.to(dtype)
+    if not banked:
+        xs, ws = xs[None], ws[None]
     with torch.autocast(x.device.type, enabled=False):
-        values = evaluate(filter, xs, ws) if banked else evaluate(filter, xs[None], ws[None])[0]
-    return values.to(x.dtype)
+        found = _empty(filter, xs, ws) if _is_empty(xs) else evaluate(filter, xs, ws)
+    return (found if banked else found[0]).to(x.dtype)
+
+
+def _is_empty(x: Tensor) -> bool:
+    """Whether there is nothing to evaluate at inputs (F, B, n): no filter or no sample."""
+    return 0 in x.shape[:2]
+
+
+def _empty(filter: Filter, x: Tensor, w: Tensor) -> Tensor:
+    """No values, (F, B, m), through which gradients of zero reach `x` and `w`."""
+    return x.new_zeros(*x.shape[:2], len(filter.observables)) + 0 * (x.sum() + w.sum())
 
 
 def bound(filter: Filter, w: Tensor, *, engine: Engine) -> Bound:
@@ -155,10 +179,12 @@ def bound(filter: Filter, w: Tensor, *, engine: Engine) -> Bound:
         Inputs (F, B, n) in radians, on the device of `w`, to values (F, B, m) of the inputs' type.
     """
     ws = w.to(torch.promote_types(w.dtype, torch.float32))
-    evaluate = engine.bind(filter, ws)
+    evaluate = engine.bind(filter, ws) if len(ws) else None
 
     @torch.compiler.disable
     def values(x: Tensor) -> Tensor:
+        if evaluate is None or _is_empty(x):
+            return _empty(filter, x, ws).to(x.dtype)
         with torch.autocast(x.device.type, enabled=False):
             return evaluate(x.to(ws.dtype)).to(x.dtype)
 

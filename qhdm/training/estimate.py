@@ -11,8 +11,8 @@ import torch
 
 from qhdm.config import Config
 from qhdm.models import UNet, build_model
-from qhdm.models.build import engine_of
 from qhdm.models.counts import count_parameters, filter_evaluations
+from qhdm.quantum.engines import make_engine
 from qhdm.quantum.filter import Filter
 from qhdm.training.loop import Trainer
 
@@ -174,7 +174,7 @@ def _seconds_per_circuit(engine: AerEngine, filter: Filter) -> float:
 def _aer_engine(config: Config) -> AerEngine:
     from qhdm.quantum.aer.engine import AerEngine  # only here: it imports Aer
 
-    engine = engine_of(config.quantum)
+    engine = make_engine(config.quantum.engine_options)
     assert isinstance(engine, AerEngine)
     return engine
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from qhdm import console
 from qhdm.config import Config, to_dict
 from qhdm.data import Batches, Dataset
 from qhdm.diffusion import NULL_LABEL, SamplerSettings, Schedule, generate, per_sample_loss
@@ -354,13 +354,12 @@ def _train(
     with world.agreed():
         if step and not world.first:
             trainer.restore(run.checkpoint_path(step))
-    bar = tqdm(
+    bar = console.bar(
         total=config.train.steps,
         initial=trainer.step,
         desc="training",
         unit="step",
         disable=not (progress and world.first),
-        mininterval=0.2 if sys.stderr.isatty() else 30,
     )
     with (
         _interrupt_flag(repeated=world.launch is not None) as interrupted,

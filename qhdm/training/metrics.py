@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from importlib.util import find_spec
@@ -11,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from qhdm import console
 from qhdm.errors import ConfigError
 from qhdm.files import write_text
 from qhdm.training.run import unwritable
@@ -47,7 +47,7 @@ class MetricsLog:
         records, damaged = _read(path)
         if damaged:
             numbers = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
-            print(f"qhdm: {path}: line {numbers}: damaged, and left out", file=sys.stderr)
+            console.message(f"qhdm: {path}: line {numbers}: damaged, and left out")
         kept = [record for record in records if record["step"] <= resume_step]
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = path.open("a", encoding="utf-8")

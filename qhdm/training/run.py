@@ -20,7 +20,6 @@ import io
 import json
 import platform
 import re
-import sys
 import zipfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -36,7 +35,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from qhdm import __version__
+from qhdm import __version__, console
 from qhdm.config import (
     Config,
     circuit_digest,
@@ -251,7 +250,7 @@ class Run:
                 raise RunError(f"{damaged[0]}; no other checkpoint of {self.path} is good")
             raise RunError(f"{self.path}: has no checkpoint yet; train it first")
         for problem in damaged:
-            print(f"qhdm: {problem}; going on from {good}", file=sys.stderr)
+            console.message(f"qhdm: {problem}; going on from {good}")
         return good
 
     def _newest_good(self) -> tuple[Path | None, list[RunError]]:

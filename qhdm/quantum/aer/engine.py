@@ -18,9 +18,9 @@ from qhdm.quantum.aer.gradients import (
     shift_gradient,
     spsa_gradient,
 )
-from qhdm.quantum.aer.options import AerOptions
 from qhdm.quantum.exact import engine as exact
 from qhdm.quantum.filter import Filter
+from qhdm.quantum.options import Aer
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class AerEngine:
 
     name = "aer"
 
-    def __init__(self, options: AerOptions | None = None, *, seed: int = 0) -> None:
-        self.options = options or AerOptions()
+    def __init__(self, options: Aer | None = None, *, seed: int = 0) -> None:
+        self.options = options or Aer()
         self.estimator = AerEstimator(self.options, seed=seed)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AerEngine:

@@ -22,10 +22,10 @@ from qiskit.primitives.containers.estimator_pub import EstimatorPub
 from qiskit.quantum_info import SparsePauliOp
 
 from qhdm.errors import CircuitError
-from qhdm.quantum.aer.options import MAX_SHOTS, AerOptions
 from qhdm.quantum.aer.run import Execution, Executor
 from qhdm.quantum.aer.subcircuits import Subcircuits, subcircuits_of
 from qhdm.quantum.filter import Filter
+from qhdm.quantum.options import MAX_SHOTS, Aer
 from qhdm.seeds import Stream, current_draws, derive_seed
 
 #: Circuits that are kept prepared.
@@ -71,8 +71,8 @@ class AerEstimator(BaseEstimatorV2):
         (5, 12)
     """
 
-    def __init__(self, options: AerOptions | None = None, *, seed: int = 0) -> None:
-        self.options = options or AerOptions()
+    def __init__(self, options: Aer | None = None, *, seed: int = 0) -> None:
+        self.options = options or Aer()
         self.seed = seed
         self.executor = Executor(self.options)
         self._calls = 0

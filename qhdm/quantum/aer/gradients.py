@@ -13,9 +13,9 @@ import numpy as np
 
 from qhdm.errors import CircuitError
 from qhdm.quantum.aer.estimator import AerEstimator, Prepared
-from qhdm.quantum.aer.options import SpsaOptions
 from qhdm.quantum.aer.subcircuits import Subcircuit
 from qhdm.quantum.ir.lowering import Trig
+from qhdm.quantum.options import SpsaOptions
 from qhdm.seeds import Stream, derive_seed
 
 

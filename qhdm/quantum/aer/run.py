@@ -16,11 +16,11 @@ from qiskit_aer.noise import NoiseModel
 
 from qhdm.errors import EngineError
 from qhdm.quantum.aer.bases import MeasurementBasis, bases_of, parities, rotate
-from qhdm.quantum.aer.options import AerOptions
 from qhdm.quantum.aer.rebase import Bindable, make_bindable, rebased
 from qhdm.quantum.aer.subcircuits import Subcircuit
 from qhdm.quantum.devices.calibration import find_calibration
 from qhdm.quantum.devices.noise import place
+from qhdm.quantum.options import Aer
 from qhdm.seeds import Stream, derive_seed
 
 #: Parameter sets, and numbers that come back, per run: Aer keeps the results of all in memory.
@@ -74,7 +74,7 @@ class Executor:
         EngineError: an option is out of range, the device is absent, or the noise unknown.
     """
 
-    def __init__(self, options: AerOptions) -> None:
+    def __init__(self, options: Aer) -> None:
         problem = options.problem()
         if problem:
             raise EngineError(f"aer {problem[0]}: {problem[1]}")

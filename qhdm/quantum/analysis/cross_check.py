@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from qiskit.circuit import QuantumCircuit
 from qiskit.quantum_info import SparsePauliOp, Statevector
-from tqdm import tqdm
 
+from qhdm import console
 from qhdm.errors import CircuitError
-from qhdm.quantum.aer.options import AerOptions
-from qhdm.quantum.engines import ENGINES, expectation, make_engine
+from qhdm.quantum.engines import expectation, make_engine
 from qhdm.quantum.exact.memory import require_memory
 from qhdm.quantum.filter import Filter
+from qhdm.quantum.options import ENGINES, Aer
 
 #: Qiskit's Statevector, gate by gate: shares nothing with the engines.
 REFERENCE = "statevector"
@@ -129,7 +129,9 @@ def verify(
     # A reference evaluates each sample itself, and six times along each direction.
     steps = {name: batch * (1 + 6 * _DIRECTIONS) if name == REFERENCE else 1 for name in names}
     found = {}
-    with tqdm(total=sum(steps.values()), unit="evaluation", disable=not progress or None) as bar:
+    with console.bar(
+        total=sum(steps.values()), unit="evaluation", disable=not progress or None
+    ) as bar:
         task = _Task(filter, rows, moves / max(1.0, np.sqrt(n + P)), g, bar.update)
         for name in names:
             bar.set_description(name)
@@ -157,7 +159,8 @@ def _apart(one: np.ndarray, other: np.ndarray) -> float:
 
 def _engine(name: str, task: _Task) -> _Found:
     n = len(task.filter.inputs)
-    engine = make_engine(name, aer=AerOptions(gradient="shift"))
+    # Its own gradients, not those of the exact engine.
+    engine = make_engine(Aer(gradient="shift") if name == "aer" else name)
     inputs = torch.tensor(task.rows[:, :n]).requires_grad_()
     weights = torch.tensor(task.rows[0, n:]).requires_grad_()
     values = expectation(task.filter, inputs, weights, engine=engine)

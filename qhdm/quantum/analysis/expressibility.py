@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from qhdm import console
 from qhdm.errors import CircuitError
 from qhdm.quantum.engines import expectation
 from qhdm.quantum.exact.plan import fuse
@@ -114,7 +114,7 @@ def measure(
     chunk = max(2, _CHUNK // 2**most // 2 * 2)
     generator = torch.Generator().manual_seed(derive_seed(seed, Stream.MEASURE, 0))
     starts = range(0, 2 * pairs, chunk)
-    for start in tqdm(starts, desc=filter.name, unit="batch", disable=not progress or None):
+    for start in console.bar(starts, desc=filter.name, unit="batch", disable=not progress or None):
         count = min(chunk, 2 * pairs - start)
         states = random_states(program, count, generator)
         fidelities.append(pair_fidelities(list(states.values())))

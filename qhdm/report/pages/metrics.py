@@ -101,10 +101,8 @@ def _generated(evaluation: Evaluation) -> str:
         parts.append(f"guidance {found.guidance:g}")
     if found.seed is not None:
         parts.append(f"seed {found.seed}")
-    if found.engine is not None:
-        engine = f"engine {found.engine}"
-        engine += f", {found.shots:,} shots" if found.shots else ""
-        parts.append(engine + (f", noise of {found.noise}" if found.noise else ""))
+    if found.engine_label is not None:
+        parts.append(f"engine {found.engine_label}")
     return "; ".join(parts)
 
 
