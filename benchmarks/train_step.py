@@ -22,7 +22,8 @@ import torch
 
 from qhdm.config import Config, load_config
 from qhdm.data import EUROSAT_CLASSES
-from qhdm.training.loop import Trainer, resolve_device
+from qhdm.device import resolve_device
+from qhdm.training.loop import Trainer
 
 EUROSAT = Path(__file__).parent.parent / "configs" / "eurosat.yaml"
 NETWORKS = {

@@ -27,10 +27,11 @@ from train_step import EUROSAT, batch_of, step_seconds
 
 from qhdm.config import Config, load_config
 from qhdm.data import EUROSAT_CLASSES, Batches, load
+from qhdm.device import resolve_device
 from qhdm.models import build_model
 from qhdm.models.blocks import ChannelNorm, LinearAttention
 from qhdm.pipeline import Pipeline
-from qhdm.training.loop import Trainer, resolve_device
+from qhdm.training.loop import Trainer
 
 KINDS = ("unet", "qcunet")
 

@@ -35,7 +35,7 @@ from qhdm.commands import (
 )
 from qhdm.commands.arguments import fraction, pixels
 from qhdm.distributed import World
-from qhdm.errors import ConfigError, DataError, Interrupted, QhdmError, ToldElsewhere
+from qhdm.errors import ConfigError, DataError, Interrupted, PeerFailed, QhdmError
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 #: Characters of a message.
@@ -43,7 +43,7 @@ _LONGEST = 5000
 
 #: torchrun ends all processes as soon as one has left with an error: those that have nothing to
 #: say give the one that has so many seconds.
-_LAST_WORDS = 2
+_GRACE_SECONDS = 2
 
 
 class _Parser(argparse.ArgumentParser):
@@ -87,7 +87,7 @@ def _main(argv: Sequence[str] | None) -> int:
         command(arguments)
     except Interrupted as stop:
         return _fail(str(stop), EXIT_INTERRUPTED)
-    except ToldElsewhere:
+    except PeerFailed:
         return _leave_in_silence(EXIT_FAILURE)
     except QhdmError as error:
         return _fail(f"error: {error}", error.exit_code)
@@ -127,7 +127,7 @@ def _shown(message: str) -> str:
 
 def _leave_in_silence(code: int) -> int:
     """Leave it to another process to say what is wrong."""
-    time.sleep(_LAST_WORDS)
+    time.sleep(_GRACE_SECONDS)
     return code
 
 

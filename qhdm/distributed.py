@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from qhdm.errors import ConfigError, DistributedError, QhdmError, ToldElsewhere, first_line
+from qhdm.errors import ConfigError, DistributedError, PeerFailed, QhdmError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -182,7 +182,7 @@ class World:
     def agreed(self) -> Iterator[None]:
         """Let all processes get through the body, or none: an error in one ends all of them.
 
-        The first process that has an error raises it, the others `ToldElsewhere`.
+        The first process that has an error raises it, the others `PeerFailed`.
         """
         if self.size == 1:
             yield
@@ -197,11 +197,11 @@ class World:
             return
         if error is not None and failed.index(True) == self.rank:
             raise error
-        raise ToldElsewhere(f"process {failed.index(True)} failed")
+        raise PeerFailed(f"process {failed.index(True)} failed")
 
-    def common(self, error: E) -> E | ToldElsewhere:
+    def common(self, error: E) -> E | PeerFailed:
         """What to raise for an error that all processes find at once: only one speaks."""
-        return error if self.first else ToldElsewhere(str(error))
+        return error if self.first else PeerFailed(str(error))
 
     @contextmanager
     def _contact(self) -> Iterator[None]:

@@ -77,7 +77,7 @@ class DistributedError(QhdmError):
     """The processes of one command do not find, or have lost, each other."""
 
 
-class ToldElsewhere(QhdmError):  # noqa: N818 (a consequence, not a fault)
+class PeerFailed(QhdmError):  # noqa: N818 (a consequence, not a fault)
     """Another process of the same command has said what is wrong: this one leaves in silence."""
 
 

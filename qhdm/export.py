@@ -26,7 +26,7 @@ from qiskit.quantum_info import SparsePauliOp
 
 from qhdm.errors import ExportError
 from qhdm.files import atomic_path
-from qhdm.models.places import PlacedFilter
+from qhdm.models.named_filters import NamedFilter
 from qhdm.quantum.analysis.transpile import IsaCircuit, to_isa
 from qhdm.quantum.files.save import (
     bind,
@@ -109,7 +109,7 @@ def read_inputs(source: str, count: int) -> np.ndarray:
     return values
 
 
-def export(placed: Sequence[PlacedFilter], folder: Path, what: Export) -> list[str]:
+def export(placed: Sequence[NamedFilter], folder: Path, what: Export) -> list[str]:
     """Write filters to `folder`, which appears whole or not at all.
 
     Args:
@@ -156,7 +156,7 @@ class _Circuit:
         return cls(free, isa, drawing)
 
 
-def _write(item: PlacedFilter, shared: _Circuit, folder: Path, what: Export) -> None:
+def _write(item: NamedFilter, shared: _Circuit, folder: Path, what: Export) -> None:
     filter, name = item.filter, item.name
     weights = values_by_name(weight_names(filter), item.weights)
     bound = {} if what.free_weights else weights

@@ -12,17 +12,20 @@ import numpy as np
 import torch
 
 from qhdm.config import Config, SamplerName
+from qhdm.device import resolve_device
 from qhdm.diffusion import SamplerSettings, Schedule, Trajectory, generate, trace
 from qhdm.errors import RunError, SamplingError
 from qhdm.models import UNet, build_model, frozen
 from qhdm.models.build import set_engine
 from qhdm.quantum.engines import Engine, make_engine
 from qhdm.quantum.options import EngineOptions, Exact
-from qhdm.training.loop import resolve_device
-from qhdm.training.run import Run, load_weights
+from qhdm.runs.checkpoints import load_weights
+from qhdm.runs.directory import RunDirectory
 
 
-def load_model(path: str | Path, *, weights: Literal["ema", "model"] = "ema") -> tuple[UNet, Run]:
+def load_model(
+    path: str | Path, *, weights: Literal["ema", "model"] = "ema"
+) -> tuple[UNet, RunDirectory]:
     """The network of the latest checkpoint of a run directory, on the CPU, and the run.
 
     Args:
@@ -32,7 +35,7 @@ def load_model(path: str | Path, *, weights: Literal["ema", "model"] = "ema") ->
     Raises:
         RunError: not a run directory, no checkpoint, or a damaged one.
     """
-    run = Run.open(path)
+    run = RunDirectory.open(path)
     file = run.latest_checkpoint() / f"{weights}.safetensors"
     model = build_model(run.config)
     try:

@@ -32,10 +32,10 @@ from qhdm.quantum.engines import Engine, make_engine
 from qhdm.quantum.files.load import find_filter
 from qhdm.quantum.ir.lowering import _trigonometric
 from qhdm.quantum.options import Aer, SpsaOptions
+from qhdm.runs.directory import RunDirectory
 from qhdm.training import estimate
 from qhdm.training.estimate import describe_circuits
 from qhdm.training.loop import resumed, train
-from qhdm.training.run import Run
 
 CPU = torch.device("cpu")
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -189,10 +189,10 @@ def test_resumed_training_on_aer_is_bit_identical(
 ) -> None:
     settings = [*settings, "model.kind=qvunet", "model.dim_mults=[1,2,2,2]"]
     config = with_settings(tiny_yaml, *settings, "train.steps=4")
-    whole = Run.create(config, tmp_path / "whole")
+    whole = RunDirectory.create(config, tmp_path / "whole")
     train(whole, images, device=CPU, progress=False)
     half = with_settings(tiny_yaml, *settings, "train.steps=2")
-    parts = Run.create(half, tmp_path / "parts")
+    parts = RunDirectory.create(half, tmp_path / "parts")
     train(parts, images, device=CPU, progress=False)
     train(resumed(parts, config), images, device=CPU, progress=False)
     one, other = (load_file(r.latest_checkpoint() / "model.safetensors") for r in (whole, parts))

@@ -37,7 +37,8 @@ from qhdm.metrics.records import (
     write_evaluation,
 )
 from qhdm.metrics.samples import described
-from qhdm.training import Run, train
+from qhdm.runs.directory import RunDirectory
+from qhdm.training import train
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -75,7 +76,7 @@ def cells(path: Path, *overrides: str) -> list[Cell]:
 
 
 def trained(cell: Cell) -> None:
-    run = Run.create(cell.config, cell.path)
+    run = RunDirectory.create(cell.config, cell.path)
     images = data.load(cell.config.data).split("train")
     train(run, images, device=torch.device("cpu"), progress=False)
 
@@ -83,7 +84,7 @@ def trained(cell: Cell) -> None:
 def evaluated(cell: Cell, value: float, *, shots: int | None = None) -> None:
     """An evaluation file of `cell`, as `qhdm evaluate` writes it."""
     request = next(r for r in cell.requests if r.shots == shots)
-    asked = described(Run(cell.path, cell.config), request)
+    asked = described(RunDirectory(cell.path, cell.config), request)
     label = f"FID[classifier ab12cd34, N={request.num}, test]"
     evaluation = Evaluation(
         data=DataRecord(name="bundled", digest="0123", train=93, test=10, image_size=16),
@@ -231,7 +232,7 @@ def test_runs_trained_elsewhere_are_taken_or_refused(specification: Path) -> Non
     cell = cells(specification)[0]
     moved = replace(cell.config.data, root="elsewhere")
     shown = replace(cell.config.train, log_every=1, device="auto")
-    Run.create(replace(cell.config, name="mine", data=moved, train=shown), cell.path)
+    RunDirectory.create(replace(cell.config, name="mine", data=moved, train=shown), cell.path)
     assert cell.step() == 0
     other = cells(specification, "train.lr=1")[0]
     with pytest.raises(
@@ -249,7 +250,7 @@ def test_circuit_files_are_compared_by_content(specification: Path, tmp_path: Pa
     mine.write_bytes(circuit.read_bytes())
     override = "variants.qcunet.quantum.vertex={ansatz: %s, layers: null}"
     one, other = (cells(specification, override % path)[3] for path in (circuit, mine))
-    Run.create(one.config, one.path)
+    RunDirectory.create(one.config, one.path)
     assert other.step() == 0
     mine.write_bytes(circuit.read_bytes() + b"\n")
     with pytest.raises(ComparisonError, match=r"has quantum\.vertex\.ansatz"):

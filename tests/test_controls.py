@@ -13,7 +13,7 @@ from qhdm.config import Config, load_config
 from qhdm.data import EUROSAT_CLASSES
 from qhdm.errors import CircuitError
 from qhdm.models import UNet, build_model
-from qhdm.models.controls import SparseLinear
+from qhdm.models.baselines import SparseLinear
 from qhdm.models.counts import count_parameters, quantum_parameters
 from qhdm.quantum import build_filter, expectation
 from qhdm.quantum.layer import PatchTiling, QuantumFilterLayer

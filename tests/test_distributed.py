@@ -29,9 +29,9 @@ from qhdm import data
 from qhdm.config import Config, load_config
 from qhdm.distributed import World, _name_of_start
 from qhdm.errors import ConfigError, RunError
+from qhdm.runs.directory import RunDirectory
+from qhdm.training.log import read_metrics
 from qhdm.training.loop import Trainer, resumed, train
-from qhdm.training.metrics import read_metrics
-from qhdm.training.run import Run
 
 CPU = torch.device("cpu")
 #: Odd, so that two processes have unequal shares.
@@ -61,10 +61,12 @@ def images(config: Config) -> data.Dataset:
 
 
 @pytest.fixture(scope="module")
-def alone(config: Config, images: data.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def alone(
+    config: Config, images: data.Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> RunDirectory:
     """A run of one process, in this one, with all its checkpoints."""
     kept = load_config_with(config, keep_checkpoints=99)
-    run = Run.create(kept, tmp_path_factory.mktemp("alone") / "run")
+    run = RunDirectory.create(kept, tmp_path_factory.mktemp("alone") / "run")
     train(run, images, device=CPU, progress=False)
     return run
 
@@ -139,7 +141,7 @@ def two(settings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @needs_torchrun
-def test_two_processes_have_the_loss_curve_of_one(two: Path, alone: Run) -> None:
+def test_two_processes_have_the_loss_curve_of_one(two: Path, alone: RunDirectory) -> None:
     """Every step is of the same batch, noise, timesteps and hidden labels, in unequal shares."""
     np.testing.assert_allclose(losses(two), losses(alone.path), rtol=LOSS_CURVE, atol=0)
     norms = [
@@ -184,12 +186,12 @@ def test_a_lost_process_costs_the_steps_since_the_last_checkpoint(
 
 @needs_torchrun
 def test_a_run_moves_between_process_counts_and_one_interrupt_stops_all(
-    alone: Run, config: Config, images: data.Dataset, tmp_path: Path
+    alone: RunDirectory, config: Config, images: data.Dataset, tmp_path: Path
 ) -> None:
     """Ten steps of one process, some of two until one of them is interrupted, the rest of one."""
     path = tmp_path / "run"
     shutil.copytree(alone.path, path)
-    for checkpoint in Run.open(path).checkpoints():
+    for checkpoint in RunDirectory.open(path).checkpoints():
         if checkpoint.name > "step_0000010":
             shutil.rmtree(checkpoint)
     launched = Launched(tmp_path / "log", "train", "--resume", path)
@@ -198,12 +200,12 @@ def test_a_run_moves_between_process_counts_and_one_interrupt_stops_all(
     said = launched.end()
     assert launched.launcher.returncode != 0
     (line,) = [line for line in said if "qhdm: " in line]
-    stopped = Run.open(path).last_step()
+    stopped = RunDirectory.open(path).last_step()
     assert f"interrupted: saved at step {stopped} of {STEPS}" in line
     assert 10 < stopped < STEPS
     assert not any("Traceback" in line for line in said[: said.index(line)])
 
-    run = Run.open(path)
+    run = RunDirectory.open(path)
     train(resumed(run, run.config), images, device=CPU, progress=False)
     np.testing.assert_allclose(losses(path), losses(alone.path), rtol=LOSS_CURVE, atol=0)
 
@@ -321,15 +323,15 @@ def test_a_launch_knows_its_run_again_and_no_other(config: Config, tmp_path: Pat
     path = tmp_path / "run"
     path.mkdir()
     (path / "launch.txt").write_text("job7\n")  # ended while it was making the run
-    assert not Run.made_by("job7", path)
+    assert not RunDirectory.made_by("job7", path)
     with pytest.raises(RunError, match="exists already"):
-        Run.create(config, path, launch="job8")
-    Run.create(config, path, launch="job7")
-    assert Run.made_by("job7", path)
-    assert not Run.made_by("job8", path)
-    assert not Run.made_by(None, path)
+        RunDirectory.create(config, path, launch="job8")
+    RunDirectory.create(config, path, launch="job7")
+    assert RunDirectory.made_by("job7", path)
+    assert not RunDirectory.made_by("job8", path)
+    assert not RunDirectory.made_by(None, path)
     with pytest.raises(RunError, match="exists already"):
-        Run.create(config, path, launch="job7")
+        RunDirectory.create(config, path, launch="job7")
 
 
 @hypothesis.settings(deadline=None)

@@ -37,8 +37,8 @@ from qhdm.pipeline import Pipeline
 from qhdm.quantum import build_filter, expectation
 from qhdm.quantum.engines import make_engine
 from qhdm.quantum.options import Aer, EngineOptions, Exact
+from qhdm.runs.directory import RunDirectory
 from qhdm.schema import Document, validate
-from qhdm.training.run import Run
 
 NOISE = "fake_torino"
 #: Runs of every kind, by what evaluates their filters.
@@ -117,7 +117,7 @@ def test_what_is_recorded_is_what_ran(
     runs: dict[str, Path],
     images: Callable[[str, EngineOptions], np.ndarray],
 ) -> None:
-    run = Run.open(runs[kind])
+    run = RunDirectory.open(runs[kind])
     settings = EvaluationSettings(num=3, device="cpu", **asked)
     ran = named or KINDS[kind]
     found, _ = sampled(run, settings)
@@ -235,11 +235,13 @@ def test_rows_of_a_study_say_what_ran(kind: str, runs: dict[str, Path], tmp_path
     (cell,) = cells_of(grid, tmp_path / "out")
     cell.path.parent.mkdir(parents=True)
     cell.path.symlink_to(runs[kind])
-    cell = replace(cell, config=Run.open(cell.path).config)  # of the same seed and settings
+    cell = replace(
+        cell, config=RunDirectory.open(cell.path).config
+    )  # of the same seed and settings
 
     # Evaluations of what each engine is, as `qhdm evaluate` writes them.
     named = [options for _, options in REQUESTS if options]
-    own = described(Run.open(cell.path), EvaluationSettings(num=3))
+    own = described(RunDirectory.open(cell.path), EvaluationSettings(num=3))
     folder = cell.path / "evaluations"
     try:
         write_evaluation(evaluation(own, -1.0), folder / "own.json")
@@ -300,7 +302,7 @@ def options_of(command: tuple[str, ...]) -> list[str | None]:
 
 def test_older_records_can_be_read_and_count(runs: dict[str, Path], tmp_path: Path) -> None:
     for kind, asked in (("exact", {}), ("exact", {"engine": "aer", "shots": 8}), ("noise", {})):
-        record = described(Run.open(runs[kind]), EvaluationSettings(num=3, **asked))
+        record = described(RunDirectory.open(runs[kind]), EvaluationSettings(num=3, **asked))
         path = tmp_path / "evaluation.json"
         write_evaluation(evaluation(record, 1.0), path)
         document = json.loads(path.read_text())

@@ -27,7 +27,7 @@ from qhdm.comparison.results import read_results
 from qhdm.errors import ComparisonError
 from qhdm.metrics.classifier import ClassifierSettings
 from qhdm.metrics.trained import trained_classifier
-from qhdm.training import Run
+from qhdm.runs.directory import RunDirectory
 
 #: Engine, and cells at a time.
 MakeExecutor = Callable[[int], Executor]
@@ -305,7 +305,7 @@ def test_an_interrupt_saves_cells_and_tells_how_to_go_on(
     assert f"go on with `{shlex.join(['qhdm', *command[3:]])}`" in last
     # The cell's own process has saved and ended by itself.
     assert "interrupted: saved at step" in (out / "logs" / "unet-seed0.log").read_text()
-    saved = Run.open(cell).last_step()
+    saved = RunDirectory.open(cell).last_step()
     assert 0 < saved < 9000
     left = cells(specification, *settings)
     assert [c.step() for c in left] == [saved, 0, 0]

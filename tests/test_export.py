@@ -24,7 +24,7 @@ from qhdm.cli import main
 from qhdm.errors import ExportError, HardwareError
 from qhdm.export import Export, export, read_inputs
 from qhdm.hardware.runtime import find_backend
-from qhdm.models.places import PlacedFilter, placed_filters
+from qhdm.models.named_filters import NamedFilter, named_filters
 from qhdm.pipeline import load_model
 from qhdm.quantum import build_filter, expectation
 from qhdm.quantum.files.load import load_filter
@@ -207,7 +207,7 @@ def test_every_family_is_exported(ansatz: str, tmp_path: Path) -> None:
     """crx is the gate that qasm2.dumps writes and plain qasm2.loads refuses."""
     filter = build_filter(ansatz, layers=2)
     weights = np.random.default_rng(3).uniform(0, 6, len(filter.weights))
-    placed = PlacedFilter("vertex.block1.conv1", 0, filter, weights)
+    placed = NamedFilter("vertex.block1.conv1", 0, filter, weights)
     backend = find_backend("fake_fez")
     what = Export(source={}, inputs=X, backend=backend, free_weights=True)
     export([placed], tmp_path / "out", what)
@@ -227,7 +227,7 @@ def test_every_family_is_exported(ansatz: str, tmp_path: Path) -> None:
 
 def test_an_export_is_whole_or_absent(tmp_path: Path) -> None:
     filter = build_filter("basic", qubits=2, layers=1)
-    placed = PlacedFilter("vertex.block1.conv1", 0, filter, np.zeros(2))
+    placed = NamedFilter("vertex.block1.conv1", 0, filter, np.zeros(2))
 
     def fail(circuit: QuantumCircuit, path: Path) -> None:
         raise KeyboardInterrupt
@@ -306,7 +306,7 @@ def test_names_of_places() -> None:
     model = torch.nn.ModuleDict(
         {"encoder": torch.nn.ModuleList([torch.nn.ModuleDict({"quantum": _layer()})])}
     )
-    assert [item.name for item in placed_filters(model)] == ["encoder0_filter0", "encoder0_filter1"]
+    assert [item.name for item in named_filters(model)] == ["encoder0_filter0", "encoder0_filter1"]
 
 
 def _layer() -> QuantumFilterLayer:

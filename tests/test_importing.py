@@ -25,12 +25,12 @@ from tolerances import PUBLISHED
 from qhdm import data
 from qhdm.config import Config, DataConfig, load_config, to_yaml
 from qhdm.errors import CheckpointError, ConfigError, RunError
-from qhdm.importing import import_checkpoint
-from qhdm.importing.checkpoint import read_checkpoint
-from qhdm.importing.names import slots_of
 from qhdm.models import build_model
+from qhdm.reproduction import import_checkpoint
+from qhdm.reproduction.checkpoint import read_checkpoint
+from qhdm.reproduction.names import slots_of
+from qhdm.runs.directory import RunDirectory
 from qhdm.training.loop import resumed, train
-from qhdm.training.run import Run
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "released"
 
@@ -244,10 +244,10 @@ def test_an_imported_run_is_sampled_and_trained_on(cli: Cli, tmp_path: Path) -> 
     assert sampled.returncode == 0, sampled.stderr
     assert Path(sampled.stdout.strip().removeprefix("grid: ")).exists()
 
-    before = Run.open(run).config
+    before = RunDirectory.open(run).config
     on = dataclasses.replace(before, train=dataclasses.replace(before.train, steps=4))
     images = data.load(DataConfig(root="bundled", image_size=16))
-    train(resumed(Run.open(run), on), images, device=torch.device("cpu"), progress=False)
+    train(resumed(RunDirectory.open(run), on), images, device=torch.device("cpu"), progress=False)
     assert (run / "checkpoints" / "step_0000004").is_dir()
 
 
@@ -444,7 +444,7 @@ def test_an_npz_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> Non
 
 
 def test_large_files_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("qhdm.importing.checkpoint.MAX_BYTES", 1000)
+    monkeypatch.setattr("qhdm.reproduction.checkpoint.MAX_BYTES", 1000)
     np.savez_compressed(tmp_path / "zeros.npz", **{"param:w": np.zeros(2000, np.float32)})
     assert (tmp_path / "zeros.npz").stat().st_size < 1000
     assert "of arrays, more than the" in refusal(tmp_path / "zeros.npz")

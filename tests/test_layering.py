@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "qhdm"
 #: Each part may import itself and those named.
 BASE = {"console", "errors", "files", "seeds", "__init__"}
 FILTER = BASE | {"quantum.filter", "quantum.unroll", "quantum.options"}
+MODELS = BASE | {"config", "data", "device", "models", "quantum", "runs"}
 ALLOWED = {
     "console": set(),
     "errors": set(),
@@ -36,20 +37,19 @@ ALLOWED = {
     "quantum.connector": FILTER | {"quantum.engines", "quantum.aer"},
     "quantum.layer": FILTER | {"quantum.engines", "quantum.connector"},
     "quantum": BASE,
+    "device": {"errors"},
+    "runs": BASE | {"config", "schema"},
     "models": BASE | {"config", "data", "quantum"},
-    "training": BASE | {"config", "data", "diffusion", "distributed", "quantum", "models"},
-    "pipeline": BASE | {"config", "data", "diffusion", "quantum", "models", "training"},
-    "hardware": BASE | {"schema", "config", "diffusion", "quantum", "models", "pipeline", "report"},
-    "metrics": BASE
-    | {"schema", "config", "data", "diffusion", "quantum", "models", "training", "pipeline"},
-    "comparison": BASE | {"schema", "config", "data", "quantum", "models", "training", "metrics"},
-    "importing": BASE | {"config", "data", "models", "quantum", "training"},
+    "pipeline": MODELS | {"diffusion"},
+    "training": MODELS | {"diffusion", "distributed", "pipeline"},
+    "hardware": MODELS | {"schema", "diffusion", "pipeline", "report"},
+    "metrics": MODELS | {"schema", "diffusion", "training", "pipeline"},
+    "comparison": MODELS | {"schema", "training", "metrics"},
+    "reproduction": MODELS | {"training"},
     "export": BASE | {"models", "quantum"},
     "report": BASE | {"data", "quantum", "metrics", "comparison"},
     # The pages show all there is; nothing but the command line may import them.
-    "report.pages": BASE
-    | {"config", "data", "quantum", "models", "training", "pipeline", "metrics", "comparison"}
-    | {"report"},
+    "report.pages": MODELS | {"training", "pipeline", "metrics", "comparison", "report"},
 }
 #: The entrances may see everything.
 ENTRANCES = {"__init__", "__main__", "cli", "commands"}

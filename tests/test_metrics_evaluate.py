@@ -19,7 +19,7 @@ from qhdm.errors import EvaluationError
 from qhdm.metrics import EvaluationSettings, evaluate, read_evaluation
 from qhdm.metrics.samples import sampled
 from qhdm.pipeline import Pipeline
-from qhdm.training.run import Run
+from qhdm.runs.directory import RunDirectory
 
 #: Run a command in this process, so that torch is loaded once; returns exit code, stdout, stderr.
 Here = Callable[..., tuple[int, str, str]]
@@ -199,7 +199,7 @@ def test_what_cannot_be_evaluated_is_refused(
 
 
 def test_sampled_images_are_those_of_the_pipeline(run: Path) -> None:
-    opened = Run.open(run)
+    opened = RunDirectory.open(run)
     settings = EvaluationSettings(num=30, steps=2, seed=7)
     found, present = sampled(opened, settings)
     assert present == 0
@@ -236,8 +236,8 @@ def test_an_interruption_loses_a_few_images_at_most(
     with monkeypatch.context() as patch:
         patch.setattr(Pipeline, "sample", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            sampled(Run.open(run), settings)
-    found, present = sampled(Run.open(run), settings)
+            sampled(RunDirectory.open(run), settings)
+    found, present = sampled(RunDirectory.open(run), settings)
     assert present == 50
     assert len(found) == 60
     (kept,) = (
@@ -247,13 +247,13 @@ def test_an_interruption_loses_a_few_images_at_most(
     )
     (kept / "0000025.npy").write_bytes(b"damaged")
     with pytest.raises(EvaluationError, match=r"0000025\.npy: damaged; delete it"):
-        sampled(Run.open(run), settings)
+        sampled(RunDirectory.open(run), settings)
 
 
 def test_shots_are_another_request(run: Path) -> None:
-    exact, _ = sampled(Run.open(run), EvaluationSettings(num=3, steps=1))
+    exact, _ = sampled(RunDirectory.open(run), EvaluationSettings(num=3, steps=1))
     aer = EvaluationSettings(num=3, steps=1, engine="aer", shots=8)
-    noisy, present = sampled(Run.open(run), aer)
+    noisy, present = sampled(RunDirectory.open(run), aer)
     assert present == 0
     assert not np.array_equal(exact.images, noisy.images)
 

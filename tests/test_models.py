@@ -309,7 +309,7 @@ def test_linear_attention_in_pieces_has_the_gradients_of_the_whole() -> None:
     found = []
     for cache in (1, 2**30):  # one row a piece, and all rows in one
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("qhdm.models.pieces.CACHE", cache)
+            patch.setattr("qhdm.models.chunks.CACHE", cache)
             value = attention(x)
         found.append((value, *torch.autograd.grad((value * weight).sum(), parameters)))
     q, k, v = qkv_of(attention, x, 2)

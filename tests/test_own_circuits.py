@@ -13,20 +13,14 @@ import yaml
 from conftest import TINY
 
 from qhdm.cli import main
-from qhdm.config import (
-    Config,
-    VertexConfig,
-    load_config,
-    load_run_config,
-    to_yaml,
-    with_ansatz,
-)
+from qhdm.config import Config, VertexConfig, load_config, to_yaml, with_ansatz
 from qhdm.errors import ConfigError, RunError
 from qhdm.models.build import build_filters
-from qhdm.models.places import placed_filters
+from qhdm.models.named_filters import named_filters
 from qhdm.pipeline import Pipeline
+from qhdm.runs.config import load_run_config
+from qhdm.runs.directory import RunDirectory
 from qhdm.training.loop import Trainer
-from qhdm.training.run import Run
 
 SHIPPED = Path(__file__).parent.parent / "circuits" / "reuploading.qasm"
 #: A filter of <Z_i> = cos(x_i + w_i), small enough to train in no time.
@@ -49,8 +43,8 @@ def tiny(ansatz: object, *overrides: str, path: Path) -> Config:
 def test_the_shipped_circuit_trains_and_every_weight_learns(tmp_path: Path) -> None:
     config = tiny(SHIPPED, "data.classes=[Forest, River]", "train.batch_size=2", path=tmp_path)
     trainer = Trainer(config, None, torch.device("cpu"))
-    before = [item.weights for item in placed_filters(trainer.model)]
-    assert {item.filter.name for item in placed_filters(trainer.model)} == {"reuploading"}
+    before = [item.weights for item in named_filters(trainer.model)]
+    assert {item.filter.name for item in named_filters(trainer.model)} == {"reuploading"}
     assert {len(weights) for weights in before} == {60}
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     losses = [float(trainer.advance_on(images, torch.tensor([0, 1]))) for _ in range(3)]
@@ -59,7 +53,7 @@ def test_the_shipped_circuit_trains_and_every_weight_learns(tmp_path: Path) -> N
         if "theta" in name:
             assert parameter.grad is not None
             assert (parameter.grad != 0).all(), name
-    for old, item in zip(before, placed_filters(trainer.model), strict=True):
+    for old, item in zip(before, named_filters(trainer.model), strict=True):
         assert (old != item.weights).all()
 
 
@@ -96,7 +90,7 @@ def test_a_run_keeps_its_circuits(
     shutil.move("run", "moved")
     assert (Pipeline.from_run("moved", device="cpu").sample(["Forest"], steps=2) == images).all()
     assert main(["train", "--resume", "moved", "--set", "train.steps=3"]) == 0
-    assert Run.open("moved").last_step() == 3
+    assert RunDirectory.open("moved").last_step() == 3
     written = yaml.safe_load((tmp_path / "moved" / "config.yaml").read_text())
     assert written["quantum"]["vertex"]["ansatz"] == f"circuits/{kept[0].name}"
     assert main(["circuits", "inspect", "moved"]) == 0
@@ -109,7 +103,7 @@ def test_a_run_keeps_its_circuits(
         load_run_config(Path("moved"))
     copy.unlink()
     with pytest.raises(RunError, match="a run needs the circuits it was made with"):
-        Run.open("moved")
+        RunDirectory.open("moved")
 
 
 @pytest.mark.parametrize(
@@ -172,7 +166,7 @@ def test_two_files_of_one_name_are_both_kept(tmp_path: Path) -> None:
     other = str(tmp_path / "b" / "mine.qasm")
     vertex = dataclasses.replace(config.quantum.vertex, ansatz=other)
     config = dataclasses.replace(config, quantum=dataclasses.replace(config.quantum, vertex=vertex))
-    run = Run.create(config, tmp_path / "run")
+    run = RunDirectory.create(config, tmp_path / "run")
     assert len(list((tmp_path / "run" / "circuits").iterdir())) == 2
-    assert Run.open(run.path).config == run.config
+    assert RunDirectory.open(run.path).config == run.config
     assert with_ansatz(run.config, lambda name: name) == run.config

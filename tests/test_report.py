@@ -44,8 +44,8 @@ from qhdm.report.pages.comparison import write_comparison_page
 from qhdm.report.pages.html import duration, number
 from qhdm.report.pages.neighbours import nearest
 from qhdm.report.pages.run import write_run_page
-from qhdm.training.metrics import MetricsLog, training_seconds
-from qhdm.training.run import Run
+from qhdm.runs.directory import RunDirectory
+from qhdm.training.log import MetricsLog, training_seconds
 
 #: Names that folders can have: a script, a formula, and everything that HTML gives a meaning.
 HOSTILE = ("<script>alert(1)", "a&amp;b \"c\" 'd' $x$", "<img src=x onerror=alert(1)>")
@@ -251,7 +251,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
             image = np.full((16, 16, 3), 40 * number_ + 10 * index, np.uint8)
             Image.fromarray(image).save(folder / "set" / name / f"{index}.png")
     config = load_yaml(folder, {"data.root": str(folder / "set"), "model.kind": "unet"})
-    return untrained(Run.create(data.resolved(load_config(config)), folder / "<b>run"))
+    return untrained(RunDirectory.create(data.resolved(load_config(config)), folder / "<b>run"))
 
 
 def load_yaml(folder: Path, settings: dict[str, object]) -> Path:
@@ -265,7 +265,7 @@ def load_yaml(folder: Path, settings: dict[str, object]) -> Path:
     return path
 
 
-def untrained(run: Run, records: Sequence[float] = ()) -> Path:
+def untrained(run: RunDirectory, records: Sequence[float] = ()) -> Path:
     """A checkpoint of the weights as they were drawn, and a log of these losses."""
     state = build_model(run.config).state_dict()
     run.save_checkpoint(run.config.train.steps, model=state, ema=state, optimizer={})
@@ -358,7 +358,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cells = cells_of(grid, folder)
     values = {("unet", 0): 10.0, ("unet", 1): 12.0, ("qcunet", 0): 15.0, ("qcunet", 1): 21.0}
     for cell in cells:
-        run = Run.create(cell.config, cell.path)
+        run = RunDirectory.create(cell.config, cell.path)
         untrained(run, [0.5, 0.25])
         for shift, request in enumerate(cell.requests):
             found = dataclasses.replace(

@@ -16,12 +16,14 @@ from torch import nn
 
 from qhdm import data
 from qhdm.config import Config, EmaConfig, load_config
+from qhdm.device import resolve_device
 from qhdm.errors import ConfigError, RunError, TrainingError
+from qhdm.runs.checkpoints import load_training_state, load_weights
+from qhdm.runs.directory import RunDirectory
 from qhdm.training.ema import Ema, ema_decay
 from qhdm.training.estimate import describe_counts, describe_time, duration
-from qhdm.training.loop import Trainer, resolve_device, resumed, train
-from qhdm.training.metrics import MetricsLog, read_metrics
-from qhdm.training.run import Run, load_training_state, load_weights
+from qhdm.training.log import MetricsLog, read_metrics
+from qhdm.training.loop import Trainer, resumed, train
 
 CPU = torch.device("cpu")
 
@@ -44,7 +46,7 @@ def images() -> data.Dataset:
     return data.load(DataConfig(root="bundled", image_size=16)).split("train")
 
 
-def weights(run: Run, name: str) -> dict[str, torch.Tensor]:
+def weights(run: RunDirectory, name: str) -> dict[str, torch.Tensor]:
     return load_file(run.latest_checkpoint() / f"{name}.safetensors")
 
 
@@ -59,11 +61,11 @@ def test_interrupted_and_resumed_training_is_bit_identical(
 ) -> None:
     """20 steps == 10 + resume + 10: weights, averages and the log."""
     config = with_settings(tiny_yaml)
-    whole = Run.create(config, tmp_path / "whole")
+    whole = RunDirectory.create(config, tmp_path / "whole")
     train(whole, images, device=CPU, progress=False)
 
     half = with_settings(tiny_yaml, "train.steps=10")
-    parts = Run.create(half, tmp_path / "parts")
+    parts = RunDirectory.create(half, tmp_path / "parts")
     train(parts, images, device=CPU, progress=False)
     assert parts.last_step() == 10
     train(resumed(parts, config), images, device=CPU, progress=False)
@@ -129,13 +131,13 @@ def test_gradient_norms_are_those_of_the_parts_before_clipping(
 def test_run_directory_holds_all_it_should(
     config: Config, images: data.Dataset, tmp_path: Path
 ) -> None:
-    run = Run.create(config, tmp_path / "run")
+    run = RunDirectory.create(config, tmp_path / "run")
     pictures = []
     train(
         run, images, device=CPU, progress=False,
         preview=lambda images, labels, path: pictures.append((images, labels, path)),
     )  # fmt: skip
-    assert Run.open(run.path).config == config
+    assert RunDirectory.open(run.path).config == config
     versions = json.loads((run.path / "versions.json").read_text())
     assert versions["torch"] == torch.__version__.split("+")[0] or versions["torch"]
     assert {"qhdm", "python", "torch", "qiskit", "qiskit-machine-learning"} <= versions.keys()
@@ -216,7 +218,7 @@ def test_a_loss_that_is_not_finite_stops_and_saves_nothing(
     tiny_yaml: Path, images: data.Dataset, tmp_path: Path
 ) -> None:
     """The step named is the first bad one, and what is kept of it is its batch."""
-    run = Run.create(with_settings(tiny_yaml, "train.lr=1e30"), tmp_path / "run")
+    run = RunDirectory.create(with_settings(tiny_yaml, "train.lr=1e30"), tmp_path / "run")
     batches = data.Batches(images, batch_size=8, seed=1, augment=True)
     trainer = Trainer(run.config, batches, CPU)
     while math.isfinite(float(trainer.advance())):
@@ -234,7 +236,7 @@ def test_a_loss_that_is_not_finite_stops_and_saves_nothing(
 def test_a_resumed_run_takes_the_learning_rate_it_is_given(
     tiny_yaml: Path, images: data.Dataset, tmp_path: Path
 ) -> None:
-    run = Run.create(with_settings(tiny_yaml, "train.steps=5"), tmp_path / "run")
+    run = RunDirectory.create(with_settings(tiny_yaml, "train.steps=5"), tmp_path / "run")
     train(run, images, device=CPU, progress=False)
     before = weights(run, "model")
     still = with_settings(tiny_yaml, "train.steps=6", "train.lr=1e-30")
@@ -245,7 +247,7 @@ def test_a_resumed_run_takes_the_learning_rate_it_is_given(
 def test_checkpoints_hold_no_code_and_damage_is_named(
     config: Config, images: data.Dataset, tmp_path: Path
 ) -> None:
-    run = Run.create(config, tmp_path / "run")
+    run = RunDirectory.create(config, tmp_path / "run")
     train(run, images, device=CPU, progress=False)
     checkpoint = run.latest_checkpoint()
     assert load_training_state(checkpoint / "training.pt", CPU)["step"] == 20
@@ -286,9 +288,9 @@ def test_checkpoints_hold_no_code_and_damage_is_named(
 def test_checkpoint_of_another_model_is_refused(
     config: Config, tiny_yaml: Path, images: data.Dataset, tmp_path: Path
 ) -> None:
-    run = Run.create(config, tmp_path / "run")
+    run = RunDirectory.create(config, tmp_path / "run")
     train(run, images, device=CPU, progress=False)
-    other = Run(run.path, with_settings(tiny_yaml, "model.dim_mults=[1, 3]"))
+    other = RunDirectory(run.path, with_settings(tiny_yaml, "model.dim_mults=[1, 3]"))
     with pytest.raises(RunError, match="does not fit this run's model"):
         train(other, images, device=CPU, progress=False)
 
@@ -296,7 +298,7 @@ def test_checkpoint_of_another_model_is_refused(
 def test_resuming_as_another_experiment_is_refused(
     config: Config, tiny_yaml: Path, tmp_path: Path
 ) -> None:
-    run = Run.create(config, tmp_path / "run")
+    run = RunDirectory.create(config, tmp_path / "run")
     longer = with_settings(tiny_yaml, "train.steps=99", "sample.num=1")
     assert resumed(run, longer).config.train.steps == 99
     with pytest.raises(
@@ -311,15 +313,15 @@ def test_run_directories_are_not_overwritten(config: Config, tmp_path: Path) -> 
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match="exists already; give another --out"):
-        Run.create(config, tmp_path / "full")
+        RunDirectory.create(config, tmp_path / "full")
     with pytest.raises(RunError, match="not a run directory"):
-        Run.open(tmp_path / "full")
+        RunDirectory.open(tmp_path / "full")
     with pytest.raises(RunError, match="has no checkpoint yet"):
-        Run.create(config, tmp_path / "new").latest_checkpoint()
+        RunDirectory.create(config, tmp_path / "new").latest_checkpoint()
 
 
 def test_checkpoints_are_ordered_by_step(config: Config, tmp_path: Path) -> None:
-    run = Run.create(config, tmp_path / "run")
+    run = RunDirectory.create(config, tmp_path / "run")
     for name in ("step_9999999", "step_10000000", "step_abc", "other"):
         (run.path / "checkpoints" / name).mkdir(parents=True)
     assert [path.name for path in run.checkpoints()] == ["step_9999999", "step_10000000"]
@@ -344,7 +346,7 @@ def test_tensorboard_events_are_written(
 ) -> None:
     pytest.importorskip("tensorboard")
     config = with_settings(tiny_yaml, "train.tensorboard=true", "train.steps=5")
-    run = Run.create(config, tmp_path / "run")
+    run = RunDirectory.create(config, tmp_path / "run")
     train(run, images, device=CPU, progress=False)
     (events,) = (run.path / "tensorboard").iterdir()
     assert b"steps_per_second" in events.read_bytes()
@@ -393,18 +395,18 @@ def test_fast_steps_on_cuda_are_the_same_steps(
 def test_newest_run_of_a_name(config: Config, tmp_path: Path) -> None:
     """By the time in the name, numbered where two were made in one second."""
     with pytest.raises(RunError, match=r"quickstart-<time>"):
-        Run.newest(tmp_path / "quickstart")
+        RunDirectory.newest(tmp_path / "quickstart")
     for name in (
         "a-20260101-000000",
         "a-20251231-235959",
         "b-20270101-000000",
         "a-b-20270101-000000",
     ):
-        Run.create(config, tmp_path / name)
+        RunDirectory.create(config, tmp_path / name)
     (tmp_path / "a-20280101-000000").mkdir()  # no configuration: not a run
-    assert Run.newest(tmp_path / "a") == tmp_path / "a-20260101-000000"
+    assert RunDirectory.newest(tmp_path / "a") == tmp_path / "a-20260101-000000"
     for number in (2, 10):
-        Run.create(config, tmp_path / f"a-20260101-000000-{number}")
-    assert Run.newest(tmp_path / "a") == tmp_path / "a-20260101-000000-10"
-    Run.create(config, tmp_path / "a")
-    assert Run.newest(tmp_path / "a") == tmp_path / "a"
+        RunDirectory.create(config, tmp_path / f"a-20260101-000000-{number}")
+    assert RunDirectory.newest(tmp_path / "a") == tmp_path / "a-20260101-000000-10"
+    RunDirectory.create(config, tmp_path / "a")
+    assert RunDirectory.newest(tmp_path / "a") == tmp_path / "a"

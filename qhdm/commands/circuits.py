@@ -118,9 +118,10 @@ def _find(name: str, arguments: argparse.Namespace) -> _Target:
 
 def _of_run(run: Path, arguments: argparse.Namespace) -> list[_Target]:
     """The distinct filters of a run."""
-    from qhdm.config import is_circuit_file, load_run_config
+    from qhdm.config import is_circuit_file
     from qhdm.errors import CircuitError
     from qhdm.models.build import build_filters
+    from qhdm.runs.config import load_run_config
 
     config = load_run_config(run)
     if arguments.qubits or arguments.layers:

@@ -37,15 +37,15 @@ def add(commands: argparse._SubParsersAction) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     from qhdm.errors import ExportError
     from qhdm.export import Export, check_target, export, read_inputs
-    from qhdm.models.places import placed_filters
+    from qhdm.models.named_filters import named_filters
     from qhdm.pipeline import load_model
     from qhdm.quantum.files.save import named_circuit
     from qhdm.report.circuits import draw_png, draw_text
-    from qhdm.training.run import versions
+    from qhdm.runs.directory import versions
 
     check_target(arguments.out)
     model, run = load_model(arguments.run, weights=arguments.weights)
-    placed = placed_filters(model)
+    placed = named_filters(model)
     if not placed:
         raise ExportError(f"{arguments.run}: a {run.config.model.kind} has no quantum filters")
     inputs = None

@@ -27,7 +27,7 @@ def _report(arguments: argparse.Namespace) -> None:
     # Its own page in the directory is made anew each time; another file is the user's.
     out = arguments.out or path / "report.html"
     check_new("--out", out, force=arguments.force or arguments.out is None)
-    from qhdm.config import config_path
+    from qhdm.runs.config import config_path
 
     if (path / "comparison.yaml").is_file():
         from qhdm.report.pages.comparison import write_comparison_page as write_page

@@ -40,10 +40,10 @@ def _submit(arguments: argparse.Namespace) -> None:
     from qhdm.hardware.folder import JobFolder
     from qhdm.hardware.report import describe_report
     from qhdm.hardware.sampling import Task
-    from qhdm.training.run import Run
+    from qhdm.runs.directory import RunDirectory
 
     # The job is of this run for good, also when there is a newer one.
-    spec = dataclasses.replace(spec, run=str(Run.newest(spec.run)))
+    spec = dataclasses.replace(spec, run=str(RunDirectory.newest(spec.run)))
     print(f"run: {spec.run}")
     task = Task.load(spec)
     if arguments.dry_run:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from qhdm.config import Config
-    from qhdm.training.run import Run
+    from qhdm.runs.directory import RunDirectory
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -54,14 +54,15 @@ def _train(arguments: argparse.Namespace) -> None:
 
 def _prepare(
     arguments: argparse.Namespace, world: World
-) -> tuple[Config, Run | None, torch.device]:
+) -> tuple[Config, RunDirectory | None, torch.device]:
     """Refuse bad input before anything is written.
 
     Returns:
         The resolved configuration, the run that is to go on (None for a new one), and where.
     """
     from qhdm import data
-    from qhdm.config import load_config, load_run_config
+    from qhdm.config import load_config
+    from qhdm.runs.config import load_run_config
 
     if (arguments.config is None) == (arguments.resume is None):
         raise ConfigError("train: give either a configuration file or --resume RUN")
@@ -74,23 +75,24 @@ def _prepare(
         )
     resume = arguments.resume
     if world.launch is not None and arguments.out is not None:
-        from qhdm.training.run import Run
+        from qhdm.runs.directory import RunDirectory
 
-        if Run.made_by(world.launch, arguments.out):
+        if RunDirectory.made_by(world.launch, arguments.out):
             resume = arguments.out
     load, source = (load_run_config, resume) if resume else (load_config, arguments.config)
     config = data.resolved(load(source, arguments.set))
 
     # Only now the heavy imports: bad input is refused at once.
+    from qhdm.device import resolve_device
     from qhdm.models.build import build_filters
-    from qhdm.training.loop import check_shares, resolve_device, resumed
-    from qhdm.training.metrics import check_tensorboard
-    from qhdm.training.run import Run
+    from qhdm.runs.directory import RunDirectory
+    from qhdm.training.log import check_tensorboard
+    from qhdm.training.loop import check_shares, resumed
 
     device = resolve_device(config.train.device)
     check_shares(config, device, world)
     check_tensorboard(config.train.tensorboard)
-    run = resumed(Run.open(resume), config) if resume else None
+    run = resumed(RunDirectory.open(resume), config) if resume else None
     build_filters(config)  # a circuit that cannot be used is refused before a run is made of it
     return config, run, device
 
@@ -109,13 +111,13 @@ def _run(
     arguments: argparse.Namespace,
     world: World,
     config: Config,
-    run: Run | None,
+    run: RunDirectory | None,
     device: torch.device,
 ) -> None:
     from qhdm import data
     from qhdm.report.pictures import labelled_grid, save_png
+    from qhdm.runs.directory import RunDirectory
     from qhdm.training.loop import train
-    from qhdm.training.run import Run
 
     with world.agreed():
         training = data.load(config.data, progress=world.first).split("train")
@@ -126,10 +128,10 @@ def _run(
             print(describe_circuits(config))
     with world.agreed():
         if world.first and run is None:
-            run = Run.create(config, arguments.out, launch=world.launch)
+            run = RunDirectory.create(config, arguments.out, launch=world.launch)
     path = Path(world.broadcast(str(run.path) if run else ""))
     with world.agreed():
-        run = run or Run.open(path)
+        run = run or RunDirectory.open(path)
 
     count, classes = len(training), len(training.class_names)
     if world.first:

@@ -48,7 +48,8 @@ def data_config(arguments: argparse.Namespace) -> DataConfig:
         EvaluationError: it names none, or two.
         ConfigError: the configuration cannot be read.
     """
-    from qhdm.config import DataConfig, load_config, load_run_config
+    from qhdm.config import DataConfig, load_config
+    from qhdm.runs.config import load_run_config
 
     source = arguments.source
     if (source is None) == (arguments.data is None):
@@ -75,9 +76,9 @@ def _train(arguments: argparse.Namespace) -> None:
     import dataclasses
 
     from qhdm import data
+    from qhdm.device import resolve_device
     from qhdm.metrics.classifier import ClassifierSettings
     from qhdm.metrics.trained import classifier_path, trained_classifier
-    from qhdm.training.loop import resolve_device
 
     device = resolve_device(arguments.device, key="--device")
     dataset = data.load(config, progress=True)

@@ -21,13 +21,14 @@ from typing import Any
 from qhdm import data
 from qhdm.comparison.execution import Job
 from qhdm.comparison.spec import Grid, InferenceOptions, Specification, has_circuits
-from qhdm.config import Config, circuit_digest, is_circuit_file, to_dict, with_ansatz
+from qhdm.config import Config, is_circuit_file, to_dict, with_ansatz
 from qhdm.errors import ComparisonError
 from qhdm.metrics.records import Evaluation, GeneratedRecord, read_evaluation
 from qhdm.metrics.samples import described
 from qhdm.metrics.settings import EvaluationSettings
-from qhdm.training.metrics import read_metrics, training_seconds
-from qhdm.training.run import Run
+from qhdm.runs.config import circuit_digest
+from qhdm.runs.directory import RunDirectory
+from qhdm.training.log import read_metrics, training_seconds
 
 #: What may differ in a run that stands for a cell: nothing of it enters the weights.
 _BOOKKEEPING = {
@@ -84,7 +85,7 @@ class Cell:
         """
         if not self._is_begun():
             return 0
-        run = Run.open(self.path)
+        run = RunDirectory.open(self.path)
         different = sorted(_differences(run.config, self.config))
         if different:
             key, found, wanted = different[0]
@@ -115,7 +116,7 @@ class Cell:
 
     def evaluation_path(self, request: EvaluationSettings) -> Path | None:
         """Its file; the newest, where different extractors have judged it."""
-        run = Run(self.path, self.config)
+        run = RunDirectory(self.path, self.config)
         if run.last_step() < self.config.train.steps:
             return None
         asked = described(run, request)
@@ -151,7 +152,7 @@ class Cell:
     def _moved_data(self) -> list[str]:
         """How to tell its run where the data lie, if it does not know."""
         root = self.config.data.root
-        known = not self._is_begun() or Run.open(self.path).config.data.root == root
+        known = not self._is_begun() or RunDirectory.open(self.path).config.data.root == root
         return [] if known else ["--set", f"data.root={json.dumps(root)}"]
 
     def _is_begun(self) -> bool:
@@ -160,7 +161,7 @@ class Cell:
     def begin(self) -> None:
         """Make its run directory, which `qhdm train --resume` then goes on with from step 0."""
         if not self._is_begun():
-            Run.create(self.config, self.path)
+            RunDirectory.create(self.config, self.path)
 
 
 def cells_of(grid: Grid, folder: Path) -> list[Cell]:

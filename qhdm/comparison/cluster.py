@@ -31,7 +31,7 @@ _RESTARTS = 3
 _PATIENCE = 30
 
 #: For machines that are there to end their processes at once, seconds.
-_LAST_WORDS = 5
+_GRACE_SECONDS = 5
 
 #: Between looks whether a waiting cell has found room, or is not wanted any more; seconds.
 _POLL = 0.5
@@ -102,7 +102,7 @@ class RayExecutor:
             worker.stop.remote(signal.SIGKILL if kill else signal.SIGTERM) for worker in workers
         ]
         if kill:
-            self._ray.wait(answers, num_returns=len(answers), timeout=_LAST_WORDS)
+            self._ray.wait(answers, num_returns=len(answers), timeout=_GRACE_SECONDS)
             self._killed = True
 
     def close(self) -> None:

@@ -8,12 +8,12 @@ from qhdm import data
 from qhdm.comparison.cells import Cell
 from qhdm.config import DataConfig
 from qhdm.data import Dataset
+from qhdm.device import resolve_device
 from qhdm.metrics.classifier import ClassifierSettings
 from qhdm.metrics.features import make_extractor
 from qhdm.metrics.groups import check_size
 from qhdm.metrics.settings import EvaluationSettings
 from qhdm.quantum.engines import make_engine
-from qhdm.training.loop import resolve_device
 
 
 def prepare(cells: Sequence[Cell], *, progress: bool = True) -> None:

@@ -13,8 +13,8 @@ from types import FrameType
 from qhdm import console
 from qhdm.comparison.cells import Cell
 from qhdm.comparison.execution import Executor, Job, cores
+from qhdm.device import resolve_device
 from qhdm.errors import ComparisonError, QhdmError
-from qhdm.training.loop import resolve_device
 
 #: Between looks at the cells' directories, seconds.
 _POLL = 0.5

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from qhdm.config import config_path
 from qhdm.errors import HardwareError
 from qhdm.files import locked, write_text
 from qhdm.hardware.ledger import Ledger
 from qhdm.hardware.spec import JobSpec, load_spec, spec_to_yaml
+from qhdm.runs.config import config_path
 
 _SPEC, _LEDGER = "job.yaml", "ledger.sqlite"
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from qhdm import data
-from qhdm.config import DataConfig, load_run_config
+from qhdm.config import DataConfig
 from qhdm.data import Dataset
+from qhdm.device import resolve_device
 from qhdm.errors import ConfigError, EvaluationError
 from qhdm.metrics.classifier import ClassifierSettings
 from qhdm.metrics.features import Extractor, make_extractor
@@ -35,8 +36,8 @@ from qhdm.metrics.samples import described, from_folder, sampled
 from qhdm.metrics.settings import GROUPS, EvaluationSettings, Group
 from qhdm.metrics.trained import TrainedClassifier, trained_classifier
 from qhdm.metrics.utility import utility
-from qhdm.training.loop import resolve_device
-from qhdm.training.run import Run
+from qhdm.runs.config import load_run_config
+from qhdm.runs.directory import RunDirectory
 
 #: What of the data a run may be given anew: the same images may lie elsewhere by now.
 _MOVABLE = ("data.root", "data.skip_broken")
@@ -90,7 +91,7 @@ def evaluate(
     """
     settings, reporting = settings or EvaluationSettings(), reporting or Reporting()
     _check_overrides(overrides)
-    opened = Run.open(run)
+    opened = RunDirectory.open(run)
     real = load_run_config(opened.path, overrides).data
     generated = described(opened, settings)
     more = "give --num {} or more"
@@ -137,7 +138,7 @@ def evaluate_images(
     return judge.evaluate(record, lambda: found, out)
 
 
-def evaluation_path(run: Run, generated: GeneratedRecord, extractor: Extractor) -> Path:
+def evaluation_path(run: RunDirectory, generated: GeneratedRecord, extractor: Extractor) -> Path:
     """Where the evaluation of a request is kept."""
     parts = [
         f"{generated.num}images",

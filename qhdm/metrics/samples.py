@@ -20,7 +20,7 @@ from qhdm.metrics.settings import EvaluationSettings
 from qhdm.pipeline import Pipeline
 from qhdm.quantum.engines import make_engine
 from qhdm.quantum.options import Aer
-from qhdm.training.run import Run
+from qhdm.runs.directory import RunDirectory
 
 #: Images sampled and written at once: an interruption loses no more than these.
 _CHUNK = 25
@@ -41,7 +41,7 @@ def as_dataset(
     )
 
 
-def described(run: Run, settings: EvaluationSettings) -> GeneratedRecord:
+def described(run: RunDirectory, settings: EvaluationSettings) -> GeneratedRecord:
     """What `settings` asks for, with the run's own defaults filled in.
 
     Raises:
@@ -69,7 +69,7 @@ def described(run: Run, settings: EvaluationSettings) -> GeneratedRecord:
 
 
 def sampled(
-    run: Run, settings: EvaluationSettings, *, progress: bool = False
+    run: RunDirectory, settings: EvaluationSettings, *, progress: bool = False
 ) -> tuple[Dataset, int]:
     """Images of a run, labelled 0, 1, ... in turn, so that the classes are even.
 
@@ -147,7 +147,7 @@ def from_folder(path: Path, like: DataConfig) -> Dataset:
     return as_dataset(found.images, numbers[found.labels], like.classes, found.name)
 
 
-def _key(run: Run, record: GeneratedRecord) -> str:
+def _key(run: RunDirectory, record: GeneratedRecord) -> str:
     """Stands for the weights and for all of the request but the number of images."""
     weights = run.latest_checkpoint() / f"{record.weights}.safetensors"
     digest = hashlib.sha256(weights.read_bytes() if weights.exists() else b"")

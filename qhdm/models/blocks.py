@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qhdm.models.pieces import in_pieces
+from qhdm.models.chunks import chunked
 
 GROUP_NORM_EPS = 1e-6
 STANDARDIZE_EPS = 1e-5
@@ -134,7 +134,7 @@ class LinearAttention(nn.Module):
         to_out = out_conv.weight.flatten(1).unflatten(1, (self.heads, self.dim_head))
         mixing = torch.einsum("ohe,hec->hoc", to_out, to_v.unflatten(0, (self.heads, -1)))
         row_bytes = 4 * H * W * self.heads * self.dim_head
-        out = in_pieces(self._attend, row_bytes, pixels, to_qk, mixing)
+        out = chunked(self._attend, row_bytes, pixels, to_qk, mixing)
         out = out_norm.of_pixels(out + out_conv.bias)
         return out.view(B, H, W, C).permute(0, 3, 1, 2) + x
 

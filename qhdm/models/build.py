@@ -9,8 +9,8 @@ from torch import nn
 
 from qhdm import data
 from qhdm.config import Config
+from qhdm.models.baselines import check_linear, filter_layer
 from qhdm.models.blocks import Attention, Condition, ResnetBlock
-from qhdm.models.controls import check_linear, filter_layer
 from qhdm.models.quantum_blocks import FilterBank, QResnetBlock, QuanResnetBlock
 from qhdm.models.released import (
     DiscardingQResnetBlock,

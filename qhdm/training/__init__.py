@@ -1,6 +1,5 @@
 """Training: the loop, the averaged weights, the run directory."""
 
-from qhdm.training.loop import resolve_device, train
-from qhdm.training.run import Run
+from qhdm.training.loop import train
 
-__all__ = ["Run", "resolve_device", "train"]
+__all__ = ["train"]

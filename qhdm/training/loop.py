@@ -29,14 +29,15 @@ from qhdm.data import Batches, Dataset
 from qhdm.diffusion import NULL_LABEL, SamplerSettings, Schedule, generate, per_sample_loss
 from qhdm.diffusion.pixels import from_uint8, to_device
 from qhdm.distributed import ALONE, World
-from qhdm.errors import ConfigError, Interrupted, RunError, ToldElsewhere, TrainingError
+from qhdm.errors import ConfigError, Interrupted, PeerFailed, RunError, TrainingError
 from qhdm.files import write_text
 from qhdm.models import build_model, frozen
 from qhdm.models.counts import quantum_parameters
+from qhdm.runs.checkpoints import checkpoint_step, load_training_state, load_weights
+from qhdm.runs.directory import RunDirectory
 from qhdm.seeds import Draws, Stream, derive_seed, drawing
 from qhdm.training.ema import Ema
-from qhdm.training.metrics import MetricsLog
-from qhdm.training.run import Run, checkpoint_step, load_training_state, load_weights
+from qhdm.training.log import MetricsLog
 
 #: Receives preview images (N, H, W, C) uint8, their labels, and where to put the picture.
 Preview = Callable[[np.ndarray, list[int], Path], None]
@@ -46,19 +47,6 @@ _PREVIEW_BATCH = 64
 
 #: What may change when a run goes on: how long and where, never what is trained on what.
 _RESUMABLE = {"name", "train", "sample"}
-
-
-def resolve_device(name: str, *, key: str = "train.device") -> torch.device:
-    """`auto`, `cpu` or `cuda` as a device; `key` is where the user gave it.
-
-    Raises:
-        ConfigError: CUDA is asked for and absent.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"{key}: cuda asked for, but torch finds no CUDA device; use auto or cpu")
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", torch.cuda.current_device())
 
 
 def check_shares(config: Config, device: torch.device, world: World) -> None:
@@ -221,7 +209,7 @@ class Trainer:
         whole = np.frombuffer(b"".join(self.world.gather(images.tobytes())), dtype=np.uint8)
         return whole.reshape(len(labels), *images.shape[1:]), labels
 
-    def save(self, run: Run) -> Path:
+    def save(self, run: RunDirectory) -> Path:
         """Write a checkpoint of this step."""
         return run.save_checkpoint(
             self.step,
@@ -266,7 +254,7 @@ def _check_moments(state: dict[int, Any], parameters: list[nn.Parameter]) -> Non
                 raise ValueError(f"{name} has shape {list(value.shape)}")
 
 
-def resumed(run: Run, config: Config) -> Run:
+def resumed(run: RunDirectory, config: Config) -> RunDirectory:
     """`run` with a changed configuration, if the change is one a run can take. Writes nothing.
 
     Raises:
@@ -281,11 +269,11 @@ def resumed(run: Run, config: Config) -> Run:
                 f"--set {section}: a run cannot be resumed with another {section} section; "
                 "start a new run"
             )
-    return Run(run.path, config)
+    return RunDirectory(run.path, config)
 
 
 def train(
-    run: Run,
+    run: RunDirectory,
     dataset: Dataset,
     *,
     device: torch.device,
@@ -326,7 +314,7 @@ def train(
 
 
 def _train(
-    run: Run,
+    run: RunDirectory,
     dataset: Dataset,
     device: torch.device,
     preview: Preview | None,
@@ -371,7 +359,7 @@ def _train(
 
 def _loop(
     trainer: Trainer,
-    run: Run,
+    run: RunDirectory,
     log: MetricsLog | None,
     bar: tqdm,
     interrupted: threading.Event,
@@ -413,7 +401,9 @@ def _loop(
     return mean
 
 
-def _finite_mean(losses: list[float], norms: dict[str, float], trainer: Trainer, run: Run) -> float:
+def _finite_mean(
+    losses: list[float], norms: dict[str, float], trainer: Trainer, run: RunDirectory
+) -> float:
     """The mean of the losses of the last steps.
 
     Raises:
@@ -426,7 +416,7 @@ def _finite_mean(losses: list[float], norms: dict[str, float], trainer: Trainer,
     for name, value in [*values, *((name, norm) for name, norm in norms.items())]:
         if not math.isfinite(value):
             if not trainer.world.first:
-                raise ToldElsewhere(f"step {step}: the {name} is {value}")
+                raise PeerFailed(f"step {step}: the {name} is {value}")
             file = run.path / "diverged.json"
             write_text(file, json.dumps(_batch_of(trainer, step, name, value), indent=2) + "\n")
             raise TrainingError(

@@ -24,7 +24,7 @@ def _config(path: Path) -> object:
 
 
 def _run_config(path: Path) -> object:
-    from qhdm.config import load_run_config
+    from qhdm.runs.config import load_run_config
 
     return load_run_config(path.parent)
 
@@ -57,7 +57,7 @@ def _zip(path: Path) -> object:
 def _weights(path: Path) -> object:
     import torch
 
-    from qhdm.training.run import load_weights
+    from qhdm.runs.checkpoints import load_weights
 
     return load_weights(path, torch.device("cpu"))
 
@@ -65,19 +65,19 @@ def _weights(path: Path) -> object:
 def _training(path: Path) -> object:
     import torch
 
-    from qhdm.training.run import load_training_state
+    from qhdm.runs.checkpoints import load_training_state
 
     return load_training_state(path, torch.device("cpu"))
 
 
 def _metrics(path: Path) -> object:
-    from qhdm.training.metrics import read_metrics
+    from qhdm.training.log import read_metrics
 
     return read_metrics(path)
 
 
 def _flax(path: Path) -> object:
-    from qhdm.importing.checkpoint import read_checkpoint
+    from qhdm.reproduction.checkpoint import read_checkpoint
 
     return read_checkpoint(path)
 
@@ -93,7 +93,8 @@ def _files(*patterns: str) -> list[bytes]:
 
 
 def _sealed() -> list[bytes]:
-    from qhdm.config import load_config, sealed, to_yaml
+    from qhdm.config import load_config, to_yaml
+    from qhdm.runs.config import sealed
 
     config = load_config(ROOT / "configs" / "quickstart.yaml", ["data.classes=[Forest]"])
     return [sealed(to_yaml(config)).encode(), to_yaml(config).encode()]

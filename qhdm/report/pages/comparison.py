@@ -20,6 +20,7 @@ from qhdm.comparison.results import (
 from qhdm.comparison.spec import Specification, load_grid, variant_settings
 from qhdm.comparison.statistics import CONFIDENCE
 from qhdm.data import Dataset
+from qhdm.device import resolve_device
 from qhdm.files import write_text
 from qhdm.metrics.records import Evaluation, read_evaluation
 from qhdm.models.build import set_engine
@@ -29,7 +30,6 @@ from qhdm.report.pages.charts import Row, inference_chart, interval_chart, line_
 from qhdm.report.pages.html import render, tiles
 from qhdm.report.pages.reading import loss_line, read_log, read_versions, real_images
 from qhdm.report.pages.samples import SEED, sampling_words
-from qhdm.training.loop import resolve_device
 
 #: Images of each class and variant.
 _PER_CLASS = 4

@@ -14,7 +14,7 @@ from qhdm.config import DataConfig
 from qhdm.data import Dataset
 from qhdm.errors import DataError, RunError
 from qhdm.report.pages.charts import Line
-from qhdm.training.metrics import read_metrics
+from qhdm.training.log import read_metrics
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from typing import Any, Literal
 import numpy as np
 
 from qhdm.config import to_yaml
+from qhdm.device import resolve_device
 from qhdm.files import write_text
 from qhdm.models.build import build_model, set_engine
 from qhdm.models.counts import Counts, count_parameters
-from qhdm.models.places import PlacedFilter, placed_filters
+from qhdm.models.named_filters import NamedFilter, named_filters
 from qhdm.pipeline import Pipeline, load_model
 from qhdm.quantum.analysis.audit import audit, conclusions
 from qhdm.quantum.analysis.text import summary
@@ -32,9 +33,8 @@ from qhdm.report.pages.reading import (
     set_facts,
 )
 from qhdm.report.pages.samples import samples_beside, sampling_words, trajectories
-from qhdm.training.loop import resolve_device
-from qhdm.training.metrics import training_seconds
-from qhdm.training.run import Run
+from qhdm.runs.directory import RunDirectory
+from qhdm.training.log import training_seconds
 
 #: Other weights can be looked at with `qhdm sample --weights model`.
 _WEIGHTS: Literal["ema"] = "ema"
@@ -82,7 +82,7 @@ def write_run_page(path: Path, out: Path) -> list[str]:
     records = read_log(path)
     versions = read_versions(path)
     counts = count_parameters(model)
-    placed = placed_filters(model)
+    placed = named_filters(model)
     # On the engine that costs least: how shots and noise change images is for evaluations to say.
     set_engine(model, make_engine("exact"))
     pipeline = Pipeline(model, run.config, device=resolve_device("auto"))
@@ -113,7 +113,7 @@ def write_run_page(path: Path, out: Path) -> list[str]:
     return missing
 
 
-def _training_facts(records: Sequence[dict[str, Any]], run: Run) -> dict[str, Any] | None:
+def _training_facts(records: Sequence[dict[str, Any]], run: RunDirectory) -> dict[str, Any] | None:
     if not records:
         return None
     seconds, steps = training_seconds(records), records[-1]["step"]
@@ -175,12 +175,12 @@ def _training_charts(
     return charts
 
 
-def _filter_rows(run: Run, placed: Sequence[PlacedFilter]) -> list[FilterRow]:
+def _filter_rows(run: RunDirectory, placed: Sequence[NamedFilter]) -> list[FilterRow]:
     if not placed:
         return []
     # Converted weights did not begin as the seed says.
     known = not (run.path / "origin.json").exists()
-    starts = placed_filters(build_model(run.config)) if known else itertools.repeat(None)
+    starts = named_filters(build_model(run.config)) if known else itertools.repeat(None)
     return [
         FilterRow(
             item.place,
@@ -198,14 +198,14 @@ def _moved(change: np.ndarray) -> float:
     return float(np.sqrt(np.square(around).mean()))
 
 
-def _angles(placed: Sequence[PlacedFilter]) -> str | None:
+def _angles(placed: Sequence[NamedFilter]) -> str | None:
     if not placed:
         return None
     names = [f"{item.place} [{item.index}]" for item in placed]
     return angle_chart(names, [item.weights for item in placed])
 
 
-def _circuits(placed: Sequence[PlacedFilter]) -> list[Circuit]:
+def _circuits(placed: Sequence[NamedFilter]) -> list[Circuit]:
     found = []
     for filter in dict.fromkeys(item.filter for item in placed):
         facts = audit(filter)

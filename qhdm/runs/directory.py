@@ -15,12 +15,9 @@ runs/<name>-<time>/
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import platform
 import re
-import zipfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -29,24 +26,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from qhdm import __version__, console
-from qhdm.config import (
-    Config,
-    circuit_digest,
-    is_circuit_file,
-    load_run_config,
-    sealed,
-    to_yaml,
-    with_ansatz,
-)
+from qhdm.config import Config, is_circuit_file, to_yaml, with_ansatz
 from qhdm.errors import RunError
 from qhdm.files import atomic_path, locked, remove_folder, sweep, write_text
+from qhdm.runs.checkpoints import checkpoint_files, checkpoint_step, verify_checkpoint
+from qhdm.runs.config import circuit_digest, load_run_config, sealed
 
 _PACKAGES = (
     "torch",
@@ -57,13 +44,10 @@ _PACKAGES = (
     "pillow",
     "safetensors",
 )
-#: Of a checkpoint, and their checksums in the format of sha256sum.
-_MODEL, _EMA, _TRAINING = "model.safetensors", "ema.safetensors", "training.pt"
-_SUMS = "SHA256SUMS"
 
 
 @dataclass(frozen=True)
-class Run:
+class RunDirectory:
     """A run directory and the configuration it was made with.
 
     Attributes:
@@ -75,7 +59,9 @@ class Run:
     config: Config
 
     @classmethod
-    def create(cls, config: Config, path: Path | None = None, *, launch: str | None = None) -> Run:
+    def create(
+        cls, config: Config, path: Path | None = None, *, launch: str | None = None
+    ) -> RunDirectory:
         """Make a new run directory, `runs/<name>-<time>` unless `path` is given.
 
         Circuit files are copied into it, so that the run stays what it is if they change. `launch`
@@ -114,7 +100,7 @@ class Run:
         return _launched_by(launch, path) and (path / "config.yaml").is_file()
 
     @classmethod
-    def open(cls, path: str | Path) -> Run:
+    def open(cls, path: str | Path) -> RunDirectory:
         """Open an existing run directory.
 
         Raises:
@@ -210,24 +196,14 @@ class Run:
             RunError: it cannot be written, as where the disk is full; the ones before it stay.
         """
         path = self.checkpoint_path(step)
-        training = io.BytesIO()
-        torch.save({"step": step, "optimizer": optimizer}, training)
-        contents = {
-            _MODEL: to_safetensors(_plain(model)),
-            _EMA: to_safetensors(_plain(ema)),
-            _TRAINING: training.getvalue(),
-        }
-        # Of what is meant to be written: what went wrong in writing is found out, too.
-        sums = b"".join(
-            _sum_line(hashlib.sha256(data).hexdigest(), name) for name, data in contents.items()
-        )
-        copy = self._config_text().encode()
+        contents = checkpoint_files(step, model=model, ema=ema, optimizer=optimizer)
+        contents["config.yaml"] = self._config_text().encode()
         try:
             if path.exists():
                 remove_folder(path)
             with atomic_path(path) as temporary:
                 temporary.mkdir()
-                for name, data in (contents | {_SUMS: sums, "config.yaml": copy}).items():
+                for name, data in contents.items():
                     (temporary / name).write_bytes(data)
             checkpoints = self.checkpoints()
             older = [other for other in checkpoints if checkpoint_step(other) <= step]
@@ -258,7 +234,7 @@ class Run:
         damaged = []
         for checkpoint in reversed(self.checkpoints()):
             try:
-                _verify(checkpoint)
+                verify_checkpoint(checkpoint)
             except RunError as error:
                 damaged.append(error)
             else:
@@ -315,98 +291,12 @@ class _Circuits:
                 temporary.write_bytes(content)
 
 
-def load_weights(path: Path, device: torch.device) -> dict[str, Tensor]:
-    """Weights of a checkpoint file.
-
-    Raises:
-        RunError: the file is missing or damaged.
-    """
-    try:
-        return load_file(path, device=str(device))
-    except FileNotFoundError:
-        raise RunError(f"{path}: missing; the checkpoint is incomplete") from None
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise RunError(f"{path}: damaged ({error}); {_older(path)}") from None
-
-
-def load_training_state(path: Path, device: torch.device) -> dict[str, Any]:
-    """Step and optimiser state of a checkpoint file; nothing in it is executed.
-
-    Raises:
-        RunError: the file is missing or damaged.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-        # torch stores tensors as they are: what would grow in reading is not from torch.
-        if sum(entry.file_size for entry in entries) > path.stat().st_size:
-            raise RunError(f"{path}: holds more than its size, as no training state does")
-        state = torch.load(path, map_location=device, weights_only=True)
-        return {"step": state["step"], "optimizer": state["optimizer"]}
-    except FileNotFoundError:
-        raise RunError(f"{path}: missing; the checkpoint is incomplete") from None
-    except RunError:
-        raise
-    except Exception:  # torch raises many kinds for a damaged or hostile file
-        raise RunError(f"{path}: damaged, or not a training state; {_older(path)}") from None
-
-
 def unwritable(path: Path, error: OSError, run: Path) -> RunError:
     """That a file of a run in training cannot be written, and how to go on."""
     return RunError(
         f"{path}: cannot be written ({error.strerror or error}); make room, or mend its folder, "
         f"then go on with `qhdm train --resume {run}`"
     )
-
-
-def _verify(checkpoint: Path) -> None:
-    """Raise `RunError`, naming the file, unless a checkpoint is as it was written.
-
-    One of a version before checksums has none, and is taken as it is.
-    """
-    sums = checkpoint / _SUMS
-    if not sums.exists():
-        return
-    expected = []
-    for name in (_MODEL, _EMA, _TRAINING):
-        path = checkpoint / name
-        try:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except FileNotFoundError:
-            raise RunError(f"{path}: missing; the checkpoint is incomplete") from None
-        except OSError as error:
-            raise RunError(f"{path}: cannot be read ({error.strerror})") from None
-        expected.append(_sum_line(digest, name))
-    try:
-        with sums.open("rb") as file:
-            content = file.read(4096)
-    except OSError as error:
-        raise RunError(f"{sums}: cannot be read ({error.strerror})") from None
-    if content == b"".join(expected):
-        return
-    for name, line in zip((_MODEL, _EMA, _TRAINING), expected, strict=True):
-        if line not in content:
-            raise RunError(f"{checkpoint / name}: damaged (its SHA-256 is not that in {_SUMS})")
-    raise RunError(f"{sums}: damaged")
-
-
-def _sum_line(digest: str, name: str) -> bytes:
-    return f"{digest}  {name}\n".encode()
-
-
-def _older(file: Path) -> str:
-    return f"delete {file.parent} to go on from the checkpoint before it"
-
-
-def checkpoint_step(checkpoint: Path) -> int:
-    """The step of a checkpoint directory, -1 for another name."""
-    number = checkpoint.name.removeprefix("step_")
-    return int(number) if number.isdecimal() else -1
-
-
-def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
 
 def versions() -> dict[str, str]:

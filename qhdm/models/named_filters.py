@@ -14,7 +14,7 @@ from qhdm.quantum.layer import QuantumFilterLayer
 
 
 @dataclass(frozen=True, eq=False)
-class PlacedFilter:
+class NamedFilter:
     """One filter of a network with its weights.
 
     Attributes:
@@ -36,10 +36,10 @@ class PlacedFilter:
         return f"{place}_filter{self.index}"
 
 
-def placed_filters(model: nn.Module) -> list[PlacedFilter]:
+def named_filters(model: nn.Module) -> list[NamedFilter]:
     """The filters of a network, in the order of its layers."""
     return [
-        PlacedFilter(
+        NamedFilter(
             place=name.removesuffix(".quantum"),
             index=index,
             filter=layer.connector.filter,

@@ -13,7 +13,7 @@ from typing import Any
 from qhdm import console
 from qhdm.errors import ConfigError
 from qhdm.files import write_text
-from qhdm.training.run import unwritable
+from qhdm.runs.directory import unwritable
 
 
 def check_tensorboard(wanted: bool) -> None:

@@ -14,7 +14,7 @@ CACHE = 2**20
 Function = Callable[..., Tensor]
 
 
-def in_pieces(function: Function, row_bytes: int, x: Tensor, *parameters: Tensor) -> Tensor:
+def chunked(function: Function, row_bytes: int, x: Tensor, *parameters: Tensor) -> Tensor:
     """function(x, *parameters), computed for a few rows of `x` at a time and not kept.
 
     On the CPU the intermediate arrays of a piece stay in the cache; none are saved for the backward

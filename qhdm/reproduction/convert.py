@@ -14,11 +14,11 @@ from qhdm import data
 from qhdm.config import Config
 from qhdm.errors import CheckpointError, ConfigError
 from qhdm.files import atomic_path, write_text
-from qhdm.importing.checkpoint import Arrays, Checkpoint, Example, read_checkpoint
-from qhdm.importing.names import slots_of
 from qhdm.models import UNet
+from qhdm.reproduction.checkpoint import Arrays, Checkpoint, Example, read_checkpoint
+from qhdm.reproduction.names import slots_of
+from qhdm.runs.directory import RunDirectory, check_absent
 from qhdm.training.loop import Trainer
-from qhdm.training.run import Run, check_absent
 
 #: What is known of the import, in the run directory.
 ORIGIN_FILE = "origin.json"
@@ -51,7 +51,7 @@ def import_checkpoint(source: Path, config: Config, out: Path, *, tolerance: flo
     the network, the converted one has to agree with it; nothing is left behind if it does not.
 
     Args:
-        source: the checkpoint, MessagePack or npz (see `qhdm.importing.checkpoint`).
+        source: the checkpoint, MessagePack or npz (see `qhdm.reproduction.checkpoint`).
         config: of the network, for example one of `configs/released/`.
         out: the run directory to make.
         tolerance: largest relative error, |converted - published| / |published| in the Euclidean
@@ -88,7 +88,7 @@ def import_checkpoint(source: Path, config: Config, out: Path, *, tolerance: flo
             )
     origin = _origin(source, checkpoint, error, tolerance)
     with atomic_path(out) as temporary:
-        trainer.save(Run.create(config, temporary))
+        trainer.save(RunDirectory.create(config, temporary))
         write_text(temporary / ORIGIN_FILE, json.dumps(origin, indent=2) + "\n")
     return Imported(
         path=out,
