@@ -155,7 +155,7 @@ class Task:
                 ledger,
                 service,
                 name=name,
-                shots=self.spec.shots,
+                shots=self.spec.executed_shots,
                 limits=self.spec.limits,
                 notify=lambda text: bar.set_postfix_str(text, refresh=sys.stderr.isatty()),
             )
@@ -163,7 +163,7 @@ class Task:
                 submitter,
                 cache,
                 service.device,
-                shots=self.spec.shots,
+                shots=self.spec.executed_shots,
                 resilience_level=self.spec.resilience_level,
             )
             return self._sample(ledger, estimator, bar.update, stages)
@@ -255,14 +255,16 @@ class Stage:
 
 
 def _cost(stage: Stage, groups: list[Group], spec: JobSpec, device: Device) -> StageCost:
-    batches = batches_of(groups, spec.shots, device.rep_delay, readout=spec.resilience_level == 1)
+    batches = batches_of(
+        groups, spec.executed_shots, device.rep_delay, readout=spec.resilience_level == 1
+    )
     values = [values for batch in batches for _, values in batch.circuits]
     return StageCost(
         place=stage.place,
         filters=len(stage.weights),
         rows=stage.rows,
         circuits=[group.isa for group in groups],
-        executions=spec.shots * sum(map(len, values)),
+        executions=spec.executed_shots * sum(map(len, values)),
         jobs=len(batches),
         bytes=sum(v.nbytes for v in values),
         seconds=sum(batch.seconds for batch in batches),

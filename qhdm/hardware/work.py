@@ -132,7 +132,9 @@ def _open_session(ledger: Ledger, service: Service) -> None:
 
 def _submitter(folder: JobFolder, ledger: Ledger, service: Service) -> Submitter:
     spec = folder.spec()
-    return Submitter(ledger, service, name=ledger.fact("tag"), shots=spec.shots, limits=spec.limits)
+    return Submitter(
+        ledger, service, name=ledger.fact("tag"), shots=spec.executed_shots, limits=spec.limits
+    )
 
 
 @contextmanager
