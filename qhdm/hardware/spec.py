@@ -57,12 +57,15 @@ class LimitsConfig:
         max_jobs: of the service.
         jobs_per_minute: submitted at most; the service refuses more than 5 of one user.
         max_wait_seconds: of one job in the queue; null waits for ever.
+        max_error_growth: on resuming, circuits may have become so many times as error-prone as when
+            they were laid out; null sends them whatever the device's calibration says.
     """
 
     max_qpu_seconds: Annotated[float, Field(gt=0)] = 600.0
     max_jobs: Positive = 1000
     jobs_per_minute: Annotated[int, Field(ge=1, le=100_000)] = 5
     max_wait_seconds: Annotated[float, Field(gt=0)] | None = None
+    max_error_growth: Annotated[float, Field(ge=1)] | None = 2.0
 
 
 @dataclass(frozen=True, config=_STRICT)
