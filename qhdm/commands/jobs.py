@@ -35,6 +35,10 @@ def add(commands: argparse._SubParsersAction) -> None:
                 "--set", action="append", default=[], metavar="limits.KEY=VALUE",
                 help="change a limit",
             )  # fmt: skip
+            verb.add_argument(
+                "--relayout", action="store_true",
+                help="lay out anew what is not sent yet, by the device's present calibration",
+            )  # fmt: skip
         verb.set_defaults(command=command)
 
 
@@ -114,6 +118,8 @@ def _resume(arguments: argparse.Namespace) -> None:
     service = work.connect(spec)
     folder.write_spec(spec)
     cache = work.isa_cache(spec, service.device, folder)
+    if arguments.relayout:
+        work.relayout(folder, service)
     report = work.work(folder, task, service, cache, progress=True)
     print(describe_report(report))
     print(f"samples: {folder.path / 'samples.png'}")

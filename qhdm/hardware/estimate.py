@@ -1,6 +1,6 @@
 """What a sampling job costs, before it is sent. docs/hardware.md explains the formulas.
 
-    executions = rows of a PUB x shots                        (rows: after packing)
+    executions = rows of a PUB x executed shots               (rows: after packing)
     QPU seconds of a job = 2 + (rep_delay + duration) x executions
 
 The second is IBM's own baseline for jobs without error mitigation ("Workload usage", IBM Quantum
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from qhdm.hardware.isa import IsaCircuit
 from qhdm.hardware.runtime import Device
 from qhdm.hardware.spec import JobSpec
+from qhdm.quantum.devices.calibration import left_out
 
 #: Of IBM's formula, seconds on the QPU.
 JOB_OVERHEAD = 2.0
@@ -106,8 +107,9 @@ class Estimate:
     def problems(self) -> list[str]:
         """What a limit does not allow, a line each."""
         spec, found = self.spec, []
-        if self.device.max_shots is not None and spec.shots > self.device.max_shots:
-            found.append(f"shots: {spec.shots:,} exceed the device's {self.device.max_shots:,}")
+        executed = spec.executed_shots
+        if self.device.max_shots is not None and executed > self.device.max_shots:
+            found.append(f"shots: {executed:,} exceed the device's {self.device.max_shots:,}")
         if self.paid_seconds > spec.limits.max_qpu_seconds:
             found.append(
                 f"limits.max_qpu_seconds: {self.paid_seconds:,.1f} s are expected, beyond "
@@ -125,11 +127,14 @@ class Estimate:
 def describe(estimate: Estimate) -> str:
     """The dry run: circuits, cost and limits."""
     spec, device = estimate.spec, estimate.device
+    executed = spec.executed_shots
     lines = [
         f"device {device.name}: {device.target.num_qubits} qubits ({device.source}), "
         f"repetition delay {1e6 * device.rep_delay:g} us",
+        *filter(None, [left_out(device.target)]),
         f"{spec.images} images of each class, {estimate.steps} network evaluations on the device, "
-        f"{spec.shots:,} shots",
+        f"{spec.shots:,} shots"
+        + (f" (executed: {executed:,}, in equal parts)" if executed != spec.shots else ""),
         "",
         f"{'place':<28}{'filters':>8}{'rows':>8}{'copies':>7}{'packed':>8}"
         f"{'2q gates':>9}{'2q depth':>9}{'us':>7}{'jobs':>6}{'QPU s':>8}",
@@ -174,7 +179,7 @@ def describe(estimate: Estimate) -> str:
         (f"jobs a minute: {spec.limits.jobs_per_minute} of {MAX_JOBS_PER_MINUTE}",
          "more than the service takes" if spec.limits.jobs_per_minute > MAX_JOBS_PER_MINUTE
          and not spec.local else ""),
-        (f"shots: {spec.shots:,} of {device.max_shots or 'any number'}", ""),
+        (f"shots: {executed:,} of {device.max_shots or 'any number'}", ""),
     ]  # fmt: skip
     lines += [f"  {text}{f' ({warning})' if warning else ''}" for text, warning in checks]
     problems = estimate.problems()

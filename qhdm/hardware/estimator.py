@@ -51,7 +51,11 @@ class Group:
 
 
 def groups_of(
-    circuit: QuantumCircuit, sets: np.ndarray, weights: frozenset[Parameter], cache: IsaCache
+    circuit: QuantumCircuit,
+    sets: np.ndarray,
+    weights: frozenset[Parameter],
+    cache: IsaCache,
+    layout: int = 0,
 ) -> list[Group]:
     """Bind the weights of a circuit.
 
@@ -60,6 +64,7 @@ def groups_of(
         sets: values (R, P) of `circuit.parameters`.
         weights: parameters to bind.
         cache: makes the ISA circuits.
+        layout: their number, see `IsaCache.get`.
     """
     parameters = list(circuit.parameters)
     bound = [i for i, p in enumerate(parameters) if p in weights]
@@ -70,9 +75,19 @@ def groups_of(
         rows = np.flatnonzero(which.ravel() == number)
         values = {parameters[i]: float(v) for i, v in zip(bound, kind, strict=True)}
         plain = circuit.assign_parameters(values)
-        isa = cache.get(plain, [parameters[i] for i in free], rows=len(rows))
+        isa = cache.get(plain, [parameters[i] for i in free], rows=len(rows), layout=layout)
         found.append(Group(isa, rows, isa.values(sets[rows][:, free])))
     return sorted(found, key=lambda group: int(group.rows[0]))
+
+
+def layout_at(position: tuple[int, int], relaid: Sequence[Sequence[int]]) -> int:
+    """The number of the layout at a step and stage.
+
+    Args:
+        position: step and stage.
+        relaid: from which positions on circuits were laid out anew, in order.
+    """
+    return sum(tuple(since) <= position for since in relaid)
 
 
 def batches_of(
@@ -131,10 +146,11 @@ class HardwareEstimator(BaseEstimatorV2):
         submitter: executes circuits, each request once.
         cache: of ISA circuits.
         device: what they are made for.
-        shots: of each row.
+        shots: of each row, as they are executed.
         resilience_level: 1 divides readout errors out: <Z> / <Z>_0, where <Z>_0 is measured with
             the same twirled readout on empty circuits (TREX, van den Berg et al. 2022, eq. 6).
         weights: parameters whose values are bound before transpiling.
+        relaid: see `layout_at`.
     """
 
     def __init__(
@@ -146,10 +162,12 @@ class HardwareEstimator(BaseEstimatorV2):
         shots: int,
         resilience_level: int = 0,
         weights: Iterable[Parameter] = (),
+        relaid: Sequence[Sequence[int]] = (),
     ) -> None:
         self._submitter, self._cache, self._device = submitter, cache, device
         self._shots, self._level = shots, resilience_level
         self._weights = frozenset(weights)
+        self._relaid = relaid
         self._position = (0, 0)
 
     def at(self, step: int) -> None:
@@ -183,7 +201,8 @@ class HardwareEstimator(BaseEstimatorV2):
         """Evaluate PUBs of one filter place, in this thread."""
         step, stage = self._position
         self._position = (step, stage + 1)
-        groups = [self._groups(pub) for pub in pubs]
+        layout = layout_at((step, stage), self._relaid)
+        groups = [self._groups(pub, layout) for pub in pubs]
         flat = [group for found in groups for group in found]
         readout = self._level == 1
         batches = batches_of(flat, self._shots, self._device.rep_delay, readout=readout)
@@ -209,11 +228,11 @@ class HardwareEstimator(BaseEstimatorV2):
             taken += len(own)
         return PrimitiveResult(values, metadata={"version": 2})
 
-    def _groups(self, pub: EstimatorPub) -> list[Group]:
+    def _groups(self, pub: EstimatorPub, layout: int) -> list[Group]:
         parameters = pub.circuit.parameters
         sets = pub.parameter_values.as_array(parameters)
         flat = sets.reshape(math.prod(pub.parameter_values.shape), len(parameters))
-        return groups_of(pub.circuit, flat, self._weights, self._cache)
+        return groups_of(pub.circuit, flat, self._weights, self._cache, layout)
 
     def _values(
         self,

@@ -13,11 +13,12 @@ import numpy as np
 from qiskit import qpy
 from qiskit.circuit import ClassicalRegister, Parameter, ParameterVector, QuantumCircuit
 from qiskit.quantum_info import SparsePauliOp
-from qiskit.transpiler import Target, generate_preset_pass_manager
+from qiskit.transpiler import Target, TranspilerError, generate_preset_pass_manager
 
 from qhdm.errors import HardwareError
 from qhdm.files import atomic_path
-from qhdm.hardware.packing import Compact, compact, pack
+from qhdm.hardware.packing import Compact, Rating, compact, pack, rate
+from qhdm.quantum.devices.calibration import left_out, working_part
 from qhdm.quantum.ir.light_cones import components
 
 _OPTIMIZATION_LEVEL = 3
@@ -99,15 +100,24 @@ def transpiled(bound: QuantumCircuit, target: Target, *, seed: int) -> list[Comp
         seed: of the transpiler.
 
     Raises:
-        HardwareError: the device is too small.
+        HardwareError: what works of the device is too small.
     """
     n = bound.num_qubits
     if n > target.num_qubits:
         raise HardwareError(
             f"layout: the device has {target.num_qubits} qubits, too few for a filter of {n}"
         )
-    manager = generate_preset_pass_manager(_OPTIMIZATION_LEVEL, target=target, seed_transpiler=seed)
-    return [compact(manager.run(_measured(bound, part))) for part in components(bound)]
+    try:
+        manager = generate_preset_pass_manager(
+            _OPTIMIZATION_LEVEL, target=working_part(target), seed_transpiler=seed
+        )
+        return [compact(manager.run(_measured(bound, part))) for part in components(bound)]
+    except TranspilerError as error:
+        missing = left_out(target)
+        raise HardwareError(
+            f"layout: the device cannot run a circuit of the filter: {error.message.split('. ')[0]}"
+            f"{f' ({missing})' if missing else ''}; use another backend"
+        ) from None
 
 
 def make_isa(
@@ -132,7 +142,7 @@ def make_isa(
         laid: its components, where they are transpiled already.
 
     Raises:
-        HardwareError: the device is too small.
+        HardwareError: what works of the device is too small.
     """
     n, parts = bound.num_qubits, components(bound)
     laid = transpiled(bound, target, seed=seed) if laid is None else laid
@@ -170,7 +180,8 @@ class IsaCache:
     """ISA circuits by what they are made of, kept as QPY in a folder.
 
     What is sent is always what was read back from the file, so that a process that goes on with a
-    job sends the same circuits.
+    job sends the same circuits. Where a device has changed so much that they no longer serve, they
+    are laid out anew under the next number; circuits of another number stay as they are.
 
     Args:
         folder: of the files; None keeps nothing.
@@ -193,9 +204,11 @@ class IsaCache:
         self._kept: dict[str, IsaCircuit] = {}
         self._laid: dict[str, list[Compact]] = {}
 
-    def get(self, bound: QuantumCircuit, inputs: Sequence[Parameter], *, rows: int) -> IsaCircuit:
-        """The ISA circuit for `rows` rows of inputs."""
-        key = self._key(bound, inputs, rows)
+    def get(
+        self, bound: QuantumCircuit, inputs: Sequence[Parameter], *, rows: int, layout: int = 0
+    ) -> IsaCircuit:
+        """The ISA circuit for `rows` rows of inputs, of the layout of a number."""
+        key = self._key(bound, inputs, rows, layout)
         if key not in self._kept:
             path = None if self._folder is None else self._folder / f"{key}.qpy"
             if path is None or not path.exists():
@@ -214,6 +227,10 @@ class IsaCache:
                 _save(made, path)
             self._kept[key] = _load(path)
         return self._kept[key]
+
+    def rate(self, isa: IsaCircuit) -> Rating:
+        """What a circuit costs now, where `isa.cost` is what it cost when it was laid out."""
+        return rate(isa.circuit, isa.regions, self._target)
 
     def keep_in(self, folder: Path) -> None:
         """Keep what is made, and what has been, in a folder."""
@@ -234,7 +251,9 @@ class IsaCache:
             self._laid[key] = transpiled(bound, self._target, seed=self._seed)
         return self._laid[key]
 
-    def _key(self, bound: QuantumCircuit, inputs: Sequence[Parameter], rows: int) -> str:
+    def _key(
+        self, bound: QuantumCircuit, inputs: Sequence[Parameter], rows: int, layout: int
+    ) -> str:
         most = rows if self._packing == "auto" else self._packing
         facts = [
             _RECIPE,
@@ -245,6 +264,7 @@ class IsaCache:
             bound.num_qubits,
             [p.name for p in inputs],
             _gates(bound),
+            *([layout] if layout else []),
         ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
@@ -313,15 +333,20 @@ def _used(circuit: QuantumCircuit) -> list[int]:
 
 
 def _duration(circuit: QuantumCircuit, target: Target) -> float:
-    """Of the longest chain of gates, seconds."""
+    """Seconds of the longest chain of gates; a gate without a time takes its kind's longest."""
+    times = {
+        name: {qubits: getattr(p, "duration", None) for qubits, p in target[name].items()}
+        for name in {entry.operation.name for entry in circuit.data} & set(target.operation_names)
+    }
+    longest = {
+        name: max((t or 0.0 for t in of.values()), default=0.0) for name, of in times.items()
+    }
     ends = [0.0] * circuit.num_qubits
     index = {bit: i for i, bit in enumerate(circuit.qubits)}
     for entry in circuit.data:
-        qubits = tuple(index[q] for q in entry.qubits)
-        found = None
-        if entry.operation.name in target.operation_names:
-            found = target[entry.operation.name].get(qubits)
-        after = max(ends[q] for q in qubits) + (getattr(found, "duration", None) or 0.0)
+        qubits, name = tuple(index[q] for q in entry.qubits), entry.operation.name
+        time = times.get(name, {}).get(qubits)
+        after = max(ends[q] for q in qubits) + (longest.get(name, 0.0) if time is None else time)
         for q in qubits:
             ends[q] = after
     return max(ends, default=0.0)

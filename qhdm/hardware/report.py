@@ -58,14 +58,16 @@ def write_report(task: Task, ledger: Ledger, folder: Path) -> dict[str, Any]:
         places.setdefault(place, []).append((arrays["measured"] - arrays["exact"]).ravel())
     entries = ledger.entries()
     usage = [entry.qpu_seconds for entry in entries]
+    shots = task.spec.executed_shots
     report = {
         "backend": task.spec.backend,
         "shots": task.spec.shots,
+        "executed_shots": shots,
         "values": int(errors.size),
         "error": _summary(errors),
         "error_per_qubit": [_summary(errors[:, q]) for q in range(errors.shape[1])],
         "error_per_place": {p: _summary(np.concatenate(e)) for p, e in places.items()},
-        "shot_noise": float(np.sqrt(np.mean((1 - exact**2).clip(0) / task.spec.shots))),
+        "shot_noise": float(np.sqrt(np.mean((1 - exact**2).clip(0) / shots))),
         "correlation": _correlation(measured, exact),
         "qpu_seconds": None if None in usage else float(sum(u for u in usage if u is not None)),
         "jobs": [
@@ -77,7 +79,7 @@ def write_report(task: Task, ledger: Ledger, folder: Path) -> dict[str, Any]:
         ],
     }  # fmt: skip
     write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
-    title = f"{task.spec.backend}, {task.spec.shots} shots: {errors.size:,} values of <Z>"
+    title = f"{task.spec.backend}, {shots} shots: {errors.size:,} values of <Z>"
     save_png(scatter(exact.ravel(), measured.ravel(), title=title), folder / "report.png")
     return report
 

@@ -11,7 +11,7 @@ A job lies in its folder, RUN/jobs/ID/:
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,20 +23,32 @@ from qhdm.diffusion import SamplerSettings
 from qhdm.diffusion.generate import guided_denoiser
 from qhdm.diffusion.pixels import to_uint8
 from qhdm.diffusion.samplers import ImageNoise, State, states, timesteps_of
-from qhdm.errors import ConfigError, SamplingError
+from qhdm.errors import BudgetError, ConfigError, SamplingError
 from qhdm.hardware.estimate import Estimate, StageCost
-from qhdm.hardware.estimator import Group, HardwareEngine, HardwareEstimator, batches_of, groups_of
-from qhdm.hardware.isa import IsaCache
+from qhdm.hardware.estimator import (
+    Group,
+    HardwareEngine,
+    HardwareEstimator,
+    batches_of,
+    groups_of,
+    layout_at,
+)
+from qhdm.hardware.isa import IsaCache, IsaCircuit
 from qhdm.hardware.ledger import Ledger
 from qhdm.hardware.runtime import Device, Service
 from qhdm.hardware.spec import JobSpec
-from qhdm.hardware.submission import Submitter
+from qhdm.hardware.submission import Batch, Submitter
 from qhdm.models import UNet, frozen
 from qhdm.pipeline import Pipeline
 from qhdm.quantum.aer.engine import parameter_sets
 from qhdm.quantum.connector import FilterConnector
 from qhdm.quantum.engines import Bound, make_engine
 from qhdm.quantum.filter import Filter
+
+#: States of requests that the service has.
+_SENT = ("submitted", "done")
+#: So many gates that are broken are named.
+_NAMED = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,9 +127,73 @@ class Task:
         plain = cache.with_packing(1)
         for stage in self.stages():
             groups = stage.groups(cache)
-            costs.append(_cost(stage, groups, spec, device))
-            single += _cost(stage, stage.groups(plain), spec, device).seconds
+            costs.append(self._cost(stage, groups, device))
+            single += self._cost(stage, stage.groups(plain), device).seconds
         return Estimate(spec, device, self.hardware_steps, costs, self.hardware_steps * single)
+
+    def _cost(self, stage: Stage, groups: list[Group], device: Device) -> StageCost:
+        batches = self._batches(groups, device.rep_delay)
+        values = [values for batch in batches for _, values in batch.circuits]
+        return StageCost(
+            place=stage.place,
+            filters=len(stage.weights),
+            rows=stage.rows,
+            circuits=[group.isa for group in groups],
+            executions=self.spec.executed_shots * sum(map(len, values)),
+            jobs=len(batches),
+            bytes=sum(v.nbytes for v in values),
+            seconds=sum(batch.seconds for batch in batches),
+        )
+
+    def check_layouts(self, ledger: Ledger, cache: IsaCache) -> None:
+        """Rate the circuits of what is not sent yet by the device's present calibration.
+
+        Raises:
+            BudgetError: a gate or readout of theirs is broken by now, or they are expected to err
+                more than `limits.max_error_growth` times as much as when they were laid out.
+        """
+        most = self.spec.limits.max_error_growth
+        if most is None:
+            return
+        broken: set[str] = set()
+        growth = 1.0
+        for isa in self._to_send(ledger, cache):
+            rating = cache.rate(isa)
+            broken |= set(rating.broken)
+            pairs = zip(rating.costs, isa.cost, strict=True)
+            growth = max([growth, *(now / then for now, then in pairs if then)])
+        if not broken and growth <= most:
+            return
+        more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+        what = f"now expected to err {growth:.1f} times as much (limits.max_error_growth: {most:g})"
+        if broken:
+            what = f"broken or without figures: {', '.join(sorted(broken)[:_NAMED])}{more}"
+        raise BudgetError(
+            f"layout: on {self.spec.backend}, where circuits were laid out for this job, {what}; "
+            "resume when it is calibrated anew, or with --relayout, which lays out anew what is "
+            "not sent yet, or with --set limits.max_error_growth=null, which sends it as it is"
+        )
+
+    def _to_send(self, ledger: Ledger, cache: IsaCache) -> list[IsaCircuit]:
+        """The circuits of all requests that the service does not have, as far as is known."""
+        sent = {(e.step, e.stage, e.part) for e in ledger.entries() if e.state in _SENT}
+        relaid, state = ledger.fact("relaid") or (), ledger.last_state()
+        first = max(self.first_hardware_step, 0 if state is None else state[0])
+        last = self.settings.steps - 1
+        found: dict[int, IsaCircuit] = {}
+        # Between the two, the same circuits as in the last evaluation.
+        for step in {first, last} if first <= last else ():
+            for number, stage in enumerate(self.stages()):
+                groups = stage.groups(cache, layout_at((step, number), relaid))
+                parts = range(len(self._batches(groups, 0.0)))
+                if not sent.issuperset((step, number, part) for part in parts):
+                    found |= {id(group.isa): group.isa for group in groups}
+        return list(found.values())
+
+    def _batches(self, groups: Sequence[Group], rep_delay: float) -> list[Batch]:
+        """The jobs of a stage."""
+        readout = self.spec.resilience_level == 1
+        return batches_of(groups, self.spec.executed_shots, rep_delay, readout=readout)
 
     def sample(
         self,
@@ -141,8 +217,10 @@ class Task:
             uint8 (N, H, W, C).
 
         Raises:
-            HardwareError: a job gave no result, or a limit is reached; what is known stays known.
+            HardwareError: a job gave no result, a limit is reached, or what is still to be sent
+                would stand on qubits that are worse now; what is known stays known.
         """
+        self.check_layouts(ledger, cache)
         stages = len(self.stages())
         with console.bar(
             total=self.first_hardware_step + self.hardware_steps * stages,
@@ -154,7 +232,7 @@ class Task:
                 ledger,
                 service,
                 name=name,
-                shots=self.spec.shots,
+                shots=self.spec.executed_shots,
                 limits=self.spec.limits,
                 notify=lambda text: bar.set_postfix_str(text, refresh=sys.stderr.isatty()),
             )
@@ -162,8 +240,9 @@ class Task:
                 submitter,
                 cache,
                 service.device,
-                shots=self.spec.shots,
+                shots=self.spec.executed_shots,
                 resilience_level=self.spec.resilience_level,
+                relaid=ledger.fact("relaid") or (),
             )
             return self._sample(ledger, estimator, bar.update, stages)
 
@@ -246,26 +325,11 @@ class Stage:
     weights: Tensor
     rows: int
 
-    def groups(self, cache: IsaCache) -> list[Group]:
-        """Its circuits, with inputs that stand for those to come."""
+    def groups(self, cache: IsaCache, layout: int = 0) -> list[Group]:
+        """Its circuits, of the layout of a number, with inputs that stand for those to come."""
         zeros = torch.zeros(len(self.weights), self.rows, len(self.filter.inputs))
         sets = parameter_sets(self.filter, zeros, self.weights)
-        return groups_of(self.filter.circuit, sets, frozenset(self.filter.weights), cache)
-
-
-def _cost(stage: Stage, groups: list[Group], spec: JobSpec, device: Device) -> StageCost:
-    batches = batches_of(groups, spec.shots, device.rep_delay, readout=spec.resilience_level == 1)
-    values = [values for batch in batches for _, values in batch.circuits]
-    return StageCost(
-        place=stage.place,
-        filters=len(stage.weights),
-        rows=stage.rows,
-        circuits=[group.isa for group in groups],
-        executions=spec.shots * sum(map(len, values)),
-        jobs=len(batches),
-        bytes=sum(v.nbytes for v in values),
-        seconds=sum(batch.seconds for batch in batches),
-    )
+        return groups_of(self.filter.circuit, sets, frozenset(self.filter.weights), cache, layout)
 
 
 def _connectors(model: UNet, places: tuple[str, ...]) -> list[tuple[str, FilterConnector]]:

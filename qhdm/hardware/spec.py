@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
@@ -21,6 +22,17 @@ Place = Literal["vertex", "encoder"]
 
 #: The backend of ideal circuits: every gate on every pair of qubits, without noise.
 IDEAL = "aer"
+#: As the client chooses them: shots of one random circuit at least, and random circuits at most.
+_SHOTS_OF_ONE, _MOST_RANDOM = 64, 32
+
+
+def randomizations(shots: int) -> int:
+    """Random circuits that twirled shots are spread over, in equal parts.
+
+    It is the number that the client would choose. The parts are its other choice, and are left to
+    it: by itself it would take at least 64 shots for each, and execute up to 97 % more than asked.
+    """
+    return math.ceil(shots / max(_SHOTS_OF_ONE, math.ceil(shots / _MOST_RANDOM)))
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -45,12 +57,15 @@ class LimitsConfig:
         max_jobs: of the service.
         jobs_per_minute: submitted at most; the service refuses more than 5 of one user.
         max_wait_seconds: of one job in the queue; null waits for ever.
+        max_error_growth: on resuming, circuits may have become so many times as error-prone as when
+            they were laid out; null sends them whatever the device's calibration says.
     """
 
     max_qpu_seconds: Annotated[float, Field(gt=0)] = 600.0
     max_jobs: Positive = 1000
     jobs_per_minute: Annotated[int, Field(ge=1, le=100_000)] = 5
     max_wait_seconds: Annotated[float, Field(gt=0)] | None = None
+    max_error_growth: Annotated[float, Field(ge=1)] | None = 2.0
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -89,7 +104,7 @@ class JobSpec:
         places: whose filters run on the backend; the others stay on the exact engine.
         instance: CRN or name; null takes QISKIT_IBM_INSTANCE, or the account's.
         mode: `job`; `batch`; or `session`, which keeps the device and pays for the time between.
-        shots: of each circuit.
+        shots: of each circuit; see `executed_shots`.
         resilience_level: 0, or 1: readout errors are divided out (TREX, van den Berg et al. 2022).
         dynamical_decoupling: sequence of pulses on idle qubits; null is none.
         twirling: Pauli twirling.
@@ -127,6 +142,17 @@ class JobSpec:
         """Whether it runs on this machine, without an account."""
         return self.backend == IDEAL or self.backend.startswith("fake_")
 
+    @property
+    def twirled(self) -> bool:
+        """Whether circuits are sent as random ones of the same effect."""
+        return self.twirling.gates or self.twirling.measure or self.resilience_level == 1
+
+    @property
+    def executed_shots(self) -> int:
+        """Shots of each circuit that are executed: twirled ones fill all random circuits alike."""
+        parts = randomizations(self.shots) if self.twirled else 1
+        return parts * math.ceil(self.shots / parts)
+
     @model_validator(mode="after")
     def _check(self) -> JobSpec:
         if len(set(self.places)) != len(self.places):
@@ -145,9 +171,7 @@ class JobSpec:
             )
         if self.dynamical_decoupling is not None and self.backend == IDEAL:
             raise ValueError("dynamical_decoupling: the ideal backend aer has no idle noise")
-        if self.dynamical_decoupling is not None and (
-            self.twirling.gates or self.twirling.measure or self.resilience_level == 1
-        ):
+        if self.dynamical_decoupling is not None and self.twirled:
             # Boxes of twirled gates have no schedule to pad.
             raise ValueError(
                 "dynamical_decoupling: not together with twirling or resilience_level 1, whose "

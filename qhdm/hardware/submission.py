@@ -122,6 +122,12 @@ class Submitter:
             self._ledger.failed(entry.tag, qpu_seconds=self._usage(entry.job_id))
         return len(entries)
 
+    def drop_unsent(self) -> None:
+        """Give requests up that the service does not have, so that they are made anew."""
+        self._unfinished()
+        for entry in self._ledger.entries("intent"):
+            self._ledger.failed(entry.tag, qpu_seconds=0.0)
+
     def _unfinished(self) -> list[Entry]:
         """Requests that the service has and whose result is not here."""
         if not self._service.remembers:

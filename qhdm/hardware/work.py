@@ -97,6 +97,16 @@ def fetch(folder: JobFolder, service: Service) -> tuple[int, int]:
         return _submitter(folder, ledger, service).fetch()
 
 
+def relayout(folder: JobFolder, service: Service) -> None:
+    """Lay circuits out anew, by the present calibration, for what the service does not have yet."""
+    with folder.locked(), _opened(folder) as ledger:
+        _submitter(folder, ledger, service).drop_unsent()
+        live = [(e.step, e.stage) for e in ledger.entries() if e.state != "failed"]
+        step, stage = max(live, default=(0, -1))
+        # What lies in between in the chain is on the circuits that it was sent with.
+        ledger.record("relaid", [*(ledger.fact("relaid") or []), (step, stage + 1)])
+
+
 def cancel(folder: JobFolder, service: Service) -> int:
     """Cancel what is pending, and close the session; returns how many jobs.
 
@@ -132,7 +142,9 @@ def _open_session(ledger: Ledger, service: Service) -> None:
 
 def _submitter(folder: JobFolder, ledger: Ledger, service: Service) -> Submitter:
     spec = folder.spec()
-    return Submitter(ledger, service, name=ledger.fact("tag"), shots=spec.shots, limits=spec.limits)
+    return Submitter(
+        ledger, service, name=ledger.fact("tag"), shots=spec.executed_shots, limits=spec.limits
+    )
 
 
 @contextmanager

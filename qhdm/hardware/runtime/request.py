@@ -11,7 +11,7 @@ from qiskit.circuit import QuantumCircuit
 
 from qhdm.hardware.isa import REGISTER
 from qhdm.hardware.runtime.device import Device
-from qhdm.hardware.spec import JobSpec
+from qhdm.hardware.spec import JobSpec, randomizations
 
 if TYPE_CHECKING:
     from qiskit_ibm_runtime.options_models import SamplerOptions
@@ -25,7 +25,7 @@ class Request:
 
     Attributes:
         pubs: circuits, each with parameter values (R, parameters).
-        shots: of each row.
+        shots: of each row, as they are executed.
         tags: of the job; the first one no other job has.
         max_seconds: on the QPU, after which the service stops it.
     """
@@ -84,6 +84,7 @@ def options_of(spec: JobSpec, request: Request) -> SamplerOptions:
         options.dynamical_decoupling.sequence_type = spec.dynamical_decoupling
     options.twirling.enable_gates = spec.twirling.gates
     options.twirling.enable_measure = spec.twirling.measure or spec.resilience_level == 1
+    options.twirling.num_randomizations = randomizations(request.shots)
     return options
 
 

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 from qiskit.circuit import CircuitInstruction, QuantumCircuit
 from qiskit.providers import BackendV2
-from qiskit.transpiler import generate_preset_pass_manager
+from qiskit.transpiler import TranspilerError, generate_preset_pass_manager
+
+from qhdm.errors import CircuitError
+from qhdm.quantum.devices.calibration import left_out, working_part
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,16 +51,26 @@ def to_isa(circuit: QuantumCircuit, backend: BackendV2, *, seed: int = 0) -> Isa
     """Transpile for `backend` (preset pass manager, optimisation level 2).
 
     Free parameters stay free, so that circuits that differ in bound values alone are transpiled
-    once.
+    once. Qubits and couplings that are broken or have no error figures are not used.
 
     Args:
-        circuit: gates alone, on no more qubits than the device has.
+        circuit: gates alone.
         backend: real or fake.
         seed: of the transpiler: equal seeds give equal circuits.
+
+    Raises:
+        CircuitError: what works of the device cannot hold the circuit.
     """
-    manager = generate_preset_pass_manager(
-        optimization_level=2, backend=backend, seed_transpiler=seed
-    )
-    isa = manager.run(circuit)
+    try:
+        manager = generate_preset_pass_manager(
+            optimization_level=2, target=working_part(backend.target), seed_transpiler=seed
+        )
+        isa = manager.run(circuit)
+    except TranspilerError as error:
+        facts = [f"{backend.target.num_qubits} qubits", left_out(backend.target)]
+        raise CircuitError(
+            f"backend {backend.name} ({'; '.join(filter(None, facts))}) cannot run a circuit of "
+            f"{circuit.num_qubits} qubits: {error.message.split('. ')[0]}; name another"
+        ) from None
     layout = isa.layout.final_index_layout() if isa.layout else range(circuit.num_qubits)
     return IsaCircuit(str(backend.name), isa, tuple(layout))

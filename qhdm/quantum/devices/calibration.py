@@ -6,10 +6,10 @@ A calibration file is JSON:
      "qubits": [{"t1": seconds, "t2": seconds}, ...],
      "instructions": [{"name": "cz", "qubits": [0, 1], "error": 0.003, "duration": seconds}, ...]}
 
-Readout errors are those of `measure`; what is not known is null. A T2 above 2 T1, which is
-often measured and no qubit has, counts as 2 T1, as in Aer. The file holds all that the noise model
-and the layout are made of, so that a run can be repeated when the device, or the package that names
-it, has changed.
+Readout errors are those of `measure`; what is not known is null, and no circuit is laid out on it
+(`working_part`). A T2 above 2 T1, which is often measured and no qubit has, counts as 2 T1, as in
+Aer. The file holds all that the noise model and the layout are made of, so that a run can be
+repeated when the device, or the package that names it, has changed.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from qhdm.errors import EngineError
 from qhdm.files import write_text
 
 FORMAT = "qhdm-calibration/1"
+#: So many qubits that are left out are named.
+_NAMED = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +119,83 @@ def unitary_part(target: Target) -> Target:
         if name == "measure" or (name in known and name not in ("delay", "reset")):
             part.add_instruction(target.operation_from_name(name), dict(target[name]))
     return part
+
+
+def working_part(target: Target) -> Target:
+    """Gates and measurements that are known to work: what circuits may be laid out on.
+
+    A missing figure is what a device reports of a gate that could not be calibrated, an error of 1
+    of one that is broken. Left out are
+
+    * gates on several qubits and measurements without an error, or of error 1;
+    * qubits without a measurement that works; with a gate of their own that is broken, or that has
+      no error where it has one elsewhere; without a T1 or T2 where others have one: with all gates
+      on them.
+
+    A target in which no such gate or measurement has an error is an ideal device: none is left out
+    for want of one.
+    """
+    part = unitary_part(target)
+    places = {name: dict(part[name]) for name in part.operation_names}
+    width = {name: part.operation_from_name(name).num_qubits for name in places}
+    rated = {
+        name
+        for name, found in places.items()
+        if any(getattr(properties, "error", None) is not None for properties in found.values())
+    }
+    ideal = all(name != "measure" and width[name] == 1 for name in rated)
+
+    def works(name: str, properties: InstructionProperties | None) -> bool:
+        error = getattr(properties, "error", None)
+        if error is None:
+            return ideal or (name not in rated and name != "measure" and width[name] == 1)
+        return bool(error < 1)
+
+    bad = {
+        qubit
+        for name, found in places.items()
+        for qubits, properties in found.items()
+        if width[name] == 1 and not works(name, properties)
+        for qubit in qubits or range(target.num_qubits)
+    }
+    if None not in places.get("measure", {None: None}):
+        bad |= {q for q in range(target.num_qubits) if (q,) not in places["measure"]}
+    for key in ("t1", "t2"):
+        times = [getattr(q, key, None) for q in target.qubit_properties or ()]
+        if any(time is not None for time in times):
+            bad |= {q for q, time in enumerate(times) if time is None}
+
+    working = Target(
+        num_qubits=target.num_qubits, dt=target.dt, qubit_properties=target.qubit_properties
+    )
+    for name, found in places.items():
+        kept = {
+            qubits: properties
+            for qubits, properties in found.items()
+            if works(name, properties) and not bad.intersection(qubits or ())
+        }
+        # A target does not tell the bounds of angles: without them such a gate would get any.
+        if kept and not target.gate_has_angle_bounds(name):
+            working.add_instruction(part.operation_from_name(name), kept)
+    return working
+
+
+def left_out(target: Target) -> str:
+    """What `working_part` leaves out, in words that begin with why; empty where it is nothing."""
+    part, working = unitary_part(target), working_part(target)
+    found = []
+    if "measure" in part.operation_names and None not in part["measure"]:
+        measured = working["measure"] if "measure" in working.operation_names else {}
+        bad = [str(q) for q in range(target.num_qubits) if (q,) not in measured]
+        more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+        if bad:
+            found.append(f"qubit{'s' * (len(bad) > 1)} {', '.join(bad[:_NAMED])}{more}")
+    for name in sorted(part.operation_names):
+        total = len(part[name])
+        kept = len(working[name]) if name in working.operation_names else 0
+        if kept < total and part.operation_from_name(name).num_qubits > 1:
+            found.append(f"{total - kept} of {total} {name}")
+    return f"not used, as broken or without figures: {'; '.join(found)}" if found else ""
 
 
 def _read(path: Path) -> Calibration:
@@ -208,8 +287,8 @@ def _number(
 
 
 def describe(calibration: Calibration) -> str:
-    """Gates with their median errors and times, and the qubits' median T1 and T2."""
-    target = calibration.target
+    """Working gates with their median errors and times, median T1 and T2, and what is not used."""
+    target, missing = working_part(calibration.target), left_out(calibration.target)
     lines = [f"{calibration.name}: {target.num_qubits} qubits"]
     for key in ("t1", "t2"):
         values = [getattr(q, key, None) for q in target.qubit_properties or ()]
@@ -224,4 +303,6 @@ def describe(calibration: Calibration) -> str:
         error = f"{statistics.median(errors):.2e}" if errors else "-"
         time = f"{1e9 * statistics.median(times):.0f}" if times else "-"
         lines.append(f"  {name:<10}{len(found):>7}{error:>15}{time:>8}")
+    if missing:
+        lines.append(f"  {missing}")
     return "\n".join(lines)

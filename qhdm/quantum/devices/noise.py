@@ -1,10 +1,10 @@
 """Circuits laid out on a device, with the noise of the qubits that they then stand on.
 
-A circuit is transpiled against the device's gates and couplings: swaps are inserted where qubits
-do not touch, and of the places that fit, one of low error is chosen. The noise model is made for
-those qubits alone; it is Aer's `NoiseModel.from_backend`: after each gate the thermal relaxation of
-its duration and as much depolarisation as gives the reported error, and readout errors. Idle qubits
-are not noisy, nor is there crosstalk.
+A circuit is transpiled against those gates and couplings of the device that work: swaps are
+inserted where qubits do not touch, and of the places that fit, one of low error is chosen. The
+noise model is made for those qubits alone; it is Aer's `NoiseModel.from_backend`: after each gate
+the thermal relaxation of its duration and as much depolarisation as gives the reported error, and
+readout errors. Idle qubits are not noisy, nor is there crosstalk.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qiskit.transpiler import Target
 from qiskit_aer.noise import NoiseModel
 
 from qhdm.errors import EngineError
-from qhdm.quantum.devices.calibration import Calibration
+from qhdm.quantum.devices.calibration import Calibration, left_out, working_part
 
 _OPTIMIZATION_LEVEL = 2
 #: The layout is part of what a run means: it must be the same each time.
@@ -60,13 +60,17 @@ def place(circuit: QuantumCircuit, device: Calibration) -> Placed:
     measured.measure(range(size), range(size))
     try:
         laid = transpile(
-            measured, target=target, optimization_level=_OPTIMIZATION_LEVEL, seed_transpiler=_SEED
+            measured,
+            target=working_part(target),
+            optimization_level=_OPTIMIZATION_LEVEL,
+            seed_transpiler=_SEED,
         )
     except QiskitError as error:
-        gates = ", ".join(sorted(target.operation_names))
+        reason = error.message.split(". ")[0]
+        facts = [f"gates {', '.join(sorted(target.operation_names))}", left_out(target)]
         raise EngineError(
-            f"noise: {device} (gates {gates}) cannot run a circuit of {size} connected qubits: "
-            f"{error.message.split('. ')[0]}; name another device, or complete its file"
+            f"noise: {device} ({'; '.join(filter(None, facts))}) cannot run a circuit of {size} "
+            f"connected qubits: {reason}; name another device, or complete its file"
         ) from None
     where = {bit: i for i, bit in enumerate(laid.qubits)}
     physical = sorted({where[q] for entry in laid.data for q in entry.qubits})
