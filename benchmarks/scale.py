@@ -36,7 +36,7 @@ from qhdm.distributed import World
 from qhdm.models.counts import filter_evaluations
 from qhdm.quantum import build_filter
 from qhdm.quantum.connector import FilterConnector
-from qhdm.training.loop import Trainer
+from qhdm.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 #: Batch and image size of the networks that are measured.

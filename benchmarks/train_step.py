@@ -23,7 +23,7 @@ import torch
 from qhdm.config import Config, load_config
 from qhdm.data import EUROSAT_CLASSES
 from qhdm.device import resolve_device
-from qhdm.training.loop import Trainer
+from qhdm.training.trainer import Trainer
 
 EUROSAT = Path(__file__).parent.parent / "configs" / "eurosat.yaml"
 NETWORKS = {

@@ -30,8 +30,8 @@ from qhdm.data import EUROSAT_CLASSES, Batches, load
 from qhdm.device import resolve_device
 from qhdm.models import build_model
 from qhdm.models.blocks import ChannelNorm, LinearAttention
-from qhdm.pipeline import Pipeline
-from qhdm.training.loop import Trainer
+from qhdm.run import Run
+from qhdm.training.trainer import Trainer
 
 KINDS = ("unet", "qcunet")
 
@@ -149,7 +149,7 @@ def sampling(num: int, batch: int) -> None:
     print(f"{'network':<10}{'sampler':<9}{'steps':>6}{'images':>8}{'images/s':>10}{'overhead':>10}")
     for kind in KINDS:
         config = config_of(kind)
-        pipeline = Pipeline(build_model(config), config, device=device)
+        pipeline = Run(build_model(config), config, device=device)
         for sampler, count, images in (
             ("dpm++", 20, num),
             ("dpm++", 50, num // 2),
@@ -168,7 +168,7 @@ def sampling(num: int, batch: int) -> None:
 
 
 @torch.inference_mode()
-def forward_seconds(pipeline: Pipeline, images: int, batch: int) -> float:
+def forward_seconds(pipeline: Run, images: int, batch: int) -> float:
     """CPU seconds of the plain evaluations of the network that a step of all images consists of."""
     total = 0.0
     for start in range(0, images, batch):

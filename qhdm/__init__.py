@@ -18,9 +18,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if TYPE_CHECKING:
     from qhdm.config import Config, load_config
     from qhdm.models import build_model
-    from qhdm.pipeline import Pipeline
     from qhdm.quantum import build_filter, expectation, load_filter
     from qhdm.quantum.options import Aer, Exact
+    from qhdm.run import Run
 
 _HOME = {
     "Aer": "qhdm.quantum.options",
@@ -28,7 +28,7 @@ _HOME = {
     "Config": "qhdm.config",
     "load_config": "qhdm.config",
     "build_model": "qhdm.models",
-    "Pipeline": "qhdm.pipeline",
+    "Run": "qhdm.run",
     "build_filter": "qhdm.quantum",
     "expectation": "qhdm.quantum",
     "load_filter": "qhdm.quantum",
@@ -38,7 +38,7 @@ __all__ = [
     "Aer",
     "Config",
     "Exact",
-    "Pipeline",
+    "Run",
     "__version__",
     "build_filter",
     "build_model",

@@ -137,7 +137,7 @@ def _data_info(arguments: argparse.Namespace) -> None:
     from qhdm import data
     from qhdm.config import DataConfig
     from qhdm.data.info import describe
-    from qhdm.report.pictures import contact_sheet, save_png
+    from qhdm.pictures import contact_sheet, save_png
 
     config = DataConfig(
         root=arguments.path, image_size=arguments.size, test_fraction=arguments.test_fraction

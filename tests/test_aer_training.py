@@ -35,7 +35,7 @@ from qhdm.quantum.options import Aer, SpsaOptions
 from qhdm.runs.directory import RunDirectory
 from qhdm.training import estimate
 from qhdm.training.estimate import describe_circuits
-from qhdm.training.loop import resumed, train
+from qhdm.training.loop import resumed
 
 CPU = torch.device("cpu")
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -190,11 +190,11 @@ def test_resumed_training_on_aer_is_bit_identical(
     settings = [*settings, "model.kind=qvunet", "model.dim_mults=[1,2,2,2]"]
     config = with_settings(tiny_yaml, *settings, "train.steps=4")
     whole = RunDirectory.create(config, tmp_path / "whole")
-    train(whole, images, device=CPU, progress=False)
+    fit(whole, images, device=CPU)
     half = with_settings(tiny_yaml, *settings, "train.steps=2")
     parts = RunDirectory.create(half, tmp_path / "parts")
-    train(parts, images, device=CPU, progress=False)
-    train(resumed(parts, config), images, device=CPU, progress=False)
+    fit(parts, images, device=CPU)
+    fit(resumed(parts, config), images, device=CPU)
     one, other = (load_file(r.latest_checkpoint() / "model.safetensors") for r in (whole, parts))
     for key in one:
         assert torch.equal(one[key], other[key]), key
@@ -293,7 +293,7 @@ def test_configured_options_reach_the_engine() -> None:
 
 
 def test_samples_on_aer_do_not_depend_on_the_batch(tiny_run: Path) -> None:
-    pipeline = qhdm.Pipeline.from_run(tiny_run, device="cpu")
+    pipeline = qhdm.Run.open(tiny_run, device="cpu")
     engine = AerEngine(Aer(shots=64))
     exact = pipeline.sample(["Forest", "River", "Pasture"], steps=3, seed=4)
     together = pipeline.sample(["Forest", "River", "Pasture"], steps=3, seed=4, engine=engine)

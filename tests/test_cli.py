@@ -244,12 +244,12 @@ def test_sampling_refusals(cli: Cli, tiny_run: Path, tmp_path: Path) -> None:
 
 
 def test_pipeline_in_python(tiny_run: Path) -> None:
-    pipeline = qhdm.Pipeline.from_run(tiny_run, device="cpu")
+    pipeline = qhdm.Run.open(tiny_run, device="cpu")
     images = pipeline.sample(labels=["Forest", 9], steps=2, seed=0)
     assert images.shape == (2, 16, 16, 3)
     assert images.dtype == np.uint8
     np.testing.assert_array_equal(images, pipeline.sample([1, "SeaLake"], steps=2, seed=0))
-    raw = qhdm.Pipeline.from_run(tiny_run, weights="model", device="cpu")
+    raw = qhdm.Run.open(tiny_run, weights="model", device="cpu")
     assert (raw.sample(["Forest"], steps=2) != images[:1]).any()
     with pytest.raises(SamplingError, match="class 10: unknown; known are AnnualCrop"):
         pipeline.sample([10])
@@ -268,7 +268,7 @@ def test_pipeline_in_python(tiny_run: Path) -> None:
     ],
 )
 def test_pipeline_refusals(tiny_run: Path, arguments: dict, message: str) -> None:
-    pipeline = qhdm.Pipeline.from_run(tiny_run, device="cpu")
+    pipeline = qhdm.Run.open(tiny_run, device="cpu")
     with pytest.raises(SamplingError, match=message):
         pipeline.sample(["Forest"], **{"steps": 2, **arguments})
 
@@ -282,13 +282,13 @@ def test_damaged_weights_are_named_and_older_ones_used(
     shutil.copytree(tiny_run, copy)
     file = copy / "checkpoints" / "step_0000020" / "ema.safetensors"
     file.write_bytes(file.read_bytes()[:100])
-    qhdm.Pipeline.from_run(copy, device="cpu")
+    qhdm.Run.open(copy, device="cpu")
     message = capsys.readouterr().err
     assert f"{file}: damaged" in message
     assert "step_0000015" in message
     (file.parent / "SHA256SUMS").unlink()  # as before there were checksums
     with pytest.raises(RunError, match=r"ema\.safetensors: damaged"):
-        qhdm.Pipeline.from_run(copy, device="cpu")
+        qhdm.Run.open(copy, device="cpu")
 
 
 def test_guidance_without_label_dropout_is_refused(

@@ -78,7 +78,7 @@ def cells(path: Path, *overrides: str) -> list[Cell]:
 def trained(cell: Cell) -> None:
     run = RunDirectory.create(cell.config, cell.path)
     images = data.load(cell.config.data).split("train")
-    train(run, images, device=torch.device("cpu"), progress=False)
+    fit(run, images, device=torch.device("cpu"))
 
 
 def evaluated(cell: Cell, value: float, *, shots: int | None = None) -> None:

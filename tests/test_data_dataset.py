@@ -222,6 +222,6 @@ except DataError as error:
 
 
 def test_neither_torch_nor_requests_is_needed() -> None:
-    code = "import sys, qhdm.data.info, qhdm.report.pictures; print(*sys.modules)"
+    code = "import sys, qhdm.data.info, qhdm.pictures; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "qiskit", "requests"} & set(done.stdout.split())

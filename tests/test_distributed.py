@@ -31,7 +31,7 @@ from qhdm.distributed import World, _name_of_start
 from qhdm.errors import ConfigError, RunError
 from qhdm.runs.directory import RunDirectory
 from qhdm.training.log import read_metrics
-from qhdm.training.loop import Trainer, resumed, train
+from qhdm.training.trainer import Trainer, resumed, train
 
 CPU = torch.device("cpu")
 #: Odd, so that two processes have unequal shares.
@@ -67,7 +67,7 @@ def alone(
     """A run of one process, in this one, with all its checkpoints."""
     kept = load_config_with(config, keep_checkpoints=99)
     run = RunDirectory.create(kept, tmp_path_factory.mktemp("alone") / "run")
-    train(run, images, device=CPU, progress=False)
+    fit(run, images, device=CPU)
     return run
 
 
@@ -206,7 +206,7 @@ def test_a_run_moves_between_process_counts_and_one_interrupt_stops_all(
     assert not any("Traceback" in line for line in said[: said.index(line)])
 
     run = RunDirectory.open(path)
-    train(resumed(run, run.config), images, device=CPU, progress=False)
+    fit(resumed(run, run.config), images, device=CPU)
     np.testing.assert_allclose(losses(path), losses(alone.path), rtol=LOSS_CURVE, atol=0)
 
 

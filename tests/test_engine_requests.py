@@ -33,7 +33,7 @@ from qhdm.metrics.records import (
     write_evaluation,
 )
 from qhdm.metrics.samples import described, sampled
-from qhdm.pipeline import Pipeline
+from qhdm.run import Run
 from qhdm.quantum import build_filter, expectation
 from qhdm.quantum.engines import make_engine
 from qhdm.quantum.options import Aer, EngineOptions, Exact
@@ -101,7 +101,7 @@ def images(runs: dict[str, Path]) -> Callable[[str, EngineOptions], np.ndarray]:
 
     def of(kind: str, options: EngineOptions) -> np.ndarray:
         if (kind, options) not in known:
-            pipeline = Pipeline.from_run(runs[kind], device="cpu")
+            pipeline = Run.open(runs[kind], device="cpu")
             known[kind, options] = pipeline.sample([0, 1, 0], engine=make_engine(options))
         return known[kind, options]
 
@@ -373,7 +373,7 @@ def test_options_are_not_taken_for_an_engine(runs: dict[str, Path]) -> None:
         expectation(filter, x, w, engine=Aer(shots=8))  # type: ignore[arg-type]
     with pytest.raises(CircuitError, match="engine None: unknown"):
         expectation(filter, x, w, engine=None)  # type: ignore[arg-type]
-    pipeline = Pipeline.from_run(runs["exact"], device="cpu")
+    pipeline = Run.open(runs["exact"], device="cpu")
     with pytest.raises(CircuitError, match="engine None: unknown"):
         pipeline.sample(["Forest"], engine=None)  # type: ignore[arg-type]
 

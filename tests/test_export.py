@@ -25,7 +25,7 @@ from qhdm.errors import ExportError, HardwareError
 from qhdm.export import Export, export, read_inputs
 from qhdm.hardware.runtime import find_backend
 from qhdm.models.named_filters import NamedFilter, named_filters
-from qhdm.pipeline import load_model
+from qhdm.run import load_model
 from qhdm.quantum import build_filter, expectation
 from qhdm.quantum.files.load import load_filter
 from qhdm.quantum.layer import QuantumFilterLayer

@@ -44,7 +44,7 @@ CONFIG = {
 # Processes of their own, which share the seconds that imports take.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["qhdm.cli", "qhdm.training.loop", "qhdm.quantum.files.openqasm", "qhdm.report.pictures"]
+    ["qhdm.cli", "qhdm.training.loop", "qhdm.quantum.files.openqasm", "qhdm.pictures"]
 )
 
 

@@ -33,7 +33,7 @@ SECONDS, BYTES = 10, 2**30
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["qhdm.cli", "qhdm.training.loop", "qhdm.quantum.files.openqasm", "qhdm.report.pictures"]
+    ["qhdm.cli", "qhdm.training.loop", "qhdm.quantum.files.openqasm", "qhdm.pictures"]
 )
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -30,7 +30,7 @@ from qhdm.reproduction import import_checkpoint
 from qhdm.reproduction.checkpoint import read_checkpoint
 from qhdm.reproduction.names import slots_of
 from qhdm.runs.directory import RunDirectory
-from qhdm.training.loop import resumed, train
+from qhdm.training.loop import resumed
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "released"
 
@@ -247,7 +247,7 @@ def test_an_imported_run_is_sampled_and_trained_on(cli: Cli, tmp_path: Path) -> 
     before = RunDirectory.open(run).config
     on = dataclasses.replace(before, train=dataclasses.replace(before.train, steps=4))
     images = data.load(DataConfig(root="bundled", image_size=16))
-    train(resumed(RunDirectory.open(run), on), images, device=torch.device("cpu"), progress=False)
+    fit(resumed(RunDirectory.open(run), on), images, device=torch.device("cpu"))
     assert (run / "checkpoints" / "step_0000004").is_dir()
 
 

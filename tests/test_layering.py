@@ -38,18 +38,19 @@ ALLOWED = {
     "quantum.layer": FILTER | {"quantum.engines", "quantum.connector"},
     "quantum": BASE,
     "device": {"errors"},
+    "pictures": {"files", "data"},
     "runs": BASE | {"config", "schema"},
     "models": BASE | {"config", "data", "quantum"},
-    "pipeline": MODELS | {"diffusion"},
-    "training": MODELS | {"diffusion", "distributed", "pipeline"},
-    "hardware": MODELS | {"schema", "diffusion", "pipeline", "report"},
-    "metrics": MODELS | {"schema", "diffusion", "training", "pipeline"},
+    "run": MODELS | {"diffusion"},
+    "training": MODELS | {"diffusion", "distributed", "pictures", "run"},
+    "hardware": MODELS | {"schema", "diffusion", "run", "report", "pictures"},
+    "metrics": MODELS | {"schema", "diffusion", "training", "run"},
     "comparison": MODELS | {"schema", "training", "metrics"},
     "reproduction": MODELS | {"training"},
     "export": BASE | {"models", "quantum"},
-    "report": BASE | {"data", "quantum", "metrics", "comparison"},
+    "report": BASE | {"data", "quantum", "metrics", "comparison", "pictures"},
     # The pages show all there is; nothing but the command line may import them.
-    "report.pages": MODELS | {"training", "pipeline", "metrics", "comparison", "report"},
+    "report.pages": MODELS | {"training", "run", "metrics", "comparison", "report", "pictures"},
 }
 #: The entrances may see everything.
 ENTRANCES = {"__init__", "__main__", "cli", "commands"}

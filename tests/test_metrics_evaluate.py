@@ -18,7 +18,7 @@ from qhdm.config import DataConfig
 from qhdm.errors import EvaluationError
 from qhdm.metrics import EvaluationSettings, evaluate, read_evaluation
 from qhdm.metrics.samples import sampled
-from qhdm.pipeline import Pipeline
+from qhdm.run import Run
 from qhdm.runs.directory import RunDirectory
 
 #: Run a command in this process, so that torch is loaded once; returns exit code, stdout, stderr.
@@ -204,7 +204,7 @@ def test_sampled_images_are_those_of_the_pipeline(run: Path) -> None:
     found, present = sampled(opened, settings)
     assert present == 0
     assert np.bincount(found.labels).tolist() == [10, 10, 10]
-    pipeline = Pipeline.from_run(run)
+    pipeline = Run.open(run)
     labels, indices = pipeline.images_of(["Industrial"], 10)
     direct = pipeline.sample(labels, indices=indices, steps=2, seed=7).astype(int)
     # Other batch sizes may round otherwise, by one grey level.
@@ -225,16 +225,16 @@ def test_an_interruption_loses_a_few_images_at_most(
 ) -> None:
     settings = EvaluationSettings(num=60, steps=1, seed=9)
     calls = []
-    sample = Pipeline.sample
+    sample = Run.sample
 
-    def interrupted(self: Pipeline, *arguments: object, **options: object) -> np.ndarray:
+    def interrupted(self: Run, *arguments: object, **options: object) -> np.ndarray:
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
         return sample(self, *arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Pipeline, "sample", interrupted)
+        patch.setattr(Run, "sample", interrupted)
         with pytest.raises(KeyboardInterrupt):
             sampled(RunDirectory.open(run), settings)
     found, present = sampled(RunDirectory.open(run), settings)

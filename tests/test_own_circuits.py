@@ -17,10 +17,10 @@ from qhdm.config import Config, VertexConfig, load_config, to_yaml, with_ansatz
 from qhdm.errors import ConfigError, RunError
 from qhdm.models.build import build_filters
 from qhdm.models.named_filters import named_filters
-from qhdm.pipeline import Pipeline
+from qhdm.run import Run
 from qhdm.runs.config import load_run_config
 from qhdm.runs.directory import RunDirectory
-from qhdm.training.loop import Trainer
+from qhdm.training.trainer import Trainer
 
 SHIPPED = Path(__file__).parent.parent / "circuits" / "reuploading.qasm"
 #: A filter of <Z_i> = cos(x_i + w_i), small enough to train in no time.
@@ -82,13 +82,13 @@ def test_a_run_keeps_its_circuits(
     assert kept[0].read_text() == MINE
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert written["quantum"]["vertex"]["ansatz"] == f"circuits/{kept[0].name}"
-    images = Pipeline.from_run("run", device="cpu").sample(["Forest"], steps=2)
+    images = Run.open("run", device="cpu").sample(["Forest"], steps=2)
 
     # The file changes, then vanishes; the run moves: it stays what it was.
     mine.write_text(MINE.replace("rx(", "ry("))
     shutil.rmtree(mine.parent)
     shutil.move("run", "moved")
-    assert (Pipeline.from_run("moved", device="cpu").sample(["Forest"], steps=2) == images).all()
+    assert (Run.open("moved", device="cpu").sample(["Forest"], steps=2) == images).all()
     assert main(["train", "--resume", "moved", "--set", "train.steps=3"]) == 0
     assert RunDirectory.open("moved").last_step() == 3
     written = yaml.safe_load((tmp_path / "moved" / "config.yaml").read_text())

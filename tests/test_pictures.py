@@ -10,7 +10,7 @@ from PIL import Image
 
 from qhdm.config import DataConfig
 from qhdm.data import load
-from qhdm.report.pictures import contact_sheet, labelled_grid, save_png, to_picture
+from qhdm.pictures import contact_sheet, labelled_grid, save_png, to_picture
 
 CLASSES = ("Forest", "Lake", "River")
 MARGIN = 24

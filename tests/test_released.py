@@ -16,7 +16,7 @@ from qhdm.models import build_model
 from qhdm.models.blocks import Attention
 from qhdm.models.released import TokenNormalisedAttention
 from qhdm.training.estimate import describe_counts
-from qhdm.training.loop import Trainer
+from qhdm.training.trainer import Trainer
 
 RELEASED = Path(__file__).parent.parent / "configs" / "released"
 #: Parameters as the published code counts them.

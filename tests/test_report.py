@@ -20,7 +20,7 @@ from conftest import TINY, Cli
 from PIL import Image
 from test_cli import refused
 
-from qhdm import Pipeline, data
+from qhdm import Run, data
 from qhdm.cli import main
 from qhdm.comparison.cells import cells_of
 from qhdm.comparison.estimate import parameters_of
@@ -209,7 +209,7 @@ def test_a_run_is_shown_in_full(run: Path, page: Path) -> None:
 
 
 def test_the_samples_on_the_page_are_those_of_the_pipeline(run: Path, page: Path) -> None:
-    pipeline = Pipeline.from_run(run, device="cpu")
+    pipeline = Run.open(run, device="cpu")
     names = pipeline.class_names
     labels, indices = pipeline.images_of(["River"], 6)
     expected = pipeline.sample(labels, indices=indices, seed=0)
@@ -416,7 +416,7 @@ def test_a_comparison_without_results_is_refused(comparison: Path, tmp_path: Pat
 
 
 def test_trajectories_end_in_the_samples(tiny_run: Path) -> None:
-    pipeline = Pipeline.from_run(tiny_run, device="cpu")
+    pipeline = Run.open(tiny_run, device="cpu")
     labels, indices = pipeline.images_of(["Forest", "River"], 2)
     way = pipeline.trajectory(labels, indices=indices, seed=3)
     steps = pipeline.config.sample.steps

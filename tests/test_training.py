@@ -23,7 +23,7 @@ from qhdm.runs.directory import RunDirectory
 from qhdm.training.ema import Ema, ema_decay
 from qhdm.training.estimate import describe_counts, describe_time, duration
 from qhdm.training.log import MetricsLog, read_metrics
-from qhdm.training.loop import Trainer, resumed, train
+from qhdm.training.trainer import Trainer, resumed, train
 
 CPU = torch.device("cpu")
 
@@ -62,13 +62,13 @@ def test_interrupted_and_resumed_training_is_bit_identical(
     """20 steps == 10 + resume + 10: weights, averages and the log."""
     config = with_settings(tiny_yaml)
     whole = RunDirectory.create(config, tmp_path / "whole")
-    train(whole, images, device=CPU, progress=False)
+    fit(whole, images, device=CPU)
 
     half = with_settings(tiny_yaml, "train.steps=10")
     parts = RunDirectory.create(half, tmp_path / "parts")
-    train(parts, images, device=CPU, progress=False)
+    fit(parts, images, device=CPU)
     assert parts.last_step() == 10
-    train(resumed(parts, config), images, device=CPU, progress=False)
+    fit(resumed(parts, config), images, device=CPU)
 
     assert whole.last_step() == parts.last_step() == 20
     for name in ("model", "ema"):
@@ -224,7 +224,7 @@ def test_a_loss_that_is_not_finite_stops_and_saves_nothing(
     while math.isfinite(float(trainer.advance())):
         assert trainer.step < 5
     with pytest.raises(TrainingError, match=rf"step {trainer.step}: the loss is .*lower train\.lr"):
-        train(run, images, device=CPU, progress=False)
+        fit(run, images, device=CPU)
     assert run.checkpoints() == []
     kept = json.loads((run.path / "diverged.json").read_text())
     assert kept["step"] == trainer.step
@@ -237,10 +237,10 @@ def test_a_resumed_run_takes_the_learning_rate_it_is_given(
     tiny_yaml: Path, images: data.Dataset, tmp_path: Path
 ) -> None:
     run = RunDirectory.create(with_settings(tiny_yaml, "train.steps=5"), tmp_path / "run")
-    train(run, images, device=CPU, progress=False)
+    fit(run, images, device=CPU)
     before = weights(run, "model")
     still = with_settings(tiny_yaml, "train.steps=6", "train.lr=1e-30")
-    train(resumed(run, still), images, device=CPU, progress=False)
+    fit(resumed(run, still), images, device=CPU)
     assert_equal(before, weights(run, "model"))
 
 
@@ -248,7 +248,7 @@ def test_checkpoints_hold_no_code_and_damage_is_named(
     config: Config, images: data.Dataset, tmp_path: Path
 ) -> None:
     run = RunDirectory.create(config, tmp_path / "run")
-    train(run, images, device=CPU, progress=False)
+    fit(run, images, device=CPU)
     checkpoint = run.latest_checkpoint()
     assert load_training_state(checkpoint / "training.pt", CPU)["step"] == 20
 
@@ -262,7 +262,7 @@ def test_checkpoints_hold_no_code_and_damage_is_named(
     def refused(state: object, message: str, **how: object) -> None:
         torch.save(state, checkpoint / "training.pt", **how)
         with pytest.raises(RunError, match=message):
-            train(run, images, device=CPU, progress=False)
+            fit(run, images, device=CPU)
 
     refused({"step": 20, "optimizer": Payload()}, r"training\.pt: damaged")
     refused({"step": 20, "optimizer": Payload()}, r"training\.pt: damaged",
@@ -275,10 +275,10 @@ def test_checkpoints_hold_no_code_and_damage_is_named(
     with zipfile.ZipFile(checkpoint / "training.pt", "w", zipfile.ZIP_DEFLATED) as bomb:
         bomb.writestr("archive/data.pkl", bytes(10**7))
     with pytest.raises(RunError, match=r"training\.pt: holds more than its size"):
-        train(run, images, device=CPU, progress=False)
+        fit(run, images, device=CPU)
     (checkpoint / "training.pt").unlink()
     with pytest.raises(RunError, match=r"training\.pt: missing; the checkpoint is incomplete"):
-        train(run, images, device=CPU, progress=False)
+        fit(run, images, device=CPU)
     huge = (10**15).to_bytes(8, "little") + b"{" * 100  # a header of a petabyte
     (checkpoint / "model.safetensors").write_bytes(huge)
     with pytest.raises(RunError, match=r"model\.safetensors: damaged"):
@@ -289,10 +289,10 @@ def test_checkpoint_of_another_model_is_refused(
     config: Config, tiny_yaml: Path, images: data.Dataset, tmp_path: Path
 ) -> None:
     run = RunDirectory.create(config, tmp_path / "run")
-    train(run, images, device=CPU, progress=False)
+    fit(run, images, device=CPU)
     other = RunDirectory(run.path, with_settings(tiny_yaml, "model.dim_mults=[1, 3]"))
     with pytest.raises(RunError, match="does not fit this run's model"):
-        train(other, images, device=CPU, progress=False)
+        fit(other, images, device=CPU)
 
 
 def test_resuming_as_another_experiment_is_refused(
@@ -347,7 +347,7 @@ def test_tensorboard_events_are_written(
     pytest.importorskip("tensorboard")
     config = with_settings(tiny_yaml, "train.tensorboard=true", "train.steps=5")
     run = RunDirectory.create(config, tmp_path / "run")
-    train(run, images, device=CPU, progress=False)
+    fit(run, images, device=CPU)
     (events,) = (run.path / "tensorboard").iterdir()
     assert b"steps_per_second" in events.read_bytes()
 

@@ -38,9 +38,9 @@ def _export(arguments: argparse.Namespace) -> None:
     from qhdm.errors import ExportError
     from qhdm.export import Export, check_target, export, read_inputs
     from qhdm.models.named_filters import named_filters
-    from qhdm.pipeline import load_model
     from qhdm.quantum.files.save import named_circuit
     from qhdm.report.circuits import draw_png, draw_text
+    from qhdm.run import load_model
     from qhdm.runs.directory import versions
 
     check_target(arguments.out)

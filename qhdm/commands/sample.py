@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,10 +24,8 @@ from qhdm.errors import SamplingError
 if TYPE_CHECKING:
     import numpy as np
 
-    from qhdm.config import EngineRequest
-    from qhdm.pipeline import Pipeline
-    from qhdm.quantum.engines import Engine
-    from qhdm.quantum.options import EngineOptions
+    from qhdm.config import Sampling
+    from qhdm.run import Run
 
 #: More images of a class are not put into a grid, which would be too tall to look at.
 _MOST_IN_GRID = 256
@@ -88,42 +86,37 @@ class _Request:
     """What is to be sampled, and where it goes.
 
     Attributes:
-        pipeline: with the model.
+        run: with the model.
         labels, indices: of all images, N each.
         files: of all images, N, or none.
         folders: for results, each with the option that names it.
         grid: where the grid goes.
         shown: which images are in it, N.
-        engine: evaluates the filters; `run` is as the run has it.
-        options: of that engine.
+        sampling: how.
     """
 
-    pipeline: Pipeline
+    run: Run
     labels: list[int]
     indices: list[int]
     files: list[Path]
     folders: list[tuple[str, Path]]
     grid: Path
     shown: list[bool]
-    engine: Engine | str
-    options: EngineOptions
+    sampling: Sampling
 
 
 def _prepare(arguments: argparse.Namespace, world: World) -> _Request:
     """Load the model and refuse bad input before anything is written."""
-    asked = _engine(arguments)  # before the model is loaded
-    from qhdm.pipeline import Pipeline
-    from qhdm.quantum.engines import make_engine
+    sampling = _sampling(arguments)  # before the model is loaded
+    from qhdm.run import Run
 
-    pipeline = Pipeline.from_run(arguments.run, weights=arguments.weights, device=arguments.device)
-    names = pipeline.class_names
-    num = arguments.num or pipeline.config.sample.num
-    labels, indices = pipeline.images_of(arguments.classes, num)
+    run = Run.open(arguments.run, weights=arguments.weights, device=arguments.device)
+    names = run.class_names
+    num = arguments.num or run.config.sample.num
+    labels, indices = run.images_of(arguments.classes, num)
     classes = list(dict.fromkeys(labels))
 
     grid = arguments.grid or _grid_path(arguments, [names[label] for label in classes], len(names))
-    options = asked.resolved(pipeline.config.quantum)
-    engine = make_engine(options) if asked.named else "run"
     files = []
     folders = [("--grid", grid.parent)]
     if arguments.out:
@@ -135,33 +128,27 @@ def _prepare(arguments: argparse.Namespace, world: World) -> _Request:
         if file.exists():
             raise SamplingError(f"{file}: exists already; give another --out")
     shown = [i < _MOST_IN_GRID for _ in classes for i in range(num)]
-    return _Request(pipeline, labels, indices, files, folders, grid, shown, engine, options)
+    return _Request(run, labels, indices, files, folders, grid, shown, sampling)
 
 
 def _run(arguments: argparse.Namespace, request: _Request, world: World) -> None:
     """Sample this process's share; the first process makes the grid of all."""
     import numpy as np
 
+    from qhdm.pictures import labelled_grid, save_png, to_picture
     from qhdm.quantum.options import Exact
-    from qhdm.report.pictures import labelled_grid, save_png, to_picture
 
     labels = request.labels
     # Whole batches: an image is the same, bit by bit, whichever process samples it.
     part = world.share(len(labels), whole=arguments.batch)
 
-    def sample(engine: Engine | str, engine_steps: int | None = None) -> np.ndarray:
-        return request.pipeline.sample(
-            labels[part],
-            steps=arguments.steps,
-            seed=arguments.seed,
-            sampler=arguments.sampler,
-            guidance=arguments.guidance,
-            eta=arguments.eta,
+    def sample(sampling: Sampling) -> np.ndarray:
+        return request.run.sample(
+            sampling,
+            labels=labels[part],
             indices=request.indices[part],
             batch_size=arguments.batch,
             progress=world.first,
-            engine=engine,
-            engine_steps=engine_steps,
         )
 
     def save_grid(images: np.ndarray, path: Path) -> None:
@@ -171,19 +158,29 @@ def _run(arguments: argparse.Namespace, request: _Request, world: World) -> None
         with world.agreed():
             if world.first:
                 whole = gathered.reshape(len(of_shown), *images.shape[1:])
-                save_png(labelled_grid(whole, of_shown, request.pipeline.class_names), path)
+                save_png(labelled_grid(whole, of_shown, request.run.class_names), path)
 
-    if world.first and request.options != Exact():
-        late = arguments.engine_steps
+    engine = request.sampling.engine_of(request.run.config.quantum)
+    if world.first and engine != Exact():
+        late = request.sampling.engine_steps
         part_of = f" (the last {late} steps; the others exact)" if late else ""
-        print(f"engine: {request.options.description}{part_of}", flush=True)
+        print(f"engine: {engine.description}{part_of}", flush=True)
     with world.agreed():
-        images = sample(request.engine, arguments.engine_steps)
+        images = sample(request.sampling)
     if arguments.engine == "aer":
         # The exact images from the same noise, to compare with.
         exact = request.grid.with_name(f"{request.grid.stem}_exact.png")
         with world.agreed():
-            exact_images = sample("exact")
+            exact_images = sample(
+                replace(
+                    request.sampling,
+                    engine=Exact(),
+                    method="auto",
+                    shots=None,
+                    noise=None,
+                    engine_steps=None,
+                )
+            )
         save_grid(exact_images, exact)
         if world.first:
             print(f"exact grid: {exact}")
@@ -198,22 +195,24 @@ def _run(arguments: argparse.Namespace, request: _Request, world: World) -> None
         print(f"grid: {request.grid}{cut}")
 
 
-def _engine(arguments: argparse.Namespace) -> EngineRequest:
-    """The engine that the command line asks for.
+def _sampling(arguments: argparse.Namespace) -> Sampling:
+    """What the command line asks for.
 
     Raises:
         SamplingError: options of Aer without `--engine aer`, or such as contradict each other.
     """
-    given = {name: getattr(arguments, name) for name in ("method", "shots", "noise")}
-    for name, value in {**given, "engine-steps": arguments.engine_steps}.items():
-        if value is not None and arguments.engine != "aer":
+    for name in ("method", "shots", "noise", "engine_steps"):
+        if getattr(arguments, name) is not None and arguments.engine != "aer":
             raise SamplingError(
-                f"--{name}: only with --engine aer; name it, with all its options: "
-                "it takes nothing from the run"
+                f"--{name.replace('_', '-')}: only with --engine aer; name it, with all its "
+                "options: it takes nothing from the run"
             )
-    from qhdm.config import EngineRequest
+    from qhdm.config import Sampling
 
-    return settings(EngineRequest, {"engine": arguments.engine, **given}, SamplingError)
+    options = ("sampler", "steps", "guidance", "eta", "seed", "weights", "num")
+    engine = ("engine", "method", "shots", "noise", "engine_steps")
+    given = {name: getattr(arguments, name) for name in (*options, *engine)}
+    return settings(Sampling, given, SamplingError)
 
 
 @contextmanager

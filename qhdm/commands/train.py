@@ -86,12 +86,13 @@ def _prepare(
     from qhdm.device import resolve_device
     from qhdm.models.build import build_filters
     from qhdm.runs.directory import RunDirectory
-    from qhdm.training.log import check_tensorboard
-    from qhdm.training.loop import check_shares, resumed
+    from qhdm.training.loop import resumed
+    from qhdm.training.train import default_callbacks
+    from qhdm.training.trainer import check_shares
 
     device = resolve_device(config.train.device)
     check_shares(config, device, world)
-    check_tensorboard(config.train.tensorboard)
+    default_callbacks(config)  # TensorBoard may be missing
     run = resumed(RunDirectory.open(resume), config) if resume else None
     build_filters(config)  # a circuit that cannot be used is refused before a run is made of it
     return config, run, device
@@ -115,9 +116,9 @@ def _run(
     device: torch.device,
 ) -> None:
     from qhdm import data
-    from qhdm.report.pictures import labelled_grid, save_png
     from qhdm.runs.directory import RunDirectory
-    from qhdm.training.loop import train
+    from qhdm.training.loop import fit
+    from qhdm.training.train import default_callbacks
 
     with world.agreed():
         training = data.load(config.data, progress=world.first).split("train")
@@ -138,15 +139,7 @@ def _run(
         print(f"run directory: {run.path}")
         among = f" each, in {world.size} processes" if world.size > 1 else ""
         print(f"training on {count} images of {classes} classes ({device}{among})", flush=True)
-    loss = train(
-        run,
-        training,
-        device=device,
-        preview=lambda images, labels, path: save_png(
-            labelled_grid(images, labels, training.class_names), path
-        ),
-        world=world,
-    )
+    loss = fit(run, training, device=device, callbacks=default_callbacks(config), world=world)
     if world.first:
         print(f"done: loss {loss:.4f} over the last logged steps")
         print(f"samples: {run.picture_path(config.train.steps)}")

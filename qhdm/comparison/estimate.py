@@ -81,11 +81,11 @@ def _times(cell: Cell) -> tuple[float, dict[EvaluationSettings, float]]:
     known: dict[Config, float] = {}
     for request in cell.requests:
         quantum = cell.config.quantum
-        config = replace(cell.config, quantum=quantum.on(request.resolved(quantum)))
+        config = replace(cell.config, quantum=quantum.on(request.engine_of(quantum)))
         if config not in known:
             known[config] = seconds_per_evaluation(config, device)
-        assert request.steps is not None
-        passes = request.steps * (1 if request.guidance == 1 else 2)
+        complete = request.resolved(cell.config)
+        passes = int(complete.steps) * (1 if complete.guidance == 1 else 2)
         evaluations[request] = request.num * passes * known[config]
     return seconds_per_step(cell.config, device), evaluations
 

@@ -31,7 +31,7 @@ def prepare(cells: Sequence[Cell], *, progress: bool = True) -> None:
         EvaluationError: there are too few images for an evaluation, or an extractor is missing.
     """
     for engine in dict.fromkeys(
-        request.resolved(cell.config.quantum) for cell in cells for request in cell.requests
+        request.engine_of(cell.config.quantum) for cell in cells for request in cell.requests
     ):
         make_engine(engine)
     asked: dict[DataConfig, dict[EvaluationSettings, None]] = {}

@@ -244,7 +244,11 @@ class TrainConfig:
     """Optimisation and bookkeeping.
 
     Attributes:
-        lr, betas, eps: of Adam.
+        optimizer: `adam`, `adamw` (decoupled weight decay) or `sgd` (momentum betas[0]).
+        lr, betas, eps, weight_decay: of the optimiser.
+        lr_schedule: of the learning rate after the warm-up: `constant`, or down to 0 at the last
+            step by `cosine` or `linear`.
+        warmup: steps in which the learning rate rises linearly to `lr`.
         grad_clip: largest norm of the gradient; null does not clip.
         label_dropout: probability of hiding a label, so that guidance works in sampling.
         precision: `bf16` runs the classical layers under autocast; filters stay in float32.
@@ -257,12 +261,16 @@ class TrainConfig:
 
     steps: Positive = 60_000
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: Annotated[float, Field(gt=0)] = 1e-3
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
         0.9,
         0.99,
     )
     eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    lr_schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup: Annotated[int, Field(ge=0)] = 0
     grad_clip: Annotated[float, Field(gt=0)] | None = None
     label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     ema: EmaConfig = field(default_factory=EmaConfig)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from qhdm import console
-from qhdm.config import SamplerName
+from qhdm.config import SamplerOptions
 from qhdm.diffusion.pixels import to_uint8
-from qhdm.diffusion.samplers import Denoiser, ImageNoise, sample, timesteps_of
+from qhdm.diffusion.samplers import Denoiser, ImageNoise, State, states, timesteps_of
 from qhdm.diffusion.schedule import Schedule
 from qhdm.seeds import Draws, Stream, drawing
 
@@ -22,16 +22,6 @@ NULL_LABEL = -1
 
 #: model(x_t (B, C, H, W), t (B,), label (B,)) to the predicted quantity.
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class SamplerSettings:
-    """How to sample: see `qhdm.config.SampleConfig`; `eta` is of DDIM."""
-
-    sampler: SamplerName = "dpm++"
-    steps: int = 50
-    guidance: float = 1.0
-    eta: float = 0.0
 
 
 def guided_denoiser(
@@ -94,16 +84,96 @@ def drawn_by_image(
     return run
 
 
-@torch.inference_mode()
-def generate(
+@dataclass(frozen=True)
+class Evaluation:
+    """One network evaluation of a batch on its way from noise to images.
+
+    Attributes:
+        part: which of all images the batch holds.
+        t: the timestep.
+        x_t: what the network was given, (B, C, H, W).
+        x_0: the clean images that it estimated from it.
+        state: of the sampler, after the evaluation; the last one's x is the images.
+    """
+
+    part: slice
+    t: int
+    x_t: Tensor
+    x_0: Tensor
+    state: State
+
+
+def chain(
     model: Network,
     schedule: Schedule,
+    options: SamplerOptions,
     *,
     labels: Sequence[int],
     indices: Sequence[int],
     shape: tuple[int, int, int],
-    seed: int,
-    settings: SamplerSettings,
+    batch_size: int,
+    device: torch.device,
+    late: tuple[Network, int] | None = None,
+    start: State | None = None,
+) -> Iterator[Evaluation]:
+    """The one sampling loop: all network evaluations that make the images, batch by batch.
+
+    Args:
+        model: the network, in evaluation mode, on `device`.
+        schedule: what it was trained on, on `device`.
+        options: resolved: sampler, steps, guidance, eta, seed.
+        labels: class numbers, N of them.
+        indices: image numbers, N of them: image i's noise, and its shots on engines that sample,
+            depend on (seed, i) alone.
+        shape: (C, H, W).
+        batch_size: images per network evaluation (twice that with guidance).
+        device: where to compute.
+        late: another network, on `device`, for the last k evaluations, and k.
+        start: where to go on; all images are then one batch.
+
+    Raises:
+        SamplingError: more steps than the model has timesteps.
+    """
+    assert options.sampler != "run"
+    steps, guidance = int(options.steps), float(options.guidance)
+    for first in range(0, len(labels), batch_size):
+        part = slice(first, first + batch_size)
+        chosen = torch.as_tensor(labels[part], dtype=torch.long, device=device)
+        network = drawn_by_image(model, late, steps=steps, seed=options.seed, indices=indices[part])
+        estimate = guided_denoiser(network, schedule, chosen, guidance)
+        seen: list[tuple[int, Tensor, Tensor]] = []
+
+        def denoise(
+            x: Tensor,
+            t: int,
+            estimate: Denoiser = estimate,
+            seen: list[tuple[int, Tensor, Tensor]] = seen,
+        ) -> Tensor:
+            seen[:] = [(t, x, estimate(x, t))]
+            return seen[0][2]
+
+        for state in states(
+            schedule,
+            denoise,
+            ImageNoise(options.seed, indices[part], shape),
+            sampler=options.sampler,
+            steps=steps,
+            eta=options.eta,
+            device=device,
+            start=start,
+        ):
+            yield Evaluation(part, *seen[0], state)
+
+
+@torch.inference_mode()
+def generate(
+    model: Network,
+    schedule: Schedule,
+    options: SamplerOptions,
+    *,
+    labels: Sequence[int],
+    indices: Sequence[int],
+    shape: tuple[int, int, int],
     batch_size: int = 64,
     device: torch.device,
     progress: bool = False,
@@ -112,18 +182,8 @@ def generate(
     """Sample one image per label.
 
     Args:
-        model: the network, in evaluation mode, on `device`.
-        schedule: what it was trained on, on `device`.
-        labels: class numbers, N of them.
-        indices: image numbers, N of them: image i's noise, and its shots on engines that sample,
-            depend on (seed, i) alone.
-        shape: (C, H, W).
-        seed: of the noise.
-        settings: sampler, steps, guidance.
-        batch_size: images per network evaluation (twice that with guidance).
-        device: where to compute.
+        model, schedule, options, labels, indices, shape, batch_size, device, late: see `chain`.
         progress: show a bar on stderr.
-        late: another network, on `device`, for the last k evaluations, and k.
 
     Returns:
         uint8 (N, H, W, C).
@@ -131,31 +191,23 @@ def generate(
     Raises:
         SamplingError: more steps than the model has timesteps.
     """
-    timesteps_of(schedule, settings.steps)
+    steps = int(options.steps)
+    timesteps_of(schedule, steps)
     images = np.empty((len(labels), *shape[1:], shape[0]), dtype=np.uint8)
-    starts = range(0, len(labels), batch_size)
-    with console.bar(
-        total=len(starts) * settings.steps,
-        desc="sampling",
-        unit="step",
-        disable=not progress,
-    ) as bar:
-        for start in starts:
-            part = slice(start, start + batch_size)
-            chosen = torch.as_tensor(labels[part], dtype=torch.long, device=device)
-            network = drawn_by_image(
-                model, late, steps=settings.steps, seed=seed, indices=indices[part]
-            )
-            images[part] = to_uint8(
-                sample(
-                    schedule,
-                    guided_denoiser(network, schedule, chosen, settings.guidance),
-                    ImageNoise(seed, indices[part], shape),
-                    sampler=settings.sampler,
-                    steps=settings.steps,
-                    eta=settings.eta,
-                    device=device,
-                    on_step=bar.update,
-                )
-            )
+    total = -(-len(labels) // batch_size) * steps
+    with console.bar(total=total, desc="sampling", unit="step", disable=not progress) as bar:
+        for evaluation in chain(
+            model,
+            schedule,
+            options,
+            labels=labels,
+            indices=indices,
+            shape=shape,
+            batch_size=batch_size,
+            device=device,
+            late=late,
+        ):
+            if evaluation.state.step == steps:
+                images[evaluation.part] = to_uint8(evaluation.state.x)
+            bar.update()
     return images

@@ -54,7 +54,7 @@ class State:
     Attributes:
         step: evaluations done.
         x: x_t, (B, C, H, W).
-        previous: the last estimate of x_0, where the next step reads it.
+        previous: the last estimate of x_0; None at the start.
     """
 
     step: int
@@ -84,7 +84,13 @@ def states(
     """The chain of a sampler, evaluation by evaluation.
 
     Args:
-        schedule, denoise, noise, sampler, steps, eta, device: see `sample`.
+        schedule: the forward process that the network was trained on.
+        denoise: x_t (B, C, H, W) and t to the estimate of x_0, usually clipped to [-1, 1].
+        noise: where x_T and the samplers' noise come from.
+        sampler: `ddpm`, `ddim` or `dpm++`.
+        steps: network evaluations.
+        eta: of DDIM: 0 is deterministic, 1 is DDPM.
+        device: where to compute.
         start: where to go on; by default from the noise x_T.
 
     Yields:
@@ -94,10 +100,11 @@ def states(
         SamplingError: more steps than the model has timesteps.
     """
     times = timesteps_of(schedule, steps)
+    step, draws = SAMPLERS[sampler]
     # alphas_bar on the way down, ending at 1: the last step leaves no noise.
     bars = [*schedule.alphas_bar[times].tolist(), 1.0]
     device = device or schedule.alphas_bar.device
-    noisy = sampler == "ddpm" or (sampler == "ddim" and eta > 0)
+    noisy = draws(eta)
     if start is None:
         start = State(0, noise.draw(device), None)
     else:
@@ -105,51 +112,10 @@ def states(
     x, previous = start.x, start.previous
     for i in range(start.step, steps):
         x_0 = denoise(x, times[i])
-        if sampler == "dpm++":
-            x = dpmpp_2m_step(x, x_0, previous, bars[max(i - 1, 0)], bars[i], bars[i + 1])
-            previous = x_0
-        else:
-            z = noise.draw(device) if noisy and bars[i + 1] < 1 else None
-            x = ddim_step(x, x_0, bars[i], bars[i + 1], 1.0 if sampler == "ddpm" else eta, z)
+        z = noise.draw(device) if noisy and bars[i + 1] < 1 else None
+        x = step(x, x_0, previous, (bars[max(i - 1, 0)], bars[i], bars[i + 1]), eta, z)
+        previous = x_0
         yield State(i + 1, x, previous)
-
-
-def sample(
-    schedule: Schedule,
-    denoise: Denoiser,
-    noise: ImageNoise,
-    *,
-    sampler: SamplerName,
-    steps: int,
-    eta: float = 0.0,
-    device: torch.device | None = None,
-    on_step: Callable[[], object] | None = None,
-) -> Tensor:
-    """Generate images.
-
-    Args:
-        schedule: the forward process that the network was trained on.
-        denoise: x_t (B, C, H, W) and t to the estimate of x_0, usually clipped to [-1, 1].
-        noise: where x_T and the samplers' noise come from.
-        sampler: `ddpm`, `ddim` or `dpm++`.
-        steps: network evaluations.
-        eta: of DDIM: 0 is deterministic, 1 is DDPM.
-        device: where to compute.
-        on_step: called after each evaluation.
-
-    Returns:
-        x_0, (B, C, H, W).
-
-    Raises:
-        SamplingError: more steps than the model has timesteps.
-    """
-    chain = states(schedule, denoise, noise, sampler=sampler, steps=steps, eta=eta, device=device)
-    x = torch.empty(0)
-    for state in chain:
-        x = state.x
-        if on_step:
-            on_step()
-    return x
 
 
 def ddim_step(
@@ -201,3 +167,18 @@ def dpmpp_2m_step(
 def _lambda(bar: float) -> float:
     """Half the log of the signal-to-noise ratio."""
     return float(0.5 * torch.logit(torch.tensor(bar, dtype=torch.float64)))
+
+
+#: One step: x_t, the estimate of x_0, that of the step before (None at first), alphas_bar of the
+#: step before, before and after this step, eta, and noise or None; to the next x.
+Step = Callable[
+    [Tensor, Tensor, Tensor | None, tuple[float, float, float], float, Tensor | None], Tensor
+]
+
+
+#: The samplers by name: the step, and whether it draws noise at this eta.
+SAMPLERS: dict[SamplerName, tuple[Step, Callable[[float], bool]]] = {
+    "ddpm": (lambda x, x_0, _, b, eta, z: ddim_step(x, x_0, b[1], b[2], 1.0, z), lambda eta: True),
+    "ddim": (lambda x, x_0, _, b, eta, z: ddim_step(x, x_0, b[1], b[2], eta, z), bool),
+    "dpm++": (lambda x, x_0, last, b, eta, z: dpmpp_2m_step(x, x_0, last, *b), lambda eta: False),
+}

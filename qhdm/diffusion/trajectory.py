@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from qhdm.diffusion.generate import Network, SamplerSettings, drawn_by_image, guided_denoiser
+from qhdm.config import SamplerOptions
+from qhdm.diffusion.generate import Network, chain
 from qhdm.diffusion.pixels import to_uint8
-from qhdm.diffusion.samplers import ImageNoise, states
 from qhdm.diffusion.schedule import Schedule
 
 
@@ -36,43 +35,34 @@ class Trajectory:
 def trace(
     model: Network,
     schedule: Schedule,
+    options: SamplerOptions,
     *,
     labels: Sequence[int],
     indices: Sequence[int],
     shape: tuple[int, int, int],
-    seed: int,
-    settings: SamplerSettings,
     device: torch.device,
 ) -> Trajectory:
     """Sample one image per label, as one batch, and keep the way there.
 
     Args:
-        model, schedule, labels, indices, shape, seed, settings, device: as of
+        model, schedule, options, labels, indices, shape, device: as of
             `qhdm.diffusion.generate`, which samples the same images.
 
     Raises:
         SamplingError: more steps than the model has timesteps.
     """
-    chosen = torch.as_tensor(labels, dtype=torch.long, device=device)
-    network = drawn_by_image(model, None, steps=settings.steps, seed=seed, indices=indices)
-    estimate = guided_denoiser(network, schedule, chosen, settings.guidance)
-    timesteps, given, estimated = [], [], []
-
-    def denoise(x: Tensor, t: int) -> Tensor:
-        x_0 = estimate(x, t)
-        timesteps.append(t)
-        given.append(to_uint8(x))
-        estimated.append(to_uint8(x_0))
-        return x_0
-
-    chain = states(
-        schedule,
-        denoise,
-        ImageNoise(seed, indices, shape),
-        sampler=settings.sampler,
-        steps=settings.steps,
-        eta=settings.eta,
-        device=device,
-    )
-    *_, last = chain
-    return Trajectory(tuple(timesteps), np.stack(given), np.stack(estimated), to_uint8(last.x))
+    evaluations = [
+        (e.t, to_uint8(e.x_t), to_uint8(e.x_0), to_uint8(e.state.x))
+        for e in chain(
+            model,
+            schedule,
+            options,
+            labels=labels,
+            indices=indices,
+            shape=shape,
+            batch_size=len(labels),
+            device=device,
+        )
+    ]
+    timesteps, x_t, x_0, x = zip(*evaluations, strict=True)
+    return Trajectory(timesteps, np.stack(x_t), np.stack(x_0), x[-1])

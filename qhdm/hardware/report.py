@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from qhdm.files import write_text
 from qhdm.hardware.ledger import Ledger
 from qhdm.hardware.sampling import Task
-from qhdm.report.pictures import labelled_grid, save_png, to_picture
+from qhdm.pictures import labelled_grid, save_png, to_picture
 
 _BACKGROUND, _INK, _GRID, _DOT = (250, 250, 248), (38, 38, 38), (214, 214, 208), (31, 97, 141, 90)
 # In pixels.

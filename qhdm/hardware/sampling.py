@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from qhdm import console
-from qhdm.diffusion import SamplerSettings
-from qhdm.diffusion.generate import guided_denoiser
+from qhdm.config import SamplerOptions, Sampling
+from qhdm.diffusion.generate import chain
 from qhdm.diffusion.pixels import to_uint8
-from qhdm.diffusion.samplers import ImageNoise, State, states, timesteps_of
+from qhdm.diffusion.samplers import State, timesteps_of
 from qhdm.errors import BudgetError, ConfigError, SamplingError
 from qhdm.hardware.estimate import Estimate, StageCost
 from qhdm.hardware.estimator import (
@@ -39,11 +39,12 @@ from qhdm.hardware.runtime import Device, Service
 from qhdm.hardware.spec import JobSpec
 from qhdm.hardware.submission import Batch, Submitter
 from qhdm.models import UNet, frozen
-from qhdm.pipeline import Pipeline
 from qhdm.quantum.aer.engine import parameter_sets
 from qhdm.quantum.connector import FilterConnector
 from qhdm.quantum.engines import Bound, make_engine
 from qhdm.quantum.filter import Filter
+from qhdm.quantum.options import Exact
+from qhdm.run import Run
 
 #: States of requests that the service has.
 _SENT = ("submitted", "done")
@@ -64,8 +65,8 @@ class Task:
     """
 
     spec: JobSpec
-    pipeline: Pipeline
-    settings: SamplerSettings
+    pipeline: Run
+    settings: SamplerOptions
     labels: list[int]
     indices: list[int]
     hardware_steps: int
@@ -79,16 +80,13 @@ class Task:
             SamplingError: a class, step count or guidance does not fit the model.
             ConfigError: a place has no filters.
         """
-        pipeline = Pipeline.from_run(spec.run, weights=spec.weights, device="cpu")
-        settings = pipeline.settings(
-            steps=spec.steps, sampler=spec.sampler, guidance=spec.guidance, eta=spec.eta
-        )
-        timesteps_of(pipeline.schedule, settings.steps)
-        count = settings.steps if spec.hardware_steps == "all" else spec.hardware_steps
-        if count > settings.steps:
-            raise SamplingError(
-                f"hardware_steps: {count} exceeds the {settings.steps} steps of the sampler"
-            )
+        pipeline = Run.open(spec.run, weights=spec.weights, device="cpu")
+        settings = spec.resolved(pipeline.config)
+        steps = int(settings.steps)
+        timesteps_of(pipeline.schedule, steps)
+        count = steps if spec.hardware_steps == "all" else spec.hardware_steps
+        if count > steps:
+            raise SamplingError(f"hardware_steps: {count} exceeds the {steps} steps of the sampler")
         labels, indices = pipeline.images_of(spec.classes, spec.images)
         task = cls(spec, pipeline, settings, labels, indices, count)
         for place in spec.places:
@@ -102,7 +100,7 @@ class Task:
     @property
     def first_hardware_step(self) -> int:
         """The evaluation from which on filters are on the backend."""
-        return self.settings.steps - self.hardware_steps
+        return int(self.settings.steps) - self.hardware_steps
 
     def stages(self) -> list[Stage]:
         """The filter places of one network evaluation, in order, with their rows."""
@@ -179,7 +177,7 @@ class Task:
         sent = {(e.step, e.stage, e.part) for e in ledger.entries() if e.state in _SENT}
         relaid, state = ledger.fact("relaid") or (), ledger.last_state()
         first = max(self.first_hardware_step, 0 if state is None else state[0])
-        last = self.settings.steps - 1
+        last = int(self.settings.steps) - 1
         found: dict[int, IsaCircuit] = {}
         # Between the two, the same circuits as in the last evaluation.
         for step in {first, last} if first <= last else ():
@@ -259,7 +257,7 @@ class Task:
         late = pipeline.with_engine(make_engine("exact"))
         for place, connector in _connectors(late, self.spec.places):
             connector.engine = _Counted(HardwareEngine(estimator, place, ledger), update)
-        times = timesteps_of(pipeline.schedule, self.settings.steps)
+        times = timesteps_of(pipeline.schedule, int(self.settings.steps))
 
         def network(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
             step = times.index(int(t[0]))
@@ -268,25 +266,24 @@ class Task:
             estimator.at(step)
             return late(x, t, label)
 
-        labels = torch.as_tensor(self.labels, dtype=torch.long)
-        # One batch: the rows of all images go into the same jobs.
         start = _restored(ledger)
         done = 0 if start is None else start.step
         update(min(done, first) + max(0, done - first) * stages)
-        chain = states(
+        evaluations = chain(
+            network,
             pipeline.schedule,
-            guided_denoiser(network, pipeline.schedule, labels, self.settings.guidance),
-            ImageNoise(
-                self.spec.seed, self.indices, (data.channels, data.image_size, data.image_size)
-            ),
-            sampler=self.settings.sampler,
-            steps=self.settings.steps,
-            eta=self.settings.eta,
+            self.settings,
+            labels=self.labels,
+            indices=self.indices,
+            shape=(data.channels, data.image_size, data.image_size),
+            batch_size=len(self.labels),  # the rows of all images go into the same jobs
+            device=pipeline.device,
             start=start,
         )
         x = None if start is None else start.x
         with torch.inference_mode(), frozen(exact):
-            for state in chain:
+            for evaluation in evaluations:
+                state = evaluation.state
                 _keep(ledger, state)
                 x = state.x
                 if state.step <= first:
@@ -296,16 +293,18 @@ class Task:
 
     def exact_images(self) -> np.ndarray:
         """The same images with all filters on the exact engine, uint8 (N, H, W, C)."""
+        own = self.settings
+        request = Sampling(
+            sampler=own.sampler,
+            steps=own.steps,
+            guidance=own.guidance,
+            eta=own.eta,
+            seed=own.seed,
+            weights=own.weights,
+            engine=Exact(),
+        )
         return self.pipeline.sample(
-            self.labels,
-            indices=self.indices,
-            seed=self.spec.seed,
-            steps=self.settings.steps,
-            sampler=self.settings.sampler,
-            guidance=self.settings.guidance,
-            eta=self.settings.eta,
-            batch_size=len(self.labels),
-            engine=make_engine("exact"),
+            request, labels=self.labels, indices=self.indices, batch_size=len(self.labels)
         )
 
 

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
-from qhdm.config import FilePath, SamplerName
+from qhdm.config import FilePath, SamplerOptions
 from qhdm.schema import read_document, validate, with_overrides
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -85,8 +85,8 @@ class EstimateConfig:
     between_seconds: Annotated[float, Field(ge=0)] = 5.0
 
 
-@dataclass(frozen=True, config=_STRICT)
-class JobSpec:
+@dataclass(frozen=True, config=_STRICT, kw_only=True)
+class JobSpec(SamplerOptions):
     """A sampling job with quantum filters on a backend.
 
     Attributes:
@@ -94,12 +94,9 @@ class JobSpec:
             `runs/quickstart-<time>`.
         backend: `aer` (ideal, local), `fake_...` (local, with the noise of that device), or the
             name of an IBM backend (`ibm_fez`).
-        weights: `ema`, the averaged weights, or `model`, the last ones.
         classes: to generate; null takes all.
         images: of each class.
-        seed: of the noise that images start from.
-        sampler, steps, guidance: as for `qhdm sample`; null takes the run's `sample` section.
-        eta: of DDIM: 0 is deterministic, 1 is DDPM.
+        sampler, steps, guidance, eta, seed, weights: see `qhdm.Sampling`.
         hardware_steps: the last so many network evaluations, or `all`; the others are exact.
         places: whose filters run on the backend; the others stay on the exact engine.
         instance: CRN or name; null takes QISKIT_IBM_INSTANCE, or the account's.
@@ -116,14 +113,8 @@ class JobSpec:
 
     run: FilePath
     backend: Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=64)]
-    weights: Literal["ema", "model"] = "ema"
     classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     images: Annotated[int, Field(ge=1, le=10_000)] = 1
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    sampler: SamplerName | None = None
-    steps: Positive | None = None
-    guidance: Annotated[float, Field(ge=0)] | None = None
-    eta: Annotated[float, Field(ge=0)] = 0.0
     hardware_steps: Positive | Literal["all"] = "all"
     places: Annotated[tuple[Place, ...], Field(min_length=1)] = ("vertex",)
     instance: Annotated[str, Field(min_length=1)] | None = None

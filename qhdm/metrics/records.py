@@ -88,6 +88,7 @@ class GeneratedRecord:
     Attributes:
         source: the run directory, or the folder.
         num: how many, over all classes.
+        eta: of DDIM, where it is not 0.
         step: training step of the weights.
         engine, shots, noise, method, device: what evaluated the filters. Older versions did not
             record method and device.
@@ -98,6 +99,7 @@ class GeneratedRecord:
     sampler: str | None = None
     steps: int | None = None
     guidance: float | None = None
+    eta: float | None = None
     seed: int | None = None
     weights: Literal["ema", "model"] | None = None
     step: int | None = None

@@ -11,15 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from qhdm import console, data
-from qhdm.config import DataConfig
+from qhdm.config import DataConfig, Sampling
 from qhdm.data import Dataset
 from qhdm.errors import DataError, EvaluationError
 from qhdm.files import atomic_path, write_text
 from qhdm.metrics.records import GeneratedRecord
 from qhdm.metrics.settings import EvaluationSettings
-from qhdm.pipeline import Pipeline
-from qhdm.quantum.engines import make_engine
 from qhdm.quantum.options import Aer
+from qhdm.run import Run
 from qhdm.runs.directory import RunDirectory
 
 #: Images sampled and written at once: an interruption loses no more than these.
@@ -48,15 +47,16 @@ def described(run: RunDirectory, settings: EvaluationSettings) -> GeneratedRecor
         RunError: the run has no checkpoint.
     """
     run.latest_checkpoint()
-    sample = run.config.sample
-    engine = settings.resolved(run.config.quantum)
+    known = settings.resolved(run.config)
+    engine = settings.engine_of(run.config.quantum)
     aer = engine if isinstance(engine, Aer) else None
     return GeneratedRecord(
         source=str(run.path),
         num=settings.num,
-        sampler=settings.sampler or sample.sampler,
-        steps=settings.steps or sample.steps,
-        guidance=sample.guidance if settings.guidance is None else settings.guidance,
+        sampler=known.sampler,
+        steps=int(known.steps),
+        guidance=float(known.guidance),
+        eta=known.eta or None,
         seed=settings.seed,
         weights=settings.weights,
         step=run.last_step(),
@@ -86,7 +86,7 @@ def sampled(
         The images, and how many of them were there already.
 
     Raises:
-        RunError, SamplingError, EngineError: as `Pipeline.sample`.
+        RunError, SamplingError, EngineError: as `Run.sample`.
         EvaluationError: a file of kept images is damaged.
     """
     record = described(run, settings)
@@ -96,8 +96,16 @@ def sampled(
     found = _kept(folder)[: settings.num]
     present = sum(map(len, found))
     if present < settings.num:
-        pipeline = Pipeline.from_run(run.path, weights=settings.weights, device=settings.device)
-        engine = make_engine(settings.resolved(run.config.quantum))  # as the record says
+        trained = Run.open(run.path, weights=settings.weights, device=settings.device)
+        request = Sampling(
+            sampler=settings.sampler,
+            steps=settings.steps,
+            guidance=settings.guidance,
+            eta=settings.eta,
+            seed=settings.seed,
+            weights=settings.weights,
+            engine=settings.engine_of(run.config.quantum),  # as the record says
+        )
         with console.bar(
             total=settings.num,
             initial=present,
@@ -107,21 +115,14 @@ def sampled(
         ) as bar:
             for start in range(present, settings.num, _CHUNK):
                 numbers = range(start, min(start + _CHUNK, settings.num))
-                images = pipeline.sample(
-                    [number % len(names) for number in numbers],
-                    indices=numbers,
-                    steps=record.steps,
-                    sampler=settings.sampler,
-                    guidance=settings.guidance,
-                    seed=settings.seed,
-                    engine=engine,
-                )
+                labels = [number % len(names) for number in numbers]
+                images = trained.sample(request, labels=labels, indices=numbers)
                 _keep(folder, start, images, record)
                 found.append(images)
                 bar.update(len(images))
     images = np.concatenate(found)[: settings.num]
-    labels = np.arange(settings.num) % len(names)
-    return as_dataset(images, labels, names, run.path.name), min(present, settings.num)
+    of_class = np.arange(settings.num) % len(names)
+    return as_dataset(images, of_class, names, run.path.name), min(present, settings.num)
 
 
 def from_folder(path: Path, like: DataConfig) -> Dataset:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from qhdm.config import EngineRequest, SamplerName
+from qhdm.config import EngineRequest, SamplerOptions
 from qhdm.config.sections import STRICT, Positive
 
 #: Metrics that are computed together, cheapest first.
@@ -16,15 +16,13 @@ GROUPS: tuple[Group, ...] = ("distances", "classes", "memorisation", "utility")
 
 
 @dataclass(frozen=True, config=STRICT)
-class EvaluationSettings(EngineRequest):
+class EvaluationSettings(SamplerOptions, EngineRequest):
     """One request to evaluate a run; also readable from YAML with `qhdm.schema.validate`.
 
     Attributes:
         num: images to sample, spread evenly over the classes.
-        steps, sampler, guidance: of sampling; by default those of the run's configuration.
-        seed: of the sampled images.
-        weights: `ema`, the averaged weights, or `model`, the last ones.
-        engine, method, shots, noise: what evaluates the filters; see `EngineRequest`.
+        sampler, steps, guidance, eta, seed, weights, engine, method, shots, noise: of sampling;
+            see `qhdm.Sampling`.
         extractor: what turns images into features (docs/evaluation.md).
         extractor_weights: file of its weights; null trains the classifier, and is needed by others.
         metrics: groups to compute.
@@ -32,11 +30,6 @@ class EvaluationSettings(EngineRequest):
     """
 
     num: Positive = 1000
-    steps: Positive | None = None
-    sampler: SamplerName | None = None
-    guidance: Annotated[float, Field(ge=0)] | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
-    weights: Literal["ema", "model"] = "ema"
     extractor: Literal["classifier", "inception", "dinov2"] = "classifier"
     extractor_weights: Annotated[str, Field(min_length=1)] | None = None
     metrics: Annotated[tuple[Group, ...], Field(min_length=1)] = GROUPS

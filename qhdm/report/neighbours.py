@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from qhdm.metrics.groups import Neighbours
-from qhdm.report.pictures import labelled_grid, save_png
+from qhdm.pictures import labelled_grid, save_png
 
 
 def save_neighbours(pairs: Neighbours, class_names: Sequence[str], path: Path) -> None:

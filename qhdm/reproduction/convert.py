@@ -18,7 +18,7 @@ from qhdm.models import UNet
 from qhdm.reproduction.checkpoint import Arrays, Checkpoint, Example, read_checkpoint
 from qhdm.reproduction.names import slots_of
 from qhdm.runs.directory import RunDirectory, check_absent
-from qhdm.training.loop import Trainer
+from qhdm.training.trainer import Trainer
 
 #: What is known of the import, in the run directory.
 ORIGIN_FILE = "origin.json"

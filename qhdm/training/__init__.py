@@ -1,5 +1,1 @@
-"""Training: the loop, the averaged weights, the run directory."""
-
-from qhdm.training.loop import train
-
-__all__ = ["train"]
+"""Training: the loop, what happens beside it, optimisers, averaged weights."""

@@ -14,7 +14,7 @@ from qhdm.models import UNet, build_model
 from qhdm.models.counts import count_parameters, filter_evaluations
 from qhdm.quantum.engines import make_engine
 from qhdm.quantum.filter import Filter
-from qhdm.training.loop import Trainer
+from qhdm.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from qhdm.quantum.aer.engine import AerEngine

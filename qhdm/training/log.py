@@ -1,86 +1,57 @@
-"""The log of a run: metrics.jsonl, and TensorBoard where asked for."""
+"""The log of a run, metrics.jsonl."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
-from importlib.util import find_spec
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from qhdm import console
-from qhdm.errors import ConfigError
 from qhdm.files import write_text
-from qhdm.runs.directory import unwritable
+from qhdm.runs.directory import RunDirectory, unwritable
+from qhdm.training.callbacks import Callback
 
 
-def check_tensorboard(wanted: bool) -> None:
-    """Raise `ConfigError` if TensorBoard is wanted and not installed."""
-    if wanted and find_spec("tensorboard") is None:
-        raise ConfigError(
-            "train.tensorboard: TensorBoard is not installed; "
-            "pip install 'qhdm[tensorboard]', or set it to false"
-        )
+class MetricsLog(Callback):
+    """Appends one JSON object per record to the run's metrics.jsonl.
 
-
-class MetricsLog:
-    """Appends one JSON object per record; lines after `resume_step` are dropped first.
-
-    Lines that are damaged are left out, and named on stderr: no weight depends on them.
-
-    Args:
-        run_path: the run directory.
-        resume_step: training goes on after this step.
-        tensorboard: also write TensorBoard events to `run_path`/tensorboard.
+    Records after the step at which training continues are dropped first. Lines that are damaged are
+    left out, and named on stderr: no weight depends on them.
     """
 
-    def __init__(self, run_path: Path, *, resume_step: int = 0, tensorboard: bool = False) -> None:
-        self._writer: Any = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
+    def __init__(self) -> None:
+        self._file: TextIO | None = None
 
-            self._writer = SummaryWriter(str(run_path / "tensorboard"), purge_step=resume_step + 1)
-        self._run_path = run_path
-        self._path = path = run_path / "metrics.jsonl"
+    def on_start(self, run: RunDirectory, step: int) -> None:
+        self._run_path = run.path
+        self._path = path = run.path / "metrics.jsonl"
         records, damaged = _read(path)
         if damaged:
             numbers = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
             console.message(f"qhdm: {path}: line {numbers}: damaged, and left out")
-        kept = [record for record in records if record["step"] <= resume_step]
+        kept = [record for record in records if record["step"] <= step]
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = path.open("a", encoding="utf-8")
 
-    def __enter__(self) -> MetricsLog:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        # What could not be written is not written in closing, either.
-        with suppress(OSError) if error else nullcontext():
-            self._file.close()
-        if self._writer is not None:
-            self._writer.close()
-
-    def write(self, step: int, **values: float) -> None:
+    def on_loss(self, step: int, values: Mapping[str, float]) -> None:
         """Record `values` at `step`.
 
         Raises:
             RunError: it cannot be written, as where the disk is full.
         """
+        assert self._file is not None
         try:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
         except OSError as error:
             raise unwritable(self._path, error, self._run_path) from None
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
+
+    def on_end(self) -> None:
+        if self._file is not None:
+            with suppress(OSError):  # what could not be written has been refused before
+                self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -19,17 +19,16 @@ from qhdm.comparison.results import (
 )
 from qhdm.comparison.spec import Specification, load_grid, variant_settings
 from qhdm.comparison.statistics import CONFIDENCE
+from qhdm.config import Sampling
 from qhdm.data import Dataset
-from qhdm.device import resolve_device
 from qhdm.files import write_text
 from qhdm.metrics.records import Evaluation, read_evaluation
-from qhdm.models.build import set_engine
-from qhdm.pipeline import Pipeline, load_model
-from qhdm.quantum.engines import make_engine
+from qhdm.quantum.options import Exact
 from qhdm.report.pages.charts import Row, inference_chart, interval_chart, line_chart
 from qhdm.report.pages.html import render, tiles
 from qhdm.report.pages.reading import loss_line, read_log, read_versions, real_images
 from qhdm.report.pages.samples import SEED, sampling_words
+from qhdm.run import Run
 
 #: Images of each class and variant.
 _PER_CLASS = 4
@@ -213,14 +212,12 @@ def _samples(path: Path, cells: Sequence[CellResult], real: Dataset | None) -> l
     for cell in cells:
         first.setdefault(cell.variant, cell)
     for variant, cell in first.items():
-        model, run = load_model(path / cell.run)
-        set_engine(model, make_engine("exact"))
-        pipeline = Pipeline(model, run.config, device=resolve_device("auto"))
-        labels, indices = pipeline.images_of(None, _PER_CLASS)
-        shown = tiles(pipeline.sample(labels, indices=indices, seed=SEED, progress=True))
+        run = Run.open(path / cell.run)
+        request = Sampling(num=_PER_CLASS, seed=SEED, engine=Exact())
+        shown = tiles(run.sample(request, progress=True))
         rows = [
             (name, shown[label * _PER_CLASS : (label + 1) * _PER_CLASS])
-            for label, name in enumerate(pipeline.class_names)
+            for label, name in enumerate(run.class_names)
         ]
         grids.append(ImageGrid(f"{variant}, seed {cell.seed}, step {cell.step:,}", rows))
     return grids

@@ -12,7 +12,7 @@ import jinja2
 import numpy as np
 
 from qhdm import __version__
-from qhdm.report.pictures import to_picture
+from qhdm.pictures import to_picture
 
 
 def render(template: str, **content: Any) -> str:

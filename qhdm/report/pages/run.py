@@ -17,7 +17,6 @@ from qhdm.files import write_text
 from qhdm.models.build import build_model, set_engine
 from qhdm.models.counts import Counts, count_parameters
 from qhdm.models.named_filters import NamedFilter, named_filters
-from qhdm.pipeline import Pipeline, load_model
 from qhdm.quantum.analysis.audit import audit, conclusions
 from qhdm.quantum.analysis.text import summary
 from qhdm.quantum.engines import make_engine
@@ -33,6 +32,7 @@ from qhdm.report.pages.reading import (
     set_facts,
 )
 from qhdm.report.pages.samples import samples_beside, sampling_words, trajectories
+from qhdm.run import Run, load_model
 from qhdm.runs.directory import RunDirectory
 from qhdm.training.log import training_seconds
 
@@ -85,7 +85,7 @@ def write_run_page(path: Path, out: Path) -> list[str]:
     placed = named_filters(model)
     # On the engine that costs least: how shots and noise change images is for evaluations to say.
     set_engine(model, make_engine("exact"))
-    pipeline = Pipeline(model, run.config, device=resolve_device("auto"))
+    pipeline = Run(model, run.config, device=resolve_device("auto"))
     real, missing = real_images(run.config.data)
     content = render(
         "run.html",

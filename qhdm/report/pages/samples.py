@@ -8,11 +8,11 @@ from typing import Literal
 
 import numpy as np
 
-from qhdm.config import Config
+from qhdm.config import Config, Sampling
 from qhdm.data import Dataset
-from qhdm.pipeline import Pipeline
 from qhdm.report.pages.html import tiles
 from qhdm.report.pages.neighbours import nearest
+from qhdm.run import Run
 
 #: The seed of all images on pages.
 SEED = 0
@@ -71,20 +71,20 @@ class TrajectoryTable:
     rows: Sequence[TrajectoryRow]
 
 
-def samples_beside(pipeline: Pipeline, real: Dataset | None) -> Samples:
+def samples_beside(run: Run, real: Dataset | None) -> Samples:
     """Sample every class, and find the training images that the samples resemble.
 
     Args:
-        pipeline: the trained model.
+        run: the trained model.
         real: the whole set, or None where it is absent.
     """
-    labels, indices = pipeline.images_of(None, PER_CLASS)
-    images = pipeline.sample(labels, indices=indices, seed=SEED, progress=True)
-    turned = pipeline.config.data.augment
+    labels, indices = run.images_of(None, PER_CLASS)
+    images = run.sample(Sampling(seed=SEED), labels=labels, indices=indices, progress=True)
+    turned = run.config.data.augment
     rows = []
     generated: list[float] = []
     held_out: list[float] = []
-    for label, name in enumerate(pipeline.class_names):
+    for label, name in enumerate(run.class_names):
         own = images[np.equal(labels, label)]
         known = _of_class(real, "train", label)
         if not len(known):
@@ -99,11 +99,11 @@ def samples_beside(pipeline: Pipeline, real: Dataset | None) -> Samples:
     return Samples(rows, _median(generated), _median(held_out))
 
 
-def trajectories(pipeline: Pipeline) -> TrajectoryTable:
+def trajectories(run: Run) -> TrajectoryTable:
     """The way of the first image of every class, at some evenly spread evaluations."""
-    names = pipeline.class_names
-    labels, indices = pipeline.images_of(None, 1)
-    way = pipeline.trajectory(labels, indices=indices, seed=SEED)
+    names = run.class_names
+    labels, indices = run.images_of(None, 1)
+    way = run.trajectory(labels, indices=indices, seed=SEED)
     last = len(way.timesteps) - 1
     chosen = np.unique(np.linspace(0, last, min(_SHOWN, last + 1)).round().astype(int))
     rows = [

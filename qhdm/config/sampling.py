@@ -1,0 +1,148 @@
+"""A sampling request: which images, by which sampler, and what evaluates the filters.
+
+`"run"` is a value of its own: as the run's configuration has it. Nothing else, and null least of
+all, takes anything from the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, field_validator, model_validator
+from pydantic.dataclasses import dataclass
+
+from qhdm.config.sections import STRICT, Positive, QuantumConfig, SamplerName
+from qhdm.errors import SamplingError
+from qhdm.quantum.options import Aer, EngineOptions, Exact, Method, Noise, Shots
+
+if TYPE_CHECKING:
+    from qhdm.config.config import Config
+
+#: As the run's configuration has it.
+OfRun = Literal["run"]
+T = TypeVar("T", bound="SamplerOptions")
+
+
+@dataclass(frozen=True, config=STRICT)
+class EngineRequest:
+    """What evaluates the filters of a trained model.
+
+    `run` is the engine of the run, as its configuration has it. An engine that is named is
+    complete: what is not given is its default, never the run's.
+
+    Attributes:
+        engine: `Exact(...)` or `Aer(...)`; or, in files, its name, with the options beside it.
+        method, shots, noise: of the name `aer`, as in `qhdm.Aer`; null is without.
+    """
+
+    engine: Literal["run", "exact", "aer"] | Exact | Aer = "run"
+    method: Method = "auto"
+    shots: Shots | None = None
+    noise: Noise | None = None
+
+    @property
+    def named(self) -> EngineOptions | None:
+        """The engine, complete; None where it is the run's own."""
+        if not isinstance(self.engine, str):
+            return self.engine
+        if self.engine == "aer":
+            return Aer(method=self.method, shots=self.shots, noise=self.noise)
+        return Exact() if self.engine == "exact" else None
+
+    def engine_of(self, own: QuantumConfig) -> EngineOptions:
+        """The engine that evaluates the filters of a run with the configuration `own`."""
+        return self.named or own.engine_options
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _of_older_files(cls, engine: Any) -> Any:
+        return "run" if engine is None else engine  # comparisons used to write null
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> EngineRequest:
+        for name, absent in (("method", "auto"), ("shots", None), ("noise", None)):
+            if getattr(self, name) != absent and self.engine != "aer":
+                raise ValueError(
+                    f"{name}: only with engine aer; name it, with all its options: "
+                    "it takes nothing from the run"
+                )
+        if isinstance(self.named, Aer) and (problem := self.named.problem()):
+            raise ValueError(f"{problem[0]}: {problem[1]}")
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class SamplerOptions:
+    """How noise becomes images.
+
+    Attributes:
+        sampler: `ddpm`, `ddim`, `dpm++`, or `run`.
+        steps: network evaluations per image (twice that with guidance).
+        guidance: classifier-free guidance scale; 1 is off.
+        eta: of DDIM: 0 is deterministic, 1 is DDPM.
+        seed: image i depends on its label and (seed, i) alone, up to rounding at other batch
+            sizes (docs/training.md).
+        weights: `ema`, the averaged weights, or `model`, the last ones.
+    """
+
+    sampler: SamplerName | OfRun = "run"
+    steps: Positive | OfRun = "run"
+    guidance: Annotated[float, Field(ge=0)] | OfRun = "run"
+    eta: Annotated[float, Field(ge=0, le=1)] = 0.0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    weights: Literal["ema", "model"] = "ema"
+
+    def resolved(self: T, config: Config) -> T:
+        """The same, with what is the run's own filled in.
+
+        Raises:
+            SamplingError: more steps than the model has timesteps, or guidance of a model that was
+                trained without label dropout.
+        """
+        own = config.sample
+        known = replace(
+            self,
+            sampler=own.sampler if self.sampler == "run" else self.sampler,
+            steps=own.steps if self.steps == "run" else self.steps,
+            guidance=own.guidance if self.guidance == "run" else self.guidance,
+        )
+        if known.guidance != 1 and config.train.label_dropout == 0:
+            raise SamplingError(
+                "guidance: this model was trained with every label shown "
+                "(train.label_dropout 0), so it has no unconditional pass; use guidance 1"
+            )
+        return known
+
+    @field_validator("sampler", "steps", "guidance", mode="before")
+    @classmethod
+    def _of_older_requests(cls, value: Any) -> Any:
+        return "run" if value is None else value  # null was the run's own
+
+
+@dataclass(frozen=True, config=STRICT)
+class Sampling(SamplerOptions, EngineRequest):
+    """A sampling request, complete but for what it leaves to the run.
+
+    Attributes:
+        classes: names or numbers; None is all of them.
+        num: images of each class.
+        engine_steps: an engine other than `run` evaluates the filters only in the last so many
+            steps; the others are exact. None is all steps.
+
+    Example:
+        >>> Sampling(classes=["Forest"], num=8, engine=Aer(shots=1024)).engine_steps is None
+        True
+    """
+
+    classes: Annotated[tuple[str | int, ...], Field(min_length=1)] | None = None
+    num: Positive | OfRun = "run"
+    engine_steps: Positive | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Sampling:
+        if self.engine_steps is not None and self.named is None:
+            raise ValueError(
+                "engine_steps: only with another engine than the run's; name it in `engine`"
+            )
+        return self

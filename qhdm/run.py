@@ -1,0 +1,242 @@
+"""A trained run: its network, ready to sample."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from qhdm.config import Config, SamplerOptions, Sampling
+from qhdm.device import resolve_device
+from qhdm.diffusion import Schedule, Trajectory, generate, trace
+from qhdm.errors import RunError, SamplingError
+from qhdm.models import UNet, build_model, frozen
+from qhdm.models.build import set_engine
+from qhdm.quantum.engines import Engine, make_engine
+from qhdm.quantum.options import EngineOptions, Exact
+from qhdm.runs.checkpoints import load_weights
+from qhdm.runs.directory import RunDirectory
+
+Weights = Literal["ema", "model"]
+
+
+def load_model(
+    path: str | Path | RunDirectory, *, weights: Weights = "ema"
+) -> tuple[UNet, RunDirectory]:
+    """The network of the latest checkpoint of a run directory, on the CPU, and the directory.
+
+    Args:
+        path: the run directory.
+        weights: `ema`, the averaged weights, or `model`, the last ones.
+
+    Raises:
+        RunError: not a run directory, no checkpoint, or a damaged one.
+    """
+    run = path if isinstance(path, RunDirectory) else RunDirectory.open(path)
+    file = run.latest_checkpoint() / f"{weights}.safetensors"
+    model = build_model(run.config)
+    try:
+        model.load_state_dict(load_weights(file, torch.device("cpu")))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{file}: does not fit {run.path}/config.yaml ({reason})") from None
+    return model, run
+
+
+class Run:
+    """A trained network with its configuration, as `qhdm.train` returns it and `Run.open` reads it.
+
+    Args:
+        model: a trained network.
+        config: what it was trained with; `data.classes` names the classes.
+        device: where to sample; the model is moved there.
+        path: its run directory, if it has one.
+
+    Example:
+        >>> run = qhdm.Run.open("runs/quickstart")  # doctest: +SKIP
+        >>> run.sample(qhdm.Sampling(classes=["Forest"], num=2, steps=20)).shape  # doctest: +SKIP
+        (2, 32, 32, 3)
+    """
+
+    def __init__(
+        self,
+        model: UNet,
+        config: Config,
+        *,
+        device: torch.device,
+        path: Path | None = None,
+        weights: Weights = "ema",
+    ) -> None:
+        assert config.data.classes is not None
+        self.config = config
+        self.path = path
+        self.class_names: tuple[str, ...] = config.data.classes
+        self.device = device
+        self.model = model.to(device).eval().requires_grad_(False)
+        self.schedule = Schedule(config.diffusion).to(device)
+        self._models: dict[str, UNet] = {weights: self.model}
+
+    @classmethod
+    def open(cls, path: str | Path, *, weights: Weights = "ema", device: str = "auto") -> Run:
+        """Load the latest checkpoint of a run directory.
+
+        Args:
+            path: the run directory.
+            weights: `ema`, the averaged weights, or `model`, the last ones.
+            device: `auto`, `cpu` or `cuda`.
+
+        Raises:
+            RunError: not a run directory, no checkpoint, or a damaged one.
+            ConfigError: CUDA is asked for and absent.
+        """
+        target = resolve_device(device, key="device")
+        model, run = load_model(path, weights=weights)
+        return cls(model, run.config, device=target, path=run.path, weights=weights)
+
+    def label_of(self, label: str | int) -> int:
+        """The number of a class, given by name or number.
+
+        Raises:
+            SamplingError: there is no such class.
+        """
+        names = self.class_names
+        if isinstance(label, str) and label in names:
+            return names.index(label)
+        if isinstance(label, int | np.integer) and 0 <= label < len(names):
+            return int(label)
+        near = difflib.get_close_matches(str(label), names, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise SamplingError(f"class {label!r}: unknown; {hint}known are {', '.join(names)}")
+
+    def labels_of(self, labels: Sequence[str | int]) -> list[int]:
+        """The numbers of classes, given by names or numbers."""
+        if isinstance(labels, str):  # a sequence, too: of its letters
+            raise SamplingError(f"labels: {labels!r} is no list; give a list, [{labels!r}]")
+        return [self.label_of(label) for label in labels]
+
+    def sample(
+        self,
+        request: Sampling | None = None,
+        *,
+        labels: Sequence[str | int] | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int = 64,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """Sample images: `request.num` of each of its classes, or one for each of `labels`.
+
+        Args:
+            request: how; by default, as the run has it.
+            labels: N class names or numbers, in place of the classes of the request.
+            indices: the numbers i of the images, where labels are given; 0..N-1 by default. Image i
+                of a class is the same whichever classes and however many are asked for.
+            batch_size: images per network evaluation.
+            progress: show a bar on stderr.
+
+        Returns:
+            uint8 (N, H, W, C).
+
+        Raises:
+            SamplingError: unknown class, too many steps, guidance without label dropout, or
+                weights that this run does not have.
+            EngineError: the engine cannot be set up, or cannot hold a filter.
+        """
+        request = (request or Sampling()).resolved(self.config)
+        if batch_size < 1:
+            raise SamplingError(f"batch_size: {batch_size} is not a number from 1 up")
+        if labels is None:
+            num = self.config.sample.num if request.num == "run" else request.num
+            numbers, places = self.images_of(request.classes, num)
+        else:
+            numbers = self.labels_of(labels)
+            places = list(range(len(numbers)) if indices is None else indices)
+        if len(places) != len(numbers):
+            raise SamplingError(f"indices: {len(places)} for {len(numbers)} labels; give one each")
+        model, late = self._with_weights(request.weights), None
+        if request.named is not None:
+            steps = request.engine_steps or int(request.steps)
+            if steps > int(request.steps):
+                raise SamplingError(
+                    f"engine_steps: {steps} is not between 1 and the {request.steps} steps of "
+                    "sampling with another engine"
+                )
+            late = (_with_engine(model, request.named), steps)
+            model = _with_engine(model, Exact())
+        data = self.config.data
+        with frozen(model, *([late[0]] if late else [])):
+            return generate(
+                model,
+                self.schedule,
+                request,
+                labels=numbers,
+                indices=places,
+                shape=(data.channels, data.image_size, data.image_size),
+                batch_size=batch_size,
+                device=self.device,
+                progress=progress,
+                late=late,
+            )
+
+    def trajectory(
+        self,
+        labels: Sequence[str | int],
+        *,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+    ) -> Trajectory:
+        """How the images of `sample`, with the configuration's settings, come out of the noise.
+
+        Args:
+            labels: N class names or numbers; all are sampled in one batch.
+            seed, indices: as of `sample`.
+
+        Raises:
+            SamplingError: unknown class.
+        """
+        data = self.config.data
+        numbers = self.labels_of(labels)
+        with frozen(self.model):
+            return trace(
+                self.model,
+                self.schedule,
+                SamplerOptions(seed=seed).resolved(self.config),
+                labels=numbers,
+                indices=range(len(numbers)) if indices is None else indices,
+                shape=(data.channels, data.image_size, data.image_size),
+                device=self.device,
+            )
+
+    def images_of(
+        self, classes: Sequence[str | int] | None, num: int
+    ) -> tuple[list[int], list[int]]:
+        """Labels and image numbers of `num` images of each class (all classes where None).
+
+        Image i of a class is the same whichever classes and however many are asked for.
+        """
+        names = self.class_names
+        chosen = list(dict.fromkeys(self.labels_of(classes or names)))
+        labels = [label for label in chosen for _ in range(num)]
+        return labels, [i * len(names) + label for label in chosen for i in range(num)]
+
+    def with_engine(self, engine: Engine | EngineOptions | str) -> UNet:
+        """A copy of the network whose filters `engine` evaluates."""
+        return _with_engine(self.model, engine)
+
+    def _with_weights(self, weights: Weights) -> UNet:
+        if weights not in self._models:
+            if self.path is None:
+                raise SamplingError(f"weights: {weights}: this network is of no run directory")
+            model, _ = load_model(self.path, weights=weights)
+            self._models[weights] = model.to(self.device).eval().requires_grad_(False)
+        return self._models[weights]
+
+
+def _with_engine(model: UNet, engine: Engine | EngineOptions | str) -> UNet:
+    changed = copy.deepcopy(model)
+    set_engine(changed, make_engine(engine))
+    return changed

@@ -1,0 +1,121 @@
+"""What happens beside the training steps: bars, logs, pictures, and whatever a user adds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qhdm import console
+from qhdm.errors import ConfigError
+from qhdm.pictures import labelled_grid, save_png
+
+if TYPE_CHECKING:
+    from qhdm.runs.directory import RunDirectory
+
+
+class Callback:
+    """Base of callbacks: override what you need, the rest does nothing.
+
+    Of several processes that train one run, the first alone calls them.
+
+    Example:
+        >>> class Stopwatch(qhdm.Callback):
+        ...     def on_loss(self, step, values):
+        ...         print(step, values["steps_per_second"])
+    """
+
+    def on_start(self, run: RunDirectory, step: int) -> None:
+        """Called before the first step; `step` steps are done already."""
+
+    def on_step(self, step: int) -> None:
+        """Called after each step, counted from 1. Waits for no device."""
+
+    def on_loss(self, step: int, values: Mapping[str, float]) -> None:
+        """Called every `train.log_every` steps and at checkpoints.
+
+        Args:
+            step: steps done.
+            values: `loss`, the mean since the last call; `steps_per_second`; gradient norms.
+        """
+
+    def on_checkpoint(self, step: int, path: Path) -> None:
+        """Called when the checkpoint `path` has been written."""
+
+    def on_preview(self, step: int, images: np.ndarray, labels: Sequence[int]) -> None:
+        """Called every `train.sample_every` steps and at the end; previews are sampled only if
+        some callback overrides this.
+
+        Args:
+            step: steps done.
+            images: (N, H, W, C) uint8, by the averaged weights.
+            labels: (N,).
+        """
+
+    def on_end(self) -> None:
+        """Called when training ends, also by an error."""
+
+
+class ProgressBar(Callback):
+    """A bar on stderr with the loss and the remaining time."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def on_start(self, run: RunDirectory, step: int) -> None:
+        total = run.config.train.steps
+        self._bar = console.bar(total=total, initial=step, desc="training", unit="step")
+
+    def on_step(self, step: int) -> None:
+        self._bar.update()
+
+    def on_loss(self, step: int, values: Mapping[str, float]) -> None:
+        self._bar.set_postfix(loss=f"{values['loss']:.4f}")
+
+    def on_end(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class PreviewGrid(Callback):
+    """A picture of samples, one row per class, in the run's `samples/`."""
+
+    def on_start(self, run: RunDirectory, step: int) -> None:
+        self._run = run
+
+    def on_preview(self, step: int, images: np.ndarray, labels: Sequence[int]) -> None:
+        names = self._run.config.data.classes
+        assert names is not None
+        save_png(labelled_grid(images, labels, names), self._run.picture_path(step))
+
+
+class TensorBoard(Callback):
+    """Scalars for TensorBoard in the run's `tensorboard/` (extra `tensorboard`).
+
+    Raises:
+        ConfigError: TensorBoard is not installed.
+    """
+
+    def __init__(self) -> None:
+        if find_spec("tensorboard") is None:
+            raise ConfigError(
+                "train.tensorboard: TensorBoard is not installed; "
+                "pip install 'qhdm[tensorboard]', or set it to false"
+            )
+        self._writer: Any = None
+
+    def on_start(self, run: RunDirectory, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=step + 1)
+
+    def on_loss(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def on_end(self) -> None:
+        if self._writer is not None:
+            self._writer.close()

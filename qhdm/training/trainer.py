@@ -1,0 +1,225 @@
+"""Model, averaged weights and optimiser, advanced one step at a time.
+
+Step s (1-based) draws everything it needs from (seed, s): a resumed run repeats the very steps of
+an uninterrupted one, and carries no generator state. Where several processes train, each draws for
+the whole batch and takes its share, so that they make the same step as one process would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qhdm.config import Config, SamplerOptions
+from qhdm.data import Batches
+from qhdm.diffusion import NULL_LABEL, Schedule, generate, per_sample_loss
+from qhdm.diffusion.pixels import from_uint8, to_device
+from qhdm.distributed import ALONE, World
+from qhdm.errors import ConfigError, RunError
+from qhdm.models import build_model, frozen
+from qhdm.models.counts import quantum_parameters
+from qhdm.runs.checkpoints import checkpoint_step, load_training_state, load_weights
+from qhdm.runs.directory import RunDirectory
+from qhdm.seeds import Draws, Stream, derive_seed, drawing
+from qhdm.training.ema import Ema
+from qhdm.training.optimizers import check_state, learning_rate, make_optimizer
+
+#: Images of a preview that are sampled at once.
+_PREVIEW_BATCH = 64
+
+
+def check_shares(config: Config, device: torch.device, world: World) -> None:
+    """Check that every process has images of each batch, and a GPU where it trains on one.
+
+    Raises:
+        ConfigError: the batch or the GPUs are too few.
+    """
+    batch = config.train.batch_size
+    if batch < world.size:
+        raise ConfigError(
+            f"train.batch_size: {batch} is too small to be shared by {world.size} processes; "
+            "raise it, or start fewer"
+        )
+    if device.type == "cuda" and world.local_size > torch.cuda.device_count():
+        raise ConfigError(
+            f"train.device: {world.local_size} processes on a machine with "
+            f"{torch.cuda.device_count()} GPUs; start one for each (--nproc-per-node), or use cpu"
+        )
+
+
+class Trainer:
+    """Model, EMA and optimiser, advanced one step at a time.
+
+    Args:
+        config: resolved (`data.classes` is not null).
+        batches: of the training split, or None for a trainer that only estimates costs.
+        device: where to train.
+        world: the processes that share each batch; all of them have the same weights throughout.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        batches: Batches | None,
+        device: torch.device,
+        world: World = ALONE,
+    ) -> None:
+        train = config.train
+        self.config = config
+        self.batches = batches
+        self.device = device
+        self.world = world
+        self.model = build_model(config).to(device)
+        self.schedule = Schedule(config.diffusion, p2_k=config.p2_k).to(device)
+        self.ema = Ema(self.model, train.ema)
+        self.optimizer = make_optimizer(train, self.model.parameters())
+        self._network: Callable[..., Tensor] = self.model
+        if train.compile:
+            # On CUDA, graphs: one launch for the many small kernels of a step.
+            mode = "reduce-overhead" if device.type == "cuda" else None
+            self._network = torch.compile(self.model, dynamic=False, mode=mode)
+        quantum = quantum_parameters(self.model)
+        known = {id(parameter) for parameter in quantum}
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self._parameters = {"classical": [p for p in trained if id(p) not in known]}
+        if angles := [p for p in quantum if p.requires_grad]:
+            self._parameters["quantum"] = angles
+        #: Of the last step, before clipping: `grad_norm_classical`, `grad_norm_quantum`.
+        self.gradient_norms: dict[str, Tensor] = {}
+        self.step = 0
+
+    def advance(self) -> Tensor:
+        """One optimisation step on the next batch; returns the loss, a scalar on the device."""
+        assert self.batches is not None
+        B = self.batches.batch_size
+        share = self.world.share(B)
+        images, labels = self.batches.batch(self.step, share)
+        x_0 = from_uint8(images, self.device)
+        return self._advance(x_0, to_device(torch.as_tensor(labels), self.device), share, B)
+
+    def advance_on(self, x_0: Tensor, labels: Tensor) -> Tensor:
+        """One optimisation step on images (B, C, H, W) in [-1, 1] with labels (B,)."""
+        share = self.world.share(len(labels))
+        return self._advance(x_0[share], labels[share], share, len(labels))
+
+    def _advance(self, x_0: Tensor, labels: Tensor, share: slice, B: int) -> Tensor:
+        """One step on images and labels of which this process has `share` of all B."""
+        train = self.config.train
+        seed = derive_seed(self.config.seed, Stream.STEP, self.step, 1)
+        random = torch.Generator(self.device).manual_seed(seed)
+        t = torch.randint(self.schedule.timesteps, (B,), generator=random, device=self.device)
+        hidden = torch.rand(B, generator=random, device=self.device) < train.label_dropout
+        eps = torch.randn((B, *x_0.shape[1:]), generator=random, device=self.device)
+        t, hidden, eps = t[share], hidden[share], eps[share]
+
+        x_t = self.schedule.q_sample(x_0, t, eps)
+        bf16 = train.precision == "bf16"
+        # Shots of the processes must be independent of each other.
+        position = (self.step,) if self.world.size == 1 else (self.step, self.world.rank)
+        draws = Draws(self.config.seed, Stream.STEP_CALL, [position])
+        with drawing(draws), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
+            output = self._network(x_t, t, labels.masked_fill(hidden, NULL_LABEL))
+        # The share of the batch's mean: whatever the shares, they add up to it.
+        loss = per_sample_loss(self.schedule, output, x_0, eps, t).sum() / B
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        loss = self._of_all(loss.detach())
+        self.gradient_norms = self._gradient_norms()
+        if train.grad_clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(
+                self.model.parameters(),
+                train.grad_clip,
+                torch.stack(list(self.gradient_norms.values())).norm(),
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(train, self.step)
+        self.optimizer.step()
+        self.step += 1
+        self.ema.update(self.model, self.step)
+        return loss
+
+    def _of_all(self, loss: Tensor) -> Tensor:
+        """Add up the gradients of all processes, in place, and the loss, which is returned.
+
+        In one message of a fixed order: the sums, and with them the weights, are bit by bit the
+        same in every process, and in a run that was interrupted and resumed.
+        """
+        if self.world.size == 1:
+            return loss
+        parameters = self.model.parameters()
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        message = torch.cat([loss.reshape(1), *(gradient.flatten() for gradient in gradients)])
+        self.world.add_up(message)
+        total, *sums = message.split([1, *(gradient.numel() for gradient in gradients)])
+        for gradient, found in zip(gradients, sums, strict=True):
+            gradient.copy_(found.view_as(gradient))
+        return total.reshape(())
+
+    def _gradient_norms(self) -> dict[str, Tensor]:
+        """Euclidean norms of the gradient's parts, scalars on the device."""
+        return {
+            f"grad_norm_{kind}": torch.nn.utils.get_total_norm(
+                [parameter.grad for parameter in parameters if parameter.grad is not None]
+            )
+            for kind, parameters in self._parameters.items()
+        }
+
+    def preview(self) -> tuple[np.ndarray, list[int]]:
+        """A few samples of every class, by the averaged weights; uint8 (N, H, W, C), labels.
+
+        The processes share the work, and all have the result.
+        """
+        data, num = self.config.data, self.config.sample.num
+        assert data.classes is not None
+        labels = [c for c in range(len(data.classes)) for _ in range(num)]
+        part = self.world.share(len(labels), whole=_PREVIEW_BATCH)
+        with frozen(self.ema.model):
+            images = generate(
+                self.ema.model,
+                self.schedule,
+                SamplerOptions(seed=self.config.seed).resolved(self.config),
+                labels=labels[part],
+                indices=range(len(labels))[part],
+                shape=(data.channels, data.image_size, data.image_size),
+                batch_size=_PREVIEW_BATCH,
+                device=self.device,
+            )
+        whole = np.frombuffer(b"".join(self.world.gather(images.tobytes())), dtype=np.uint8)
+        return whole.reshape(len(labels), *images.shape[1:]), labels
+
+    def save(self, run: RunDirectory) -> Path:
+        """Write a checkpoint of this step."""
+        return run.save_checkpoint(
+            self.step,
+            model=self.model.state_dict(),
+            ema=self.ema.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+        )
+
+    def restore(self, checkpoint: Path) -> None:
+        """Go back to a checkpoint.
+
+        Raises:
+            RunError: it is damaged or belongs to another model.
+        """
+        state = load_training_state(checkpoint / "training.pt", self.device)
+        model = load_weights(checkpoint / "model.safetensors", self.device)
+        ema = load_weights(checkpoint / "ema.safetensors", self.device)
+        try:
+            self.model.load_state_dict(model)
+            self.ema.load_state_dict(ema)
+            # The settings are those of the configuration, which may have changed.
+            settings = self.optimizer.state_dict()["param_groups"]
+            moments = state["optimizer"]["state"]
+            check_state(self.config.train, moments, list(self.model.parameters()))
+            self.optimizer.load_state_dict({"state": moments, "param_groups": settings})
+        except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise RunError(f"{checkpoint}: does not fit this run's model ({reason})") from None
+        if state["step"] != checkpoint_step(checkpoint):
+            raise RunError(f"{checkpoint}: training.pt is of another step than its folder")
+        self.step = checkpoint_step(checkpoint)
