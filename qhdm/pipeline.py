@@ -143,7 +143,8 @@ class Pipeline:
             uint8 (N, H, W, C).
 
         Raises:
-            SamplingError: unknown class, too many steps, or guidance without label dropout.
+            SamplingError: unknown class, too many steps, guidance without label dropout, or a
+                value out of range.
             CircuitError: no such engine.
             EngineError: the engine cannot be set up, or cannot hold a filter.
         """
@@ -160,7 +161,7 @@ class Pipeline:
                 "sampling with another engine"
             )
         data = self.config.data
-        numbers = [self.label_of(label) for label in labels]
+        numbers = self._numbers(labels)
         if indices is not None and len(indices) != len(numbers):
             raise SamplingError(f"indices: {len(indices)} for {len(numbers)} labels; give one each")
         with frozen(model, *([late[0]] if late else [])):
@@ -191,7 +192,7 @@ class Pipeline:
             SamplingError: unknown class.
         """
         data = self.config.data
-        numbers = [self.label_of(label) for label in labels]
+        numbers = self._numbers(labels)
         with frozen(self.model):
             return trace(
                 self.model,
@@ -240,9 +241,14 @@ class Pipeline:
         Image i of a class is the same whichever classes and however many are asked for.
         """
         names = self.class_names
-        chosen = list(dict.fromkeys(map(self.label_of, classes or names)))
+        chosen = list(dict.fromkeys(self._numbers(classes or names)))
         labels = [label for label in chosen for _ in range(num)]
         return labels, [i * len(names) + label for label in chosen for i in range(num)]
+
+    def _numbers(self, labels: Sequence[str | int]) -> list[int]:
+        if isinstance(labels, str):  # a sequence, too: of its letters
+            raise SamplingError(f"labels: {labels!r} is no list; give a list, [{labels!r}]")
+        return [self.label_of(label) for label in labels]
 
     def with_engine(self, engine: Engine | EngineOptions | str) -> UNet:
         """A copy of the network whose filters `engine` evaluates."""
@@ -255,9 +261,10 @@ def _check(settings: SamplerSettings) -> None:
     if settings.sampler not in get_args(SamplerName):
         known = ", ".join(get_args(SamplerName))
         raise SamplingError(f"sampler: {settings.sampler!r} is not one of {known}")
-    for name, number in (("guidance", settings.guidance), ("eta", settings.eta)):
-        if not 0 <= number < float("inf"):
-            raise SamplingError(f"{name}: {number} is not a number from 0 up")
+    if not 0 <= settings.guidance < float("inf"):
+        raise SamplingError(f"guidance: {settings.guidance} is not a number from 0 up")
+    if not 0 <= settings.eta <= 1:
+        raise SamplingError(f"eta: {settings.eta} is not a number from 0 (no noise) to 1 (DDPM)")
     _check_whole("steps", settings.steps, 1)
 
 

@@ -238,6 +238,8 @@ def test_sampling_refusals(cli: Cli, tiny_run: Path, tmp_path: Path) -> None:
     refused(too_many, "steps: 101 is not between 1 and")
     assert not out.parent.exists()
     refused(cli("sample", tmp_path), "not a run directory")
+    eta = cli("sample", tiny_run, "--sampler", "ddim", "--eta", 1.5)
+    refused(eta, "--eta: 1.5 is not a number from 0 to 1", code=2)
     file = tiny_run / "config.yaml"
     refused(cli("sample", tiny_run, "--out", file), "--out:", "not a folder that can be written")
     refused(cli("sample", tiny_run, "--grid", file / "x.png"), "--grid:", "not a folder")
@@ -253,6 +255,9 @@ def test_pipeline_in_python(tiny_run: Path) -> None:
     assert (raw.sample(["Forest"], steps=2) != images[:1]).any()
     with pytest.raises(SamplingError, match="class 10: unknown; known are AnnualCrop"):
         pipeline.sample([10])
+    for use in (pipeline.sample, pipeline.trajectory, lambda name: pipeline.images_of(name, 1)):
+        with pytest.raises(SamplingError, match=r"labels: 'Forest' is no list; .* \['Forest'\]"):
+            use("Forest")
 
 
 @pytest.mark.parametrize(
@@ -261,6 +266,7 @@ def test_pipeline_in_python(tiny_run: Path) -> None:
         ({"sampler": "euler"}, "sampler: 'euler' is not one of ddpm, ddim"),
         ({"guidance": float("nan")}, "guidance: nan is not a number from 0 up"),
         ({"eta": -1.0}, "eta: -1.0 is not a number"),
+        ({"eta": 1.01}, "eta: 1.01 is not a number from 0"),
         ({"steps": 2.5}, "steps: 2.5 is not a whole number from 1 up"),
         ({"seed": -1}, "seed: -1 is not a whole number from 0 up"),
         ({"batch_size": 0}, "batch_size: 0 is not a whole number"),

@@ -95,19 +95,27 @@ def pixels(text: str) -> int:
     return whole(text, least=2, most=4096)
 
 
-def number(text: str, *, below: float) -> float:
+def number(text: str, *, below: float = float("inf"), most: float = float("inf")) -> float:
     try:
         value = float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not 0 <= value < below:
-        bounds = "from 0 up" if below == float("inf") else f"from 0 to below {below:g}"
+    if not 0 <= value < below or value > most:
+        bounds = "from 0 up"
+        if below < float("inf"):
+            bounds = f"from 0 to below {below:g}"
+        elif most < float("inf"):
+            bounds = f"from 0 to {most:g}"
         raise argparse.ArgumentTypeError(f"{text} is not a number {bounds}")
     return value
 
 
 def non_negative(text: str) -> float:
-    return number(text, below=float("inf"))
+    return number(text)
+
+
+def unit(text: str) -> float:
+    return number(text, most=1)
 
 
 def fraction(text: str) -> float:
