@@ -75,7 +75,8 @@ class DataConfig:
         image_size: images are cropped to the centre square and resized to this side.
         channels: 3 (RGB) or 1 (grey) for image files; a model may be built with any number.
         classes: the class folders to use, in this order; null takes all, sorted by name.
-        test_fraction: part of each class kept out of training, chosen by file name.
+        test_fraction: part of each class kept out of training, chosen by file name; not read where
+            folders of the set (`train`, `test`) say which images these are.
         augment: random flips and right-angle rotations (overhead imagery has no up).
         skip_broken: skip and count unreadable images instead of refusing them.
     """

@@ -90,7 +90,7 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
         return _choose(config.classes, EUROSAT_CLASSES)
     if config.classes is not None and not present:
         return config.classes
-    with open_source(config.root) as source:
+    with open_source(config.root, classes=config.classes) as source:
         return _choose(config.classes, source.class_names)
 
 
@@ -123,8 +123,8 @@ def select(
         Class names, items, and (N,) bool.
 
     Raises:
-        DataError: the set has no class of a name in `data.classes`, or `data.channels` is neither
-            1 nor 3.
+        DataError: the set has no class of a name in `data.classes`, or its split leaves nothing of
+            one to train on; or `data.channels` is neither 1 nor 3.
     """
     check_channels(config.channels)
     classes = _choose(config.classes, source.class_names)
@@ -132,10 +132,21 @@ def select(
         name: tuple(items) for name, items in groupby(source.items, key=attrgetter("class_name"))
     }
     items = tuple(item for name in classes for item in members[name])
-    is_test = np.concatenate(
-        [held_out([item.name for item in members[name]], config.test_fraction) for name in classes]
-    )
-    return classes, items, is_test
+    is_test = [_is_test(name, members[name], config.test_fraction) for name in classes]
+    return classes, items, np.concatenate(is_test)
+
+
+def _is_test(name: str, items: Sequence[Item], fraction: float) -> np.ndarray:
+    """Which images of a class are held out: as its folders say, or else by file names."""
+    if not any(item.part for item in items):
+        return held_out([item.name for item in items], fraction)
+    chosen = np.array([item.is_held_out for item in items])
+    if chosen.all():
+        raise DataError(
+            f"data.classes: all images of class {name} are held out ({items[0].part}); add some to "
+            "train on, or leave the class out"
+        )
+    return chosen
 
 
 def load(config: DataConfig, *, progress: bool = False) -> Dataset:
@@ -152,7 +163,7 @@ def load(config: DataConfig, *, progress: bool = False) -> Dataset:
         DataError: the set is absent or malformed, an image is unreadable (unless
             `data.skip_broken`), or a class has no readable image left.
     """
-    with open_source(config.root) as source:
+    with open_source(config.root, classes=config.classes) as source:
         classes, items, is_test = select(config, source)
         images = _allocate(config, len(items))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qhdm.config import DataConfig
@@ -36,7 +37,7 @@ def describe(config: DataConfig, *, progress: bool = False) -> str:
     Raises:
         DataError: the set is absent or malformed. Broken images are reported in the text.
     """
-    with open_source(config.root) as source:
+    with open_source(config.root, classes=config.classes) as source:
         classes, items, is_test = select(config, source)
 
         def examine(item: Item) -> _Examined:
@@ -61,9 +62,12 @@ def describe(config: DataConfig, *, progress: bool = False) -> str:
         *_table(columns, [*rows, ("total", totals)]),
         "",
         f"stored as: {_kinds(found)}",
+        *_split(items),
     ]
     if source.ignored:
         lines.append(f"images outside class folders, ignored: {source.ignored}")
+    if source.others:
+        lines.append(f"other files, not read: {source.passed_over}")
     if source.links:
         lines.append(f"links to folders or out of the set, not followed: {source.links}")
     if faults:
@@ -84,6 +88,16 @@ def _examine(source: Source, item: Item, config: DataConfig) -> _Examined:
     except DataError as error:
         return _Examined(item, kind, str(error))
     return _Examined(item, kind, None)
+
+
+def _split(items: Sequence[Item]) -> list[str]:
+    """The images in each folder of the split, where the set has these."""
+    counts = Counter((item.part, item.is_held_out) for item in items if item.part)
+    words = [
+        f"{count} in {part} ({'held out' if held else 'training'})"
+        for (part, held), count in sorted(counts.items())
+    ]
+    return [f"split by folders: {', '.join(words)}"] if words else []
 
 
 def _kinds(found: list[_Examined]) -> str:
