@@ -71,6 +71,11 @@ def test_usage_errors_are_one_line(cli: Cli) -> None:
     refused(cli("sample", "x", "--steps", "abc"), "'abc' is not a whole number", code=2)
     refused(cli("data", "info", "bundled", "--test-fraction", "1"), "from 0 to below 1", code=2)
     refused(cli("data", "info", "bundled", "--size", "100000"), "from 2 to 4096", code=2)
+    refused(cli("data", "info", ""), "root: string should have at least 1 character")
+    refused(cli("data", "info", "bundled", "--classes", "../x"), "classes[0]: must be the plain")
+    for limits in (("5", "2"), ("nan", "2"), ("0", "inf")):
+        done = cli("data", "info", "bundled", "--range", *limits)
+        refused(done, "--range", "the lower number first", code=2)
     refused(cli("sample", "x", "--guidance", "nan"), "not a number from 0 up", code=2)
     refused(cli("train"), "give either a configuration file or --resume RUN")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,6 +53,34 @@ def settings(cls: type[T], given: Mapping[str, Any], refusal: type[QhdmError]) -
 
 def add_force(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="overwrite the file")
+
+
+class _Range(argparse.Action):
+    """Takes two numbers, the first of which is less."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        low, high = values
+        if not -math.inf < low < high < math.inf:
+            raise argparse.ArgumentError(self, f"{low:g} {high:g}: give the lower number first")
+        setattr(namespace, self.dest, (low, high))
+
+
+def add_range(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """Let the command line give `data.range`."""
+    parser.add_argument(
+        "--range",
+        type=float,
+        nargs=2,
+        action=_Range,
+        metavar=("LOW", "HIGH"),
+        help=f"values that become black and white, of images of more than 8 bits{more}",
+    )
 
 
 def check_new(option: str, path: Path, *, force: bool) -> None:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 from qhdm.config import DataConfig
 from qhdm.data.dataset import select
-from qhdm.data.images import opened, to_array
+from qhdm.data.images import lacks_range, opened, to_picture, to_square
 from qhdm.data.parallel import map_in_threads
+from qhdm.data.raster import Raster
 from qhdm.data.source import Item, Source, open_source
+from qhdm.data.values import SetValues, Values, values_of, values_of_picture
 from qhdm.errors import DataError
 
 _SHOWN = 5
@@ -18,15 +20,16 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class _Examined:
-    """One image as it was found: its size and mode where it decodes, and why it cannot be used."""
+    """One image as it was found: size, mode and values where it decodes, or why it does not."""
 
     item: Item
     kind: str | None
+    values: Values | None
     fault: str | None
 
 
 def describe(config: DataConfig, *, progress: bool = False) -> str:
-    """A table of a data set: images, train and test per class, original sizes, what is unusable.
+    """A table of a data set: images, train and test per class, sizes, values, what is unusable.
 
     Every image is decoded, so that what `load` would refuse is listed here.
 
@@ -62,6 +65,7 @@ def describe(config: DataConfig, *, progress: bool = False) -> str:
         *_table(columns, [*rows, ("total", totals)]),
         "",
         f"stored as: {_kinds(found)}",
+        *_values(found, config, str(source.path)),
         *_split(items),
     ]
     if source.ignored:
@@ -80,14 +84,41 @@ def describe(config: DataConfig, *, progress: bool = False) -> str:
 
 def _examine(source: Source, item: Item, config: DataConfig) -> _Examined:
     place = source.place(item)
-    kind = None
+    kind = values = None
     try:
         with opened(source.read(item), name=place) as image:
-            kind = f"{image.width}x{image.height} {image.mode}"
-            to_array(image, size=config.image_size, channels=config.channels, name=place)
+            if isinstance(image, Raster):
+                height, width, bands = image.values.shape
+                kind = f"{width}x{height} {image.type_name} {'RGB' if bands == 3 else 'grey'}"
+                values = values_of(image, config.range)
+            else:
+                kind = f"{image.width}x{image.height} {image.mode}"
+            if not lacks_range(image, config.range):
+                picture = to_picture(
+                    image, channels=config.channels, name=place, value_range=config.range
+                )
+                to_square(picture, size=config.image_size)
+                values = values or values_of_picture(picture)
     except DataError as error:
-        return _Examined(item, kind, str(error))
-    return _Examined(item, kind, None)
+        return _Examined(item, kind, None, str(error))
+    return _Examined(item, kind, values, None)
+
+
+def _values(found: list[_Examined], config: DataConfig, place: str) -> list[str]:
+    """The values that occur, by type, and what they need."""
+    stored = SetValues()
+    for image in found:
+        if image.values is not None:
+            stored.add(image.values)
+    lines = [f"values: {text}"] if (text := str(stored)) else []
+    if config.range is not None:
+        low, high = config.range
+        lines.append(f"data.range: {low:g} becomes black, {high:g} white (8 bits stay as they are)")
+    try:
+        stored.check(config.range, place)
+    except DataError as error:
+        lines.append(str(error))
+    return lines
 
 
 def _split(items: Sequence[Item]) -> list[str]:
