@@ -23,6 +23,9 @@ setup(
     entry_points={"console_scripts": ["qhdm = qhdm.cli:main"]},
     install_requires=[
         "torch>=2.6",
+        # TIFF and PNG of more than 8 bits, which Pillow cuts to 8; the first releases for NumPy 2.
+        "imagecodecs>=2024.6",
+        "tifffile>=2024.6",
         "msgpack>=1.0",
         "qiskit>=2.1,<3",
         "qiskit-aer>=0.17,<0.19",

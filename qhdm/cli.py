@@ -33,7 +33,7 @@ from qhdm.commands import (
     train,
     train_classifier,
 )
-from qhdm.commands.arguments import fraction, pixels
+from qhdm.commands.arguments import add_range, fraction, pixels, settings
 from qhdm.distributed import World
 from qhdm.errors import ConfigError, DataError, Interrupted, PeerFailed, QhdmError
 
@@ -139,17 +139,23 @@ def _data_info(arguments: argparse.Namespace) -> None:
     from qhdm.data.info import describe
     from qhdm.pictures import contact_sheet, save_png
 
-    config = DataConfig(
-        root=arguments.path, image_size=arguments.size, test_fraction=arguments.test_fraction
-    )
-    print(describe(config, progress=True))
+    given = {
+        "root": arguments.path,
+        "image_size": arguments.size,
+        "range": arguments.range,
+        "classes": arguments.classes and list(dict.fromkeys(arguments.classes)),
+        "test_fraction": arguments.test_fraction,
+    }
+    config = settings(DataConfig, given, DataError)
+    text = describe(config, progress=True)
+    print(text)
     lenient = dataclasses.replace(config, skip_broken=True)
     sheet = arguments.sheet or Path(f"{Path(arguments.path).stem}_contact_sheet.png")
     try:
         dataset = data.load(lenient, progress=True)
     except DataError as error:
         # The set is described all the same: what is wrong with it is what one wants to know.
-        print(f"contact sheet: none ({error})")
+        print(f"contact sheet: none ({'see above' if str(error) in text else error})")
         return
     save_png(contact_sheet(dataset), sheet)
     print(f"contact sheet: {sheet}")
@@ -188,10 +194,12 @@ def _parser() -> argparse.ArgumentParser:
 
     data = verbs.add_parser("data", help="look at or download data")
     kinds = data.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    info = kinds.add_parser("info", help="classes, counts, sizes and split; a contact sheet")
+    info = kinds.add_parser("info", help="classes, counts, sizes, values, split; a contact sheet")
     info.add_argument("path", metavar="PATH", help="a folder or zip of class folders, or `bundled`")
     info.add_argument("--size", type=pixels, default=64, metavar="PIXELS", help="resize to this")
     info.add_argument("--test-fraction", type=fraction, default=0.1, metavar="F")
+    info.add_argument("--classes", nargs="+", metavar="NAME", help="only these class folders")
+    add_range(info)
     info.add_argument("--sheet", type=Path, metavar="FILE", help="where the contact sheet goes")
     info.set_defaults(command=_data_info)
     download = kinds.add_parser("download", help="download a data set")

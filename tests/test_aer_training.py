@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tolerances import FLOAT64, SIGMAS
 import qhdm
 from qhdm import data
 from qhdm.cli import main
-from qhdm.config import Config, DataConfig, load_config
+from qhdm.config import Config, DataConfig, Sampling, load_config
 from qhdm.errors import CircuitError, ConfigError, EngineError, SamplingError
 from qhdm.models import build_model
 from qhdm.quantum import Filter, build_filter, expectation
@@ -35,7 +36,7 @@ from qhdm.quantum.options import Aer, SpsaOptions
 from qhdm.runs.directory import RunDirectory
 from qhdm.training import estimate
 from qhdm.training.estimate import describe_circuits
-from qhdm.training.loop import resumed
+from qhdm.training.loop import fit, resumed
 
 CPU = torch.device("cpu")
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -294,25 +295,22 @@ def test_configured_options_reach_the_engine() -> None:
 
 def test_samples_on_aer_do_not_depend_on_the_batch(tiny_run: Path) -> None:
     pipeline = qhdm.Run.open(tiny_run, device="cpu")
-    engine = AerEngine(Aer(shots=64))
-    exact = pipeline.sample(["Forest", "River", "Pasture"], steps=3, seed=4)
-    together = pipeline.sample(["Forest", "River", "Pasture"], steps=3, seed=4, engine=engine)
-    apart = pipeline.sample(
-        ["Forest", "River", "Pasture"], steps=3, seed=4, engine=engine, batch_size=1
-    )
+    asked = Sampling(steps=3, seed=4, engine=Aer(shots=64))
+    classes = ["Forest", "River", "Pasture"]
+    exact = pipeline.sample(Sampling(steps=3, seed=4), labels=classes)
+    together = pipeline.sample(asked, labels=classes)
+    apart = pipeline.sample(asked, labels=classes, batch_size=1)
     # Convolutions round differently by batch, which may move a shot: some grey levels.
     moved = np.abs(together.astype(int) - apart)
     assert moved.max() <= 8
     assert moved.mean() < 0.1
     assert (together != exact).any()
-    late = pipeline.sample(
-        ["Forest", "River", "Pasture"], steps=3, seed=4, engine=engine, engine_steps=1
-    )
+    late = pipeline.sample(dataclasses.replace(asked, engine_steps=1), labels=classes)
     assert np.abs(late.astype(int) - exact).mean() < np.abs(together.astype(int) - exact).mean()
-    ideal = pipeline.sample(["Forest"], steps=3, seed=4, engine=AerEngine())
+    ideal = pipeline.sample(Sampling(steps=3, seed=4, engine=Aer()), labels=["Forest"])
     assert np.abs(ideal.astype(int) - exact[:1]).max() <= 1
     with pytest.raises(SamplingError, match="engine_steps: 4 is not between 1 and the 3 steps"):
-        pipeline.sample(["Forest"], steps=3, engine=engine, engine_steps=4)
+        pipeline.sample(dataclasses.replace(asked, engine_steps=4), labels=classes)
 
 
 def test_sampling_command_writes_both_grids(cli: Cli, tiny_run: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from conftest import TINY, Cli
 from PIL import Image
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 import qhdm
@@ -71,6 +72,11 @@ def test_usage_errors_are_one_line(cli: Cli) -> None:
     refused(cli("sample", "x", "--steps", "abc"), "'abc' is not a whole number", code=2)
     refused(cli("data", "info", "bundled", "--test-fraction", "1"), "from 0 to below 1", code=2)
     refused(cli("data", "info", "bundled", "--size", "100000"), "from 2 to 4096", code=2)
+    refused(cli("data", "info", ""), "root: string should have at least 1 character")
+    refused(cli("data", "info", "bundled", "--classes", "../x"), "classes[0]: must be the plain")
+    for limits in (("5", "2"), ("nan", "2"), ("0", "inf")):
+        done = cli("data", "info", "bundled", "--range", *limits)
+        refused(done, "--range", "the lower number first", code=2)
     refused(cli("sample", "x", "--guidance", "nan"), "not a number from 0 up", code=2)
     refused(cli("train"), "give either a configuration file or --resume RUN")
 
@@ -238,6 +244,8 @@ def test_sampling_refusals(cli: Cli, tiny_run: Path, tmp_path: Path) -> None:
     refused(too_many, "steps: 101 is not between 1 and")
     assert not out.parent.exists()
     refused(cli("sample", tmp_path), "not a run directory")
+    eta = cli("sample", tiny_run, "--sampler", "ddim", "--eta", 1.5)
+    refused(eta, "--eta: 1.5 is not a number from 0 to 1", code=2)
     file = tiny_run / "config.yaml"
     refused(cli("sample", tiny_run, "--out", file), "--out:", "not a folder that can be written")
     refused(cli("sample", tiny_run, "--grid", file / "x.png"), "--grid:", "not a folder")
@@ -245,32 +253,52 @@ def test_sampling_refusals(cli: Cli, tiny_run: Path, tmp_path: Path) -> None:
 
 def test_pipeline_in_python(tiny_run: Path) -> None:
     pipeline = qhdm.Run.open(tiny_run, device="cpu")
-    images = pipeline.sample(labels=["Forest", 9], steps=2, seed=0)
+    images = pipeline.sample(Sampling(steps=2), labels=["Forest", 9])
     assert images.shape == (2, 16, 16, 3)
     assert images.dtype == np.uint8
-    np.testing.assert_array_equal(images, pipeline.sample([1, "SeaLake"], steps=2, seed=0))
+    np.testing.assert_array_equal(images, pipeline.sample(Sampling(steps=2), labels=[1, "SeaLake"]))
     raw = qhdm.Run.open(tiny_run, weights="model", device="cpu")
-    assert (raw.sample(["Forest"], steps=2) != images[:1]).any()
+    assert (raw.sample(Sampling(steps=2, weights="model"), labels=["Forest"]) != images[:1]).any()
     with pytest.raises(SamplingError, match="class 10: unknown; known are AnnualCrop"):
-        pipeline.sample([10])
+        pipeline.sample(labels=[10])
+    for use in (
+        lambda name: pipeline.sample(labels=name),
+        pipeline.trajectory,
+        lambda name: pipeline.images_of(name, 1),
+    ):
+        with pytest.raises(SamplingError, match=r"labels: 'Forest' is no list; .* \['Forest'\]"):
+            use("Forest")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("key", "value"),
     [
-        ({"sampler": "euler"}, "sampler: 'euler' is not one of ddpm, ddim"),
-        ({"guidance": float("nan")}, "guidance: nan is not a number from 0 up"),
-        ({"eta": -1.0}, "eta: -1.0 is not a number"),
-        ({"steps": 2.5}, "steps: 2.5 is not a whole number from 1 up"),
-        ({"seed": -1}, "seed: -1 is not a whole number from 0 up"),
-        ({"batch_size": 0}, "batch_size: 0 is not a whole number"),
-        ({"indices": [0, 1]}, "indices: 2 for 1 labels; give one each"),
+        ("sampler", "euler"),
+        ("guidance", float("nan")),
+        ("eta", -1.0),
+        ("eta", 1.01),
+        ("steps", 2.5),
+        ("steps", 0),
+        ("seed", -1),
+        ("num", 0),
+        ("weights", "last"),
+        ("engine", "aar"),
+        ("engine_steps", 2),  # of the run's own engine
     ],
 )
-def test_pipeline_refusals(tiny_run: Path, arguments: dict, message: str) -> None:
-    pipeline = qhdm.Run.open(tiny_run, device="cpu")
-    with pytest.raises(SamplingError, match=message):
-        pipeline.sample(["Forest"], **{"steps": 2, **arguments})
+def test_a_request_out_of_range_is_refused_by_its_key(key: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=key):
+        Sampling(**{key: value})  # type: ignore[arg-type]
+
+
+def test_what_does_not_fit_the_run_is_refused(tiny_run: Path) -> None:
+    run = qhdm.Run.open(tiny_run, device="cpu")
+    for arguments, message in (
+        ({"batch_size": 0}, "batch_size: 0 is not a number from 1 up"),
+        ({"indices": [0, 1]}, "indices: 2 for 1 labels; give one each"),
+    ):
+        with pytest.raises(SamplingError, match=message):
+            run.sample(Sampling(steps=2), labels=["Forest"], **arguments)  # type: ignore[arg-type]
 
 
 def test_damaged_weights_are_named_and_older_ones_used(

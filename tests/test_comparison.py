@@ -38,7 +38,7 @@ from qhdm.metrics.records import (
 )
 from qhdm.metrics.samples import described
 from qhdm.runs.directory import RunDirectory
-from qhdm.training import train
+from qhdm.training.loop import fit
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

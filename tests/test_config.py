@@ -55,6 +55,11 @@ def test_eurosat_is_the_default() -> None:
         ("quantum.encoder.levels=[4, 4]", "quantum.encoder.levels: a level is given twice"),
         ("quantum.vertex.filters=21", "quantum.vertex.filters: gives 21 filters of 3 channels"),
         ("quantum.vertex.rho=0.01", "quantum.vertex.rho: gives 0 filters"),
+        ("data.range=[1]", "data.range[1]: is required"),
+        ("data.range=[2750, 0]", "data.range: must be [low, high], low being less than high"),
+        ("data.range=[1, 1]", "data.range: must be [low, high], low being less than high"),
+        ("data.range=[0, .inf]", "data.range[1]: must be a finite number"),
+        ("data.range=2750", "data.range: must be a list, got 2750"),
         ("data.classes=[a, a]", "data.classes: must name at least one class, each once"),
         ("data.classes=[]", "data.classes: must name at least one class, each once"),
         ("sample.steps=2000", "sample.steps: 2000 exceeds diffusion.timesteps (1000)"),
@@ -69,6 +74,13 @@ def test_bad_settings_are_refused_by_name(setting: str, message: str) -> None:
         load_config(EUROSAT, [setting])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_ranges_are_kept(tmp_path: Path) -> None:
+    config = load_config(EUROSAT, ["data.range=[-0.5, 2750]"])
+    assert config.data.range == (-0.5, 2750)
+    (tmp_path / "copy.yaml").write_text(to_yaml(config))
+    assert load_config(tmp_path / "copy.yaml") == config
 
 
 def test_the_place_of_a_bad_setting_is_the_setting() -> None:

@@ -20,7 +20,7 @@ from qhdm.quantum import Filter, build_filter, expectation
 from qhdm.quantum.aer.estimator import AerEstimator
 from qhdm.quantum.connector import FilterConnector, FilterQNN
 from qhdm.quantum.engines import bound, make_engine
-from qhdm.quantum.layer import QuantumFilterLayer
+from qhdm.quantum.layer import QuantumConv2d
 from qhdm.quantum.options import ENGINES, Aer, Exact
 
 
@@ -107,7 +107,7 @@ def test_theta_is_in_turns() -> None:
 def test_layer_reads_and_writes_the_right_pixels() -> None:
     """Against one circuit per patch, indexed by the definition."""
     filter = build_filter("hqconv", qubits=12, layers=1)
-    layer = QuantumFilterLayer(filter, count=2).double()
+    layer = QuantumConv2d(3 * 2, filter).double()
     x = torch.randn(2, 6, 4, 6, dtype=torch.float64)
     y = layer(x)
     assert y.shape == x.shape
@@ -126,15 +126,15 @@ def test_layer_reads_and_writes_the_right_pixels() -> None:
 
 def test_layer_refuses_a_filter_of_another_size() -> None:
     with pytest.raises(CircuitError, match="2x2x3 patch needs 12 inputs"):
-        QuantumFilterLayer(build_filter("hqconv", qubits=8, layers=1))
+        QuantumConv2d(3, build_filter("hqconv", qubits=8, layers=1))
     filter = build_filter("hqconv", qubits=12, layers=1)
     one = Filter("one", filter.circuit, filter.inputs, filter.weights, (SparsePauliOp("Z" * 12),))
     with pytest.raises(CircuitError, match="has 12 and 1"):
-        QuantumFilterLayer(one)
+        QuantumConv2d(3, one)
 
 
 def test_copies_share_the_circuit() -> None:
-    layer = QuantumFilterLayer(build_filter("fqconv", qubits=12, layers=1))
+    layer = QuantumConv2d(3, build_filter("fqconv", qubits=12, layers=1))
     copied = copy.deepcopy(layer)
     assert copied.connector.filter is layer.connector.filter
     assert copied.connector.theta is not layer.connector.theta

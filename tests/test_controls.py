@@ -16,7 +16,7 @@ from qhdm.models import UNet, build_model
 from qhdm.models.baselines import SparseLinear
 from qhdm.models.counts import count_parameters, quantum_parameters
 from qhdm.quantum import build_filter, expectation
-from qhdm.quantum.layer import PatchTiling, QuantumFilterLayer
+from qhdm.quantum.layer import PatchTiling, QuantumConv2d
 
 CONTROLS = ("frozen", "cosine", "linear", "identity")
 
@@ -91,7 +91,7 @@ def test_linear_refuses_more_weights_than_a_map_of_the_patch_has(tiny_yaml: Path
 
 def test_cosine_is_what_the_circuit_without_entanglement_computes(tiny_yaml: Path) -> None:
     """`product` with weights of zero, by the exact engine."""
-    product = QuantumFilterLayer(build_filter("product", qubits=12, layers=2)).double()
+    product = QuantumConv2d(3, build_filter("product", qubits=12, layers=2)).double()
     with torch.no_grad():
         product.connector.theta.zero_()
     model = build_model(of(tiny_yaml, "cosine"))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+import tifffile
+from imagecodecs import png_encode
+from PIL import ExifTags, Image
 
 from qhdm.data import decode
 from qhdm.errors import DataError
@@ -69,10 +72,6 @@ MODES = {
         encode(Image.frombytes("I;16B", (8, 8), GREY_16.astype(">u2").tobytes()), "TIFF"),
         np.stack([GREY] * 3, axis=2),
     ),
-    "I": (
-        encode(Image.fromarray(GREY_16.astype(np.int32)), "TIFF"),
-        np.stack([GREY] * 3, axis=2),
-    ),
     "CMYK": (
         encode(Image.fromarray(rgb()).convert("CMYK"), "TIFF"),
         np.array(Image.fromarray(rgb()).convert("CMYK").convert("RGB")),
@@ -130,13 +129,60 @@ def test_broken_files_are_refused(kind: str) -> None:
     assert message.endswith("); mend or remove it, or set data.skip_broken: true")
 
 
-def test_pixels_without_a_known_range_are_refused() -> None:
-    floats = Image.fromarray(np.ones((8, 8), dtype=np.float32))
-    assert "floating-point pixels have no known range" in refusal(encode(floats, "TIFF"))
-    large = Image.fromarray(np.full((8, 8), 70_000, dtype=np.int32))
-    assert "pixel values beyond 16 bits" in refusal(encode(large, "TIFF"))
-    negative = Image.fromarray(np.full((8, 8), -1, dtype=np.int32))
-    assert "pixel values beyond 16 bits" in refusal(encode(negative, "TIFF"))
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_pixels_without_a_known_range_are_refused(dtype: type) -> None:
+    data = encode(Image.fromarray(np.ones((8, 8), dtype=dtype)), "TIFF")
+    assert f"{np.dtype(dtype).name} values need a range; set data.range" in refusal(data)
+
+
+#: How the pixels of an upright image are stored, by EXIF's number of the orientation.
+STORED = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: np.rot90(upright),
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP", "JPEG", "16-bit TIFF", "16-bit PNG"])
+def test_images_are_turned_upright(form: str, orientation: int) -> None:
+    upright = np.kron(rgb(2, 3), np.ones((8, 8, 1), np.uint8))  # blocks, which JPEG keeps
+    stored = np.ascontiguousarray(STORED[orientation](upright))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    if form == "16-bit TIFF":
+        file = io.BytesIO()
+        tags = [(274, "H", 1, orientation, True)]
+        tifffile.imwrite(file, stored * np.uint16(256), photometric="rgb", extratags=tags)
+        data = file.getvalue()
+    elif form == "16-bit PNG":
+        data = with_chunk(png_encode(stored * np.uint16(256)), b"eXIf", exif.tobytes()[6:])
+    else:
+        options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}
+        data = encode(Image.fromarray(stored), form, exif=exif, **options.get(form, {}))
+    found = read(data, size=16)
+    expected = read(encode(Image.fromarray(upright)), size=16)
+    assert np.abs(found.astype(int) - expected).max() <= (12 if form == "JPEG" else 0)
+
+
+def with_chunk(png: bytes, name: bytes, content: bytes) -> bytes:
+    """A PNG with one more chunk after its header."""
+    chunk = len(content).to_bytes(4, "big") + name + content
+    chunk += zlib.crc32(name + content).to_bytes(4, "big")
+    return png[:33] + chunk + png[33:]
+
+
+def test_odd_metadata_are_no_reason_to_refuse_an_image() -> None:
+    for exif in (b"Exif\0\0", b"Exif\0\0rubbish", b"Exif\0\0II*\0\xff\xff\xff\x7f"):
+        data = encode(Image.fromarray(rgb(64, 64)), "JPEG", exif=exif)
+        np.testing.assert_array_equal(
+            read(data), read(encode(Image.fromarray(rgb(64, 64)), "JPEG"))
+        )
 
 
 @pytest.mark.parametrize("factor", [1.5, 3])

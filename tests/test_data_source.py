@@ -169,6 +169,16 @@ def test_unsafe_entries_are_refused(entry: str, tmp_path: Path) -> None:
     assert repr(entry) in message
 
 
+def test_backslashes_are_named_as_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("Forest", "River"):
+            archive.writestr(f"{name}\\a.png", PNG)  # as some programs for Windows do
+    message = refusal(path)
+    assert f"{path}: backslash in entry 'Forest\\\\a.png': zips separate folders with /" in message
+    assert "unsafe" not in message
+
+
 def test_entries_without_a_name_are_refused(tmp_path: Path) -> None:
     path = pack(tmp_path / "set.zip", ["Forest/a.png"])
     nameless = zipfile.ZipInfo("x")

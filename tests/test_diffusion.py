@@ -11,11 +11,11 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from reference import GOLDEN
 from tolerances import PUBLISHED_SCHEDULE, SAMPLER
 
-from qhdm.config import DiffusionConfig
-from qhdm.diffusion import SamplerSettings, Schedule, generate, per_sample_loss
+from qhdm.config import DiffusionConfig, SamplerOptions
+from qhdm.diffusion import Schedule, generate, per_sample_loss
 from qhdm.diffusion.generate import guided_denoiser
 from qhdm.diffusion.pixels import from_uint8, to_uint8
-from qhdm.diffusion.samplers import ImageNoise, ddim_step, sample, timesteps_of
+from qhdm.diffusion.samplers import ImageNoise, ddim_step, states, timesteps_of
 from qhdm.diffusion.schedule import cosine_betas, linear_betas
 from qhdm.errors import SamplingError
 
@@ -108,7 +108,8 @@ def test_the_full_chain_takes_the_posterior_step_and_ends_at_the_estimate() -> N
         estimates.append((t, (x / 2).clamp(-1, 1)))
         return estimates[-1][1]
 
-    final = sample(schedule, denoise, ImageNoise(0, [0], SHAPE), sampler="ddpm", steps=20)
+    *_, last = states(schedule, denoise, ImageNoise(0, [0], SHAPE), sampler="ddpm", steps=20)
+    final = last.x
     assert [t for t, _ in estimates] == list(range(19, -1, -1))
     assert torch.equal(final, estimates[-1][1])
 
@@ -218,7 +219,8 @@ def test_samplers_agree_with_diffusers_step_by_step(
         return denoise(x, t)
 
     noise = ImageNoise(0, [0, 1], SHAPE)
-    final = sample(schedule, recording, noise, sampler=sampler, steps=steps, eta=eta)
+    *_, last = states(schedule, recording, noise, sampler=sampler, steps=steps, eta=eta)
+    final = last.x
 
     # Each step of diffusers starts from our x_t, with the noise that we drew.
     noise = ImageNoise(0, [0, 1], SHAPE)
@@ -271,9 +273,8 @@ def test_an_image_depends_on_its_seed_and_index_alone(sampler: str) -> None:
 
     def make(indices: list[int], batch_size: int, seed: int = 3) -> np.ndarray:
         return generate(
-            network, schedule, labels=[i % 3 for i in indices], indices=indices, shape=SHAPE,
-            seed=seed, settings=SamplerSettings(sampler, 10, 1.0, 0.0),
-            batch_size=batch_size, device=torch.device("cpu"),
+            network, schedule, SamplerOptions(sampler=sampler, steps=10, guidance=1.0, seed=seed),
+            labels=[i % 3 for i in indices], indices=indices, shape=SHAPE, batch_size=batch_size, device=torch.device("cpu"),
         )  # fmt: skip
 
     whole = make([0, 1, 2, 3, 4], 5)

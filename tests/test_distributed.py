@@ -31,7 +31,8 @@ from qhdm.distributed import World, _name_of_start
 from qhdm.errors import ConfigError, RunError
 from qhdm.runs.directory import RunDirectory
 from qhdm.training.log import read_metrics
-from qhdm.training.trainer import Trainer, resumed, train
+from qhdm.training.loop import fit, resumed
+from qhdm.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 #: Odd, so that two processes have unequal shares.

@@ -21,7 +21,7 @@ from qhdm.comparison.estimate import parameters_of
 from qhdm.comparison.results import collect, read_results, write_results
 from qhdm.comparison.spec import load_grid
 from qhdm.comparison.table import describe
-from qhdm.config import EngineRequest, QuantumConfig
+from qhdm.config import EngineRequest, QuantumConfig, Sampling
 from qhdm.errors import CircuitError, ConfigError
 from qhdm.metrics import EvaluationSettings, read_evaluation
 from qhdm.metrics.records import (
@@ -33,10 +33,9 @@ from qhdm.metrics.records import (
     write_evaluation,
 )
 from qhdm.metrics.samples import described, sampled
-from qhdm.run import Run
 from qhdm.quantum import build_filter, expectation
-from qhdm.quantum.engines import make_engine
 from qhdm.quantum.options import Aer, EngineOptions, Exact
+from qhdm.run import Run
 from qhdm.runs.directory import RunDirectory
 from qhdm.schema import Document, validate
 
@@ -102,7 +101,7 @@ def images(runs: dict[str, Path]) -> Callable[[str, EngineOptions], np.ndarray]:
     def of(kind: str, options: EngineOptions) -> np.ndarray:
         if (kind, options) not in known:
             pipeline = Run.open(runs[kind], device="cpu")
-            known[kind, options] = pipeline.sample([0, 1, 0], engine=make_engine(options))
+            known[kind, options] = pipeline.sample(Sampling(engine=options), labels=[0, 1, 0])
         return known[kind, options]
 
     return of
@@ -373,15 +372,12 @@ def test_options_are_not_taken_for_an_engine(runs: dict[str, Path]) -> None:
         expectation(filter, x, w, engine=Aer(shots=8))  # type: ignore[arg-type]
     with pytest.raises(CircuitError, match="engine None: unknown"):
         expectation(filter, x, w, engine=None)  # type: ignore[arg-type]
-    pipeline = Run.open(runs["exact"], device="cpu")
-    with pytest.raises(CircuitError, match="engine None: unknown"):
-        pipeline.sample(["Forest"], engine=None)  # type: ignore[arg-type]
 
 
 def test_a_configuration_holds_the_engine_as_one_value() -> None:
     quantum = QuantumConfig(engine="aer", aer=Aer(shots=8))
     assert quantum.engine_options == Aer(shots=8)
-    assert EngineRequest().resolved(quantum) == Aer(shots=8)
-    assert EngineRequest(engine="aer").resolved(quantum) == Aer()
+    assert EngineRequest().engine_of(quantum) == Aer(shots=8)
+    assert EngineRequest(engine="aer").engine_of(quantum) == Aer()
     for options in (Exact(), Exact("network"), Aer(noise=NOISE)):
         assert quantum.on(options).engine_options == options

@@ -25,10 +25,10 @@ from qhdm.errors import ExportError, HardwareError
 from qhdm.export import Export, export, read_inputs
 from qhdm.hardware.runtime import find_backend
 from qhdm.models.named_filters import NamedFilter, named_filters
-from qhdm.run import load_model
 from qhdm.quantum import build_filter, expectation
 from qhdm.quantum.files.load import load_filter
-from qhdm.quantum.layer import QuantumFilterLayer
+from qhdm.quantum.layer import QuantumConv2d
+from qhdm.run import load_model
 
 X = np.linspace(-3, 3, 12)
 
@@ -82,7 +82,7 @@ def layers(tiny_run: Path) -> dict[str, list[float]]:
     model, _ = load_model(tiny_run)
     found = {}
     for name, layer in model.named_modules():
-        if isinstance(layer, QuantumFilterLayer):
+        if isinstance(layer, QuantumConv2d):
             patch = torch.as_tensor(X).reshape(2, 2, 3).permute(2, 0, 1)  # (h, w, c) to (C, H, W)
             values = layer.double()(patch.repeat(layer.count, 1, 1)[None])[0]
             for f in range(layer.count):
@@ -309,8 +309,8 @@ def test_names_of_places() -> None:
     assert [item.name for item in named_filters(model)] == ["encoder0_filter0", "encoder0_filter1"]
 
 
-def _layer() -> QuantumFilterLayer:
-    return QuantumFilterLayer(build_filter("fqconv", layers=1), count=2)
+def _layer() -> QuantumConv2d:
+    return QuantumConv2d(3 * 2, build_filter("fqconv", layers=1))
 
 
 @pytest.mark.parametrize(

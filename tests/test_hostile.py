@@ -18,7 +18,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import msgpack
+import numpy as np
 import pytest
+import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -58,6 +60,17 @@ def resized(kind: str, width: int, height: int) -> bytes:
 
         data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     return bytes(data)
+
+
+def deep(width: int, height: int) -> bytes:
+    """A small TIFF of 16 bits whose header claims another size."""
+    file = io.BytesIO()
+    tifffile.imwrite(file, np.zeros((16, 16, 3), np.uint16), photometric="rgb", compression="zlib")
+    file.seek(0)
+    with tifffile.TiffFile(file) as tiff:
+        tiff.pages.first.tags["ImageWidth"].overwrite(width)
+        tiff.pages.first.tags["ImageLength"].overwrite(height)
+    return file.getvalue()
 
 
 def bomb() -> bytes:
@@ -117,6 +130,9 @@ HOSTILE: dict[str, tuple[str, bytes | Callable[[], bytes], str]] = {
     "100 megapixels": ("image", lambda: resized("JPEG", 10_000, 10_000), "decompression bomb"),
     "4 exapixels": ("image", lambda: resized("PNG", 2**31 - 1, 2**31 - 1), "decompression bomb"),
     "79 megapixels": ("image", lambda: resized("JPEG", 8_900, 8_900), ""),  # read, as grey
+    "100 deep megapixels": ("image", lambda: deep(10_000, 10_000), "decompression bomb"),
+    "60 deep megapixels": ("image", lambda: deep(7_700, 7_700), "decompression bomb"),
+    "44 deep megapixels": ("image", lambda: deep(6_600, 6_600), "cannot be read as an image"),
     "PostScript": ("image", POSTSCRIPT, "of another format than JPEG"),
     "zip bomb": ("zip", bomb, "cannot be read as an image"),
     "deep tree": ("flax", nested(900), "more than 64 levels"),

@@ -30,7 +30,7 @@ from qhdm.reproduction import import_checkpoint
 from qhdm.reproduction.checkpoint import read_checkpoint
 from qhdm.reproduction.names import slots_of
 from qhdm.runs.directory import RunDirectory
-from qhdm.training.loop import resumed
+from qhdm.training.loop import fit, resumed
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "released"
 

@@ -35,7 +35,7 @@ ALLOWED = {
     "quantum.aer": FILTER | {"quantum.ir", "quantum.exact", "quantum.devices"},
     "quantum.engines": FILTER | {"quantum.exact", "quantum.aer"},
     "quantum.connector": FILTER | {"quantum.engines", "quantum.aer"},
-    "quantum.layer": FILTER | {"quantum.engines", "quantum.connector"},
+    "quantum.layer": FILTER | {"quantum.engines", "quantum.connector", "quantum.files"},
     "quantum": BASE,
     "device": {"errors"},
     "pictures": {"files", "data"},

@@ -14,9 +14,9 @@ from PIL import Image
 
 from qhdm import data
 from qhdm.cli import main
-from qhdm.config import DataConfig
+from qhdm.config import DataConfig, Sampling
 from qhdm.errors import EvaluationError
-from qhdm.metrics import EvaluationSettings, evaluate, read_evaluation
+from qhdm.metrics import EvaluationSettings, evaluate_run, read_evaluation
 from qhdm.metrics.samples import sampled
 from qhdm.run import Run
 from qhdm.runs.directory import RunDirectory
@@ -206,7 +206,7 @@ def test_sampled_images_are_those_of_the_pipeline(run: Path) -> None:
     assert np.bincount(found.labels).tolist() == [10, 10, 10]
     pipeline = Run.open(run)
     labels, indices = pipeline.images_of(["Industrial"], 10)
-    direct = pipeline.sample(labels, indices=indices, steps=2, seed=7).astype(int)
+    direct = pipeline.sample(Sampling(steps=2, seed=7), labels=labels, indices=indices).astype(int)
     # Other batch sizes may round otherwise, by one grey level.
     assert np.abs(found.images[found.labels == 1] - direct).max() <= 1
 
@@ -266,7 +266,7 @@ def test_the_python_interface_tells_requests_apart(
         num=9, steps=1, metrics=("classes",), extractor_weights=str(classifier)
     )
     out = tmp_path / "evaluation.json"
-    found = evaluate(run, settings, out=out)
+    found = evaluate_run(run, settings, out=out)
     assert found == read_evaluation(out)
     accuracy = found.find("class accuracy")
     assert accuracy is not None
@@ -275,4 +275,4 @@ def test_the_python_interface_tells_requests_apart(
         num=12, steps=1, metrics=("classes",), extractor_weights=str(classifier)
     )
     with pytest.raises(EvaluationError, match="of other data or another request"):
-        evaluate(run, other, out=out)
+        evaluate_run(run, other, out=out)

@@ -13,7 +13,7 @@ import yaml
 from conftest import TINY
 
 from qhdm.cli import main
-from qhdm.config import Config, VertexConfig, load_config, to_yaml, with_ansatz
+from qhdm.config import Config, Sampling, VertexConfig, load_config, to_yaml, with_ansatz
 from qhdm.errors import ConfigError, RunError
 from qhdm.models.build import build_filters
 from qhdm.models.named_filters import named_filters
@@ -82,13 +82,15 @@ def test_a_run_keeps_its_circuits(
     assert kept[0].read_text() == MINE
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert written["quantum"]["vertex"]["ansatz"] == f"circuits/{kept[0].name}"
-    images = Run.open("run", device="cpu").sample(["Forest"], steps=2)
+    images = Run.open("run", device="cpu").sample(Sampling(steps=2), labels=["Forest"])
 
     # The file changes, then vanishes; the run moves: it stays what it was.
     mine.write_text(MINE.replace("rx(", "ry("))
     shutil.rmtree(mine.parent)
     shutil.move("run", "moved")
-    assert (Run.open("moved", device="cpu").sample(["Forest"], steps=2) == images).all()
+    assert (
+        Run.open("moved", device="cpu").sample(Sampling(steps=2), labels=["Forest"]) == images
+    ).all()
     assert main(["train", "--resume", "moved", "--set", "train.steps=3"]) == 0
     assert RunDirectory.open("moved").last_step() == 3
     written = yaml.safe_load((tmp_path / "moved" / "config.yaml").read_text())

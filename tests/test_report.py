@@ -26,7 +26,7 @@ from qhdm.comparison.cells import cells_of
 from qhdm.comparison.estimate import parameters_of
 from qhdm.comparison.results import collect, write_results
 from qhdm.comparison.spec import load_grid
-from qhdm.config import load_config
+from qhdm.config import Sampling, load_config
 from qhdm.data.batches import symmetries
 from qhdm.diffusion.samplers import timesteps_of
 from qhdm.errors import ComparisonError, EvaluationError, RunError
@@ -212,7 +212,7 @@ def test_the_samples_on_the_page_are_those_of_the_pipeline(run: Path, page: Path
     pipeline = Run.open(run, device="cpu")
     names = pipeline.class_names
     labels, indices = pipeline.images_of(["River"], 6)
-    expected = pipeline.sample(labels, indices=indices, seed=0)
+    expected = pipeline.sample(labels=labels, indices=indices)
     shown = parse(page).images("generated image of River")
     for content, image in zip(shown[:6], expected, strict=True):
         # Other batch sizes may round a grey level differently.
@@ -269,9 +269,11 @@ def untrained(run: RunDirectory, records: Sequence[float] = ()) -> Path:
     """A checkpoint of the weights as they were drawn, and a log of these losses."""
     state = build_model(run.config).state_dict()
     run.save_checkpoint(run.config.train.steps, model=state, ema=state, optimizer={})
-    with MetricsLog(run.path, resume_step=0) as log:
-        for index, loss in enumerate(records):
-            log.write(5 * index + 5, loss=loss, steps_per_second=2.0)
+    log = MetricsLog()
+    log.on_start(run, 0)
+    for index, loss in enumerate(records):
+        log.on_loss(5 * index + 5, {"loss": loss, "steps_per_second": 2.0})
+    log.on_end()
     return run.path
 
 
@@ -420,7 +422,9 @@ def test_trajectories_end_in_the_samples(tiny_run: Path) -> None:
     labels, indices = pipeline.images_of(["Forest", "River"], 2)
     way = pipeline.trajectory(labels, indices=indices, seed=3)
     steps = pipeline.config.sample.steps
-    np.testing.assert_array_equal(way.images, pipeline.sample(labels, indices=indices, seed=3))
+    np.testing.assert_array_equal(
+        way.images, pipeline.sample(Sampling(seed=3), labels=labels, indices=indices)
+    )
     assert list(way.timesteps) == timesteps_of(pipeline.schedule, steps)
     assert way.x_t.shape == way.x_0.shape == (steps, *way.images.shape)
     # The last step of DPM-Solver++ leaves the estimate itself.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,12 @@ from qhdm.device import resolve_device
 from qhdm.errors import ConfigError, RunError, TrainingError
 from qhdm.runs.checkpoints import load_training_state, load_weights
 from qhdm.runs.directory import RunDirectory
+from qhdm.training.callbacks import Callback, PreviewGrid, ProgressBar, TensorBoard
 from qhdm.training.ema import Ema, ema_decay
 from qhdm.training.estimate import describe_counts, describe_time, duration
 from qhdm.training.log import MetricsLog, read_metrics
-from qhdm.training.trainer import Trainer, resumed, train
+from qhdm.training.loop import fit, resumed
+from qhdm.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 
@@ -132,11 +135,30 @@ def test_run_directory_holds_all_it_should(
     config: Config, images: data.Dataset, tmp_path: Path
 ) -> None:
     run = RunDirectory.create(config, tmp_path / "run")
-    pictures = []
-    train(
-        run, images, device=CPU, progress=False,
-        preview=lambda images, labels, path: pictures.append((images, labels, path)),
-    )  # fmt: skip
+    called: list[tuple[object, ...]] = []
+
+    class Recorder(Callback):
+        def on_start(self, run: RunDirectory, step: int) -> None:
+            called.append(("start", step))
+
+        def on_step(self, step: int) -> None:
+            called.append(("step", step))
+
+        def on_checkpoint(self, step: int, path: Path) -> None:
+            called.append(("checkpoint", step, path.name, path.exists()))
+
+        def on_preview(self, step: int, images: np.ndarray, labels: Sequence[int]) -> None:
+            called.append(("preview", step, images, labels))
+
+        def on_end(self) -> None:
+            called.append(("end",))
+
+    fit(run, images, device=CPU, callbacks=[Recorder(), PreviewGrid(), ProgressBar()])
+    assert called[0] == ("start", 0)
+    assert called[-1] == ("end",)
+    assert [step for kind, *step in called if kind == "step"] == [[s] for s in range(1, 21)]
+    assert ("checkpoint", 20, "step_0000020", True) in called
+    pictures = [c for c in called if c[0] == "preview"]
     assert RunDirectory.open(run.path).config == config
     versions = json.loads((run.path / "versions.json").read_text())
     assert versions["torch"] == torch.__version__.split("+")[0] or versions["torch"]
@@ -145,8 +167,9 @@ def test_run_directory_holds_all_it_should(
     assert [r["step"] for r in records] == [5, 10, 15, 20]
     assert all(math.isfinite(r["loss"]) and r["steps_per_second"] > 0 for r in records)
     assert [c.name for c in run.checkpoints()] == ["step_0000015", "step_0000020"]
-    assert [path.name for _, _, path in pictures] == ["step_0000010.png", "step_0000020.png"]
-    shown, labels, _ = pictures[-1]
+    names = sorted(path.name for path in (run.path / "samples").iterdir())
+    assert names == ["step_0000010.png", "step_0000020.png"]
+    _, _, shown, labels = pictures[-1]
     assert shown.shape == (20, 16, 16, 3)
     assert shown.dtype == np.uint8
     assert labels == [c for c in range(10) for _ in range(2)]
@@ -268,7 +291,7 @@ def test_checkpoints_hold_no_code_and_damage_is_named(
     refused({"step": 20, "optimizer": Payload()}, r"training\.pt: damaged",
             _use_new_zipfile_serialization=False)  # fmt: skip
     assert not (tmp_path / "executed").exists()
-    refused({"step": 20, "optimizer": {"state": {0: {"exp_avg": 1}}}}, "not that of Adam")
+    refused({"step": 20, "optimizer": {"state": {0: {"exp_avg": 1}}}}, "not that of adam")
     refused({"step": 7, "optimizer": {"state": {}}}, "of another step than its folder")
     moments = {name: torch.zeros(1) for name in ("step", "exp_avg", "exp_avg_sq")}
     refused({"step": 20, "optimizer": {"state": {0: moments}}}, r"step has shape \[1\]")
@@ -328,14 +351,20 @@ def test_checkpoints_are_ordered_by_step(config: Config, tmp_path: Path) -> None
     assert run.last_step() == 10_000_000
 
 
-def test_log_drops_what_a_resumed_run_repeats(tmp_path: Path) -> None:
-    with MetricsLog(tmp_path) as log:
-        for step in (5, 10, 15):
-            log.write(step, loss=1.0)
+def logged(run: RunDirectory, start: int, **losses: float) -> None:
+    log = MetricsLog()
+    log.on_start(run, start)
+    for step, loss in losses.items():
+        log.on_loss(int(step[1:]), {"loss": loss})
+    log.on_end()
+
+
+def test_log_drops_what_a_resumed_run_repeats(config: Config, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path, config)
+    logged(run, 0, s5=1.0, s10=1.0, s15=1.0)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('5\n{"step": 20, "lo')  # not a record, and a crash in mid-line
-    with MetricsLog(tmp_path, resume_step=10) as log:
-        log.write(15, loss=2.0)
+    logged(run, 10, s15=2.0)
     assert [(r["step"], r["loss"]) for r in read_metrics(tmp_path / "metrics.jsonl")] == [
         (5, 1.0), (10, 1.0), (15, 2.0)
     ]  # fmt: skip
@@ -345,9 +374,9 @@ def test_tensorboard_events_are_written(
     tiny_yaml: Path, images: data.Dataset, tmp_path: Path
 ) -> None:
     pytest.importorskip("tensorboard")
-    config = with_settings(tiny_yaml, "train.tensorboard=true", "train.steps=5")
+    config = with_settings(tiny_yaml, "train.steps=5")
     run = RunDirectory.create(config, tmp_path / "run")
-    fit(run, images, device=CPU)
+    fit(run, images, device=CPU, callbacks=[TensorBoard()])
     (events,) = (run.path / "tensorboard").iterdir()
     assert b"steps_per_second" in events.read_bytes()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,6 +55,34 @@ def add_force(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="overwrite the file")
 
 
+class _Range(argparse.Action):
+    """Takes two numbers, the first of which is less."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        low, high = values
+        if not -math.inf < low < high < math.inf:
+            raise argparse.ArgumentError(self, f"{low:g} {high:g}: give the lower number first")
+        setattr(namespace, self.dest, (low, high))
+
+
+def add_range(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """Let the command line give `data.range`."""
+    parser.add_argument(
+        "--range",
+        type=float,
+        nargs=2,
+        action=_Range,
+        metavar=("LOW", "HIGH"),
+        help=f"values that become black and white, of images of more than 8 bits{more}",
+    )
+
+
 def check_new(option: str, path: Path, *, force: bool) -> None:
     """Raise `ExportError` where `option` would overwrite something unasked."""
     if path.is_dir():
@@ -95,19 +124,27 @@ def pixels(text: str) -> int:
     return whole(text, least=2, most=4096)
 
 
-def number(text: str, *, below: float) -> float:
+def number(text: str, *, below: float = float("inf"), most: float = float("inf")) -> float:
     try:
         value = float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not 0 <= value < below:
-        bounds = "from 0 up" if below == float("inf") else f"from 0 to below {below:g}"
+    if not 0 <= value < below or value > most:
+        bounds = "from 0 up"
+        if below < float("inf"):
+            bounds = f"from 0 to below {below:g}"
+        elif most < float("inf"):
+            bounds = f"from 0 to {most:g}"
         raise argparse.ArgumentTypeError(f"{text} is not a number {bounds}")
     return value
 
 
 def non_negative(text: str) -> float:
-    return number(text, below=float("inf"))
+    return number(text)
+
+
+def unit(text: str) -> float:
+    return number(text, most=1)
 
 
 def fraction(text: str) -> float:

@@ -70,7 +70,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     # Only now the heavy imports: bad input is refused at once.
     if arguments.images:
         config = data_config(arguments)
-    from qhdm.metrics import evaluate, evaluate_images
+    from qhdm.metrics import evaluate_folder, evaluate_run
     from qhdm.metrics.evaluation import Reporting
     from qhdm.report.neighbours import save_neighbours
 
@@ -78,11 +78,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         progress=True, say=lambda text: print(text, flush=True), picture=save_neighbours
     )
     if arguments.images:
-        found = evaluate_images(
+        found = evaluate_folder(
             arguments.images, config, request, out=arguments.out, reporting=reporting
         )
     else:
-        found = evaluate(
+        found = evaluate_run(
             arguments.source,
             request,
             out=arguments.out,

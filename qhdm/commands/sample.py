@@ -17,6 +17,7 @@ from qhdm.commands.arguments import (
     non_negative,
     positive,
     settings,
+    unit,
 )
 from qhdm.distributed import World
 from qhdm.errors import SamplingError
@@ -49,9 +50,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--guidance", type=non_negative, metavar="S", help="classifier-free guidance, 1 is off"
     )
-    parser.add_argument(
-        "--eta", type=non_negative, default=0.0, help="noise of DDIM: 0 none, 1 as DDPM"
-    )
+    parser.add_argument("--eta", type=unit, default=0.0, help="noise of DDIM: 0 none, 1 as DDPM")
     parser.add_argument("--seed", type=natural, default=0, metavar="N")
     parser.add_argument(
         "--weights", choices=["ema", "model"], default="ema", help="averaged or last weights"

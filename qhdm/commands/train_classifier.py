@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qhdm.commands.arguments import fraction, natural, pixels, positive
+from qhdm.commands.arguments import add_range, fraction, natural, pixels, positive, settings
 from qhdm.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def add_data(parser: argparse.ArgumentParser, name: str, help: str) -> None:
     )
     parser.add_argument("--size", type=pixels, metavar="PIXELS", help="of --data (64)")
     parser.add_argument("--test-fraction", type=fraction, metavar="F", help="of --data (0.1)")
+    add_range(parser, ", of --data")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting"
     )
@@ -56,11 +57,17 @@ def data_config(arguments: argparse.Namespace) -> DataConfig:
         raise EvaluationError("give either a configuration file, a run directory, or --data ROOT")
     if source is None:
         if arguments.set:
-            raise EvaluationError("--set: only with a configuration; use --size, --test-fraction")
-        given = {"image_size": arguments.size, "test_fraction": arguments.test_fraction}
-        chosen = {name: value for name, value in given.items() if value is not None}
-        return DataConfig(root=arguments.data, **chosen)
-    for name in ("size", "test_fraction"):
+            raise EvaluationError(
+                "--set: only with a configuration; use --size, --test-fraction, --range"
+            )
+        given = {
+            "root": arguments.data,
+            "image_size": arguments.size,
+            "range": arguments.range,
+            "test_fraction": arguments.test_fraction,
+        }
+        return settings(DataConfig, given, EvaluationError)
+    for name in ("size", "test_fraction", "range"):
         if getattr(arguments, name) is not None:
             raise EvaluationError(f"--{name.replace('_', '-')}: only with --data")
     load = load_run_config if source.is_dir() else load_config

@@ -50,6 +50,12 @@ def _class_name(name: str) -> str:
     return name
 
 
+def _ascending(limits: tuple[float, float]) -> tuple[float, float]:
+    if not limits[0] < limits[1]:
+        raise PydanticCustomError("range", "must be [low, high], low being less than high")
+    return limits
+
+
 #: The path of a file or folder.
 FilePath = Annotated[str, Field(min_length=1), AfterValidator(_path)]
 ClassName = Annotated[str, AfterValidator(_class_name)]
@@ -74,8 +80,12 @@ class DataConfig:
             folder or zip of class folders.
         image_size: images are cropped to the centre square and resized to this side.
         channels: 3 (RGB) or 1 (grey) for image files; a model may be built with any number.
+        range: the values that become black and white, [low, high], of images of more than 8 bits
+            or of signed or floating-point values; values beyond are clipped. Null takes all that
+            16 bits hold, if the images fill it. Images of 8 bits are taken as they are.
         classes: the class folders to use, in this order; null takes all, sorted by name.
-        test_fraction: part of each class kept out of training, chosen by file name.
+        test_fraction: part of each class kept out of training, chosen by file name; not read where
+            folders of the set (`train`, `test`) say which images these are.
         augment: random flips and right-angle rotations (overhead imagery has no up).
         skip_broken: skip and count unreadable images instead of refusing them.
     """
@@ -83,6 +93,7 @@ class DataConfig:
     root: FilePath = "eurosat"
     image_size: Annotated[int, Field(ge=2, le=4096)] = 64
     channels: Annotated[int, Field(ge=1, le=64)] = 3
+    range: Annotated[tuple[float, float], AfterValidator(_ascending)] | None = None
     classes: tuple[ClassName, ...] | None = None
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     augment: bool = False

@@ -5,6 +5,7 @@
 
 from qhdm.data.batches import Batches
 from qhdm.data.dataset import Dataset, class_names, held_out, load, resolved
+from qhdm.data.given import given
 from qhdm.data.images import decode
 from qhdm.data.source import (
     EUROSAT_CLASSES,
@@ -25,6 +26,7 @@ __all__ = [
     "class_names",
     "decode",
     "eurosat_folder",
+    "given",
     "held_out",
     "load",
     "open_source",

@@ -16,9 +16,11 @@ from typing import Literal
 import numpy as np
 
 from qhdm.config import Config, DataConfig
-from qhdm.data.images import check_channels, decode
+from qhdm.data.images import check_channels, lacks_range, opened, to_picture, to_square
 from qhdm.data.parallel import map_in_threads
+from qhdm.data.raster import Raster
 from qhdm.data.source import EUROSAT_CLASSES, NAMED_ROOTS, Item, Source, locate, open_source
+from qhdm.data.values import SetValues, Values, values_of
 from qhdm.errors import DataError
 
 
@@ -90,7 +92,7 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
         return _choose(config.classes, EUROSAT_CLASSES)
     if config.classes is not None and not present:
         return config.classes
-    with open_source(config.root) as source:
+    with open_source(config.root, classes=config.classes) as source:
         return _choose(config.classes, source.class_names)
 
 
@@ -123,8 +125,8 @@ def select(
         Class names, items, and (N,) bool.
 
     Raises:
-        DataError: the set has no class of a name in `data.classes`, or `data.channels` is neither
-            1 nor 3.
+        DataError: the set has no class of a name in `data.classes`, or its split leaves nothing of
+            one to train on; or `data.channels` is neither 1 nor 3.
     """
     check_channels(config.channels)
     classes = _choose(config.classes, source.class_names)
@@ -132,56 +134,79 @@ def select(
         name: tuple(items) for name, items in groupby(source.items, key=attrgetter("class_name"))
     }
     items = tuple(item for name in classes for item in members[name])
-    is_test = np.concatenate(
-        [held_out([item.name for item in members[name]], config.test_fraction) for name in classes]
-    )
-    return classes, items, is_test
+    is_test = [_is_test(name, members[name], config.test_fraction) for name in classes]
+    return classes, items, np.concatenate(is_test)
+
+
+def _is_test(name: str, items: Sequence[Item], fraction: float) -> np.ndarray:
+    """Which images of a class are held out: as its folders say, or else by file names."""
+    if not any(item.part for item in items):
+        return held_out([item.name for item in items], fraction)
+    chosen = np.array([item.is_held_out for item in items])
+    if chosen.all():
+        raise DataError(
+            f"data.classes: all images of class {name} are held out ({items[0].part}); add some to "
+            "train on, or leave the class out"
+        )
+    return chosen
 
 
 def load(config: DataConfig, *, progress: bool = False) -> Dataset:
     """Read and decode a data set.
 
     The split is decided by the files that are listed, so that a broken image does not move others
-    between its parts.
+    between its parts. Whether `data.range` is needed is decided by the values of all images.
 
     Args:
         config: which images, and how they are prepared.
         progress: show a bar on stderr, where that is a terminal.
 
     Raises:
-        DataError: the set is absent or malformed, an image is unreadable (unless
-            `data.skip_broken`), or a class has no readable image left.
+        DataError: the set is absent or malformed, needs `data.range`, or an image is unreadable
+            (unless `data.skip_broken`), or a class has no readable image left.
     """
-    with open_source(config.root) as source:
+    with open_source(config.root, classes=config.classes) as source:
         classes, items, is_test = select(config, source)
         images = _allocate(config, len(items))
 
-        def read(index: int) -> bool:
+        def read(index: int) -> Values | DataError | None:
             item = items[index]
             try:
-                images[index] = decode(
-                    source.read(item),
-                    size=config.image_size,
-                    channels=config.channels,
-                    name=source.place(item),
-                )
-            except DataError:
+                with opened(source.read(item), name=source.place(item)) as image:
+                    values = values_of(image, config.range) if isinstance(image, Raster) else None
+                    if not lacks_range(image, config.range):
+                        picture = to_picture(
+                            image,
+                            channels=config.channels,
+                            name=source.place(item),
+                            value_range=config.range,
+                        )
+                        images[index] = to_square(picture, size=config.image_size)
+                    return values
+            except DataError as fault:
                 if config.skip_broken:
-                    return False
+                    return fault
                 raise
-            return True
 
-        title = f"reading {source.name}"
-        readable = np.array(
-            list(map_in_threads(read, range(len(items)), title=title, progress=progress))
+        stored, faults = SetValues(), {}
+        done = map_in_threads(
+            read, range(len(items)), title=f"reading {source.name}", progress=progress
         )
+        for index, found in enumerate(done):
+            if isinstance(found, DataError):
+                faults[index] = found
+            elif found is not None:
+                stored.add(found)
+        stored.check(config.range, str(source.path))
+    readable = np.array([index not in faults for index in range(len(items))])
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.array([numbers[item.class_name] for item in items], dtype=np.int64)
     for number, name in enumerate(classes):
-        if not readable[labels == number].any():
+        members = np.flatnonzero(labels == number)
+        if not readable[members].any():
             raise DataError(
                 f"{source.path}: no image of class {name} can be read; mend the images, "
-                "or leave the class out of data.classes"
+                f"or leave the class out of data.classes (the first: {faults[members[0]]})"
             )
     whole = Dataset(
         name=source.name,

@@ -5,12 +5,22 @@ from __future__ import annotations
 import io
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
+from qhdm.data.raster import (
+    ImageError,
+    Raster,
+    check_bomb,
+    is_deep_png,
+    read_page,
+    read_png,
+    tiff_page,
+)
 from qhdm.errors import DataError, one_line
 
 _BANDS = {1: "L", 3: "RGB"}
@@ -18,6 +28,19 @@ _BANDS = {1: "L", 3: "RGB"}
 #: What is read, whatever a file is called. Others that Pillow knows are passed to other programs
 #: (EPS, to Ghostscript).
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
+
+_ANIMATED = ("PNG", "WEBP", "GIF")
+
+#: How an image is turned upright that lies as EXIF numbers it.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 #: Pixels of an image that is decoded while no other such one is: threads would add up their memory.
 _LARGE = 8 * 2**20
@@ -27,7 +50,14 @@ _ALONE = threading.Lock()
 _OPENING = threading.Lock()
 
 
-def decode(data: bytes, *, size: int, channels: int, name: str) -> np.ndarray:
+def decode(
+    data: bytes,
+    *,
+    size: int,
+    channels: int,
+    name: str,
+    value_range: tuple[float, float] | None = None,
+) -> np.ndarray:
     """An image file as an array.
 
     Args:
@@ -35,77 +65,111 @@ def decode(data: bytes, *, size: int, channels: int, name: str) -> np.ndarray:
         size: side of the result in pixels.
         channels: 3 (RGB) or 1 (grey).
         name: what to call the image in an error.
+        value_range: what becomes 0 and 255 of values of more than 8 bits, signed or floating-point
+            ones; values beyond are clipped. None keeps the upper 8 bits of 16.
 
     Returns:
         (size, size, channels) uint8.
 
     Raises:
-        DataError: the file cannot be read as an image, or `channels` is neither 1 nor 3.
+        DataError: the file cannot be read as an image, needs a range, or `channels` is neither 1
+            nor 3.
     """
     with opened(data, name=name) as image:
-        return to_array(image, size=size, channels=channels, name=name)
+        picture = to_picture(image, channels=channels, name=name, value_range=value_range)
+        return to_square(picture, size=size)
 
 
 @contextmanager
-def opened(data: bytes, *, name: str) -> Iterator[Image.Image]:
-    """An image file, decoded to its end, in the size and mode it was stored in.
+def opened(data: bytes, *, name: str) -> Iterator[Image.Image | Raster]:
+    """An image file, decoded to its end, as it is stored: a picture of 8 bits, or other values.
 
     Of several threads, one at a time has a large image.
 
     Raises:
-        DataError: it cannot be decoded, or is so large that it may be a decompression bomb.
+        DataError: it cannot be decoded, is one of several in its file, has bands that are neither
+            grey nor RGB, or is so large that it may be a decompression bomb.
     """
-    try:
-        with _OPENING, warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    except UnidentifiedImageError:
-        known = ", ".join(_FORMATS)
-        raise _unreadable(name, f"not an image, or of another format than {known}") from None
-    except Exception as error:  # Pillow's decoders raise whatever malformed bytes provoke.
-        raise _unreadable(name, one_line(error)) from None
-    with _ALONE if image.width * image.height > _LARGE else nullcontext():
-        try:
-            image.load()
-        except Exception as error:
-            raise _unreadable(name, one_line(error)) from None
+    load: Callable[[], Image.Image | Raster]
+    with _faults(name):
+        page = tiff_page(data) if data.startswith((b"II", b"MM")) else None
+        if page:
+            load = partial(read_page, page)
+            pixels = page.imagewidth * page.imagelength
+        else:
+            picture = _open(data)
+            load = partial(_load, picture, data)
+            pixels = picture.width * picture.height
+    with _ALONE if pixels > _LARGE else nullcontext():
+        with _faults(name):
+            image = load()
         yield image
 
 
-def to_array(image: Image.Image, *, size: int, channels: int, name: str) -> np.ndarray:
-    """Convert to 8-bit RGB or grey, crop to the centre square, and resize (bicubic, antialiased).
+def to_picture(
+    image: Image.Image | Raster,
+    *,
+    channels: int,
+    name: str,
+    value_range: tuple[float, float] | None = None,
+) -> Image.Image:
+    """Convert to 8-bit RGB or grey, and turn upright as EXIF says.
 
-    16-bit grey keeps its upper 8 bits; transparency is dropped. An image that has the size already
-    is not resampled.
+    Transparency is dropped.
 
     Args:
-        image: of any mode but floating point.
-        size, channels, name: as in `decode`.
-
-    Returns:
-        (size, size, channels) uint8.
+        image: from `opened`.
+        channels, name, value_range: as in `decode`.
 
     Raises:
         DataError: as in `decode`.
     """
     check_channels(channels)
-    image = _to_8_bit(image, name)
+    if isinstance(image, Raster):
+        if lacks_range(image, value_range):
+            raise DataError(f"{name}: {image.type_name} values need a range; set data.range")
+        orientation = image.orientation
+        levels = image.levels(value_range)
+        picture = Image.fromarray(levels if levels.shape[2] == 3 else levels[:, :, 0])
+    else:
+        orientation, picture = _orientation(image), image
     try:
-        if image.mode == "P":
-            image = image.convert("RGBA")  # Palettes may carry transparency as bytes.
-        if image.mode != _BANDS[channels]:
+        if picture.mode == "P":
+            picture = picture.convert("RGBA")  # Palettes may carry transparency as bytes.
+        if picture.mode != _BANDS[channels]:
             # Some modes convert to grey by way of RGB alone; for grey images the detour is exact.
-            image = image.convert("RGB").convert(_BANDS[channels])
+            picture = picture.convert("RGB").convert(_BANDS[channels])
     except ValueError as error:
-        raise _unreadable(name, one_line(error)) from None
-    width, height = image.size
+        raise _unreadable(name, ImageError(one_line(error))) from None
+    turn = _TURNS.get(orientation)
+    return picture if turn is None else picture.transpose(turn)
+
+
+def lacks_range(image: Image.Image | Raster, value_range: tuple[float, float] | None) -> bool:
+    """Whether an image cannot become a picture, since nothing says what is black and white."""
+    return isinstance(image, Raster) and not image.bounded and value_range is None
+
+
+def to_square(picture: Image.Image, *, size: int) -> np.ndarray:
+    """Crop to the centre square, and resize (bicubic, antialiased).
+
+    A picture that has the size already is not resampled.
+
+    Args:
+        picture: grey or RGB.
+        size: side of the result in pixels.
+
+    Returns:
+        (size, size, 1 or 3) uint8.
+    """
+    width, height = picture.size
     side = min(width, height)
     if width != height:
         left, top = (width - side) // 2, (height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
+        picture = picture.crop((left, top, left + side, top + side))
     if side != size:
-        image = image.resize((size, size), Image.Resampling.BICUBIC)
-    return np.array(image, dtype=np.uint8).reshape(size, size, channels)
+        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+    return np.array(picture, dtype=np.uint8).reshape(size, size, -1)
 
 
 def check_channels(channels: int) -> None:
@@ -121,20 +185,55 @@ def check_channels(channels: int) -> None:
         )
 
 
-def _to_8_bit(image: Image.Image, name: str) -> Image.Image:
-    """Scale 16-bit grey, also where it is stored in 32-bit integers, to 8 bits."""
-    if image.mode == "F":
-        raise _unreadable(name, "floating-point pixels have no known range; save 8 or 16 bits")
-    if image.mode != "I" and not image.mode.startswith("I;16"):
+def _open(data: bytes) -> Image.Image:
+    """The header of an image that Pillow reads."""
+    with _OPENING, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of odd metadata
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(data), formats=_FORMATS)
+
+
+def _load(image: Image.Image, data: bytes) -> Image.Image | Raster:
+    """Decode what `_open` has opened."""
+    # TIFF's pages are counted already; what follows the first image of a JPEG is a preview of it.
+    if image.format in _ANIMATED and (frames := getattr(image, "n_frames", 1)) > 1:
+        raise ImageError(f"{frames} frames", "save the frame to use")
+    deep = image.format == "PNG" and is_deep_png(data)
+    if deep:
+        check_bomb(*image.size, image.width * image.height * 2 * len(image.getbands()))
+    image.load()
+    if not deep:
         return image
-    values = np.asarray(image)
-    if values.min() < 0 or values.max() > 0xFFFF:
-        raise _unreadable(name, "pixel values beyond 16 bits; save 8 or 16 bits")
-    return Image.fromarray((values >> 8).astype(np.uint8))
+    orientation = _orientation(image)
+    image.close()  # large ones need the memory
+    return read_png(data, orientation)
 
 
-def _unreadable(name: str, reason: str) -> DataError:
+def _orientation(image: Image.Image) -> int:
+    """How a decoded image lies, as EXIF numbers it; 1, upright, where that cannot be read."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # of malformed metadata; the image itself is whole
+        return 1
+
+
+@contextmanager
+def _faults(name: str) -> Iterator[None]:
+    """Turn whatever malformed bytes provoke in decoders into a `DataError`."""
+    try:
+        yield
+    except UnidentifiedImageError:
+        known = ", ".join(_FORMATS)
+        reason = f"not an image, or of another format than {known}"
+        raise _unreadable(name, ImageError(reason)) from None
+    except ImageError as fault:
+        raise _unreadable(name, fault) from None
+    except Exception as error:
+        raise _unreadable(name, ImageError(one_line(error))) from None
+
+
+def _unreadable(name: str, fault: ImageError) -> DataError:
     return DataError(
-        f"{name}: cannot be read as an image ({reason}); mend or remove it, "
+        f"{name}: cannot be read as an image ({fault}); {fault.remedy}, "
         "or set data.skip_broken: true"
     )

@@ -1,8 +1,4 @@
-"""Data sets as lists of images: a folder or a zip of class folders, listed without decoding.
-
-Classes are found as torchvision's `ImageFolder` finds them, but directories that wrap the whole set
-do not count: `EuroSAT_RGB/Forest/x.jpg` and `Forest/x.jpg` both belong to the class `Forest`.
-"""
+"""Data sets as lists of images: a folder or a zip of class folders, listed without decoding."""
 
 from __future__ import annotations
 
@@ -10,11 +6,13 @@ import difflib
 import os
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from qhdm.data.layout import Item, arrange
 from qhdm.data.zips import entry_parts, is_link, open_zip, read_entry
 from qhdm.errors import DataError
 
@@ -32,26 +30,15 @@ EUROSAT_CLASSES = (
 )
 
 #: What `data.root` may be besides a path.
-NAMED_ROOTS = ("bundled", "eurosat")
+#: What `data.root` says of a set that a program handed over (`qhdm.data.given`).
+GIVEN = "given"
+NAMED_ROOTS = ("bundled", "eurosat", GIVEN)
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"})
+#: Kinds of other files that are named.
+_SHOWN = 8
 _MAX_BYTES = 256 * 2**20
 _LAYOUT = 'a folder or zip with one folder of images per class, "bundled" or "eurosat"'
-
-
-@dataclass(frozen=True, order=True)
-class Item:
-    """One image of a set.
-
-    Attributes:
-        class_name: the class folder it lies in.
-        name: its path within the set, starting with the class: `Forest/Forest_1.jpg`.
-        entry: its path below the root folder or in the zip, wrapping directories included.
-    """
-
-    class_name: str
-    name: str
-    entry: str
 
 
 @dataclass(frozen=True)
@@ -64,6 +51,7 @@ class Source(ABC):
         items: the images, sorted by class, then by name.
         ignored: number of images outside any class folder.
         links: number of symbolic links not followed, because they leave the set or are folders.
+        others: the suffixes of files that are passed over, and how many have each; most first.
     """
 
     name: str
@@ -71,11 +59,19 @@ class Source(ABC):
     items: tuple[Item, ...]
     ignored: int
     links: int
+    others: tuple[tuple[str, int], ...]
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
         """The classes, sorted."""
         return tuple(sorted({item.class_name for item in self.items}))
+
+    @property
+    def passed_over(self) -> str:
+        """`others` for messages: `12 .jp2, 1 .csv`."""
+        shown = [f"{count} {suffix or 'without suffix'}" for suffix, count in self.others[:_SHOWN]]
+        left = len(self.others) - len(shown)
+        return ", ".join(shown) + (f" and {left} more kinds" if left else "")
 
     @abstractmethod
     def read(self, item: Item) -> bytes:
@@ -158,30 +154,33 @@ def locate(root: str) -> Path:
         return Path(__file__).parent / "bundled" / "eurosat_103.zip"
     if root == "eurosat":
         return eurosat_folder()
+    if root == GIVEN:
+        return Path(__file__).parent / GIVEN  # nothing is there
     return Path(os.path.expanduser(root))
 
 
-def open_source(root: str) -> Source:
-    """List the images of a data set.
+def open_source(root: str, *, classes: Collection[str] | None = None) -> Source:
+    """List the images of a data set, and which class each is of (`qhdm.data.layout` says how).
 
-    Leading directories shared by all images are stripped while a directory level remains; the class
-    is the first component left, and deeper images belong to it. Images beside the class folders are
-    counted, not used. Hidden files, `__MACOSX` and files that are no images are passed over.
+    Images beside the class folders are counted, not used; so are files of other formats. Hidden
+    files and `__MACOSX` are passed over.
 
     Args:
         root: `bundled`, `eurosat` (as `qhdm data download eurosat` leaves it), or the path of a
             folder or zip.
+        classes: what are known to be classes, if any.
 
     Raises:
-        DataError: the set is absent or has no class folders; the zip is damaged or encrypted, or
+        DataError: the set is absent or has no class folders, or what look like these are something
+            else; the zip is damaged or encrypted, or
             has an entry with an unsafe path or of more than 256 MiB.
     """
     path = locate(root)
     name = root if root in NAMED_ROOTS else path.resolve().name
     if os.path.isdir(path):
-        source: Source = _open_folder(name, path)
+        source: Source = _open_folder(name, path, classes)
     elif os.path.isfile(path):
-        source = _open_zip(name, path)
+        source = _open_zip(name, path, classes)
     else:
         raise _absent(root, path)
     try:
@@ -195,9 +194,10 @@ def open_source(root: str) -> Source:
     return source
 
 
-def _open_folder(name: str, path: Path) -> FolderSource:
+def _open_folder(name: str, path: Path, classes: Collection[str] | None) -> FolderSource:
     base = os.path.realpath(path)
     entries: list[str] = []
+    others: Counter[str] = Counter()
     links = 0
     pending = [""]
     while pending:
@@ -214,22 +214,29 @@ def _open_folder(name: str, path: Path) -> FolderSource:
                         pending.append(f"{relative}/")
                     elif entry.is_file() and _is_image(entry.name):
                         entries.append(relative)
+                    elif entry.is_file():
+                        others[_suffix(entry.name)] += 1
         except OSError as error:
             raise DataError(
                 f"{path / folder}: cannot be listed ({error.strerror}); check its permissions"
             ) from None
-    items, ignored = _arrange((entry, entry.split("/")) for entry in entries)
-    return FolderSource(name, path, items, ignored, links)
+    paths = ((entry, entry.split("/")) for entry in entries)
+    items, ignored = arrange(paths, classes=classes, root=path)
+    return FolderSource(name, path, items, ignored, links, _most_first(others))
 
 
-def _open_zip(name: str, path: Path) -> ZipSource:
+def _open_zip(name: str, path: Path, classes: Collection[str] | None) -> ZipSource:
     archive = open_zip(path)
     try:
         paths: dict[str, list[str]] = {}
+        others: Counter[str] = Counter()
         links = 0
         for info in archive.infolist():
             parts = entry_parts(info, path)
-            if info.is_dir() or any(map(_is_hidden, parts)) or not _is_image(info.filename):
+            if info.is_dir() or any(map(_is_hidden, parts)):
+                continue
+            if not _is_image(info.filename):
+                others[_suffix(info.filename)] += 1
                 continue
             if is_link(info):
                 links += 1
@@ -238,41 +245,11 @@ def _open_zip(name: str, path: Path) -> ZipSource:
                 raise DataError(f"{path}: {info.filename}: encrypted; give a zip without password")
             _check_size(info.file_size, f"{path}: {info.filename}")
             paths[info.filename] = parts
-        items, ignored = _arrange(paths.items())
+        items, ignored = arrange(paths.items(), classes=classes, root=path)
     except BaseException:
         archive.close()
         raise
-    return ZipSource(name, path, items, ignored, links, archive)
-
-
-def _arrange(paths: Iterable[tuple[str, list[str]]]) -> tuple[tuple[Item, ...], int]:
-    """Items from (entry, components of its path), sorted, and the number of entries ignored."""
-    paths = list(paths)
-    depth = _wrapper_depth({tuple(parts[:-1]) for _, parts in paths})
-    items = sorted(
-        Item(parts[depth], "/".join(parts[depth:]), entry)
-        for entry, parts in paths
-        if len(parts) > depth + 1
-    )
-    return tuple(items), len(paths) - len(items)
-
-
-def _wrapper_depth(folders: Iterable[tuple[str, ...]]) -> int:
-    """How many leading directories wrap the class folders.
-
-    `folders` are the directories that hold images. A directory with images of its own is a class,
-    unless several directories with images lie in it: then those are the classes.
-    """
-    depth = 0
-    while True:
-        folders = [folder for folder in folders if len(folder) > depth]
-        if len({folder[depth] for folder in folders}) != 1:
-            return depth
-        below = {folder[depth + 1] for folder in folders if len(folder) > depth + 1}
-        has_images = any(len(folder) == depth + 1 for folder in folders)
-        if not below or (has_images and len(below) == 1):
-            return depth
-        depth += 1
+    return ZipSource(name, path, items, ignored, links, _most_first(others), archive)
 
 
 def _check_name(class_name: str, path: Path) -> None:
@@ -289,7 +266,15 @@ def _is_hidden(name: str) -> bool:
 
 
 def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in _SUFFIXES
+    return _suffix(name) in _SUFFIXES
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _most_first(counts: Counter[str]) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 def _is_below(path: str, base: str) -> bool:
@@ -302,6 +287,11 @@ def _check_size(size: int, place: str) -> None:
 
 
 def _absent(root: str, path: Path) -> DataError:
+    if root == GIVEN:
+        return DataError(
+            "data.root: given: a program handed the data set over, which cannot be read again; "
+            "hand it over again, or name it (--set data.root=PATH)"
+        )
     if root == "eurosat":
         return DataError(
             f'data.root: no EuroSAT RGB at {path}; download it with "qhdm data download eurosat" '
@@ -313,8 +303,9 @@ def _absent(root: str, path: Path) -> DataError:
 
 
 def _empty(source: Source) -> DataError:
-    links = (
-        f" ({source.links} link(s) that lead elsewhere are not followed)" if source.links else ""
-    )
     problem = f"{source.ignored} image(s), but no class folders" if source.ignored else "no images"
-    return DataError(f"data.root: {source.path}: {problem}{links}; give {_LAYOUT}")
+    if source.others:
+        problem += f"; not read: {source.passed_over} (JPEG, PNG, TIFF, BMP, WebP and GIF are)"
+    if source.links:
+        problem += f" ({source.links} link(s) that lead elsewhere are not followed)"
+    return DataError(f"data.root: {source.path}: {problem}; give {_LAYOUT}")

@@ -50,8 +50,13 @@ def entry_parts(info: zipfile.ZipInfo, path: Path) -> list[str]:
     """
     # `filename` has been cut at a NUL and had its separators replaced; the tricks are in the raw.
     raw = info.orig_filename
+    if "\\" in raw:
+        raise DataError(
+            f"{path}: backslash in entry {raw!r}: zips separate folders with /; unpack it and give "
+            "the folder, or make the zip again with a program that keeps to this"
+        )
     parts = raw.split("/")
-    if not raw or raw.startswith("/") or ".." in parts or re.search(r"^[A-Za-z]:|\\|\0", raw):
+    if not raw or raw.startswith("/") or ".." in parts or re.search(r"^[A-Za-z]:|\0", raw):
         raise DataError(
             f"{path}: unsafe path in entry {raw!r}; make the zip again with plain relative paths"
         )

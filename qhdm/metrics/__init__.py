@@ -11,7 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qhdm.metrics.evaluation import evaluate, evaluate_images
+    from qhdm.metrics.evaluate import evaluate
+    from qhdm.metrics.evaluation import evaluate_folder, evaluate_run
     from qhdm.metrics.records import Evaluation, Metric, read_evaluation
     from qhdm.metrics.settings import EvaluationSettings
 
@@ -19,8 +20,9 @@ _HOME = {
     "Evaluation": "records",
     "EvaluationSettings": "settings",
     "Metric": "records",
-    "evaluate": "evaluation",
-    "evaluate_images": "evaluation",
+    "evaluate": "evaluate",
+    "evaluate_folder": "evaluation",
+    "evaluate_run": "evaluation",
     "read_evaluation": "records",
 }
 
@@ -29,7 +31,8 @@ __all__ = [
     "EvaluationSettings",
     "Metric",
     "evaluate",
-    "evaluate_images",
+    "evaluate_folder",
+    "evaluate_run",
     "read_evaluation",
 ]
 

@@ -61,7 +61,7 @@ class Reporting:
     picture: Callable[[Neighbours, Sequence[str], Path], None] | None = None
 
 
-def evaluate(
+def evaluate_run(
     run: str | Path,
     settings: EvaluationSettings | None = None,
     *,
@@ -86,8 +86,9 @@ def evaluate(
         RunError, ConfigError, DataError, SamplingError, EngineError: of run, data and sampling.
 
     Example:
-        >>> evaluation = evaluate("runs/quickstart", EvaluationSettings(metrics=("classes",)))
-        >>> evaluation.find("class accuracy").value
+        >>> settings = EvaluationSettings(metrics=("classes",))
+        >>> evaluate_run("runs/quickstart", settings).find("class accuracy").value  # doctest: +SKIP
+        0.43
     """
     settings, reporting = settings or EvaluationSettings(), reporting or Reporting()
     _check_overrides(overrides)
@@ -95,7 +96,8 @@ def evaluate(
     real = load_run_config(opened.path, overrides).data
     generated = described(opened, settings)
     more = "give --num {} or more"
-    judge = _Judge(real, settings, reporting, num=generated.num, more=more)
+    whole = data.load(real, progress=reporting.progress)
+    judge = Judge(whole, settings, reporting, num=generated.num, more=more)
     path = out or evaluation_path(opened, generated, judge.extractor)
 
     def images() -> Dataset:
@@ -107,7 +109,7 @@ def evaluate(
     return judge.evaluate(generated, images, path)
 
 
-def evaluate_images(
+def evaluate_folder(
     images: Path,
     real: DataConfig,
     settings: EvaluationSettings | None = None,
@@ -133,7 +135,8 @@ def evaluate_images(
     settings, reporting = settings or EvaluationSettings(), reporting or Reporting()
     real = dataclasses.replace(real, classes=data.class_names(real))
     found = from_folder(images, real)
-    judge = _Judge(real, settings, reporting, num=len(found), more="give {} or more")
+    whole = data.load(real, progress=reporting.progress)
+    judge = Judge(whole, settings, reporting, num=len(found), more="give {} or more")
     record = GeneratedRecord(source=str(images), num=len(found))
     return judge.evaluate(record, lambda: found, out)
 
@@ -160,7 +163,7 @@ def evaluation_path(run: RunDirectory, generated: GeneratedRecord, extractor: Ex
     return run.path / "evaluations" / ("_".join(parts).replace("+", "p") + ".json")
 
 
-class _Judge:
+class Judge:
     """Real images, extractor and settings: what generated images are judged by.
 
     Raises:
@@ -170,7 +173,7 @@ class _Judge:
 
     def __init__(
         self,
-        real: DataConfig,
+        real: Dataset,
         settings: EvaluationSettings,
         reporting: Reporting,
         *,
@@ -179,7 +182,7 @@ class _Judge:
     ) -> None:
         self._settings, self._reporting = settings, reporting
         self._device = resolve_device(settings.device, key="device")
-        self._real = data.load(real, progress=reporting.progress)
+        self._real = real
         self._training, self._test = self._real.split("train"), self._real.split("test")
         for part, name in ((self._training, "training"), (self._test, "test")):
             _check_classes(part, name)

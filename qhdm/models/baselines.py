@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from qhdm.errors import CircuitError
 from qhdm.quantum.engines import Engine
 from qhdm.quantum.filter import Filter
-from qhdm.quantum.layer import PatchTiling, QuantumFilterLayer
+from qhdm.quantum.layer import PatchTiling, QuantumConv2d
 
 
 class ElementwiseCosine(nn.Module):
@@ -79,5 +79,5 @@ def filter_layer(
         return PatchTiling(SparseLinear(len(filter.weights), count=count), count=count)
     if kind == "identity":
         return PatchTiling(nn.Identity(), count=count)
-    layer = QuantumFilterLayer(filter, count=count, engine=engine)
+    layer = QuantumConv2d(PatchTiling.CHANNELS * count, filter, engine=engine)
     return layer.requires_grad_(kind == "circuit")

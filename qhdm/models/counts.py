@@ -14,7 +14,7 @@ from qhdm.models.unet import UNet
 from qhdm.quantum.connector import FilterConnector
 from qhdm.quantum.engines import make_engine
 from qhdm.quantum.filter import Filter
-from qhdm.quantum.layer import QuantumFilterLayer
+from qhdm.quantum.layer import QuantumConv2d
 
 _PARTS = {
     "condition": ("condition",),
@@ -69,13 +69,13 @@ def filter_evaluations(model: UNet, *, channels: int, image_size: int) -> dict[F
     evaluations: Counter[Filter] = Counter()
 
     def add(layer: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        assert isinstance(layer, QuantumFilterLayer)
+        assert isinstance(layer, QuantumConv2d)
         evaluations[layer.connector.filter] += layer.circuits(*args[0].shape[-2:])
 
     model = copy.deepcopy(model)
     set_engine(model, make_engine("exact"))
     for module in model.modules():
-        if isinstance(module, QuantumFilterLayer):
+        if isinstance(module, QuantumConv2d):
             module.register_forward_pre_hook(add)
     device = next(model.parameters()).device
     zero = torch.zeros(1, dtype=torch.long, device=device)

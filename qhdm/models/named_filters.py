@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from qhdm.quantum.filter import Filter
-from qhdm.quantum.layer import QuantumFilterLayer
+from qhdm.quantum.layer import QuantumConv2d
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +46,6 @@ def named_filters(model: nn.Module) -> list[NamedFilter]:
             weights=2 * math.pi * theta.double().numpy(),
         )
         for name, layer in model.named_modules()
-        if isinstance(layer, QuantumFilterLayer)
+        if isinstance(layer, QuantumConv2d)
         for index, theta in enumerate(layer.connector.theta.detach().cpu())
     ]

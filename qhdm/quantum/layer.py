@@ -6,8 +6,10 @@ from torch import Tensor, nn
 
 from qhdm.errors import CircuitError
 from qhdm.quantum.connector import FilterConnector
-from qhdm.quantum.engines import Engine
+from qhdm.quantum.engines import Engine, make_engine
+from qhdm.quantum.files.load import find_filter
 from qhdm.quantum.filter import Filter
+from qhdm.quantum.options import EngineOptions
 
 
 class PatchTiling(nn.Module):
@@ -43,26 +45,49 @@ class PatchTiling(nn.Module):
         return values.reshape(B, F * c, H, W)
 
 
-class QuantumFilterLayer(PatchTiling):
-    """F filters side by side on a feature map (B, 3F, H, W) to the same shape, in [-1, 1].
+class QuantumConv2d(PatchTiling):
+    """A quanvolution: quantum filters side by side on a feature map (B, C, H, W), H and W even.
 
-    Value (h, w, c) of a patch is the angle (radians) of the RX on qubit 3(2h + w) + c, and <Z> of
-    that qubit takes its place (arXiv 2512.20448).
+    Each filter reads three channels in patches of 2x2 pixels. Value (h, w, c) of a patch is the
+    angle (radians) of the RX on qubit 3(2h + w) + c, and <Z> of that qubit, in [-1, 1], takes its
+    place (arXiv 2512.20448). The weights are trained like those of any module.
 
     Args:
-        filter: a circuit of 12 inputs and 12 observables.
-        count: F.
-        engine: evaluates the circuits; an engine or its name.
+        channels: C, a multiple of 3; C / 3 filters of one circuit, each with its own weights.
+        ansatz: a built-in family, the path of a circuit file, or a `Filter` of 12 inputs and 12
+            observables.
+        layers: ansatz layers of a family; 3 by default.
+        engine: evaluates the circuits.
 
     Raises:
-        CircuitError: the filter's inputs or outputs do not fit the patch.
+        CircuitError: the channels, or the filter's inputs or outputs, do not fit the patch.
+
+    Example:
+        >>> layer = qhdm.QuantumConv2d(channels=12, ansatz="fqconv")
+        >>> layer(torch.rand(2, 12, 8, 8)).shape
+        torch.Size([2, 12, 8, 8])
     """
 
     connector: FilterConnector
 
-    def __init__(self, filter: Filter, *, count: int = 1, engine: Engine | str = "exact") -> None:
+    def __init__(
+        self,
+        channels: int,
+        ansatz: str | Filter = "hqconv",
+        *,
+        layers: int | None = None,
+        engine: Engine | EngineOptions | str = "exact",
+    ) -> None:
+        if channels < 1 or channels % self.CHANNELS:
+            raise CircuitError(
+                f"channels: {channels} is no multiple of {self.CHANNELS}, the channels of a patch"
+            )
+        filter = ansatz if isinstance(ansatz, Filter) else find_filter(ansatz, layers=layers)
         check_patch(filter)
-        super().__init__(FilterConnector(filter, count=count, engine=engine), count=count)
+        count = channels // self.CHANNELS
+        super().__init__(
+            FilterConnector(filter, count=count, engine=make_engine(engine)), count=count
+        )
 
     def circuits(self, height: int, width: int) -> int:
         """Circuits evaluated per image on a map of that size."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from qhdm.models import UNet
 from qhdm.models.blocks import Attention
 from qhdm.models.quantum_blocks import HybridConv2d, QuanResnetBlock
-from qhdm.quantum.layer import QuantumFilterLayer
+from qhdm.quantum.layer import QuantumConv2d
 
 #: Names of encoder, vertex and decoder in the published tree, by `model.kind`.
 _PARTS = {
@@ -114,7 +114,7 @@ def _decoder(part: str, model: UNet) -> Iterator[Slot]:
 def _block(path: str, block: Any) -> Iterator[Slot]:
     for i, conv in enumerate((block.conv1, block.conv2)):
         if isinstance(conv, HybridConv2d):
-            assert isinstance(conv.quantum, QuantumFilterLayer)
+            assert isinstance(conv.quantum, QuantumConv2d)
             theta = conv.quantum.connector.theta
             # The filters of both convolutions are numbered through.
             for f, weights in enumerate(theta.detach()):

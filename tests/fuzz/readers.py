@@ -113,6 +113,9 @@ def _qpy() -> list[bytes]:
 
 
 def _images() -> list[bytes]:
+    import numpy as np
+    import tifffile
+    from imagecodecs import png_encode
     from PIL import Image
 
     files = []
@@ -120,6 +123,12 @@ def _images() -> list[bytes]:
                        ("P", "GIF"), ("L", "BMP"), ("CMYK", "TIFF"), ("LA", "PNG")]:  # fmt: skip
         file = io.BytesIO()
         Image.new(mode, (9, 12)).save(file, kind)
+        files.append(file.getvalue())
+    deep = np.arange(9 * 12 * 3, dtype=np.uint16).reshape(12, 9, 3) * 200
+    files.append(png_encode(deep))
+    for options in ({}, {"compression": "lzw", "predictor": True}, {"tile": (16, 16)}):
+        file = io.BytesIO()
+        tifffile.imwrite(file, deep, photometric="rgb", **options)
         files.append(file.getvalue())
     return files
 

@@ -1,0 +1,108 @@
+"""Data sets that a program hands over: any torch `Dataset` of (image, label)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from qhdm.config import Config, DataConfig
+from qhdm.data.dataset import Dataset, resolved
+from qhdm.data.images import to_picture, to_square
+from qhdm.data.source import GIVEN
+from qhdm.errors import DataError
+
+
+def given(dataset: Any, config: Config) -> tuple[Config, Dataset]:
+    """A data set that was handed over, and the configuration that names it.
+
+    Args:
+        dataset: a `Dataset` of this package, as it is; or anything with a length whose items are
+            (image, label), such as a torch or torchvision `Dataset`. Images are PIL images, uint8
+            arrays or tensors, or floating-point ones in [0, 1], of shape (H, W), (H, W, C) or
+            (C, H, W); they are cropped and resized as `config.data` says. Labels count the classes
+            from 0. Classes are named by `config.data.classes`, by the `classes` of the data set, or
+            by their numbers.
+        config: of the run.
+
+    Returns:
+        The configuration with the classes of the set and `data.root: given`, and all images of the
+        set, none of them held out.
+
+    Raises:
+        DataError: an item, its image or its label cannot be used.
+    """
+    if not isinstance(dataset, Dataset):
+        dataset = _converted(dataset, config.data)
+    data = dataclasses.replace(config.data, root=GIVEN, classes=dataset.class_names)
+    if dataset.images.shape[1:] != (data.image_size, data.image_size, data.channels):
+        height, width, channels = dataset.images.shape[1:]
+        raise DataError(
+            f"{dataset.name}: images of {height}x{width} pixels and {channels} channels; set "
+            "data.image_size and data.channels to these"
+        )
+    return resolved(dataclasses.replace(config, data=data)), dataset
+
+
+def _converted(items: Any, config: DataConfig) -> Dataset:
+    name = type(items).__name__
+    try:
+        count = len(items)
+    except TypeError:
+        raise DataError(f"{name}: has no length; give a map-style data set, or a list") from None
+    if not count:
+        raise DataError(f"{name}: holds no images")
+    images = np.empty((count, config.image_size, config.image_size, config.channels), np.uint8)
+    labels = np.empty(count, dtype=np.int64)
+    for index in range(count):
+        where = f"{name}[{index}]"
+        try:
+            image, label = items[index]
+            labels[index] = int(label)
+        except (TypeError, ValueError):
+            raise DataError(f"{where}: is not an (image, label), the label a number") from None
+        picture = to_picture(_picture(image, where), channels=config.channels, name=where)
+        images[index] = to_square(picture, size=config.image_size)
+    most = int(labels.max())
+    names = (
+        config.classes or tuple(getattr(items, "classes", ())) or tuple(map(str, range(most + 1)))
+    )
+    if labels.min() < 0 or most >= len(names):
+        raise DataError(
+            f"{name}: labels from {labels.min()} to {most} for {len(names)} classes; labels count "
+            "the classes from 0 (data.classes)"
+        )
+    return Dataset(
+        name=name,
+        class_names=tuple(map(str, names)),
+        images=images,
+        labels=labels,
+        names=tuple(f"{names[label]}/{index}" for index, label in enumerate(labels)),
+        is_test=np.zeros(count, dtype=bool),
+        skipped=(),
+    )
+
+
+def _picture(image: Any, where: str) -> Image.Image:
+    """An item's image as a picture of 8 bits."""
+    if isinstance(image, Image.Image):
+        return image
+    array = np.asarray(image)
+    if array.ndim == 3 and array.shape[2] not in (1, 3) and array.shape[0] in (1, 3):
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+        raise DataError(f"{where}: an image of shape {np.shape(image)}; grey or RGB are read")
+    if array.dtype.kind == "f":
+        if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+            raise DataError(
+                f"{where}: floating-point values from {array.min():.4g} to {array.max():.4g}; "
+                "scale them to [0, 1]"
+            )
+        array = np.rint(255 * array).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise DataError(f"{where}: values of type {array.dtype}; give uint8 or floats in [0, 1]")
+    return Image.fromarray(np.ascontiguousarray(array))

@@ -1,0 +1,349 @@
+"""Images of more than 8 bits, signed and floating-point values: never black without a word."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from imagecodecs import png_encode
+from PIL import Image
+
+from qhdm.cli import main
+from qhdm.config import DataConfig
+from qhdm.data import decode, load
+from qhdm.data.info import describe
+from qhdm.errors import DataError
+
+#: Reflectance times 10,000, as Sentinel-2 products have it, and the grey levels that EuroSAT's
+#: makers gave it: times 255 / 2750, clipped.
+REFLECTANCE = np.random.default_rng(0).integers(0, 3000, size=(16, 16, 3)).astype(np.uint16)
+RANGE = (0.0, 2750.0)
+LEVELS = np.rint(np.minimum(REFLECTANCE / 2750, 1) * 255).astype(np.uint8)
+GREY, GREY_LEVELS = REFLECTANCE[..., 0], np.repeat(LEVELS[..., :1], 3, axis=2)
+
+
+def tiff(values: np.ndarray, **options: Any) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, values, **{"photometric": "rgb", **options})
+    return file.getvalue()
+
+
+def grey(values: np.ndarray, **options: Any) -> bytes:
+    return tiff(values, photometric="minisblack", **options)
+
+
+def png(values: np.ndarray) -> bytes:
+    data: bytes = png_encode(np.ascontiguousarray(values))
+    return data
+
+
+def bands_first(values: np.ndarray) -> np.ndarray:
+    return np.moveaxis(values, -1, 0)
+
+
+def of_12_bits(values: np.ndarray) -> bytes:
+    """Two values in three bytes, as cameras write them."""
+    first, second = values.reshape(-1, 2).T
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1)
+    content = packed.astype(np.uint8).tobytes()
+    file = io.BytesIO(grey(values))
+    with tifffile.TiffFile(file) as opened:
+        (start,) = opened.pages.first.dataoffsets
+        opened.pages.first.tags["BitsPerSample"].overwrite(12)
+        opened.pages.first.tags["StripByteCounts"].overwrite(len(content))
+    return file.getvalue()[:start] + content
+
+
+def with_overview(values: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for step, kind in ((1, 0), (2, 1)):
+            part = values[::step, ::step]
+            writer.write(part, photometric="rgb", subfiletype=kind, metadata=None)
+    return file.getvalue()
+
+
+ALPHA = np.dstack([REFLECTANCE, GREY])
+DEEP = {
+    "RGB": (tiff(REFLECTANCE), LEVELS),
+    "RGB, LZW and predictor": (tiff(REFLECTANCE, compression="lzw", predictor=True), LEVELS),
+    "RGB, deflate": (tiff(REFLECTANCE, compression="zlib"), LEVELS),
+    "RGB, zstd": (tiff(REFLECTANCE, compression="zstd"), LEVELS),
+    "RGB, big-endian": (tiff(REFLECTANCE, byteorder=">"), LEVELS),
+    "RGB, BigTIFF": (tiff(REFLECTANCE, bigtiff=True), LEVELS),
+    "RGB, tiles": (tiff(REFLECTANCE, tile=(16, 16)), LEVELS),
+    "RGB, band after band": (tiff(bands_first(REFLECTANCE), planarconfig="separate"), LEVELS),
+    "RGB with alpha": (tiff(ALPHA, extrasamples=["unassalpha"]), LEVELS),
+    "RGB with an overview": (with_overview(REFLECTANCE), LEVELS),
+    # What rasterio and GDAL write unless told of colours.
+    "three bands": (grey(REFLECTANCE, planarconfig="contig"), LEVELS),
+    "three bands after another": (
+        grey(bands_first(REFLECTANCE), planarconfig="separate"),
+        LEVELS,
+    ),
+    "three bands of 8 bits": (grey(LEVELS, planarconfig="contig"), LEVELS),
+    "grey with alpha": (
+        grey(REFLECTANCE[..., :2], planarconfig="contig", extrasamples=["unassalpha"]),
+        GREY_LEVELS,
+    ),
+    "12 bits": (of_12_bits(GREY), GREY_LEVELS),
+    "PNG RGB": (png(REFLECTANCE), LEVELS),
+    "PNG RGBA": (png(ALPHA), LEVELS),
+    "PNG grey": (png(GREY), GREY_LEVELS),
+    "PNG grey with alpha": (png(REFLECTANCE[..., :2]), GREY_LEVELS),
+    **{
+        name: (grey(GREY.astype(name)), GREY_LEVELS)
+        for name in ("uint16", "int16", "uint32", "int32", "int64", "float32", "float64")
+    },
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_the_range_becomes_black_and_white(kind: str) -> None:
+    data, expected = DEEP[kind]
+    found = decode(data, size=16, channels=3, name="x", value_range=RANGE)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.float32])
+def test_values_below_zero_have_grey_levels_too(dtype: type) -> None:
+    values = np.linspace(-100, 100, 256).reshape(16, 16).astype(dtype)
+    found = decode(grey(values), size=16, channels=1, name="x", value_range=(-50, 50))
+    expected = np.rint(np.clip((values.astype(float) + 50) / 100, 0, 1) * 255)
+    np.testing.assert_array_equal(found[..., 0], expected)
+
+
+def test_the_upper_8_of_16_bits_are_kept_without_a_range() -> None:
+    values = np.arange(0, 2**16, 256, dtype=np.uint16).reshape(16, 16) + 37
+    for data in (grey(values), png(values), grey(values, byteorder=">")):
+        found = decode(data, size=16, channels=1, name="x")
+        np.testing.assert_array_equal(found.ravel(), np.arange(256))
+    fewer = decode(of_12_bits(values >> 4), size=16, channels=1, name="x")
+    np.testing.assert_array_equal(fewer.ravel(), np.arange(256))
+
+
+def test_large_images_are_scaled_in_blocks() -> None:
+    values = np.arange(1500 * 1500, dtype=np.uint32).reshape(1500, 1500)
+    found = decode(grey(values), size=1500, channels=1, name="x", value_range=(0, 1500 * 1500 - 1))
+    np.testing.assert_array_equal(found[..., 0], np.rint(values / (1500 * 1500 - 1) * 255))
+
+
+def animation(form: str) -> bytes:
+    file = io.BytesIO()
+    frames = [Image.fromarray(LEVELS), Image.fromarray(LEVELS[::-1])]
+    frames[0].save(file, form, save_all=True, append_images=frames[1:])
+    return file.getvalue()
+
+
+def gappy() -> np.ndarray:
+    values = GREY.astype(np.float32)
+    values[3, 4:6] = np.nan, np.inf
+    return values
+
+
+REFUSED = {
+    "13 bands": (grey(np.zeros((16, 16, 13), np.uint16), planarconfig="contig"), "(13 bands,"),
+    "13 bands of 8 bits": (
+        grey(np.zeros((13, 16, 16), np.uint8), planarconfig="separate"),
+        "(13 bands,",
+    ),
+    "4 bands": (grey(ALPHA, planarconfig="contig"), "(4 bands,"),
+    "RGB and infrared": (tiff(ALPHA, extrasamples=["unspecified"]), "(4 bands,"),
+    "RGB and infrared of 8 bits": (
+        tiff(np.dstack([LEVELS, LEVELS[..., 0]]), extrasamples=["unspecified"]),
+        "(4 bands,",
+    ),
+    "2 bands": (grey(LEVELS[..., :2], planarconfig="contig"), "(2 bands,"),
+    "13 pages": (grey(np.zeros((13, 16, 16), np.uint8)), "(13 pages)"),
+    "equal pages": (tiff(np.stack([LEVELS, LEVELS])), "(2 pages)"),
+    "pages of ImageJ": (grey(np.stack([GREY] * 3), imagej=True), "(3 pages)"),
+    "pages without directories": (grey(np.stack([GREY] * 3), truncate=True), "(2 pages)"),
+    "animated GIF": (animation("GIF"), "(2 frames)"),
+    "animated PNG": (animation("PNG"), "(2 frames)"),
+    "animated WebP": (animation("WEBP"), "(2 frames)"),
+    "complex": (grey(GREY.astype(np.complex64)), "(complex64 values)"),
+    "gaps": (grey(gappy()), "(2 of 256 values are no finite numbers)"),
+    "white is zero": (tiff(GREY, photometric="miniswhite"), "white being zero"),
+    "CMYK of 16 bits": (tiff(ALPHA, photometric="separated"), "neither grey nor RGB"),
+    "truncated": (tiff(REFLECTANCE)[:-900], "cannot be read as an image"),
+    "truncated PNG": (png(REFLECTANCE)[:-900], "cannot be read as an image"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_not_one_image_is_refused_quietly(
+    kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data, words = REFUSED[kind]
+    with pytest.raises(DataError) as caught:
+        decode(data, size=16, channels=3, name="Forest/a.tif", value_range=RANGE)
+    assert str(caught.value).startswith("Forest/a.tif: cannot be read as an image (")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")  # of libtiff, Pillow and tifffile
+
+
+def test_decompression_bombs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 255)
+    with pytest.raises(DataError, match="decompression bomb"):
+        decode(tiff(REFLECTANCE), size=16, channels=3, name="x", value_range=RANGE)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 256)  # 3 bytes each, of 6
+    for data in (tiff(REFLECTANCE, compression="zlib"), png(REFLECTANCE)):
+        with pytest.raises(DataError, match="decompression bomb"):
+            decode(data, size=16, channels=3, name="x", value_range=RANGE)
+
+
+Make = Callable[[Path, list[bytes], str], Path]
+
+
+def folder(root: Path, images: list[bytes], suffix: str) -> Path:
+    for number, data in enumerate(images):
+        path = root / "AB"[number % 2] / f"{number}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return root
+
+
+def packed(root: Path, images: list[bytes], suffix: str) -> Path:
+    path = root.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, data in enumerate(images):
+            archive.writestr(f"{'AB'[number % 2]}/{number}{suffix}", data)
+    return path
+
+
+def saturated(count: int) -> list[bytes]:
+    """Reflectances, but one image that fills all of 16 bits."""
+    full = np.random.default_rng(1).integers(0, 2**16, size=(16, 16, 3)).astype(np.uint16)
+    return [tiff(REFLECTANCE)] * (count - 1) + [tiff(full)]
+
+
+def with_gaps() -> np.ndarray:
+    values = REFLECTANCE.copy()
+    values[:6] = 2**16 - 1  # what fills the parts of a scene that were not seen
+    return values
+
+
+NEED_A_RANGE = {
+    "reflectance": [tiff(REFLECTANCE)] * 6,
+    "reflectance in PNG": [png(REFLECTANCE)] * 6,
+    "12 bits in 16": [grey(GREY + 1000)] * 6,
+    "one saturated image": saturated(6),
+    "gaps of the largest number": [tiff(with_gaps())] * 6,
+    "surface reflectance of Landsat": [tiff(REFLECTANCE * 2 + 7300)] * 6,
+    "among images of 8 bits": [tiff(LEVELS)] * 4 + [tiff(REFLECTANCE)] * 2,
+    "signed": [grey(GREY.astype(np.int16) - 200)] * 6,
+    "32 bits": [grey(GREY.astype(np.uint32))] * 6,
+    "floating point": [grey((GREY / 10_000).astype(np.float32))] * 6,
+}
+
+
+@pytest.mark.parametrize("kind", NEED_A_RANGE)
+@pytest.mark.parametrize("make", [folder, packed])
+def test_sets_that_would_be_black_ask_for_a_range(kind: str, make: Make, tmp_path: Path) -> None:
+    root = make(tmp_path / "set", NEED_A_RANGE[kind], ".tif")
+    for skip_broken in (False, True):
+        with pytest.raises(DataError) as caught:
+            load(DataConfig(root=str(root), image_size=16, skip_broken=skip_broken))
+        message = str(caught.value)
+        assert message.startswith(f"data.range: {root}: ")
+        assert "set it to [low, high]" in message
+        assert "[0, 2750] for Sentinel-2" in message
+        assert "\n" not in message
+    config = DataConfig(root=str(root), image_size=16)
+    assert message in describe(config)
+    assert len(load(DataConfig(root=str(root), image_size=16, range=(-200, 14_000)))) == 6
+
+
+def test_the_whole_range_of_16_bits_can_be_asked_for(tmp_path: Path) -> None:
+    root = folder(tmp_path / "dark", [tiff(REFLECTANCE)] * 6, ".tif")
+    dark = load(DataConfig(root=str(root), image_size=16, range=(0, 65535)))
+    assert dark.images.max() == 12
+
+
+def test_sets_that_fill_16_bits_need_no_range(tmp_path: Path) -> None:
+    patches = load(DataConfig(root="bundled", classes=("Forest", "SeaLake"))).images
+    root = folder(tmp_path / "deep", [png(patch * np.uint16(257)) for patch in patches], ".png")
+    plain = folder(tmp_path / "plain", [tiff(patch) for patch in patches], ".png")
+    deep = load(DataConfig(root=str(root)))
+    np.testing.assert_array_equal(deep.images, load(DataConfig(root=str(plain))).images)
+    assert "values: uint16 from " in describe(DataConfig(root=str(root)))
+
+
+def test_images_of_8_bits_are_taken_as_they_are(tmp_path: Path) -> None:
+    root = folder(tmp_path / "set", [tiff(LEVELS), tiff(REFLECTANCE)] * 3, ".tif")
+    mixed = load(DataConfig(root=str(root), image_size=16, range=RANGE))
+    np.testing.assert_array_equal(mixed.images, np.stack([LEVELS] * 6))
+
+
+def test_a_range_of_another_scale_is_refused(tmp_path: Path) -> None:
+    root = folder(tmp_path / "set", [tiff(REFLECTANCE)] * 6, ".tif")
+    for limits in [(0, 1), (5000, 6000)]:
+        with pytest.raises(DataError, match=r"data\.range: .* of the values lie beyond the range"):
+            load(DataConfig(root=str(root), image_size=16, range=limits))
+
+
+def test_info_shows_types_and_values(tmp_path: Path) -> None:
+    images = [grey(GREY.astype(np.int16) - 200)] * 2 + [tiff(LEVELS)] * 2
+    root = folder(tmp_path / "set", images, ".tif")
+    text = describe(DataConfig(root=str(root), image_size=16, range=(0, 2000)))
+    assert "stored as: 16x16 int16 grey: 2, 16x16 RGB: 2" in text
+    low, high = int(GREY.min()) - 200, int(GREY.max()) - 200
+    outside = ((GREY < 200) | (GREY > 2200)).mean()
+    assert f"values: int16 from {low} to {high} ({outside:.1%} clipped), uint8 from 0 to" in text
+    assert "data.range: 0 becomes black, 2000 white" in text
+
+
+def test_every_command_that_reads_images_knows_the_range(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("QHDM_DATA", str(tmp_path / "cache"))
+    root = str(packed(tmp_path / "set", [tiff(REFLECTANCE)] * 6, ".tif"))
+
+    def run(*arguments: str) -> tuple[int, str]:
+        code = main(arguments)
+        printed = capsys.readouterr()
+        return code, printed.err if code else printed.out
+
+    tiny = ["data.image_size=16", "model.kind=unet", "model.dim_mults=[1]", "train.steps=1"]
+    tiny += ["train.device=cpu", f"data.root={root}", "data.classes=null"]
+    settings = [word for setting in tiny for word in ("--set", setting)]
+    config = str(Path(__file__).parent.parent / "configs" / "quickstart.yaml")
+    for command in (
+        ["train", config, *settings, "--out", "run"],
+        ["train-classifier", "--data", root, "--size", "16"],
+        ["evaluate", "--images", root, "--data", root, "--size", "16"],
+    ):
+        code, printed = run(*command)
+        assert code == 1
+        assert printed.startswith("qhdm: error: ")
+        assert f"data.range: {root}" in printed
+        assert printed.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+    code, printed = run("data", "info", root, "--size", "16")
+    assert code == 0
+    assert "contact sheet: none (see above)" in printed
+    code, printed = run("data", "info", root, "--size", "16", "--range", "0", "2750")
+    assert code == 0
+    assert "contact sheet: set_contact_sheet.png" in printed
+
+    ranged = ["--set", "data.range=[0, 2750]"]
+    assert run("train", config, *settings, *ranged, "--out", "run")[0] == 0
+    assert "range:\n  - 0.0\n  - 2750.0" in (tmp_path / "run" / "config.yaml").read_text()
+    assert run("train", "--resume", "run", "--set", "train.steps=2")[0] == 0
+    given = ["--data", root, "--size", "16", "--range", "0", "2750"]
+    classifier = ["--out", "classifier.safetensors", "--steps", "2"]
+    code, printed = run("train-classifier", *given, *classifier)
+    assert code == 0, printed
+    judged = ["--images", root, "--metrics", "classes", "--extractor-weights", classifier[1]]
+    for real in (["run"], given):
+        code, printed = run("evaluate", *real, *judged)
+        assert code == 0, printed
