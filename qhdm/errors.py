@@ -28,6 +28,13 @@ class QhdmError(Exception):
 
     Attributes:
         exit_code: of the command line.
+
+    Example:
+        >>> try:
+        ...     qhdm.build_filter("hqconv", qubits=6)
+        ... except qhdm.QhdmError as error:
+        ...     print(type(error).__name__, error.exit_code)
+        CircuitError 1
     """
 
     exit_code: ClassVar[int] = 1

@@ -58,9 +58,10 @@ class Run:
         path: its run directory, if it has one.
 
     Example:
-        >>> run = qhdm.Run.open("runs/quickstart")  # doctest: +SKIP
-        >>> run.sample(qhdm.Sampling(classes=["Forest"], num=2, steps=20)).shape  # doctest: +SKIP
-        (2, 32, 32, 3)
+        >>> path = qhdm.train(CONFIG, out="opened", callbacks=[]).path
+        >>> run = qhdm.Run.open(path)
+        >>> run.sample(qhdm.Sampling(classes=["Forest"], num=2, steps=2)).shape
+        (2, 16, 16, 3)
     """
 
     def __init__(

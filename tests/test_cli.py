@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 import qhdm
+from qhdm.config import Sampling
 from qhdm.data import EUROSAT_CLASSES
 from qhdm.errors import RunError, SamplingError
 

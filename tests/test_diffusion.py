@@ -273,9 +273,15 @@ def test_an_image_depends_on_its_seed_and_index_alone(sampler: str) -> None:
 
     def make(indices: list[int], batch_size: int, seed: int = 3) -> np.ndarray:
         return generate(
-            network, schedule, SamplerOptions(sampler=sampler, steps=10, guidance=1.0, seed=seed),
-            labels=[i % 3 for i in indices], indices=indices, shape=SHAPE, batch_size=batch_size, device=torch.device("cpu"),
-        )  # fmt: skip
+            network,
+            schedule,
+            SamplerOptions(sampler=sampler, steps=10, guidance=1.0, seed=seed),
+            labels=[i % 3 for i in indices],
+            indices=indices,
+            shape=SHAPE,
+            batch_size=batch_size,
+            device=torch.device("cpu"),
+        )
 
     whole = make([0, 1, 2, 3, 4], 5)
     np.testing.assert_array_equal(make([0, 1, 2, 3, 4], 2), whole)

@@ -28,7 +28,15 @@ from qhdm.schema import read_document, validate, with_overrides
 
 @dataclass(frozen=True, config=STRICT)
 class Config:
-    """Everything a run depends on. `name` is the first part of the run directory's name."""
+    """Everything a run depends on. `name` is the first part of the run directory's name.
+
+    Example:
+        >>> config = qhdm.Config(
+        ...     model=qhdm.ModelConfig(kind="qcunet"), train=qhdm.TrainConfig(steps=2000)
+        ... )
+        >>> config.vertex_filters
+        1
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "eurosat"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
@@ -76,6 +84,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises:
         ConfigError: with the file, line, key and remedy.
+
+    Example:
+        >>> qhdm.load_config("configs/quickstart.yaml", ["model.kind=unet"]).model.kind
+        'unet'
     """
     return validate(Config, with_overrides(read_document(Path(path)), overrides))
 

@@ -131,8 +131,9 @@ class Sampling(SamplerOptions, EngineRequest):
             steps; the others are exact. None is all steps.
 
     Example:
-        >>> Sampling(classes=["Forest"], num=8, engine=Aer(shots=1024)).engine_steps is None
-        True
+        >>> request = qhdm.Sampling(classes=["Forest"], num=8, engine=qhdm.Aer(shots=1024))
+        >>> request.sampler
+        'run'
     """
 
     classes: Annotated[tuple[str | int, ...], Field(min_length=1)] | None = None

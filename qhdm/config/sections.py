@@ -88,6 +88,10 @@ class DataConfig:
             folders of the set (`train`, `test`) say which images these are.
         augment: random flips and right-angle rotations (overhead imagery has no up).
         skip_broken: skip and count unreadable images instead of refusing them.
+
+    Example:
+        >>> qhdm.DataConfig(root="bundled", image_size=32).channels
+        3
     """
 
     root: FilePath = "eurosat"
@@ -113,6 +117,10 @@ class ModelConfig:
         groups: groups of every GroupNorm; divides `dim`.
         heads, dim_head: attention heads and channels per head.
         label_dim: size of the label embedding.
+
+    Example:
+        >>> qhdm.ModelConfig(dim=16, dim_mults=(1, 2, 4), groups=8).vertex_channels
+        64
     """
 
     kind: Literal["unet", "qvunet", "fullqvunet", "qcunet"] = "qcunet"
@@ -147,6 +155,10 @@ class VertexConfig:
         filters: filters side by side; each takes three channels.
         rho: fraction of the channels that go through filters; when given, it sets the number of
             filters, rounded down, and `filters` is not read.
+
+    Example:
+        >>> qhdm.VertexConfig(ansatz="fqconv", rho=0.5).count(channels=60)
+        10
     """
 
     ansatz: Ansatz = "hqconv"
@@ -178,6 +190,10 @@ class EncoderConfig(VertexConfig):
         levels: encoder levels that carry QuanResNet blocks, 0 being the finest.
         replace: `first` replaces the first convolution of a block (as the paper says), `both`
             replaces both.
+
+    Example:
+        >>> qhdm.EncoderConfig(levels=(3, 4), replace="both").ansatz
+        'hqconv'
     """
 
     levels: tuple[Annotated[int, Field(ge=0)], ...] = (4,)
@@ -196,6 +212,10 @@ class QuantumConfig:
         engine: evaluates circuits.
         aer: of the engine `aer` (docs/aer.md).
         vertex, encoder: where filters stand.
+
+    Example:
+        >>> qhdm.QuantumConfig(engine="aer", aer=qhdm.Aer(shots=256)).engine_options.label
+        '256 shots'
     """
 
     filter: Literal["circuit", "frozen", "cosine", "linear", "identity"] = "circuit"
@@ -225,6 +245,10 @@ class DiffusionConfig:
         prediction: what the network predicts, the noise `eps` or the clean image `x0`.
         loss: `l2` or `l1`.
         p2_gamma, p2_k: weight (k + snr)^-gamma per timestep (Choi et al. 2022); gamma 0 is plain.
+
+    Example:
+        >>> qhdm.DiffusionConfig(timesteps=200, schedule="linear").prediction
+        'eps'
     """
 
     timesteps: Annotated[int, Field(ge=2, le=100_000)] = 1000
@@ -241,6 +265,10 @@ class EmaConfig:
 
     The decay at step number s (from 0) is 0 up to `after`, then
     min(decay, 1 - (1 + (s - after - 1) / inv_gamma) ^ -power).
+
+    Example:
+        >>> qhdm.TrainConfig(ema=qhdm.EmaConfig(decay=0.999)).ema.every
+        10
     """
 
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
@@ -268,6 +296,10 @@ class TrainConfig:
         device: `auto` takes CUDA where there is one.
         sample_every, checkpoint_every, log_every: in steps.
         keep_checkpoints: how many of the newest checkpoints stay on disk.
+
+    Example:
+        >>> qhdm.TrainConfig(steps=500, optimizer="adamw", lr_schedule="cosine", warmup=50).lr
+        0.001
     """
 
     steps: Positive = 60_000
@@ -304,6 +336,10 @@ class SampleConfig:
         steps: network evaluations per image (twice that with guidance).
         guidance: classifier-free guidance scale; 1 is off.
         num: images per class.
+
+    Example:
+        >>> qhdm.SampleConfig(sampler="ddim", steps=20).guidance
+        1.0
     """
 
     sampler: SamplerName = "dpm++"

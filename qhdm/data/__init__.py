@@ -9,6 +9,7 @@ from qhdm.data.given import given
 from qhdm.data.images import decode
 from qhdm.data.source import (
     EUROSAT_CLASSES,
+    GIVEN,
     Item,
     Source,
     cache_folder,
@@ -18,6 +19,7 @@ from qhdm.data.source import (
 
 __all__ = [
     "EUROSAT_CLASSES",
+    "GIVEN",
     "Batches",
     "Dataset",
     "Item",

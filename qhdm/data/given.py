@@ -2,48 +2,43 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from qhdm.config import Config, DataConfig
-from qhdm.data.dataset import Dataset, resolved
+from qhdm.config import DataConfig
+from qhdm.data.dataset import Dataset
 from qhdm.data.images import to_picture, to_square
-from qhdm.data.source import GIVEN
 from qhdm.errors import DataError
 
 
-def given(dataset: Any, config: Config) -> tuple[Config, Dataset]:
-    """A data set that was handed over, and the configuration that names it.
+def given(dataset: Any, config: DataConfig) -> Dataset:
+    """A data set that a program hands over, as one of this package.
 
     Args:
         dataset: a `Dataset` of this package, as it is; or anything with a length whose items are
             (image, label), such as a torch or torchvision `Dataset`. Images are PIL images, uint8
             arrays or tensors, or floating-point ones in [0, 1], of shape (H, W), (H, W, C) or
-            (C, H, W); they are cropped and resized as `config.data` says. Labels count the classes
-            from 0. Classes are named by `config.data.classes`, by the `classes` of the data set, or
-            by their numbers.
-        config: of the run.
+            (C, H, W). Labels count the classes from 0. Classes are named by `config.classes`, by
+            the `classes` of the data set, or by their numbers.
+        config: how images are cropped and resized.
 
     Returns:
-        The configuration with the classes of the set and `data.root: given`, and all images of the
-        set, none of them held out.
+        All images, none of them held out.
 
     Raises:
         DataError: an item, its image or its label cannot be used.
     """
     if not isinstance(dataset, Dataset):
-        dataset = _converted(dataset, config.data)
-    data = dataclasses.replace(config.data, root=GIVEN, classes=dataset.class_names)
-    if dataset.images.shape[1:] != (data.image_size, data.image_size, data.channels):
+        dataset = _converted(dataset, config)
+    if dataset.images.shape[1:] != (config.image_size, config.image_size, config.channels):
         height, width, channels = dataset.images.shape[1:]
         raise DataError(
             f"{dataset.name}: images of {height}x{width} pixels and {channels} channels; set "
             "data.image_size and data.channels to these"
         )
-    return resolved(dataclasses.replace(config, data=data)), dataset
+    return dataset
 
 
 def _converted(items: Any, config: DataConfig) -> Dataset:

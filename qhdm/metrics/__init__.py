@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qhdm.metrics.evaluate import evaluate
+    from qhdm.metrics.api import evaluate
     from qhdm.metrics.evaluation import evaluate_folder, evaluate_run
     from qhdm.metrics.records import Evaluation, Metric, read_evaluation
     from qhdm.metrics.settings import EvaluationSettings
@@ -20,7 +20,7 @@ _HOME = {
     "Evaluation": "records",
     "EvaluationSettings": "settings",
     "Metric": "records",
-    "evaluate": "evaluate",
+    "evaluate": "api",
     "evaluate_folder": "evaluation",
     "evaluate_run": "evaluation",
     "read_evaluation": "records",

@@ -27,6 +27,10 @@ class EvaluationSettings(SamplerOptions, EngineRequest):
         extractor_weights: file of its weights; null trains the classifier, and is needed by others.
         metrics: groups to compute.
         device: where to sample and to extract features.
+
+    Example:
+        >>> qhdm.EvaluationSettings(num=700, steps=50, metrics=("distances", "classes")).seed
+        0
     """
 
     num: Positive = 1000

@@ -27,6 +27,11 @@ class Filter:
         inputs: the n input parameters, radians, in order.
         weights: the P weights, radians, in order. Some may be absent from the circuit (dead).
         observables: m Hermitian operators on the circuit's qubits.
+
+    Example:
+        >>> filter = qhdm.build_filter("fqconv", layers=1)
+        >>> filter.circuit.num_qubits, len(filter.weights), len(filter.observables)
+        (12, 24, 12)
     """
 
     name: str

@@ -27,6 +27,10 @@ class Exact:
     Attributes:
         method: `auto` chooses the cheaper one for each component of a circuit; `network` and
             `statevector` prescribe it.
+
+    Example:
+        >>> qhdm.Sampling(engine=qhdm.Exact()).engine.name
+        'exact'
     """
 
     method: Literal["auto", "network", "statevector"] = "auto"
@@ -78,6 +82,10 @@ class Aer:
             `spsa` (simultaneous perturbation).
         spsa: of the gradient `spsa`.
         threads: most threads of Aer; 0 is all cores.
+
+    Example:
+        >>> qhdm.Aer(shots=1024, noise="fake_torino").label
+        'fake_torino, 1024 shots'
     """
 
     __pydantic_config__ = _STRICT

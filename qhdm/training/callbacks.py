@@ -23,9 +23,11 @@ class Callback:
     Of several processes that train one run, the first alone calls them.
 
     Example:
-        >>> class Stopwatch(qhdm.Callback):
+        >>> class Losses(qhdm.Callback):
         ...     def on_loss(self, step, values):
-        ...         print(step, values["steps_per_second"])
+        ...         print(step, sorted(values))
+        >>> run = qhdm.train(CONFIG, out="losses", callbacks=[Losses()])
+        2 ['grad_norm_classical', 'grad_norm_quantum', 'loss', 'steps_per_second']
     """
 
     def on_start(self, run: RunDirectory, step: int) -> None:
@@ -60,7 +62,11 @@ class Callback:
 
 
 class ProgressBar(Callback):
-    """A bar on stderr with the loss and the remaining time."""
+    """A bar on stderr with the loss and the remaining time.
+
+    Example:
+        >>> run = qhdm.train(CONFIG, out="bar", callbacks=[qhdm.ProgressBar()])
+    """
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -81,7 +87,13 @@ class ProgressBar(Callback):
 
 
 class PreviewGrid(Callback):
-    """A picture of samples, one row per class, in the run's `samples/`."""
+    """A picture of samples, one row per class, in the run's `samples/`.
+
+    Example:
+        >>> run = qhdm.train(CONFIG, out="grid", callbacks=[qhdm.PreviewGrid()])
+        >>> sorted(path.name for path in (run.path / "samples").iterdir())
+        ['step_0000002.png']
+    """
 
     def on_start(self, run: RunDirectory, step: int) -> None:
         self._run = run
@@ -97,6 +109,11 @@ class TensorBoard(Callback):
 
     Raises:
         ConfigError: TensorBoard is not installed.
+
+    Example:
+        >>> run = qhdm.train(CONFIG, out="board", callbacks=[qhdm.TensorBoard()])
+        >>> len(list((run.path / "tensorboard").iterdir()))
+        1
     """
 
     def __init__(self) -> None:

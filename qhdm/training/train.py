@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +48,19 @@ def train(
         TrainingError: the loss is not finite.
 
     Example:
-        >>> config = qhdm.load_config("configs/quickstart.yaml", ["train.steps=2", *TINY])
-        >>> run = qhdm.train(config, out="run", callbacks=[])
+        >>> run = qhdm.train(CONFIG, out="run", callbacks=[])
         >>> run.sample(qhdm.Sampling(classes=["Forest"], num=2, steps=2)).shape
         (2, 16, 16, 3)
     """
     with world.agreed():
         if dataset is None:
             config = data.resolved(config)
+            images = data.load(config.data).split("train")
         else:
-            config, dataset = data.given(dataset, config)
+            images = data.given(dataset, config.data)
+            named = replace(config.data, root=data.GIVEN, classes=images.class_names)
+            config = data.resolved(replace(config, data=named))
         _check(config, world)
-        images = data.load(config.data).split("train") if dataset is None else dataset
     with world.agreed():
         made = RunDirectory.create(config, Path(out) if out else None) if world.first else None
     path = Path(world.broadcast(str(made.path) if made else ""))
@@ -84,14 +86,21 @@ def resume(
     Raises:
         ConfigError: the change would make it another experiment.
         RunError: not a run directory, or no checkpoint of it is good.
+
+    Example:
+        >>> run = qhdm.train(CONFIG, out="resumed", callbacks=[])
+        >>> train = dataclasses.replace(run.config.train, steps=3)
+        >>> longer = dataclasses.replace(run.config, train=train)
+        >>> run = qhdm.resume("resumed", config=longer, callbacks=[])
+        >>> run.config.train.steps
+        3
     """
     run = RunDirectory.open(path)
     if config is not None:
         run = resumed(run, config)
-    if dataset is not None:
-        _, dataset = data.given(dataset, run.config)
+    of_run = run.config.data
+    images = data.load(of_run).split("train") if dataset is None else data.given(dataset, of_run)
     _check(run.config, world)
-    images = data.load(run.config.data).split("train") if dataset is None else dataset
     return _trained(run, images, callbacks, world)
 
 

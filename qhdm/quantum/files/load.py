@@ -79,6 +79,11 @@ def load_filter(path: str | Path) -> Filter:
 
     Raises:
         CircuitError: naming the file, and the line where the parser gives it.
+
+    Example:
+        >>> filter = qhdm.load_filter("circuits/reuploading.qasm")
+        >>> filter.name, len(filter.inputs)
+        ('reuploading', 12)
     """
     path = Path(path)
     content = _read(path)

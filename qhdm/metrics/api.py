@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from qhdm import data
-from qhdm.config import Config, DataConfig
+from qhdm.config import DataConfig
 from qhdm.data import Dataset
 from qhdm.errors import EvaluationError
 from qhdm.metrics.classifier import ClassifierSettings
@@ -58,7 +58,7 @@ def evaluate(
         >>> images = np.random.default_rng(0).integers(0, 255, (20, 16, 16, 3), dtype=np.uint8)
         >>> result = qhdm.evaluate(images, DATASET)
         >>> [metric.name for metric in result.metrics]
-        ['copies']
+        ['memorisation']
     """
     path = Path(out) if out is not None else None
     if isinstance(generated, Run):
@@ -89,8 +89,7 @@ def _real(real: Any, generated: Any) -> Dataset:
         np.shape(generated)[1:] if isinstance(generated, np.ndarray) else generated.images.shape[1:]
     )
     if not isinstance(real, Dataset):
-        size = DataConfig(image_size=height, channels=channels)
-        _, real = data.given(real, Config(data=size))
+        real = data.given(real, DataConfig(image_size=height, channels=channels))
     if not real.is_test.any():
         test = np.zeros(len(real), dtype=bool)
         for label in range(len(real.class_names)):

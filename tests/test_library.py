@@ -1,0 +1,178 @@
+"""The library: the example of every public name runs, and so do the ten lines of a notebook."""
+
+from __future__ import annotations
+
+import dataclasses
+import doctest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from PIL import Image
+from torch.utils.data import Dataset
+
+import qhdm
+from qhdm.data import given
+from qhdm.errors import ConfigError, DataError, EvaluationError
+from qhdm.schema import Document, validate
+
+ROOT = Path(__file__).parent.parent
+
+
+class Squares(Dataset[tuple[Any, int]]):
+    """Any torch data set of (image, label): PIL images, larger than the network's."""
+
+    classes = ("Forest", "River")
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        if index >= len(self):
+            raise IndexError
+        random = np.random.default_rng(index)
+        return Image.fromarray(random.integers(0, 255, (24, 24, 3), dtype=np.uint8)), index % 2
+
+
+@pytest.fixture
+def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the examples may use, in a folder of their own."""
+    for folder in ("configs", "circuits"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("QHDM_DATA", str(tmp_path / "cache"))
+    train = TINY["train"] | {"steps": 2, "log_every": 2}  # type: ignore[operator]
+    config = validate(qhdm.Config, Document("tiny", TINY | {"train": train}, {}))
+    filter = qhdm.build_filter("fqconv", layers=1)
+    return {
+        **{name: getattr(qhdm, name) for name in qhdm.__all__},
+        **{"qhdm": qhdm, "torch": torch, "np": np, "dataclasses": dataclasses},
+        **{"CONFIG": config, "DATASET": Squares(), "filter": filter},
+    }
+
+
+@pytest.mark.parametrize("name", [n for n in qhdm.__all__ if n != "__version__"])
+def test_every_public_name_has_an_example_that_runs(name: str, names: dict[str, Any]) -> None:
+    documented = getattr(qhdm, name)
+    (example,) = [
+        found
+        for found in doctest.DocTestFinder(recurse=False).find(documented, name, globs=names)
+        if found.examples
+    ]
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    printed: list[str] = []
+    assert runner.run(example, out=printed.append).failed == 0, "".join(printed)
+
+
+def test_ten_lines_of_a_notebook(names: dict[str, Any]) -> None:
+    """Training on any torch data set, sampling, evaluation, and a layer for any module."""
+    config, dataset, called = names["CONFIG"], names["DATASET"], []
+
+    class Noted(qhdm.Callback):
+        def on_step(self, step: int) -> None:
+            called.append(step)
+
+    run = qhdm.train(config, dataset, callbacks=[Noted()])
+    images = run.sample(qhdm.Sampling(classes=["Forest"], num=8, engine=qhdm.Aer(shots=1024)))
+    result = qhdm.evaluate(images, dataset)
+    layer = qhdm.QuantumConv2d(channels=12, ansatz="fqconv")
+    assert called == [1, 2]
+    assert run.class_names == ("Forest", "River")
+    assert images.shape == (8, 16, 16, 3)
+    assert result.generated.num == 8
+    assert [metric.name for metric in result.metrics] == ["memorisation"]
+    assert layer(torch.zeros(1, 12, 4, 4)).shape == (1, 12, 4, 4)
+    # The run knows that it cannot read its images again.
+    with pytest.raises(DataError, match=r"data\.root: given"):
+        qhdm.resume(run.path)
+    assert qhdm.resume(run.path, dataset, callbacks=[]).config == run.config
+    labelled = qhdm.evaluate(images, dataset, labels=["Forest"] * 8)
+    assert "class accuracy" in [metric.name for metric in labelled.metrics]
+
+
+class Bad(Squares):
+    def __init__(self, image: Any, label: Any) -> None:
+        self.item = image, label
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.item
+
+
+RGB = np.zeros((16, 16, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "message"),
+    [
+        (RGB, 2, "labels from 2 to 2 for 2 classes"),
+        (RGB, -1, "labels from -1"),
+        (RGB, "Forest", r"Bad\[0\]: is not an \(image, label\)"),
+        (RGB.astype(np.float32) + 2, 0, r"floating-point values from 2 to 2; .* \[0, 1\]"),
+        (RGB.astype(np.float32) + np.nan, 0, "floating-point values"),
+        (RGB.astype(np.uint16), 0, "values of type uint16"),
+        (np.zeros((16, 16, 13), np.uint8), 0, r"shape \(16, 16, 13\)"),
+        (np.zeros(16, np.uint8), 0, r"shape \(16,\)"),
+    ],
+)
+def test_items_that_cannot_be_images_are_refused(
+    image: Any, label: Any, message: str, names: dict[str, Any]
+) -> None:
+    with pytest.raises(DataError, match=message):
+        qhdm.train(names["CONFIG"], Bad(image, label))
+    assert not Path("runs").exists()
+
+
+def test_images_of_every_form_are_the_same(names: dict[str, Any]) -> None:
+    random = np.random.default_rng(0)
+    picture = random.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    forms = [
+        picture,
+        Image.fromarray(picture),
+        torch.as_tensor(picture).permute(2, 0, 1),
+        torch.as_tensor(picture).permute(2, 0, 1) / 255,
+        picture / 255,
+    ]
+    for form in forms:
+        images = given([(form, 0)], names["CONFIG"].data)
+        np.testing.assert_array_equal(images.images[0], picture)
+
+
+def test_what_cannot_be_evaluated_is_refused(names: dict[str, Any]) -> None:
+    images, dataset = np.zeros((4, 16, 16, 3), np.uint8), names["DATASET"]
+    settings = qhdm.EvaluationSettings(metrics=("classes",))
+    for arguments, message in (
+        ((images,), "give the real images"),
+        ((images / 255.0, dataset), "give uint8"),
+        ((images, dataset, settings), "labels: needed by the metrics classes"),
+    ):
+        with pytest.raises(EvaluationError, match=message):
+            qhdm.evaluate(*arguments)
+    with pytest.raises(EvaluationError, match="labels: give one class for each image"):
+        qhdm.evaluate(images, dataset, labels=[0])
+
+
+def test_optimisers_and_schedules_have_names(names: dict[str, Any]) -> None:
+    from qhdm.training.optimizers import learning_rate
+
+    config = names["CONFIG"]
+    rates = {}
+    for schedule in ("constant", "linear", "cosine"):
+        train = dataclasses.replace(config.train, steps=110, warmup=10, lr_schedule=schedule)
+        rates[schedule] = [learning_rate(train, step) for step in range(110)]
+        assert rates[schedule][:10] == pytest.approx([train.lr * (i + 1) / 10 for i in range(10)])
+    assert set(rates["constant"][10:]) == {1e-3}
+    assert rates["linear"][60] == pytest.approx(5e-4)
+    assert rates["cosine"][60] == pytest.approx(5e-4)
+    assert rates["cosine"][35] == pytest.approx(1e-3 * 0.5 * (1 + np.cos(np.pi / 4)))
+    for optimizer in ("adamw", "sgd"):
+        train = dataclasses.replace(config.train, optimizer=optimizer, weight_decay=0.1)
+        run = qhdm.train(dataclasses.replace(config, train=train), out=optimizer, callbacks=[])
+        more = dataclasses.replace(run.config.train, steps=3)
+        longer = dataclasses.replace(run.config, train=more)
+        assert qhdm.resume(run.path, config=longer, callbacks=[]).config.train.steps == 3
+    other = dataclasses.replace(config.model, dim_head=16)
+    with pytest.raises(ConfigError, match="--set model"):
+        qhdm.resume(run.path, config=dataclasses.replace(run.config, model=other))
