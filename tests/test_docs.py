@@ -100,7 +100,7 @@ IN_CODE = {
     # In reasonable time: of 700 images, with a classifier of 600 steps.
     "num=700, steps=50,": "num=66, steps=1, extractor_weights='classifier',",
 }
-#: Options that name what a command makes: always a new one.
+#: Options that name what a command makes: a new one each time, unless it is there to be replaced.
 MADE = ("--out", "--save", "--plot")
 
 
@@ -150,7 +150,7 @@ def words_of(text: str, place: Place) -> list[str]:
         shutil.copytree("RUN", copy)
         words[words.index("RUN")] = copy
     for option in MADE:
-        if option in words:
+        if option in words and "--force" not in words:
             at = words.index(option) + 1
             words[at] = place.new(Path(words[at]).name)
     return words
