@@ -118,8 +118,8 @@ def _read_npz(path: Path) -> Checkpoint:
         raise
     except Exception as error:  # zipfile and numpy raise many kinds for a damaged or hostile file
         raise CheckpointError(f"{path}: not a readable npz ({first_line(error)})") from None
-    known = {name for name in arrays if name.startswith(_NPZ_PREFIX)}
-    unknown = sorted(arrays.keys() - known - set(_EXAMPLE))
+    known = [name for name in arrays if name.startswith(_NPZ_PREFIX)]  # in the order of the file
+    unknown = sorted(arrays.keys() - set(known) - set(_EXAMPLE))
     if unknown or not known:
         what = f"array {unknown[0]!r}" if unknown else f"no array {_NPZ_PREFIX}<path>"
         raise CheckpointError(

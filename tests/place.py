@@ -1,0 +1,152 @@
+"""A folder where the commands of the pages can run: what they name is there, made of the bundled
+patches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import runpy
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import TINY
+from pages import ROOT
+from PIL import Image
+
+from qhdm import data
+from qhdm.cli import main
+from qhdm.comparison.cells import cells_of
+from qhdm.comparison.spec import load_grid
+from qhdm.config import DataConfig
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left: its exit code, stdout and stderr."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run(words: Sequence[str]) -> Done:
+    """One command of qhdm, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main(list(words))
+        except SystemExit as stop:  # of argparse
+            code = int(stop.code or 0)
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def ready(*words: object) -> None:
+    """Run a command that must succeed."""
+    done = run([str(word) for word in words])
+    assert done.code == 0, done.err
+
+
+def call_script(path: Path, *words: str) -> str:
+    """The stdout of a script, run in this process."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
+        patch.setattr(sys, "argv", [str(path), *words])
+        patch.syspath_prepend(path.parent)
+        with contextlib.suppress(SystemExit):  # of --help
+            runpy.run_path(str(path), run_name="__main__")
+    return out.getvalue()
+
+
+@dataclass
+class Place:
+    """The folder, which is the current one.
+
+    `RUN` is a run of two steps, and the quickstart; `PATH`, `DIR`, `ROOT` and the EuroSAT of the
+    cache are class folders of its images; `CONFIG` is its configuration.
+
+    Attributes:
+        folder: it.
+        count: of what commands have made in it.
+        seen: commands that have run, by their words, whatever they call what they make.
+    """
+
+    folder: Path
+    count: int = 0
+    seen: dict[tuple[str, ...], Done] = field(default_factory=dict)
+
+    @classmethod
+    def make(cls, folder: Path) -> Place:
+        for name in ("configs", "circuits", "jobs"):
+            shutil.copytree(ROOT / name, folder / name)
+        for name in ("runs", "docs", "cache", "made"):
+            (folder / name).mkdir()
+        _cut_patches(folder / "PATH")
+        for name in ("DIR", "ROOT", "cache/EuroSAT_RGB"):
+            (folder / name).symlink_to(folder / "PATH")
+        shutil.copy(ROOT / "circuits" / "reuploading.qasm", folder / "mine.qasm")
+        tiny = {**TINY, "data": {"root": "PATH", "image_size": 16}}
+        tiny["train"] = {**TINY["train"], "steps": 2}
+        filters = {"ansatz": "fqconv", "layers": 1}
+        tiny["quantum"] = {"vertex": filters, "encoder": {"levels": [1], **filters}}
+        (folder / "CONFIG").write_text(yaml.safe_dump(tiny))
+        ready("train", "CONFIG", "--out", "runs/quickstart")
+        (folder / "RUN").symlink_to(folder / "runs" / "quickstart")
+        for name, images in (("", ["RUN"]), ("64", ["--data", "bundled", "--size", 64])):
+            ready("train-classifier", *images, "--steps", 1, "--out", f"classifier{name}")
+        return cls(folder)
+
+    def new(self, name: str) -> str:
+        """Where a command can make something."""
+        self.count += 1
+        return f"made/{self.count}/{name}"
+
+    def once(self, words: Sequence[str]) -> Done:
+        """What a command does, which need not do it twice."""
+        key = tuple(re.sub(r"^made/\d+/.*", "made", word) for word in words)
+        if key not in self.seen:
+            self.seen[key] = run(words)
+        return self.seen[key]
+
+    def comparison(self) -> None:
+        """Make `comparisons/NAME`, of which everything is done."""
+        if (self.folder / "comparisons" / "NAME").exists():
+            return
+        evaluate = {"num": 2, "steps": 1, "metrics": ["classes"]}
+        spec = {
+            "name": "NAME",
+            "base": "CONFIG",
+            "baseline": "unet",
+            "seeds": [0],
+            "variants": {"unet": {"model.kind": "unet"}},
+            "evaluate": {**evaluate, "extractor_weights": str(self.folder / "classifier")},
+        }
+        (self.folder / "spec.yaml").write_text(yaml.safe_dump(spec))
+        for cell in cells_of(load_grid(self.folder / "spec.yaml"), Path("comparisons/NAME")):
+            cell.begin()
+            job = cell.job(self.folder / "log")
+            assert job is not None
+            for command in job.commands:  # what `qhdm compare` would start
+                ready(*command[3:])
+        ready("compare", "spec.yaml", "--out", "comparisons/NAME")
+
+    def golden(self) -> None:
+        """Make `runs/golden`: parameters and outputs of the published code."""
+        if not (self.folder / "runs" / "golden").exists():
+            call_script(ROOT / "tests" / "reference.py", "runs/golden")
+
+
+def _cut_patches(folder: Path) -> None:
+    """Tiles of the bundled patches: enough images to compare distributions."""
+    whole = data.load(DataConfig(root="bundled", image_size=64))
+    for i, (image, label) in enumerate(zip(whole.images, whole.labels, strict=True)):
+        into = folder / whole.class_names[label]
+        into.mkdir(parents=True, exist_ok=True)
+        for j in range(8):
+            top, left = 16 * (j // 4), 16 * (j % 4)
+            Image.fromarray(image[top : top + 16, left : left + 16]).save(into / f"{i}_{j}.png")

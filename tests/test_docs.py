@@ -1,0 +1,266 @@
+"""Every command and every block of code of README and docs runs, or a list here says why not.
+
+Commands run in this process, in a folder where the names that the pages use (RUN, PATH, DIR, ...)
+are real things. Words that are appended make cheaper what would take minutes; a command that no
+rule is for runs as it stands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+from pages import ROOT, Snippet, snippets
+from place import Place, call_script, ready, run
+
+from qhdm.comparison.spec import load_grid
+from qhdm.config import load_config
+from qhdm.models.build import build_filters
+
+#: Not run, and why.
+NOT_RUN = {
+    r"make ": "installs qhdm, or runs these tests",
+    r"pip install ": "needs a network",
+    r"qhdm data download ": "needs a network (tests/test_download.py)",
+    r"qhdm submit jobs/fez.yaml$": "needs an account (tests/test_hardware_service.py)",
+    r"ray start ": "starts a cluster",
+    r"(RAY_ADDRESS=\S+ )?qhdm compare .*--engine ray": "needs a cluster (tests/test_executors.py)",
+    r"(QHDM_[A-Z]+=\d+ )?pytest ": "runs these tests",
+    r"(OMP_NUM_THREADS=1 )?python benchmarks/": "measures for minutes; its options are checked",
+    r"torchrun --nproc-per-node 8 benchmarks/": "measures for minutes; its options are checked",
+    r"python tests/fuzz/fuzz.py ": "needs atheris",
+    r"for blind in |done$": "a loop of the shell; what it repeats is run",
+    r"#!/bin/bash\n#SBATCH": "needs Slurm",
+}
+
+CLASSIFIER = ["--metrics", "classes", "--extractor-weights", "classifier"]
+SMALL = "train.steps=1 train.batch_size=1 sample.steps=1 sample.num=1"
+NO_STUDY = "inference=[] inference_variants=null inference_evaluate=null"
+SMALL_JOB = (
+    "images=1 classes=[Forest] steps=1 hardware_steps=1 shots=16 packing=1 "
+    "limits.jobs_per_minute=1000"
+)
+#: Words that are appended to end in time; the first pattern that fits decides.
+CHEAPER = {
+    # Of the published size: counts, circuits and time, no training.
+    r"qhdm train configs/(eurosat|released)": ["--dry-run", *SMALL.split()],
+    r"qhdm train --resume ": [],
+    r"qhdm train ": SMALL.split(),
+    r"qhdm sample .*--engine-steps 5": [
+        *("--class", "Forest", "--num", "1", "--steps", "5", "--shots", "8")
+    ],
+    r"qhdm sample ": ["--num", "1", "--steps", "2"],
+    r"qhdm evaluate .*--size 64": [*CLASSIFIER[:3], "classifier64"],
+    r"qhdm evaluate .*--images": CLASSIFIER,
+    r"qhdm evaluate RUN --num 40 ": ["--steps", "1", *CLASSIFIER[2:]],
+    r"qhdm evaluate ": ["--num", "2", "--steps", "1", *CLASSIFIER],
+    r"qhdm train-classifier ": ["--steps", "1"],
+    r"qhdm compare ": [
+        "--dry-run",
+        "--only",
+        "unet",
+        "seeds=[0]",
+        *SMALL.split(),
+        *NO_STUDY.split(),
+    ],
+    r"qhdm submit ": SMALL_JOB.split(),
+    r"qhdm circuits .*--measure": ["--pairs", "8", "--gradients", "2"],
+    r"qhdm circuits verify FILE": ["--batch", "1"],
+    r"qhdm circuits verify ": ["--batch", "1", "--qubits", "4"],
+}
+
+#: What stands for what, where a page leaves it open; other names in capitals are in the folder.
+MEANT = {
+    "BASE": "CONFIG",
+    "CELL": "RUN",
+    "CHECKPOINT": "runs/golden/qcunet_fqconv.npz",
+    "checkpoint_60000": "runs/golden/qcunet_fqconv.npz",
+    "COMPARISON": "comparisons/NAME",
+    "circuits/NAME.qasm": "circuits/hqconv.qasm",
+    "NAME": "hqconv",
+    "FILE": "circuits/reuploading.qasm",
+    "model.kind=KIND": "model.kind=unet",
+    "data.root=rsscn7_64.zip": "data.root=PATH",
+    "train.steps=N": "train.steps=3",
+    "N": "16",
+    "DEVICE": "fake_torino",
+    "released.time_blind=$blind": "released.time_blind=true",
+}
+#: The same in Python.
+IN_CODE = {
+    "runs/quickstart-20260101-120000": "RUN",
+    "runs/a": "RUN",
+    # In reasonable time: of 700 images, with a classifier of 600 steps.
+    "num=700, steps=50,": "num=66, steps=1, extractor_weights='classifier',",
+}
+#: Options that name what a command makes: a new one each time, unless it is there to be replaced.
+MADE = ("--out", "--save", "--plot")
+
+
+@pytest.fixture(scope="module")
+def made_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("place")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("QHDM_DATA", str(folder / "cache"))
+        yield Place.make(folder)
+
+
+@pytest.fixture
+def place(made_place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.chdir(made_place.folder)
+    return made_place
+
+
+def with_settings(words: Sequence[str]) -> list[str]:
+    """`words` with `--set` before each `key=value`."""
+    return [part for word in words for part in (["--set", word] if "=" in word else [word])]
+
+
+def alternatives(text: str) -> list[str]:
+    """`jobs list | status ID` and `NAME|FILE` stand for several commands."""
+    if " | " in text:
+        first, *others = text.split(" | ")
+        stem = first.rpartition(" ")[0]
+        return [first, *(f"{stem} {other}" for other in others)]
+    if choice := re.search(r"\b([A-Z]+)\|([A-Z]+)\b", text):
+        return [text.replace(choice[0], name) for name in choice.groups()]
+    return [text]
+
+
+def words_of(text: str, place: Place) -> list[str]:
+    """The words of a command of qhdm that is complete and soon done."""
+    text = text.replace(" --set ...", "").removesuffix(" ...")
+    words = [MEANT.get(word, word) for word in shlex.split(text)[1:]]
+    if "ID" in words:
+        words[words.index("ID")] = job_id(place)
+    if "comparisons/NAME" in words:
+        place.comparison()
+    if any(word.startswith("runs/golden/") for word in words):
+        place.golden()
+    if "--resume" in words:  # goes on with it, and changes it
+        copy = place.new("run")
+        shutil.copytree("RUN", copy)
+        words[words.index("RUN")] = copy
+    for option in MADE:
+        if option in words and "--force" not in words:
+            at = words.index(option) + 1
+            words[at] = place.new(Path(words[at]).name)
+    return words
+
+
+def job_id(place: Place) -> str:
+    """Of a job that is done."""
+    done = place.once(["submit", "jobs/aer.yaml", *with_settings(SMALL_JOB.split())])
+    found = re.search(r"^job: (\S+)", done.out, re.M)
+    assert found, done.err
+    return found[1]
+
+
+RUN_BY_NAME = {str(snippet): snippet for snippet in snippets()}
+
+
+def why_not(snippet: Snippet) -> str | None:
+    return next((why for rule, why in NOT_RUN.items() if re.match(rule, snippet.text)), None)
+
+
+TO_RUN = [name for name, snippet in RUN_BY_NAME.items() if not why_not(snippet)]
+
+
+@pytest.mark.parametrize("name", TO_RUN, ids=str)
+def test_what_the_pages_say_runs(name: str, place: Place) -> None:
+    snippet = RUN_BY_NAME[name]
+    if snippet.kind == "command":
+        for text in alternatives(re.sub(r"^torchrun .*-m (-- )?qhdm ", "qhdm ", snippet.text)):
+            check_command(text, snippet.answer, place)
+    elif snippet.kind == "setting":
+        check_setting(snippet.text.removeprefix("ansatz: "))
+    elif snippet.kind == "yaml":
+        check_yaml(snippet.text)
+    elif snippet.kind == "python":
+        check_code(snippet.text, place)
+    else:
+        assert snippet.kind == "sh"
+        (code,) = re.findall(r"python - <<'EOF'\n(.*)\nEOF", snippet.text, re.S)
+        check_code(code, place)
+
+
+def check_command(text: str, answer: str | None, place: Place) -> None:
+    if text.startswith("python tests/reference.py "):
+        place.golden()
+        assert Path(text.split()[-1], "unet.npz").exists()
+        return
+    assert text.startswith("qhdm ")
+    if re.fullmatch(r"qhdm( [a-z-]+)+", text):  # not a command, but the name of one
+        words = text.split()[1:]
+        done = run([*(word for word in words if word[0] != "-"), "--help"])
+        assert done.code == 0, done.err
+        assert all(word in done.out for word in words if word[0] == "-")
+        return
+    appended = next((words for rule, words in CHEAPER.items() if re.match(rule, text)), [])
+    words = [*words_of(text, place), *with_settings(appended)]
+    done = place.once(words)
+    if answer is None:
+        assert done.code == 0, done.err
+    else:
+        assert done.code == 1, done.out
+        assert answer in done.err
+
+
+def check_setting(ansatz: str) -> None:
+    ansatz = MEANT.get(ansatz, ansatz)
+    layers = "null" if "." in ansatz else "3"
+    settings = [f"quantum.vertex.ansatz={ansatz}", f"quantum.vertex.layers={layers}"]
+    assert build_filters(load_config("CONFIG", settings))["vertex"].observables
+
+
+def check_yaml(text: str) -> None:
+    path = Path("configs", "page.yaml")
+    path.write_text(text)
+    if "variants" in yaml.safe_load(text):
+        assert load_grid(path).configs
+    else:
+        assert load_config(path)
+
+
+def check_code(code: str, place: Place) -> None:
+    if "DIR/" in code:
+        exported = place.new("export")
+        ready("export", "RUN", "--out", exported)
+        code = code.replace("DIR/", f"{exported}/")
+    for given, meant in IN_CODE.items():
+        code = code.replace(given, meant)
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(compile(code, "page", "exec"), {})
+
+
+@pytest.mark.parametrize("name", [n for n in RUN_BY_NAME if n not in TO_RUN], ids=str)
+def test_files_and_options_of_what_is_not_run_exist(name: str) -> None:
+    words = RUN_BY_NAME[name].text.split()
+    for word in words:
+        if re.fullmatch(r"(benchmarks|tests|configs|jobs)/\S+\.(py|yaml)", word):
+            assert (ROOT / word).is_file(), word
+    for script in (word for word in words if re.fullmatch(r"benchmarks/\S+\.py", word)):
+        text = call_script(ROOT / script, "--help")
+        for option in re.findall(r" (--[a-z-]+)", RUN_BY_NAME[name].text.split(script)[1]):
+            assert option in text, f"{script} {option}"
+
+
+def test_every_rule_is_of_use() -> None:
+    """A list that outlives what it excuses would excuse more."""
+    commands = [a for s in RUN_BY_NAME.values() for a in alternatives(s.text)]
+    commands += [re.sub(r"^torchrun .*-m (-- )?qhdm ", "qhdm ", text) for text in commands]
+    for rule in (*NOT_RUN, *CHEAPER):
+        assert any(re.match(rule, text) for text in commands), rule
+    words = {word for text in commands for word in text.split()}
+    for word in MEANT:
+        assert word in words, word
+    for part in IN_CODE:
+        assert any(part in snippet.text for snippet in RUN_BY_NAME.values()), part
