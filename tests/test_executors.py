@@ -281,7 +281,7 @@ def compare(engine: str, specification: Path, *settings: str) -> list[str]:
     words = [sys.executable, "-m", "qhdm", "compare", str(specification), "--out", "out"]
     for setting in settings:
         words += ["--set", setting]
-    return [*words, "--jobs", "1", *(["--engine", engine] if engine != "local" else [])]
+    return [*words, "--jobs", "1", *(["--executor", engine] if engine != "local" else [])]
 
 
 def test_an_interrupt_saves_cells_and_tells_how_to_go_on(

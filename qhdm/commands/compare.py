@@ -40,7 +40,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--jobs", type=positive, metavar="N", help="cells at a time (one per core; one on CUDA)"
     )
     compare.add_argument(
-        "--engine",
+        "--executor",
         choices=["local", "ray"],
         default="local",
         help="where cells run: on this machine, or on a Ray cluster that is running (local)",
@@ -114,7 +114,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 def _executor(arguments: argparse.Namespace, cells: list[Cell]) -> Executor:
     from qhdm.comparison.runner import default_jobs
 
-    if arguments.engine == "ray":
+    if arguments.executor == "ray":
         print("connecting to the Ray cluster", flush=True)
         from qhdm.comparison.cluster import RayExecutor
 
@@ -165,8 +165,8 @@ def _again(arguments: argparse.Namespace) -> str:
         words += ["--set", setting]
     if arguments.jobs:
         words += ["--jobs", str(arguments.jobs)]
-    if arguments.engine != "local":
-        words += ["--engine", arguments.engine]
+    if arguments.executor != "local":
+        words += ["--executor", arguments.executor]
     if arguments.only:
         words += ["--only", *arguments.only]
     return shlex.join(words)

@@ -189,7 +189,7 @@ def _connected() -> Any:
         import ray.exceptions
     except ModuleNotFoundError:
         raise ComparisonError(
-            "--engine ray: Ray is not installed; install it with `pip install 'qhdm[ray]'`"
+            "--executor ray: Ray is not installed; install it with `pip install 'qhdm[ray]'`"
         ) from None
     try:
         # Tried first in another process: where nothing listens at the address (of a cluster that
@@ -201,7 +201,7 @@ def _connected() -> Any:
     except (subprocess.SubprocessError, ConnectionError, RuntimeError, ValueError) as error:
         address = os.environ.get("RAY_ADDRESS")
         raise ComparisonError(
-            "--engine ray: no Ray cluster answers"
+            "--executor ray: no Ray cluster answers"
             + (f" at RAY_ADDRESS={address}" if address else " on this machine")
             + f" ({_reason(error)}); start one with `ray start --head`, or name one in RAY_ADDRESS"
         ) from None
