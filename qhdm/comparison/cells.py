@@ -9,7 +9,6 @@ comparisons/<name>/
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Iterable
@@ -180,26 +179,16 @@ def cells_of(grid: Grid, folder: Path) -> list[Cell]:
             for engine in (spec.inference if studied else ())
         )
         path = folder / "cells" / f"{variant}-seed{seed}"
-        main = _explicit(spec.evaluate, config)
+        # Without defaults of a run's own, in which runs made elsewhere may differ.
+        main = spec.evaluate.resolved(config)
         cells.append(Cell(variant, seed, path, config, main, study))
     return cells
-
-
-def _explicit(settings: EvaluationSettings, config: Config) -> EvaluationSettings:
-    """`settings` without defaults of a run's own, in which runs made elsewhere may differ."""
-    sample = config.sample
-    return dataclasses.replace(
-        settings,
-        sampler=settings.sampler or sample.sampler,
-        steps=settings.steps or sample.steps,
-        guidance=sample.guidance if settings.guidance is None else settings.guidance,
-    )
 
 
 def _study_request(
     spec: Specification, engine: InferenceOptions, config: Config
 ) -> EvaluationSettings:
-    settings = _explicit(spec.inference_evaluate or spec.evaluate, config)
+    settings = (spec.inference_evaluate or spec.evaluate).resolved(config)
     # The run's own engine needs no name: cells are compared on it.
     return settings if engine.options == config.quantum.engine_options else engine.of(settings)
 

@@ -99,7 +99,6 @@ class GeneratedRecord:
     sampler: str | None = None
     steps: int | None = None
     guidance: float | None = None
-    eta: float | None = None
     seed: int | None = None
     weights: Literal["ema", "model"] | None = None
     step: int | None = None
@@ -108,6 +107,7 @@ class GeneratedRecord:
     noise: str | None = None
     method: Method | None = None
     device: Literal["CPU", "GPU"] | None = None
+    eta: float | None = None
 
     @property
     def engine_label(self) -> str | None:
