@@ -10,14 +10,16 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "qhdm"
 
 #: Each part may import itself and those named.
-BASE = {"console", "errors", "files", "seeds", "__init__"}
+BASE = {"_version", "console", "errors", "files", "seeds", "shipped"}
 FILTER = BASE | {"quantum.filter", "quantum.unroll", "quantum.options"}
 MODELS = BASE | {"config", "data", "device", "models", "quantum", "runs"}
 ALLOWED = {
+    "_version": set(),
     "console": set(),
     "errors": set(),
     "files": set(),
     "seeds": set(),
+    "shipped": {"errors"},
     "distributed": {"errors"},
     "schema": BASE,
     "config": BASE | {"schema", "quantum.options"},
@@ -29,7 +31,7 @@ ALLOWED = {
     "quantum.ansatz": BASE,
     "quantum.filter": BASE | {"quantum.ansatz", "quantum.unroll"},
     "quantum.ir": FILTER,
-    "quantum.files": FILTER | {"quantum.ir"},
+    "quantum.files": FILTER | {"quantum.ansatz", "quantum.ir"},
     "quantum.devices": BASE,
     "quantum.exact": FILTER | {"quantum.ir"},
     "quantum.aer": FILTER | {"quantum.ir", "quantum.exact", "quantum.devices"},
