@@ -126,6 +126,8 @@ setup(
             "pytest-xdist>=3.5",
             "ray>=2.30,<3",
             "ruff>=0.6",
+            # Builds the wheel that a test installs.
+            "setuptools>=70.1",
             "tensorboard>=2.14",
             "transformers>=5,<6",
             "types-PyYAML",
