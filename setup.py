@@ -1,24 +1,74 @@
 """Packaging of qhdm; the versions this was tested with are in constraints.txt."""
 
+import re
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+REPOSITORY = "https://github.com/qhdm/qhdm"
+#: Folders of the repository that a wheel holds as data of `qhdm.shipped`, and their files.
+SHIPPED = {"configs": ["*.yaml", "*/*.yaml"], "circuits": ["*.qasm"], "jobs": ["*.yaml"]}
+
+
+def absolute(link: re.Match[str]) -> str:
+    """A link of the README to a file of the repository, as a package index can show it."""
+    kind = "raw" if link[1].endswith(".png") else "blob"
+    return f"]({REPOSITORY}/{kind}/main/{link[1]})"
+
 
 setup(
     name="qhdm",
-    version="0.1.0",
+    version=runpy.run_path(str(HERE / "qhdm" / "_version.py"))["__version__"],
     description="Quantum hybrid diffusion models for Earth Observation, native to Qiskit",
-    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description=re.sub(
+        r"\]\((?!https?:|#)([^)]+)\)", absolute, (HERE / "README.md").read_text(encoding="utf-8")
+    ),
     long_description_content_type="text/markdown",
+    url=REPOSITORY,
+    project_urls={
+        "Documentation": f"{REPOSITORY}/tree/main/docs",
+        "Source": REPOSITORY,
+        "Issues": f"{REPOSITORY}/issues",
+    },
+    keywords=[
+        "diffusion models",
+        "earth observation",
+        "generative models",
+        "hybrid quantum-classical",
+        "qiskit",
+        "quantum machine learning",
+        "quanvolution",
+        "remote sensing",
+    ],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: GIS",
+        "Topic :: Scientific/Engineering :: Image Processing",
+        "Topic :: Scientific/Engineering :: Physics",
+        "Typing :: Typed",
+    ],
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["qhdm", "qhdm.*"]),
+    packages=[
+        *find_packages(include=["qhdm", "qhdm.*"]),
+        *(f"qhdm.shipped.{folder}" for folder in SHIPPED),
+    ],
+    package_dir={f"qhdm.shipped.{folder}": folder for folder in SHIPPED},
     package_data={
         "qhdm": ["py.typed"],
         "qhdm.data": ["bundled/*"],
         "qhdm.report.pages": ["templates/*"],
+        **{f"qhdm.shipped.{folder}": files for folder, files in SHIPPED.items()},
     },
     entry_points={"console_scripts": ["qhdm = qhdm.cli:main"]},
     install_requires=[
@@ -76,6 +126,8 @@ setup(
             "pytest-xdist>=3.5",
             "ray>=2.30,<3",
             "ruff>=0.6",
+            # Builds the wheel that a test installs.
+            "setuptools>=70.1",
             "tensorboard>=2.14",
             "transformers>=5,<6",
             "types-PyYAML",

@@ -9,7 +9,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from qhdm._version import __version__
 
 # Waiting threads of torch spin by default, and hold up whoever needs the core: where it is shared,
 # small operations take several times as long. Read when torch is loaded; what the user set stays.

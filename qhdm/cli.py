@@ -18,13 +18,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from qhdm import __version__, console
+from qhdm import console
+from qhdm._version import __version__
 from qhdm.commands import (
     circuits,
     compare,
     evaluate,
     export,
     import_flax,
+    init,
     jobs,
     noise,
     report,
@@ -192,6 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add(verbs)
     noise.add(verbs)
 
+    init.add(verbs)
     data = verbs.add_parser("data", help="look at or download data")
     kinds = data.add_subparsers(title="commands", metavar="COMMAND", required=True)
     info = kinds.add_parser("info", help="classes, counts, sizes, values, split; a contact sheet")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from qiskit_aer.primitives import EstimatorV2 as StockAerEstimator
 from qiskit_machine_learning.connectors import TorchConnector
 from qiskit_machine_learning.neural_networks import EstimatorQNN
 from tolerances import FLOAT32, FLOAT64
+from torch import nn
 
 from qhdm.errors import CircuitError
 from qhdm.quantum import Filter, build_filter, expectation
@@ -193,6 +195,36 @@ def test_an_empty_batch_has_empty_values(options: Exact | Aer, shape: tuple[int,
     assert not w.grad.any()
     if len(shape) == 2:
         assert bound(filter, w, engine=engine)(x).shape == (*shape, 4)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_compiled_graphs_leave_the_circuits_out(frozen: bool) -> None:
+    """Circuits have complex tensors, which the compiler handles badly: it must not see any."""
+    layer = QuantumFilterLayer(build_filter("hqconv", layers=1))
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), layer, nn.Conv2d(3, 3, 1))
+    if frozen:
+        layer.connector.freeze()
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., object]:
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    compiled = torch.compile(network, backend=backend)
+    counts = []
+    for _ in range(3):
+        x = torch.randn(2, 3, 4, 4, requires_grad=True)
+        torch.testing.assert_close(compiled(x), network(x))
+        if not frozen:
+            compiled(x).sum().backward()
+            assert layer.connector.theta.grad.any()
+        counts.append(len(graphs))
+    assert counts[0] == counts[-1] >= 2  # compiled once, before and after the circuits
+    values = [node.meta.get("example_value") for graph in graphs for node in graph.graph.nodes]
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    assert tensors
+    assert not any(tensor.is_complex() for tensor in tensors)
 
 
 def test_an_empty_batch_in_modules_and_networks() -> None:

@@ -212,6 +212,7 @@ def test_weights_come_from_the_seed_and_leave_the_global_state_alone() -> None:
     assert not torch.equal(one.init_conv.weight, other.init_conv.weight)
 
 
+@pytest.mark.slow
 def test_compiled_network_is_the_same_function() -> None:
     config = small("qcunet")
     model = build_model(config)

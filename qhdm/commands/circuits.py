@@ -32,7 +32,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     inspect.add_argument(
         "target",
         metavar="NAME|FILE|RUN",
-        help="an ansatz (hqconv), a circuit file (.qasm, .qpy) or a run directory",
+        help="an ansatz (hqconv), a circuit file (.qasm, .qpy), the name of a shipped one "
+        "(reuploading) or a run directory",
     )
     _add_size(inspect)
     _add_audit(inspect)
@@ -108,11 +109,11 @@ class _Target:
 
 
 def _find(name: str, arguments: argparse.Namespace) -> _Target:
-    from qhdm.config import is_circuit_file
+    from qhdm.quantum.ansatz import ANSATZE
     from qhdm.quantum.files.load import find_filter
 
     filter = find_filter(name, qubits=arguments.qubits, layers=arguments.layers)
-    family = None if is_circuit_file(name) else name
+    family = name if name in ANSATZE else None
     return _Target(filter.name, filter, family, (arguments.layers or 3) if family else 1)
 
 
@@ -214,16 +215,15 @@ def _sizes(target: _Target) -> dict[tuple[int, int], Filter]:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from qhdm.config import is_circuit_file
     from qhdm.quantum.analysis.audit import audit, device_costs
     from qhdm.quantum.analysis.expressibility import gradient_variance, measure
     from qhdm.quantum.analysis.text import compare, summary
+    from qhdm.quantum.ansatz import ANSATZE
 
     backend = _backend(arguments)
     # All are found before any is measured: a bad name is refused at once.
     filters = [
-        _find(name, _NO_SIZE if is_circuit_file(name) else arguments).filter
-        for name in arguments.targets
+        _find(name, arguments if name in ANSATZE else _NO_SIZE).filter for name in arguments.targets
     ]
     columns = []
     for filter in filters:

@@ -25,7 +25,12 @@ def add(commands: argparse._SubParsersAction) -> None:
     compare = commands.add_parser(
         "compare", help="train and evaluate variants over seeds; means, intervals, paired tests"
     )
-    compare.add_argument("spec", type=Path, metavar="SPEC", help="a comparison (YAML)")
+    compare.add_argument(
+        "spec",
+        type=Path,
+        metavar="SPEC",
+        help="a comparison (YAML file), or the name of a shipped one: ablation",
+    )
     compare.add_argument(
         "--out", type=Path, metavar="DIR", help="its directory (comparisons/<name>)"
     )

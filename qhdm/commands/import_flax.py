@@ -26,7 +26,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         type=Path,
         required=True,
         metavar="CONFIG",
-        help="of that network: one of configs/released/",
+        help="of that network, for example released/qcunet_fqconv",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting"

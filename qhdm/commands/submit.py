@@ -13,7 +13,12 @@ from qhdm.errors import BudgetError
 def add(commands: argparse._SubParsersAction) -> None:
     """Make the parser of `submit`."""
     parser = commands.add_parser("submit", help="sample with quantum filters on an IBM backend")
-    parser.add_argument("spec", type=Path, metavar="SPEC", help="a job specification (YAML)")
+    parser.add_argument(
+        "spec",
+        type=Path,
+        metavar="SPEC",
+        help="a job specification (YAML file), or the name of a shipped one: rehearsal",
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting"
     )

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 def add(commands: argparse._SubParsersAction) -> None:
     """Make the parser of `train`."""
     parser = commands.add_parser("train", help="train a model from a configuration file")
-    parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help="a YAML file")
+    parser.add_argument(
+        "config",
+        nargs="?",
+        type=Path,
+        metavar="CONFIG",
+        help="a YAML file, or the name of a shipped one: quickstart",
+    )
     parser.add_argument("--out", type=Path, metavar="RUN", help="the run directory to make")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting"

@@ -28,6 +28,7 @@ from qhdm.schema import (
     with_overrides,
     with_settings,
 )
+from qhdm.shipped import find_shipped
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -144,7 +145,7 @@ def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
     """Read a comparison specification, and build and check every cell's configuration.
 
     Args:
-        path: the file.
+        path: the file, or the name of a shipped one: `ablation`.
         overrides: `key=value`, put over the specification where the key is one of its own
             (`seeds=[0]`, `evaluate.num=200`), else over every cell's configuration, as one of
             `settings` (`train.steps=100`).
@@ -152,7 +153,7 @@ def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
     Raises:
         ConfigError: with the file, line, key and remedy.
     """
-    path = Path(path)
+    path = find_shipped("configs", path, ConfigError)
     own = {entry.name for entry in dataclasses.fields(Specification)}
     document = with_overrides(
         read_document(path),

@@ -25,7 +25,9 @@ from qhdm.config.sections import (
     VertexConfig,
     is_circuit_file,
 )
+from qhdm.errors import ConfigError
 from qhdm.schema import read_document, validate, with_overrides
+from qhdm.shipped import find_shipped
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -81,7 +83,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML configuration.
 
     Args:
-        path: the file.
+        path: the file, or the name of a shipped one: `quickstart`.
         overrides: `key=value` settings applied on top, for example `["model.kind=unet"]`.
 
     Raises:
@@ -91,7 +93,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         >>> qhdm.load_config("configs/quickstart.yaml", ["model.kind=unet"]).model.kind
         'unet'
     """
-    return validate(Config, with_overrides(read_document(Path(path)), overrides))
+    document = read_document(find_shipped("configs", path, ConfigError))
+    return validate(Config, with_overrides(document, overrides))
 
 
 def with_ansatz(config: Config, change: Callable[[str], str]) -> Config:

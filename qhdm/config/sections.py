@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
 from qhdm.quantum.options import ENGINES, Aer, EngineOptions
+from qhdm.shipped import shipped_files
 
 #: Unknown keys are refused, and so is what is not a number.
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -26,10 +27,14 @@ Family = Literal["hqconv", "fqconv", "basic", "product", "hqconv_released"]
 
 
 def _ansatz(name: str) -> str:
-    if name not in get_args(Family) and not is_circuit_file(name):
-        expected = ", ".join(map(repr, get_args(Family)))
-        raise PydanticCustomError("literal_error", "unknown", {"expected": expected})
-    return name
+    """A family or the path of a circuit file, which may be given as the name of a shipped one."""
+    if name in get_args(Family) or is_circuit_file(name):
+        return name
+    shipped = shipped_files("circuits")
+    if name in shipped:
+        return str(shipped[name])
+    expected = ", ".join(map(repr, dict.fromkeys([*get_args(Family), *shipped])))
+    raise PydanticCustomError("literal_error", "unknown", {"expected": expected})
 
 
 def is_circuit_file(ansatz: str) -> bool:
@@ -59,7 +64,7 @@ def _ascending(limits: tuple[float, float]) -> tuple[float, float]:
 #: The path of a file or folder.
 FilePath = Annotated[str, Field(min_length=1), AfterValidator(_path)]
 ClassName = Annotated[str, AfterValidator(_class_name)]
-#: A built-in family, or the path of a circuit file.
+#: A built-in family, or the path of a circuit file (also given as the name of a shipped one).
 Ansatz = Annotated[str, AfterValidator(_path), AfterValidator(_ansatz)]
 Engine = Literal["exact", "exact:network", "exact:statevector", "aer"]
 SamplerName = Literal["ddpm", "ddim", "dpm++"]

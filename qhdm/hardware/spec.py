@@ -13,7 +13,9 @@ from pydantic import ConfigDict, Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
 from qhdm.config import FilePath, SamplerOptions
+from qhdm.errors import ConfigError
 from qhdm.schema import read_document, validate, with_overrides
+from qhdm.shipped import find_shipped
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -175,13 +177,14 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
     """Read a job specification.
 
     Args:
-        path: the file.
+        path: the file, or the name of a shipped one: `rehearsal`.
         overrides: `key=value` settings applied on top, for example `["shots=4096"]`.
 
     Raises:
         ConfigError: with the file, line, key and remedy.
     """
-    return validate(JobSpec, with_overrides(read_document(Path(path)), overrides))
+    document = read_document(find_shipped("jobs", path, ConfigError))
+    return validate(JobSpec, with_overrides(document, overrides))
 
 
 def spec_to_yaml(spec: JobSpec) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import Protocol
+from functools import cache, wraps
+from typing import ParamSpec, Protocol, TypeVar
 
 import torch
 from qiskit.primitives import BaseEstimatorV2
@@ -99,7 +99,28 @@ def as_engine(engine: Engine | str) -> Engine:
     return make_engine(engine)
 
 
-@torch.compiler.disable  # inductor neither gains from complex tensors nor handles them all
+_Args = ParamSpec("_Args")
+_Result = TypeVar("_Result")
+
+
+def _uncompiled(function: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
+    """Keep a function out of the graphs of `torch.compile`.
+
+    The compiler neither gains from complex tensors nor handles them all. `torch.compiler.disable`
+    as the decorator would import it, which takes almost as long as importing the rest of torch,
+    also where nothing is compiled.
+    """
+
+    @wraps(function)
+    def call(*args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(function)(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call
+
+
+@_uncompiled
 def expectation(filter: Filter, x: Tensor, w: Tensor, *, engine: Engine | str = "exact") -> Tensor:
     """Expectation values of the filter's observables.
 
@@ -181,7 +202,7 @@ def bound(filter: Filter, w: Tensor, *, engine: Engine) -> Bound:
     ws = w.to(torch.promote_types(w.dtype, torch.float32))
     evaluate = engine.bind(filter, ws) if len(ws) else None
 
-    @torch.compiler.disable
+    @_uncompiled
     def values(x: Tensor) -> Tensor:
         if evaluate is None or _is_empty(x):
             return _empty(filter, x, ws).to(x.dtype)

@@ -28,7 +28,8 @@ from typing import Any
 
 from torch import Tensor
 
-from qhdm import __version__, console
+from qhdm import console
+from qhdm._version import __version__
 from qhdm.config import Config, is_circuit_file, to_yaml, with_ansatz
 from qhdm.errors import RunError
 from qhdm.files import atomic_path, locked, remove_folder, sweep, write_text

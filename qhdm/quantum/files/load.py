@@ -15,10 +15,12 @@ from qiskit.circuit import Gate, Measure, Parameter, QuantumCircuit
 from qiskit.quantum_info import SparsePauliOp
 
 from qhdm.errors import CircuitError, shortened
+from qhdm.quantum.ansatz import ANSATZE
 from qhdm.quantum.files.qpy import damaged, read_qpy
 from qhdm.quantum.filter import Filter, build_filter
 from qhdm.quantum.ir.lowering import IGNORED, lower
 from qhdm.quantum.unroll import unroll
+from qhdm.shipped import find_shipped
 
 #: Bounds of a file, far above what a filter needs and far below what a computer cannot hold.
 MAX_BYTES = 256 * 1024
@@ -31,17 +33,12 @@ SUFFIXES = (".qasm", ".qpy")
 _NAME = re.compile(r"_?([xw])(?:\[(\d{1,6})\]|_(\d{1,6})_|(\d{1,6}))")
 
 
-def is_file(name: str) -> bool:
-    """Whether `name` means a circuit file rather than a built-in family."""
-    return name.endswith(SUFFIXES)
-
-
 def find_filter(name: str, *, qubits: int | None = None, layers: int | None = None) -> Filter:
     """The filter of a built-in family or of a circuit file.
 
     Args:
-        name: `hqconv`, `fqconv`, `basic`, `product`, `hqconv_released`, or the path of a `.qasm` or
-            `.qpy` file, relative to the current folder.
+        name: `hqconv`, `fqconv`, `basic`, `product`, `hqconv_released`, the path of a `.qasm` or
+            `.qpy` file, relative to the current folder, or the name of a shipped one.
         qubits, layers: of a family (12 and 3 where not given); a file has its own.
 
     Raises:
@@ -51,16 +48,17 @@ def find_filter(name: str, *, qubits: int | None = None, layers: int | None = No
     Example:
         >>> find_filter("fqconv", layers=1).name
         'fqconv_12x1'
-        >>> find_filter("circuits/reuploading.qasm").name
+        >>> find_filter("reuploading").name
         'reuploading'
     """
-    if not is_file(name):
+    if name in ANSATZE:
         return build_filter(
             name, qubits=12 if qubits is None else qubits, layers=3 if layers is None else layers
         )
+    path = find_shipped("circuits", name, CircuitError, others=ANSATZE)
     if qubits is not None or layers is not None:
         raise CircuitError(f"{name}: a file has the qubits and layers it has; give neither")
-    return load_filter(name)
+    return load_filter(path)
 
 
 def load_filter(path: str | Path) -> Filter:

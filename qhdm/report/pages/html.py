@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from qhdm import __version__
+from qhdm._version import __version__
 from qhdm.pictures import to_picture
 
 
