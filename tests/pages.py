@@ -17,7 +17,9 @@ PAGES = [
 _PROGRAMS = r"(qhdm|make|pip|python|pytest|torchrun|ray|for|done)\b"
 _COMMAND = re.compile(rf"([A-Z_]+=\S+ )*{_PROGRAMS}")
 #: First lines of indented blocks that are no commands: output, folders, formulas, settings.
-_NO_COMMANDS = re.compile(r"circuits per step: |comparisons/mine/$|runs/<name>|T = t0 |quantum:$")
+_NO_COMMANDS = re.compile(
+    r"circuits per step: |comparisons/mine/$|runs/<name>|T = t0 |(quantum|data):$"
+)
 
 
 @dataclass(frozen=True)
