@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import statistics
 import subprocess
@@ -35,6 +36,12 @@ def refused(done: subprocess.CompletedProcess[str], *words: str, code: int = 1) 
         assert word in lines[0]
 
 
+def cpu_seconds() -> float:
+    """Of all processes that have ended: others on the machine do not count."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
     code = "import sys, qhdm.cli as c; c._parser().format_help(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -42,9 +49,9 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     assert not heavy & set(done.stdout.split())
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = cpu_seconds()
         subprocess.run([sys.executable, "-m", "qhdm", "--help"], capture_output=True, check=True)
-        times.append(time.perf_counter() - start)
+        times.append(cpu_seconds() - start)
     assert statistics.median(times) < 0.5
 
 
@@ -124,7 +131,7 @@ def test_interrupt_saves_and_resume_finishes(cli: Cli, tiny_yaml: Path, tmp_path
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130
     last = err.strip().splitlines()[-1]
     assert "interrupted: saved at step" in last

@@ -277,6 +277,6 @@ def test_a_set_of_eurosat_size_is_listed_quickly(tmp_path: Path) -> None:
         for name in EUROSAT_CLASSES:
             for number in range(2700):
                 archive.writestr(f"EuroSAT_RGB/{name}/{name}_{number}.jpg", b"")
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(listed(path)) == 27_000
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5

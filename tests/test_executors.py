@@ -119,7 +119,7 @@ def test_jobs_run_side_by_side_and_failures_are_told(executor: Executor, tmp_pat
         name: executor.submit(Job(name, commands, logs / f"{name}.log"))
         for name, commands in jobs.items()
     }
-    outcome = {name: future.result(timeout=60) for name, future in futures.items()}
+    outcome = {name: future.result(timeout=300) for name, future in futures.items()}
     assert outcome == {
         "one": None,
         "two": None,
@@ -133,7 +133,7 @@ def test_processes_work_where_the_command_was_given(
     executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     say = python("import os, sys; sys.exit(os.getcwd() + ' ' + os.environ['OMP_NUM_THREADS'])")
-    said = executor.submit(Job("say", (say,), tmp_path / "say.log")).result(timeout=60)
+    said = executor.submit(Job("say", (say,), tmp_path / "say.log")).result(timeout=300)
     assert said is not None
     directory, threads = said.split(" ")
     assert directory == os.getcwd()
@@ -144,7 +144,7 @@ def test_a_log_that_cannot_be_written_is_an_error(executor: Executor, tmp_path: 
     (tmp_path / "file").touch()
     job = Job("cell", (python("1"),), tmp_path / "file" / "cell.log")
     with pytest.raises(OSError, match="file"):
-        executor.submit(job).result(timeout=60)
+        executor.submit(job).result(timeout=300)
 
 
 def test_stopping_ends_what_runs_and_starts_nothing_more(
@@ -159,9 +159,9 @@ def test_stopping_ends_what_runs_and_starts_nothing_more(
     assert running.running()
     assert not waiting.running()
     executor.stop()
-    assert running.result(timeout=60) == other.result(timeout=60) == "ended by SIGTERM"
+    assert running.result(timeout=300) == other.result(timeout=60) == "ended by SIGTERM"
     with pytest.raises(CancelledError):
-        waiting.result(timeout=60)
+        waiting.result(timeout=300)
     assert not marks[2].exists()
 
 
@@ -173,9 +173,9 @@ def test_a_cell_that_another_process_works_on_is_left_alone(
     first = LocalExecutor(1)
     running: Future[str | None] = first.submit(job)
     until(begun.exists)
-    assert "another process is working on it" in str(executor.submit(job).result(timeout=60))
+    assert "another process is working on it" in str(executor.submit(job).result(timeout=300))
     first.stop()
-    assert running.result(timeout=60) == "ended by SIGTERM"
+    assert running.result(timeout=300) == "ended by SIGTERM"
     first.close()
 
 
@@ -227,7 +227,7 @@ def test_a_process_whose_actor_is_lost_is_waited_for(cluster: object, tmp_path: 
             future.result(timeout=5)
         assert process.is_running()
         process.kill()
-        assert future.result(timeout=60) is None
+        assert future.result(timeout=300) is None
 
 
 def test_clusters_that_are_too_small_are_refused(
@@ -259,7 +259,7 @@ def ending(process: subprocess.Popen[str]) -> Iterator[None]:
     finally:
         if process.poll() is None:
             process.terminate()
-            process.wait(timeout=60)
+            process.wait(timeout=300)
 
 
 @pytest.fixture
