@@ -203,7 +203,7 @@ def _check_sampling(
     given = [
         Setting(("sample", name), value, f"{place}.{name}")
         for name in ("steps", "sampler", "guidance")
-        if (value := getattr(settings, name)) is not None
+        if (value := getattr(settings, name)) != "run"
     ]
     validate(Config, dataclasses.replace(with_settings(cell, given), source=place))
 
