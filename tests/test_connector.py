@@ -200,7 +200,7 @@ def test_an_empty_batch_has_empty_values(options: Exact | Aer, shape: tuple[int,
 @pytest.mark.parametrize("frozen", [False, True])
 def test_compiled_graphs_leave_the_circuits_out(frozen: bool) -> None:
     """Circuits have complex tensors, which the compiler handles badly: it must not see any."""
-    layer = QuantumConv2d(3, build_filter("hqconv", layers=1))
+    layer = QuantumConv2d(3, "hqconv", layers=1)
     network = nn.Sequential(nn.Conv2d(3, 3, 1), layer, nn.Conv2d(3, 3, 1))
     if frozen:
         layer.connector.freeze()

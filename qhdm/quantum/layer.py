@@ -54,8 +54,8 @@ class QuantumConv2d(PatchTiling):
 
     Args:
         channels: C, a multiple of 3; C / 3 filters of one circuit, each with its own weights.
-        ansatz: a built-in family, the path of a circuit file, or a `Filter` of 12 inputs and 12
-            observables.
+        ansatz: a built-in family, the path of a circuit file, the name of a shipped one, or a
+            `Filter` of 12 inputs and 12 observables.
         layers: ansatz layers of a family; 3 by default.
         engine: evaluates the circuits.
 
