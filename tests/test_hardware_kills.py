@@ -27,7 +27,7 @@ SPEC = {
     "places": ["encoder"],
     "shots": 64,
     "packing": 1,
-    "limits": {"jobs_per_minute": 100_000},
+    "limits": {"jobs_per_minute": 100_000, "settle_seconds": 1},
 }
 STAGES = 2
 

@@ -35,6 +35,8 @@ _NETWORK = {
     "ChunkedEncodingError", "ConnectionResetError", "ConnectionRefusedError", "TimeoutError",
     "InvalidURL", "MissingSchema",
 }  # fmt: skip
+#: What the client trips over in an answer that is empty, cut off, or of somebody else.
+_GARBLED = {"JSONDecodeError", "KeyError", "TypeError", "AttributeError"}
 _BROKEN = re.compile("Max retries exceeded|Connection (aborted|refused|reset)|timed out")
 _TOKEN_REMEDY = (
     "check QISKIT_IBM_TOKEN, or the account saved with QiskitRuntimeService.save_account; "
@@ -96,6 +98,11 @@ def explained(error: BaseException, doing: str, secrets: Iterable[str] = ()) -> 
         return NetworkError(
             f"{doing}: the service cannot be reached ({_root(chain, secrets)}); check the network "
             "and try again"
+        )
+    if _GARBLED & {kind.__name__ for kind in type(error).__mro__}:
+        return ServiceError(
+            f"{doing}: the service's answer cannot be read ({type(error).__name__}: {reason}); "
+            "try later"
         )
     if "instance" in words.lower() and "IBMInputValueError" in names:
         return InstanceError(

@@ -45,12 +45,15 @@ class LimitsConfig:
         max_jobs: of the service.
         jobs_per_minute: submitted at most; the service refuses more than 5 of one user.
         max_wait_seconds: of one job in the queue; null waits for ever.
+        settle_seconds: in which a job shows up in the service's list, and a result can be had: so
+            long is looked for what should be there before it is sent, and paid for, again.
     """
 
     max_qpu_seconds: Annotated[float, Field(gt=0)] = 600.0
     max_jobs: Positive = 1000
     jobs_per_minute: Annotated[int, Field(ge=1, le=100_000)] = 5
     max_wait_seconds: Annotated[float, Field(gt=0)] | None = None
+    settle_seconds: Annotated[float, Field(ge=0, le=3600)] = 60.0
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from qiskit.providers import BackendV2
 
-from qhdm.errors import AccountError, HardwareError
+from qhdm.errors import AccountError, HardwareError, ServiceError
 from qhdm.hardware.faults import explained, redacted
 from qhdm.hardware.runtime.device import fake_backend
 
 if TYPE_CHECKING:
     from qiskit_ibm_runtime import QiskitRuntimeService
 
+#: Before the login is tried once more, seconds.
+_LOGIN_PAUSE = 1.0
 _NO_TOKEN = r"Unable to retrieve IBM Cloud access token"
 _NO_TIME = r"(?s).*(usage limit|no more time available)"
 
@@ -41,8 +44,16 @@ class Client:
 
         self.secrets = _secrets()
         _redact_logs(self.secrets)
-        with self.calling("account"):
-            self.service = QiskitRuntimeService(instance=instance)
+        for last in (False, True):
+            try:
+                with self.calling("account"):
+                    self.service = QiskitRuntimeService(instance=instance)
+                    return
+            except ServiceError:
+                # The client asks for a token once, and with it waits a minute before it asks again.
+                if last:
+                    raise
+                time.sleep(_LOGIN_PAUSE)
 
     def backend(self, name: str) -> Any:
         """A backend by name.
