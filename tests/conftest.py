@@ -94,7 +94,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[RuntimeServer]:
     from runtime_server import RuntimeServer, environment, refuse_unless_loopback
 
     from qhdm.hardware import patience
-    from qhdm.hardware.runtime import client
+    from qhdm.hardware.runtime import service
 
     server = RuntimeServer()
     for name in list(os.environ):
@@ -104,7 +104,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[RuntimeServer]:
         monkeypatch.setenv(name, value)
     refuse_unless_loopback(os.environ)
     monkeypatch.setattr(patience, "_FIRST_PAUSE", 0.02)
-    monkeypatch.setattr(client, "_LOGIN_PAUSE", 0.02)
+    monkeypatch.setattr(service, "_LOGIN_PAUSE", 0.02)
     factory = logging.getLogRecordFactory()
     yield server
     logging.setLogRecordFactory(factory)

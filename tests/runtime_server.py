@@ -64,10 +64,11 @@ class RuntimeServer(ThreadingHTTPServer):
     Attributes:
         jobs: in the order they were made.
         requests: method and path of each, in order.
-        faults: for a method and path ("POST /jobs"), what to do with the next requests: `None` is
-            nothing; an HTTP status answers with it and does nothing else; `drop` acts, then closes
-            the connection without an answer; `refuse` closes it without acting; ("acts", status)
-            acts and answers with the status; `empty` acts and answers nothing, `garbled` half.
+        faults: for a method and path ("POST /jobs"), or for all others ("*"), what to do with the
+            next requests: `None` is nothing; an HTTP status answers with it and does nothing else;
+            `drop` acts, then closes the connection without an answer; `refuse` closes it without
+            acting; ("acts", status) acts and answers with the status; `empty` acts and answers
+            nothing, `garbled` half.
         fates: of the next jobs: see `runtime_jobs`; `lost` has no result, None is good.
         held: jobs stay in the queue.
         lag: seconds until a job is listed.
@@ -191,7 +192,9 @@ class _Handler(BaseHTTPRequestHandler):
         server = self.server
         with server.lock:
             server.requests.append(f"{method} {path}")
-            waiting = server.faults.get(f"{method} {path}", [])
+            # After a failed login the client waits a minute before the next.
+            other = "*" if path != "/identity/token" else ""
+            waiting = server.faults.get(f"{method} {path}") or server.faults.get(other, [])
             fault = waiting.pop(0) if waiting else None
         if fault == "refuse":
             self._hang_up()

@@ -68,7 +68,6 @@ def test_a_job_without_result_is_told_and_sent_again_on_resuming(
         {"GET /jobs/job0000/results": ["empty"], "GET /jobs/job0001/results": ["garbled"]},
         {"GET /jobs/job0000/results": [503, 401]},
         {"GET /jobs/job0000/metrics": [429, 404, "garbled", 401]},
-        {"POST /identity/token": [500]},
         {"GET /instances/usage": [401]},
     ],
 )
@@ -80,6 +79,16 @@ def test_faults_that_pass_are_survived(
     assert len(server.jobs) == chain.length
     assert not any(server.faults.values())
     assert chain.told == []
+
+
+@pytest.mark.parametrize("fault", [500, 503, 429, "drop", "empty", "garbled"])
+def test_a_login_that_fails_once_is_tried_again(
+    fault: int | str, server: RuntimeServer, chain: Chain
+) -> None:
+    for what, before in (("POST /identity/token", 0), ("GET /plan", 0), ("GET /backends", 1)):
+        server.faults = {what: [None] * before + [fault]}
+        chain.service().check()
+        assert not any(server.faults.values())
 
 
 def test_a_token_that_is_revoked_is_asked_for_again(server: RuntimeServer, chain: Chain) -> None:
@@ -151,7 +160,10 @@ def test_a_wrong_result_of_an_earlier_version_is_sent_again(
 
 @pytest.mark.parametrize("verb", [None, work.fetch, work.cancel])
 def test_a_pending_job_that_is_gone_is_sent_again(
-    verb: Callable | None, server: RuntimeServer, chain: Chain
+    verb: Callable | None,
+    server: RuntimeServer,
+    chain: Chain,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     server.held = True
     chain.change("limits.max_wait_seconds=0.01")
@@ -160,6 +172,8 @@ def test_a_pending_job_that_is_gone_is_sent_again(
     server.held = False
     (job,) = server.jobs.values()
     server.forget(job)
+    assert jobs(chain.folder.path.parents[1], "status", chain.folder.path) == 0
+    assert "submitted (the service does not have it)" in capsys.readouterr().out
     if verb is work.cancel:
         assert work.cancel(chain.folder, chain.service()) == (1, 0)
     else:

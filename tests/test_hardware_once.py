@@ -5,6 +5,7 @@ Through the real client over HTTP; most with a chain of requests without a model
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from runtime_server import OTHER_CRN, RuntimeServer
 
 from qhdm import errors
 from qhdm.hardware import submission, work
+from qhdm.hardware.patience import pause_after
 from qhdm.hardware.runtime import RuntimeService
 
 
@@ -131,6 +133,24 @@ def test_a_post_that_is_repeated_is_told_and_counted(
         assert ledger.qpu_seconds() == 1.5 * (chain.length + 2)
     chain.run()  # which counts nothing twice
     assert len(chain.told) == 2
+
+
+def test_surplus_jobs_stand_in_the_report(
+    server: RuntimeServer, submit: Submit, tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.faults = {"POST /jobs": [("acts", 502)]}
+    folder = submit()
+    shown, error = capsys.readouterr()
+    assert (
+        f"QPU seconds used: {1.5 * (JOBS + 1)} in {JOBS + 1} jobs, 1 of them one too many" in shown
+    )
+    assert "one too many for request" in error
+    report = json.loads((folder.path / "report.json").read_text())
+    assert len(report["jobs"]) == JOBS
+    (surplus,) = report["surplus_jobs"]
+    assert {surplus["id"], *(job["id"] for job in report["jobs"])} == set(server.jobs)
+    assert jobs(tiny_run, "status", folder.name) == 0
+    assert f"one too many: {surplus['id']}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("lag", [0.0, 0.15])
@@ -296,6 +316,12 @@ def test_a_request_of_a_killed_process_is_looked_for_whatever_the_clock_says(
     set_clock(monkeypatch, 3600 * hours)
     chain.run()
     assert len(server.jobs) == chain.length
+
+
+def test_the_service_may_not_ask_for_any_pause() -> None:
+    error = errors.RateLimitError("too many")
+    error.retry_after = 1e9
+    assert pause_after(0, error) == 600
 
 
 def test_a_usage_that_is_not_reported_is_not_nothing(server: RuntimeServer, chain: Chain) -> None:

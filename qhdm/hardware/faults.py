@@ -92,6 +92,8 @@ def explained(error: BaseException, doing: str, secrets: Iterable[str] = ()) -> 
         return AccountError(f"{doing}: the token is refused (HTTP {status}); {_TOKEN_REMEDY}")
     if status is not None and status >= 500:
         return ServiceError(f"{doing}: the service failed (HTTP {status}); try later")
+    if "InvalidAccountError" in names and "JSONDecodeError" in names:
+        return ServiceError(f"{doing}: the service's answer cannot be read ({reason}); try later")
     if "InvalidAccountError" in names and not names & _NETWORK and not _BROKEN.search(words):
         return AccountError(f"{doing}: the account is not valid ({reason}); {_TOKEN_REMEDY}")
     if names & _NETWORK or _BROKEN.search(words):

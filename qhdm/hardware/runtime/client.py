@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,15 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from qiskit.providers import BackendV2
 
-from qhdm.errors import AccountError, HardwareError, ServiceError
+from qhdm.errors import AccountError, HardwareError
 from qhdm.hardware.faults import explained, redacted
 from qhdm.hardware.runtime.device import fake_backend
 
 if TYPE_CHECKING:
     from qiskit_ibm_runtime import QiskitRuntimeService
 
-#: Before the login is tried once more, seconds.
-_LOGIN_PAUSE = 1.0
 _NO_TOKEN = r"Unable to retrieve IBM Cloud access token"
 _NO_TIME = r"(?s).*(usage limit|no more time available)"
 
@@ -44,16 +41,8 @@ class Client:
 
         self.secrets = _secrets()
         _redact_logs(self.secrets)
-        for last in (False, True):
-            try:
-                with self.calling("account"):
-                    self.service = QiskitRuntimeService(instance=instance)
-                    return
-            except ServiceError:
-                # The client asks for a token once, and with it waits a minute before it asks again.
-                if last:
-                    raise
-                time.sleep(_LOGIN_PAUSE)
+        with self.calling("account"):
+            self.service = QiskitRuntimeService(instance=instance)
 
     def backend(self, name: str) -> Any:
         """A backend by name.

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
 
-from qhdm.errors import AccountError, BackendUnavailableError, ResultLostError, first_line
+from qhdm.errors import (
+    AccountError,
+    BackendMissingError,
+    BackendUnavailableError,
+    NetworkError,
+    RateLimitError,
+    ResultLostError,
+    ServiceError,
+    first_line,
+)
 from qhdm.hardware.faults import redacted
 from qhdm.hardware.runtime.client import Client
-from qhdm.hardware.runtime.device import device_of
+from qhdm.hardware.runtime.device import Device, device_of
 from qhdm.hardware.runtime.request import (
     Request,
     State,
@@ -25,6 +35,9 @@ from qhdm.hardware.runtime.request import (
 from qhdm.hardware.spec import JobSpec
 
 T = TypeVar("T")
+
+#: Before the login is tried once more, seconds.
+_LOGIN_PAUSE = 1.0
 
 
 class RuntimeService:
@@ -50,24 +63,36 @@ class RuntimeService:
         self._spec = spec
         self.session: str | None = None
         self._jobs: dict[str, Any] = {}
-        self._log_in()
-        with self._client.calling(f"backend {spec.backend}"):
-            self.device = device_of(spec.backend, self._backend, "the service")
+        self.device = self._log_in()
         self.instance = str(self._service.active_instance())
 
-    def _log_in(self) -> None:
-        self._client = Client(self._spec.instance)
+    def _log_in(self) -> Device:
+        name = self._spec.backend
+        for last in (False, True):
+            try:
+                self._client = Client(self._spec.instance)
+                self._backend = self._client.backend(name)
+                with self._client.calling(f"backend {name}"):
+                    device = device_of(name, self._backend, "the service")
+                break
+            except (NetworkError, ServiceError, RateLimitError, BackendMissingError):
+                # The client tries this once, and takes a list of backends that fails for an empty
+                # one.
+                if last:
+                    raise
+                time.sleep(_LOGIN_PAUSE)
         self._service = self._client.service
-        self._backend = self._client.backend(self._spec.backend)
         # What hangs on the old token is fetched anew.
         self._mode: Any = None
         self._jobs.clear()
+        return device
 
     def _ask(self, doing: str, call: Callable[[], T]) -> T:
         try:
             with self._client.calling(doing):
                 return call()
-        except AccountError:
+        except (AccountError, BackendMissingError):
+            # The second is what the client says, too, when it cannot list the backends.
             self._log_in()
         with self._client.calling(doing):
             return call()
