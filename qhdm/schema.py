@@ -229,15 +229,29 @@ def validate(cls: type[T], document: Document) -> T:
         # JSON mode is strict about scalars, yet takes lists as tuples and mappings as dataclasses.
         return TypeAdapter(cls).validate_json(text, strict=True)
     except ValidationError as error:
-        problems = error.errors(include_url=False)
-        message = _describe(cls, document, dict(problems[0]))
+        problems: dict[Key, list[dict[str, Any]]] = {}
+        for problem in error.errors(include_url=False):
+            problems.setdefault(_key_of(problem, document.data), []).append(dict(problem))
+        key, first = next(iter(problems.items()))
+        message = _describe(cls, document, key, first)
         if len(problems) > 1:
             message += f" (and {len(problems) - 1} more)"
         raise ConfigError(message) from None
 
 
-def _describe(cls: type, document: Document, problem: dict[str, Any]) -> str:
-    key: Key = tuple(problem["loc"])
+def _key_of(problem: Mapping[str, Any], data: Any) -> Key:
+    """The key that a problem is of: its place without the names of a union's types."""
+    key: Key = ()
+    for part in problem["loc"]:
+        known = range(len(data)) if isinstance(data, list) else data
+        if isinstance(data, dict | list) and part in known:
+            key, data = (*key, part), data[part]
+    return (*key, problem["loc"][-1]) if problem["type"] == "missing" else key
+
+
+def _describe(cls: type, document: Document, key: Key, problems: list[dict[str, Any]]) -> str:
+    """What is wrong with a key; with one of several types it is a problem for each."""
+    problem = problems[0]
     kind, value = problem["type"], problem["input"]
     if kind == "unexpected_keyword_argument":
         guess = _nearest_key(cls, key)
@@ -247,10 +261,10 @@ def _describe(cls: type, document: Document, problem: dict[str, Any]) -> str:
         # Cross-checks name their keys themselves: their place is the document, or the section.
         where = document.place(key) if key else document.source
         return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+    known = [name for p in problems for name in _names(p)]
+    near = difflib.get_close_matches(str(value), known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
     if kind == "literal_error":
-        known = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
-        near = difflib.get_close_matches(str(value), known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
         return f"{document.place(key)}: {_shorten(value)} is not one of {', '.join(known)}{hint}"
     if kind == "missing":
         return f"{document.place(key)}: is required"
@@ -259,7 +273,15 @@ def _describe(cls: type, document: Document, problem: dict[str, Any]) -> str:
     for kind_of_list in ("Tuple", "Dictionary"):
         text = text.replace(f"{kind_of_list} should", "must")
     text = text.replace("after validation", "in all")
-    return f"{document.place(key)}: {text[0].lower()}{text[1:]}, got {_shorten(value)}"
+    text = ", or ".join([f"{text[0].lower()}{text[1:]}", *known])
+    return f"{document.place(key)}: {text}, got {_shorten(value)}{hint}"
+
+
+def _names(problem: Mapping[str, Any]) -> list[str]:
+    """The values that a key might have had, where it is one of some."""
+    if problem["type"] != "literal_error":
+        return []
+    return re.findall(r"'([^']*)'", problem["ctx"]["expected"])
 
 
 def write_record(record: Any, path: Path) -> None:

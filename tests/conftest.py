@@ -1,15 +1,21 @@
-"""Fixtures: a tiny configuration, and one run trained through the command line."""
+"""Fixtures: a tiny configuration, one run trained through the command line, sampling jobs."""
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+
+if TYPE_CHECKING:
+    from hardware_jobs import Chain, Submit
+    from runtime_server import RuntimeServer
 
 TINY = {
     "name": "tiny",
@@ -80,3 +86,68 @@ def tiny_run(cli: Cli, tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory
     done = cli("train", tiny_yaml, "--out", path)
     assert done.returncode == 0, done.stderr
     return path
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[RuntimeServer]:
+    """The service on 127.0.0.1, where the client of this process finds it; waits are short."""
+    from runtime_server import RuntimeServer, environment, refuse_unless_loopback
+
+    from qhdm.hardware import patience
+    from qhdm.hardware.runtime import service
+
+    server = RuntimeServer()
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    for name, value in environment(server.port).items():
+        monkeypatch.setenv(name, value)
+    refuse_unless_loopback(os.environ)
+    monkeypatch.setattr(patience, "_FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(service, "_LOGIN_PAUSE", 0.02)
+    factory = logging.getLogRecordFactory()
+    yield server
+    logging.setLogRecordFactory(factory)
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def spec(tiny_run: Path, tmp_path: Path) -> Path:
+    """The file of a small sampling job."""
+    from hardware_jobs import SPEC
+
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump({"run": str(tiny_run), **SPEC}))
+    return path
+
+
+@pytest.fixture
+def submit(server: RuntimeServer, spec: Path, tiny_run: Path) -> Submit:
+    """Submit the small job with settings; returns the folder of the new job."""
+    from qhdm.cli import main
+    from qhdm.hardware.folder import JobFolder
+
+    def run(*settings: str, code: int = 0) -> JobFolder:
+        known = set(JobFolder.all(tiny_run))
+        sets = [part for setting in settings for part in ("--set", setting)]
+        assert main(["submit", str(spec), "--yes", *sets]) == code
+        (folder,) = set(JobFolder.all(tiny_run)) - known
+        return folder
+
+    return run
+
+
+@pytest.fixture
+def chain(server: RuntimeServer, tmp_path: Path) -> Chain:
+    """Three dependent requests without a model."""
+    from hardware_jobs import SPEC, Chain
+
+    from qhdm.hardware.folder import JobFolder
+    from qhdm.hardware.spec import JobSpec, LimitsConfig
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    spec = JobSpec(run=str(tmp_path / "run"), backend=SPEC["backend"], shots=SPEC["shots"],
+                   limits=LimitsConfig(**SPEC["limits"]))  # fmt: skip
+    return Chain(JobFolder.create(spec, "chain"))

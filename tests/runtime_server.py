@@ -12,28 +12,19 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import jwt
-from ibm_quantum_schemas.common import CompressedTensorModel
-from ibm_quantum_schemas.executor.version_2_0 import (
-    ItemMetadataModel,
-    MetadataModel,
-    QuantumProgramResultItemModel,
-    QuantumProgramResultModel,
-)
 from qiskit_ibm_runtime.fake_provider import FakeHanoiV2
-from qiskit_ibm_runtime.quantum_program.converters.converters_2_0 import passthrough_data_to_2_0
-from qiskit_ibm_runtime.quantum_program.params_converters import QUANTUM_PROGRAM_PARAMS_CONVERTERS
+from runtime_jobs import ENDS, Job
 
 from qhdm.hardware.local import LocalDevice
-from qhdm.hardware.runtime import execute
 
 TOKEN = "a-token-that-nobody-may-see-4711"
 CRN = "crn:v1:bluemix:public:quantum-computing:us-east:a/account:instance::"
+OTHER_CRN = CRN.replace(":instance:", ":other:")
 BACKEND = "ibm_hanoi"
 #: What redirects the client; each must point to this machine.
 VARIABLES = ("QISKIT_IBM_URL", "IAM_URL", "GLOBAL_SEARCH_URL", "GLOBAL_CATALOG_URL")
@@ -52,6 +43,8 @@ def environment(port: int) -> dict[str, str]:
         "GLOBAL_CATALOG_URL": here,
         "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1",
+        # Otherwise the client looks through the whole stack of calls at each request.
+        "USAGE_DATA_OPT_OUT": "True",
     }
 
 
@@ -65,33 +58,27 @@ def refuse_unless_loopback(variables: Mapping[str, str]) -> None:
         raise RuntimeError("NO_PROXY does not name 127.0.0.1")
 
 
-@dataclass
-class Job:
-    """A job as the service knows it."""
-
-    id: str
-    tags: list[str]
-    params: dict[str, Any]
-    session: str | None
-    max_seconds: int | None
-    status: str = "Queued"
-    reason: str = ""
-    code: int | None = None
-    result: str = ""
-    done: threading.Event = field(default_factory=threading.Event)
-
-
 class RuntimeServer(ThreadingHTTPServer):
     """The service.
 
     Attributes:
         jobs: in the order they were made.
         requests: method and path of each, in order.
-        faults: for a method and path ("POST /jobs"), what to do with the next requests: `None` is
-            nothing; an HTTP status answers with it; `drop` acts, then closes the connection without
-            an answer; `refuse` closes it without acting.
-        fates: of the next jobs: `failed`, `cancelled`, `too long`, `lost` or None.
+        faults: for a method and path ("POST /jobs"), or for all others ("*"), what to do with the
+            next requests: `None` is nothing; an HTTP status answers with it and does nothing else;
+            `drop` acts, then closes the connection without an answer; `refuse` closes it without
+            acting; ("acts", status) acts and answers with the status; `empty` acts and answers
+            nothing, `garbled` half.
+        fates: of the next jobs: see `runtime_jobs`; `lost` has no result, None is good.
         held: jobs stay in the queue.
+        lag: seconds until a job is listed.
+        stubborn: a job that is cancelled completes all the same.
+        reports_usage: tells the QPU seconds of jobs that have ended.
+        usage_limit_reached: of the instance.
+        status: of the backend.
+        crns: of the instances that the account has.
+        page: jobs in a page of the list.
+        delay: seconds that a job runs.
     """
 
     daemon_threads = True
@@ -105,7 +92,10 @@ class RuntimeServer(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.faults: dict[str, list[Any]] = {}
         self.fates: list[str | None] = []
-        self.held = False
+        self.held = self.stubborn = False
+        self.reports_usage = True
+        self.lag = 0.0
+        self.crns = [CRN]
         self.usage_limit_reached = False
         self.status = "active"
         self.backends = [BACKEND]
@@ -114,6 +104,7 @@ class RuntimeServer(ThreadingHTTPServer):
         self.delay = 0.0
         self.lock = threading.RLock()
         self._execution = threading.Lock()
+        self._tokens: set[str] = set()
         threading.Thread(
             target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
         ).start()
@@ -129,6 +120,7 @@ class RuntimeServer(ThreadingHTTPServer):
         with self.lock:
             job = Job(
                 f"job{len(self.jobs):04d}",
+                payload.get("crn", CRN),
                 payload.get("tags", []),
                 payload["params"],
                 payload.get("session_id"),
@@ -136,45 +128,35 @@ class RuntimeServer(ThreadingHTTPServer):
             )
             self.jobs[job.id] = job
             fate = self.fates.pop(0) if self.fates else None
-        if fate in ("failed", "cancelled", "too long"):
-            job.status = {"failed": "Failed"}.get(fate, "Cancelled")
-            job.reason = {"failed": "a qubit is broken", "too long": "ran too long"}.get(fate, "")
-            job.code = {"failed": 1100, "too long": 1305}.get(fate)
-            job.result = "Traceback: words of the service"
-            job.done.set()
+        if fate in ENDS:
+            job.end(fate)
         elif not self.held:
-            threading.Thread(target=self.execute, args=(job, fate == "lost"), daemon=True).start()
+            threading.Thread(target=self.execute, args=(job, fate), daemon=True).start()
         return job
 
-    def execute(self, job: Job, lost: bool = False) -> None:
+    def execute(self, job: Job, fate: str | None = None) -> None:
         job.status = "Running"
         time.sleep(self.delay)
-        converter = QUANTUM_PROGRAM_PARAMS_CONVERTERS[job.params["schema_version"]]
-        with self._execution:
-            program, _ = converter.decoder(converter.model.model_validate(job.params))
-            for item in program.items:
-                if hasattr(item, "samplex"):
-                    item.samplex.finalize()
-            result = execute(program, self.device)
-            model = QuantumProgramResultModel(
-                data=[
-                    QuantumProgramResultItemModel(
-                        results={
-                            key: CompressedTensorModel.from_numpy(value)
-                            for key, value in item.items()
-                        },
-                        metadata=ItemMetadataModel(),
-                    )
-                    for item in result
-                ],
-                metadata=MetadataModel(chunk_timing=[]),
-                passthrough_data=passthrough_data_to_2_0(program.passthrough_data),
-                semantic_role=program._semantic_role,
-            )
-        job.result = "" if lost else model.model_dump_json()
-        if job.status == "Running":
-            job.status = "Completed"
-        job.done.set()
+        job.execute(self.device, self._execution, fate)
+
+    def forget(self, job: Job) -> None:
+        """Have a job no more."""
+        job.crn = "nobody's"
+
+    def new_token(self) -> str:
+        """A token that is good until it is revoked."""
+        now = int(time.time())
+        claims = {"iat": now, "exp": now + 3600, "jti": str(len(self.requests))}
+        token = jwt.encode(claims, "k" * 32, algorithm="HS256")
+        self._tokens.add(token)
+        return token
+
+    def revoke(self) -> None:
+        """Refuse all tokens that were given so far."""
+        self._tokens.clear()
+
+    def knows(self, authorization: str) -> bool:
+        return authorization.removeprefix("Bearer ") in self._tokens
 
 
 def _json_of(backend: FakeHanoiV2, name: str) -> Any:
@@ -210,7 +192,9 @@ class _Handler(BaseHTTPRequestHandler):
         server = self.server
         with server.lock:
             server.requests.append(f"{method} {path}")
-            waiting = server.faults.get(f"{method} {path}", [])
+            # After a failed login the client waits a minute before the next.
+            other = "*" if path != "/identity/token" else ""
+            waiting = server.faults.get(f"{method} {path}") or server.faults.get(other, [])
             fault = waiting.pop(0) if waiting else None
         if fault == "refuse":
             self._hang_up()
@@ -218,11 +202,16 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(fault, int):
             self._answer({"error": {"message": "as told", "code": fault}}, fault, retry=0)
             return
-        answer = self._respond(method, path, query, body)
+        content, status = self._respond(method, path, query, body)
         if fault == "drop":
             self._hang_up()
-            return
-        self._answer(*answer)
+        elif isinstance(fault, tuple):
+            self._answer({"error": {"message": "as told", "code": fault[1]}}, fault[1])
+        elif fault in ("empty", "garbled"):
+            text = content if isinstance(content, str) else json.dumps(content)
+            self._answer(text[: len(text) // 2] if fault == "garbled" else "")
+        else:
+            self._answer(content, status)
 
     def _hang_up(self) -> None:
         self.close_connection = True
@@ -230,6 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, content: Any, status: int = 200, retry: int | None = None) -> None:
         data = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+        data = b"" if status == 204 else data
         try:
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -247,25 +237,24 @@ class _Handler(BaseHTTPRequestHandler):
             form = urllib.parse.parse_qs(body.decode())
             if form.get("apikey") != [TOKEN]:
                 return {"errorCode": "BXNIM0415E", "errorMessage": "API key not found"}, 400
-            now = int(time.time())
-            token = jwt.encode({"iat": now, "exp": now + 3600}, "k" * 32, algorithm="HS256")
             return {
-                "access_token": token,
+                "access_token": server.new_token(),
                 "refresh_token": "none",
                 "token_type": "Bearer",
                 "expires_in": 3600,
-                "expiration": now + 3600,
+                "expiration": int(time.time()) + 3600,
             }, 200
         if path == "/v3/resources/search":
             return {
                 "items": [
                     {
-                        "crn": CRN,
+                        "crn": crn,
                         "service_plan_unique_id": "plan",
                         "name": "test",
                         "tags": [],
                         "doc": {"extensions": {"quantum": "yes"}},
                     }
+                    for crn in server.crns
                 ]
             }, 200
         if path == "/plan":
@@ -273,7 +262,9 @@ class _Handler(BaseHTTPRequestHandler):
                 "overview_ui": {"en": {"display_name": "Open"}},
                 "metadata": {"pricing": {"type": "free"}},
             }, 200
-        if self.headers.get("Service-CRN") != CRN:
+        if not server.knows(self.headers.get("Authorization", "")):
+            return {"error": {"message": "token expired or revoked", "code": 1}}, 401
+        if self.headers.get("Service-CRN") not in server.crns:
             return {"error": {"message": "no such instance", "code": 1}}, 403
         if path == "/backends":
             return {
@@ -319,6 +310,8 @@ class _Handler(BaseHTTPRequestHandler):
                 "accepting_jobs": True,
                 "backend_name": BACKEND,
                 "mode": json.loads(body)["mode"],
+                "max_ttl": 8 * 3600,
+                "interactive_ttl": 60,
             }
             return sessions[name], 200
         if parts[0] not in sessions:
@@ -330,48 +323,47 @@ class _Handler(BaseHTTPRequestHandler):
     def _jobs(self, method: str, parts: list[str], query: dict, body: bytes) -> tuple[Any, int]:
         server = self.server
         if method == "POST" and not parts:
-            payload = json.loads(body)
+            payload = {**json.loads(body), "crn": self.headers["Service-CRN"]}
             session = server.sessions.get(payload.get("session_id"))
             if session and session["state"] == "closed":
                 return {"error": {"message": "The session is closed.", "code": 1217}}, 400
             job = server.make_job(payload)
             return {"id": job.id, "backend": payload["backend"]}, 200
         if not parts:
-            wanted = set(query.get("tags", []))
+            wanted, listed = set(query.get("tags", [])), time.monotonic() - server.lag
             with server.lock:
-                found = [j for j in server.jobs.values() if wanted <= set(j.tags)]
+                found = [
+                    job
+                    for job in server.jobs.values()
+                    if wanted <= set(job.tags)
+                    and job.crn == self.headers["Service-CRN"]
+                    and job.made <= listed
+                ]
             if query.get("sort") != ["ASC"]:
                 found.reverse()
             start = int(query.get("offset", ["0"])[0])
             stop = start + min(int(query.get("limit", ["20"])[0]), server.page)
             return {
-                "jobs": [self._described(j) for j in found[start:stop]],
+                "jobs": [job.described(BACKEND) for job in found[start:stop]],
                 "count": len(found),
             }, 200
         job = server.jobs.get(parts[0])
-        if job is None:
+        if job is None or job.crn != self.headers["Service-CRN"]:
             return {"error": {"message": "job not found", "code": 404}}, 404
         if parts[1:] == ["results"]:
             return job.result, 200
         if parts[1:] == ["metrics"]:
+            if not server.reports_usage:
+                return {"usage": {"status": "pending", "qpu_charge_time_seconds": None}}, 200
             used = 1.5 if job.status == "Completed" else 0.0
             return {"usage": {"status": "final", "qpu_charge_time_seconds": used}}, 200
         if parts[1:] == ["cancel"]:
             if job.status in ("Completed", "Failed", "Cancelled"):
                 return {"error": {"message": "has ended", "code": 409}}, 409
-            job.status = "Cancelled"
+            if server.stubborn:
+                threading.Thread(target=server.execute, args=(job,), daemon=True).start()
+            else:
+                job.status = "Cancelled"
             return "", 200
-        return self._described(job), 200
-
-    def _described(self, job: Job) -> dict[str, Any]:
-        state = {"status": job.status, "reason": job.reason, "reason_code": job.code}
-        return {
-            "id": job.id,
-            "backend": BACKEND,
-            "state": state,
-            "status": job.status,
-            "program": {"id": "executor"},
-            "created": "2026-01-01T00:00:00.000Z",
-            "tags": job.tags,
-            "session_id": job.session,
-        }
+        params = {} if query.get("exclude_params") == ["true"] else {"params": job.params}
+        return {**job.described(BACKEND), **params}, 200

@@ -49,13 +49,14 @@ def test_shipped_specifications_are_read_and_written_back(name: str, tmp_path: P
         ({"shot": 5}, "did you mean shots"),
         ({"shots": 0}, "shots"),
         ({"places": ["decoder"]}, "decoder"),
-        ({"hardware_steps": "some"}, "hardware_steps"),
+        ({"hardware_steps": "some"}, r":\d+: hardware_steps: must be .* or all, got 'some'$"),
+        ({"hardware_steps": 0}, r":\d+: hardware_steps: must be .* or all, got 0$"),
         ({"mode": "session"}, "runs on this machine"),
         ({"resilience_level": 2}, "Estimator"),
         ({"dynamical_decoupling": "XX", "twirling": {"gates": True}}, "not together"),
         ({"backend": "aer", "dynamical_decoupling": "XX"}, "idle noise"),
         ({"limits": {"max_qpu_seconds": -1}}, "max_qpu_seconds"),
-        ({"packing": 0}, "packing"),
+        ({"packing": 0}, r":\d+: packing: must be .* or auto, got 0$"),
     ],
 )
 def test_bad_specifications_are_one_line(change: dict, words: str, tmp_path: Path) -> None:

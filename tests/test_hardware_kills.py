@@ -1,6 +1,7 @@
-"""kill -9 at random moments of a sampling job, each resumed: nothing is lost, nothing sent twice.
+"""kill -9 at random moments of a sampling job, and a fault of any request: nothing is sent twice.
 
 Three kills by default; more with, for example, QHDM_KILLS=30 pytest tests/test_hardware_kills.py -s
+Five faults by default; all with QHDM_FAULTS=all.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+import numpy as np
 import yaml
+from hardware_jobs import Chain
 from runtime_server import BACKEND, RuntimeServer, environment, refuse_unless_loopback
+
+from qhdm.hardware.folder import JobFolder
 
 KILLS = int(os.environ.get("QHDM_KILLS", "3"))
 SPEC = {
@@ -27,17 +30,9 @@ SPEC = {
     "places": ["encoder"],
     "shots": 64,
     "packing": 1,
-    "limits": {"jobs_per_minute": 100_000},
+    "limits": {"jobs_per_minute": 100_000, "settle_seconds": 1},
 }
 STAGES = 2
-
-
-@pytest.fixture
-def server() -> Iterator[RuntimeServer]:
-    server = RuntimeServer()
-    yield server
-    server.shutdown()
-    server.server_close()
 
 
 def start(server: RuntimeServer, home: Path, *arguments: object) -> subprocess.Popen[str]:
@@ -107,3 +102,28 @@ def test_killed_clients_lose_nothing_and_send_nothing_twice(
         print(f"{kills} kills, {made} sampling jobs: the same images, {without_kills} jobs each")
     tags = [job.tags[0] for job in server.jobs.values()]
     assert len(set(tags)) == len(tags)
+
+
+def test_any_request_may_fail_once(server: RuntimeServer, chain: Chain) -> None:
+    """Of a login, and of a chain of jobs."""
+    spec, whole = chain.spec, chain.run()
+    requests = [request for request in server.requests if request != "POST /identity/token"]
+    login = requests.index("GET /jobs")
+    cases = [
+        (number, fault)
+        for number in range(len(requests))
+        for fault in (429, 500, 503, "refuse", "drop", "empty", "garbled", 401)
+        # There it is what it says.
+        if fault != 401 or number >= login
+    ]
+    chosen = os.environ.get("QHDM_FAULTS", "5")
+    if chosen != "all":
+        cases = random.Random(0).sample(cases, int(chosen))
+    for number, fault in cases:
+        chain.folder = JobFolder.create(spec, "fault")
+        before = len(server.jobs)
+        server.faults = {"*": [None] * number + [fault]}
+        assert np.array_equal(chain.run(), whole), (requests[number], fault)
+        assert len(server.jobs) - before == chain.length, (requests[number], fault)
+        assert not server.faults["*"]
+    print(f"{len(cases)} faults of {len(requests)} requests: the same results, 3 jobs each")

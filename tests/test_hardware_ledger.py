@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from contextlib import suppress
 from pathlib import Path
@@ -34,7 +35,7 @@ def test_damaged_ledgers_are_refused_in_one_line(tmp_path: Path) -> None:
     ledger = Ledger(path, create=True)
     arrays = {"values": np.random.default_rng(0).normal(size=2000)}
     for part in range(3):
-        ledger.intend(f"tag{part}", (0, 0, part), place="p", executions=1, inputs=arrays)
+        ledger.intend(f"tag{part}", (0, 0, part), place="p", shapes=[], seconds=2, inputs=arrays)
         ledger.done(f"tag{part}", arrays, qpu_seconds=1.0)
     ledger.save_state(1, arrays)
     ledger.compare(0, 0, "p", arrays)
@@ -92,3 +93,71 @@ def test_a_lost_ledger_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None:
     with pytest.raises(errors.HardwareError, match="missing"):
         Ledger(path)
     assert not path.exists()
+
+
+#: Of the first version, with a write-ahead log.
+FIRST_SCHEMA = """
+    PRAGMA journal_mode=WAL;
+    CREATE TABLE facts (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+    CREATE TABLE requests (
+        tag TEXT PRIMARY KEY,
+        step INTEGER NOT NULL, stage INTEGER NOT NULL, part INTEGER NOT NULL,
+        place TEXT NOT NULL,
+        executions INTEGER NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('intent', 'submitted', 'done', 'failed')),
+        job_id TEXT,
+        created REAL NOT NULL, submitted REAL, finished REAL,
+        qpu_seconds REAL,
+        inputs BLOB NOT NULL,
+        result BLOB
+    );
+    CREATE TABLE comparisons (
+        step INTEGER NOT NULL, stage INTEGER NOT NULL, place TEXT NOT NULL, arrays BLOB NOT NULL,
+        PRIMARY KEY (step, stage)
+    );
+    CREATE TABLE states (step INTEGER PRIMARY KEY, state BLOB NOT NULL);
+    INSERT INTO facts VALUES ('tag', '"qhdm-1"'), ('state', '"running"');
+    INSERT INTO requests VALUES
+        ('qhdm-1-0-0-0-ab', 0, 0, 0, 'p', 10000, 'done', 'job', 1, 2, 3, 4.0, x'00', NULL),
+        ('qhdm-1-0-1-0-cd', 0, 1, 0, 'p', 10000, 'submitted', 'job2', 1, 2, 3, NULL, x'00', NULL);
+"""
+
+
+def test_a_ledger_of_the_first_version_is_read_and_becomes_one_file(tmp_path: Path) -> None:
+    """Left by a kill: all of it is in the log."""
+    living = sqlite3.connect(tmp_path / "living")
+    living.executescript(FIRST_SCHEMA)
+    path = tmp_path / "ledger.sqlite"
+    for end in ("", "-wal"):
+        shutil.copy(tmp_path / f"living{end}", f"{path}{end}")
+    living.close()
+    for _ in range(2):
+        ledger = Ledger(path)
+        assert [entry.state for entry in ledger.entries()] == ["done", "submitted"]
+        assert ledger.qpu_seconds() == 4
+        # IBM's formula for what is not known.
+        assert ledger.unreported_seconds() == pytest.approx(2 + 0.00035 * 10_000)
+        assert ledger.entries()[0].shapes is None
+        assert ledger.surplus() == []
+        ledger.record("state", "done")
+        ledger.close()
+        assert [file.name for file in tmp_path.glob("ledger*")] == ["ledger.sqlite"]
+
+
+def test_a_ledger_is_one_file_at_every_moment(tmp_path: Path) -> None:
+    path, copy = tmp_path / "ledger.sqlite", tmp_path / "copy.sqlite"
+    ledger = Ledger(path, create=True)
+    arrays = {"0": np.zeros((1, 2))}
+    for part in range(3):
+        tag = f"tag{part}"
+        ledger.intend(tag, (0, 0, part), place="p", shapes=[(1, 8, 2)], seconds=2, inputs=arrays)
+        ledger.submitted(tag, f"job{part}")
+        ledger.add_surplus(f"more{part}", tag, expected_seconds=2)
+        shutil.copy(path, copy)
+        other = Ledger(copy)
+        assert other.entries() == ledger.entries()
+        assert other.entries()[part].shapes == ((1, 8, 2),)
+        assert other.surplus() == ledger.surplus()
+        assert other.unreported_seconds() == 4 * (part + 1)
+        other.close()
+    ledger.close()

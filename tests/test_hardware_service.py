@@ -7,18 +7,15 @@ to run unless all of them do.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
+from hardware_jobs import JOBS, Submit, images, jobs, one_line, states
 from runtime_server import (
     BACKEND,
-    CRN,
     TOKEN,
     VARIABLES,
     RuntimeServer,
@@ -33,90 +30,6 @@ from qhdm.hardware.folder import JobFolder
 from qhdm.hardware.runtime import RuntimeService
 from qhdm.hardware.sampling import Task
 from qhdm.hardware.spec import JobSpec, load_spec
-
-SPEC = {
-    "backend": BACKEND,
-    "classes": ["Forest"],
-    "steps": 2,
-    "hardware_steps": 1,
-    "places": ["encoder"],
-    "shots": 64,
-    "packing": 1,
-    "limits": {"jobs_per_minute": 100_000},
-}
-JOBS = 2
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[RuntimeServer]:
-    server = RuntimeServer()
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-    for name, value in environment(server.port).items():
-        monkeypatch.setenv(name, value)
-    refuse_unless_loopback(os.environ)
-    factory = logging.getLogRecordFactory()
-    yield server
-    logging.setLogRecordFactory(factory)
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def spec(tiny_run: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "job.yaml"
-    path.write_text(yaml.safe_dump({"run": str(tiny_run), **SPEC}))
-    return path
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits that are seconds for the real service."""
-    monkeypatch.setattr(submission, "_FIRST_WAIT", 0.02)
-    monkeypatch.setattr(submission, "SETTLE_SECONDS", 0.2)
-
-
-Submit = Callable[..., JobFolder]
-
-
-@pytest.fixture
-def submit(server: RuntimeServer, spec: Path, tiny_run: Path) -> Submit:
-    """Submit through the command line's functions; the folder of the new job."""
-
-    def run(*settings: str, code: int = 0) -> JobFolder:
-        known = set(JobFolder.all(tiny_run))
-        sets = [part for setting in settings for part in ("--set", setting)]
-        assert main(["submit", str(spec), "--yes", *sets]) == code
-        (folder,) = set(JobFolder.all(tiny_run)) - known
-        return folder
-
-    return run
-
-
-def jobs(tiny_run: Path, *words: object) -> int:
-    return main(["jobs", "--runs", str(tiny_run), *map(str, words)])
-
-
-def images(folder: JobFolder) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (folder.path / "images").rglob("*.png")}
-
-
-def states(folder: JobFolder) -> list[str]:
-    ledger = folder.ledger()
-    found = [entry.state for entry in ledger.entries()]
-    ledger.close()
-    return found
-
-
-def one_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """What was said on stderr: one line of an error, and the progress bar before it."""
-    text = capsys.readouterr().err
-    assert "Traceback" not in text
-    assert TOKEN not in text
-    lines = [line for line in text.splitlines() if line.startswith("qhdm:")]
-    assert len(lines) == 1
-    return lines[0]
 
 
 @pytest.mark.parametrize("name", VARIABLES)
@@ -175,28 +88,6 @@ def test_sessions_are_opened_once_and_closed(
     assert {job.session for job in server.jobs.values()} == {session["id"]}
 
 
-def test_an_expired_session_is_told_and_resumed_in_a_new_one(
-    server: RuntimeServer,
-    submit: Submit,
-    tiny_run: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    server.faults["GET /jobs/job0000/results"] = [None]
-    original = server.make_job
-
-    def expiring(payload: dict) -> object:
-        server.sessions[payload["session_id"]] |= {"state": "closed"}
-        server.make_job = original
-        return original(payload)
-
-    server.make_job = expiring
-    folder = submit("mode=session", code=errors.SessionExpiredError.exit_code)
-    assert "session" in one_line(capsys)
-    assert jobs(tiny_run, "resume", folder.name) == 0
-    assert len(server.sessions) == 2
-    assert len(server.jobs) == JOBS
-
-
 def test_results_are_fetched_by_a_second_process(
     server: RuntimeServer, submit: Submit, tiny_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -230,127 +121,6 @@ def test_cancelling(
     assert job.status == "Cancelled"
     assert states(folder) == ["failed"]
     assert "1 pending" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("fate", "kind"),
-    [
-        ("failed", errors.JobFailedError),
-        ("cancelled", errors.JobCancelledError),
-        ("too long", errors.JobTooLongError),
-        ("lost", errors.ResultLostError),
-    ],
-)
-def test_a_job_without_result_is_told_and_sent_again_on_resuming(
-    fate: str,
-    kind: type[errors.HardwareError],
-    server: RuntimeServer,
-    submit: Submit,
-    tiny_run: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    server.fates = [None, fate]
-    folder = submit(code=kind.exit_code)
-    line = one_line(capsys)
-    assert "job0001" in line
-    assert "resume" in line
-    if fate == "failed":
-        assert "a qubit is broken" in line
-    assert states(folder) == ["done", "failed"]
-    assert jobs(tiny_run, "resume", folder.name) == 0
-    assert len(server.jobs) == JOBS + 1  # the one that failed, again
-
-
-@pytest.mark.parametrize(
-    "faults",
-    [
-        {"POST /jobs": ["drop"]},  # the job exists, its answer is lost
-        {"POST /jobs": ["refuse"]},  # the job was never made
-        {"POST /jobs": [429, 429]},  # the client does not repeat these
-        {"GET /jobs/job0000/results": ["drop"]},
-        {"GET /jobs/job0001": ["drop", "drop"]},
-        {"GET /jobs/job0000/metrics": [429]},
-    ],
-)
-def test_faults_that_pass_are_survived(
-    faults: dict[str, list], server: RuntimeServer, submit: Submit
-) -> None:
-    server.faults = faults
-    submit()
-    assert len(server.jobs) == JOBS
-    assert not any(server.faults.values())
-
-
-@pytest.mark.parametrize(
-    ("prepare", "code", "words"),
-    [
-        (lambda s: s.faults.update({"POST /jobs": [429] * 99}), 15, "429"),
-        (lambda s: setattr(s, "status", "maintenance"), 14, "maintenance"),
-        (lambda s: setattr(s, "status", "off"), 14, "takes no jobs"),
-        (lambda s: setattr(s, "backends", ["ibm_other"]), 13, "no such backend"),
-        (lambda s: setattr(s, "usage_limit_reached", True), 20, "no QPU time left"),
-        (lambda s: s.faults.update({"POST /identity/token": [503] * 99}), 16, "503"),
-    ],
-)
-def test_faults_that_stay_are_one_line(
-    prepare: Callable[[RuntimeServer], object],
-    code: int,
-    words: str,
-    server: RuntimeServer,
-    spec: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    prepare(server)
-    assert main(["submit", str(spec), "--yes"]) == code
-    assert words in one_line(capsys)
-    assert not server.jobs
-
-
-def test_usage_that_runs_out_in_between(
-    server: RuntimeServer, submit: Submit, tiny_run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    original = server.make_job
-
-    def last(payload: dict) -> object:
-        server.usage_limit_reached = True
-        return original(payload)
-
-    server.make_job = last
-    folder = submit(code=errors.UsageLimitError.exit_code)
-    assert "QPU time" in one_line(capsys)
-    assert states(folder) == ["done", "intent"]
-    server.usage_limit_reached = False
-    server.make_job = original
-    assert jobs(tiny_run, "resume", folder.name) == 0
-    assert len(server.jobs) == JOBS
-
-
-def test_wrong_accounts(
-    server: RuntimeServer,
-    spec: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv("QISKIT_IBM_TOKEN", "another-token-0815")
-    assert main(["submit", str(spec), "--yes"]) == errors.AccountError.exit_code
-    line = one_line(capsys)
-    assert "token is refused" in line
-    assert "another-token-0815" not in line
-
-    monkeypatch.setenv("QISKIT_IBM_TOKEN", TOKEN)
-    for instance in (CRN.replace("instance", "other"), "no-such-name"):
-        monkeypatch.setenv("QISKIT_IBM_INSTANCE", instance)
-        assert main(["submit", str(spec), "--yes"]) == errors.InstanceError.exit_code
-        assert "no such instance" in one_line(capsys)
-
-
-def test_an_unreachable_service_is_not_a_bad_token(
-    server: RuntimeServer, spec: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    server.shutdown()
-    server.server_close()
-    assert main(["submit", str(spec), "--yes"]) == errors.NetworkError.exit_code
-    assert "cannot be reached" in one_line(capsys)
 
 
 def test_the_token_is_nowhere(
@@ -402,9 +172,9 @@ def test_a_long_list_of_jobs_comes_in_pages(server: RuntimeServer, tiny_run: Pat
     for _ in range(7):
         server.make_job({"params": {}, "tags": ["mine"]})
     server.make_job({"params": {}, "tags": ["other"]})
-    assert service.find("mine") == [f"job{i:04d}" for i in range(7)]
-    assert service.find("other") == ["job0007"]
-    assert service.find("none") == []
+    assert list(service.find("mine")) == [f"job{i:04d}" for i in range(7)]
+    assert service.find("other") == {"job0007": ("other",)}
+    assert service.find("none") == {}
 
 
 def test_budgets_stop_and_resume(
@@ -425,7 +195,7 @@ def test_budgets_stop_and_resume(
     loaded = load_spec(spec, ["limits.max_jobs=2"])
     folder = JobFolder.create(loaded, "budget")
     ledger = folder.ledger()
-    ledger.intend("earlier", (9, 0, 0), place="x", executions=1, inputs={})
+    ledger.intend("earlier", (9, 0, 0), place="x", shapes=[], seconds=2.0, inputs={})
     ledger.failed("earlier", qpu_seconds=1.0)
     ledger.close()
     service = work.connect(loaded)
@@ -447,15 +217,6 @@ def test_jobs_a_minute_are_kept_to(
     submit("limits.jobs_per_minute=1")
     assert len(pauses) == JOBS - 1
     assert 40 < pauses[0] <= 60
-
-
-def test_a_second_process_is_kept_out(
-    server: RuntimeServer, submit: Submit, tiny_run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = submit()
-    with folder.locked():
-        assert jobs(tiny_run, "resume", folder.name) == errors.HardwareError.exit_code
-    assert "another process" in one_line(capsys)
 
 
 def test_twirling_and_readout_mitigation(server: RuntimeServer, submit: Submit) -> None:

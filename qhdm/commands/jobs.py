@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qhdm.errors import ConfigError, QhdmError
+from qhdm.errors import ConfigError, QhdmError, ResultLostError
 
 if TYPE_CHECKING:
     from qhdm.hardware.folder import JobFolder
@@ -63,6 +63,8 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _row(folder: JobFolder) -> str:
+    if folder.never_sent():
+        return f"{'-':<14}never sent{0:>10}{0:>6}{0:>8.1f}"
     spec, ledger = folder.spec(), folder.ledger()
     try:
         entries = ledger.entries()
@@ -76,7 +78,7 @@ def _row(folder: JobFolder) -> str:
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    from qhdm.hardware.folder import JobFolder
+    from qhdm.hardware.folder import JobFolder, open_session
 
     folder = JobFolder.find(arguments.id, arguments.runs)
     spec, ledger = folder.spec(), folder.ledger()
@@ -84,7 +86,12 @@ def _status(arguments: argparse.Namespace) -> None:
     last = ledger.last_state()
     print(f"job {folder.name}: {ledger.fact('state')}, on {spec.backend}")
     print(f"network evaluations done: {0 if last is None else last[0]}")
-    print(f"QPU seconds reported: {ledger.qpu_seconds():.1f} of {spec.limits.max_qpu_seconds:g}")
+    print(
+        f"QPU seconds reported: {ledger.qpu_seconds():.1f} of {spec.limits.max_qpu_seconds:g}; "
+        f"expected of jobs that are not reported yet: {ledger.unreported_seconds():.1f}"
+    )
+    if session := open_session(ledger):
+        print(session)
     pending = [entry for entry in entries if entry.state == "submitted"]
     service = None
     if pending and not spec.local:
@@ -94,21 +101,27 @@ def _status(arguments: argparse.Namespace) -> None:
     for entry in entries:
         state = entry.state
         if service is not None and entry in pending and entry.job_id is not None:
-            state = f"{state} ({service.status(entry.job_id).state})"
+            try:
+                state = f"{state} ({service.status(entry.job_id).state})"
+            except ResultLostError:
+                state = f"{state} (the service does not have it)"
         print(f"  step {entry.step} {entry.place}: {state}  {entry.job_id or '-'}  {entry.tag}")
+    for surplus in ledger.surplus():
+        used = surplus.qpu_seconds
+        seconds = "not reported yet" if used is None else f"{used:.1f}"
+        print(f"  one too many: {surplus.job_id}  {surplus.tag}  QPU seconds: {seconds}")
     ledger.close()
 
 
 def _resume(arguments: argparse.Namespace) -> None:
     from qhdm.hardware.folder import JobFolder
-    from qhdm.hardware.spec import load_spec
 
     folder = JobFolder.find(arguments.id, arguments.runs)
     folder.ledger().close()  # a damaged one is refused at once, not after the heavy imports
     for setting in arguments.set:
         if not setting.startswith("limits."):
             raise ConfigError(f"--set {setting}: only limits.* may change; submit a new job")
-    spec = load_spec(folder.path / "job.yaml", arguments.set)
+    spec = folder.spec(arguments.set)
 
     from qhdm.hardware import work
     from qhdm.hardware.report import describe_report
@@ -116,7 +129,6 @@ def _resume(arguments: argparse.Namespace) -> None:
 
     task = Task.load(spec)
     service = work.connect(spec)
-    folder.write_spec(spec)
     cache = work.isa_cache(spec, service.device, folder)
     if arguments.relayout:
         work.relayout(folder, service)
@@ -133,8 +145,9 @@ def _cancel(arguments: argparse.Namespace) -> None:
     folder = JobFolder.find(arguments.id, arguments.runs)
     if _told_done(folder):
         return
-    count = work.cancel(folder, _service(folder))
-    print(f"job {folder.name}: cancelled, {count} pending at the service")
+    count, kept = work.cancel(folder, _service(folder))
+    more = f"; {kept} had a result by then, which is kept" if kept else ""
+    print(f"job {folder.name}: cancelled, {count} pending at the service{more}")
 
 
 def _fetch(arguments: argparse.Namespace) -> None:

@@ -35,6 +35,8 @@ _NETWORK = {
     "ChunkedEncodingError", "ConnectionResetError", "ConnectionRefusedError", "TimeoutError",
     "InvalidURL", "MissingSchema",
 }  # fmt: skip
+#: What the client trips over in an answer that is empty, cut off, or of somebody else.
+_GARBLED = {"JSONDecodeError", "KeyError", "TypeError", "AttributeError"}
 _BROKEN = re.compile("Max retries exceeded|Connection (aborted|refused|reset)|timed out")
 _TOKEN_REMEDY = (
     "check QISKIT_IBM_TOKEN, or the account saved with QiskitRuntimeService.save_account; "
@@ -90,12 +92,19 @@ def explained(error: BaseException, doing: str, secrets: Iterable[str] = ()) -> 
         return AccountError(f"{doing}: the token is refused (HTTP {status}); {_TOKEN_REMEDY}")
     if status is not None and status >= 500:
         return ServiceError(f"{doing}: the service failed (HTTP {status}); try later")
+    if "InvalidAccountError" in names and "JSONDecodeError" in names:
+        return ServiceError(f"{doing}: the service's answer cannot be read ({reason}); try later")
     if "InvalidAccountError" in names and not names & _NETWORK and not _BROKEN.search(words):
         return AccountError(f"{doing}: the account is not valid ({reason}); {_TOKEN_REMEDY}")
     if names & _NETWORK or _BROKEN.search(words):
         return NetworkError(
             f"{doing}: the service cannot be reached ({_root(chain, secrets)}); check the network "
             "and try again"
+        )
+    if _GARBLED & {kind.__name__ for kind in type(error).__mro__}:
+        return ServiceError(
+            f"{doing}: the service's answer cannot be read ({type(error).__name__}: {reason}); "
+            "try later"
         )
     if "instance" in words.lower() and "IBMInputValueError" in names:
         return InstanceError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -50,10 +51,16 @@ class JobFolder:
         Raises:
             HardwareError: there is none, or several.
         """
-        if (Path(name) / _SPEC).is_file():
-            return cls(Path(name))
-        found = [folder for folder in cls.all(runs) if folder.path.name == name]
+        own = cls(Path(name))
+        found = [folder for folder in cls.all(runs) if folder.name == name]
+        if any((own.path / file).is_file() for file in (_SPEC, _LEDGER)):
+            found = [own]
         if len(found) == 1:
+            if found[0].never_sent():
+                raise HardwareError(
+                    f"{found[0].path}: was stopped before anything was sent; remove it, and submit "
+                    "the job again"
+                )
             return found[0]
         if found:
             places = ", ".join(str(folder.path) for folder in found)
@@ -65,9 +72,12 @@ class JobFolder:
 
     @classmethod
     def all(cls, runs: Path) -> list[JobFolder]:
-        """All jobs of the runs in a folder, or of the run that it is, oldest first."""
-        files = [*runs.glob(f"jobs/*/{_SPEC}"), *runs.glob(f"*/jobs/*/{_SPEC}")]
-        return [cls(f.parent) for f in sorted(files, key=lambda f: (f.parent.name, str(f)))]
+        """All jobs of the runs in a folder, or of the run that it is, oldest first.
+
+        Also those that were killed before their specification was written.
+        """
+        found = [f for f in (*runs.glob("jobs/*"), *runs.glob("*/jobs/*")) if f.is_dir()]
+        return [cls(f) for f in sorted(found, key=lambda f: (f.name, str(f)))]
 
     @property
     def name(self) -> str:
@@ -78,6 +88,19 @@ class JobFolder:
     def isa(self) -> Path:
         """Where ISA circuits are kept."""
         return self.path / "isa"
+
+    def never_sent(self) -> bool:
+        """Whether it was stopped while it was made: nothing was sent before the specification."""
+        if (self.path / _SPEC).exists():
+            return False
+        file = self.path / _LEDGER
+        if not file.exists() or not file.stat().st_size:
+            return True
+        ledger = self.ledger()
+        try:
+            return not ledger.entries()
+        finally:
+            ledger.close()
 
     def ledger(self) -> Ledger:
         """Open the ledger."""
@@ -104,10 +127,23 @@ class JobFolder:
             ),
         )
 
-    def spec(self) -> JobSpec:
-        """The specification."""
-        return load_spec(self.path / _SPEC)
+    def spec(self, overrides: Sequence[str] = ()) -> JobSpec:
+        """The specification, with `key=value` settings over it."""
+        return load_spec(self.path / _SPEC, overrides)
 
     def write_spec(self, spec: JobSpec) -> None:
         """Keep the specification."""
         write_text(self.path / _SPEC, spec_to_yaml(spec))
+
+
+def open_session(ledger: Ledger) -> str | None:
+    """The session or batch that is open, and until when, in words; None if there is none."""
+    session, until = ledger.fact("session"), ledger.fact("session_until")
+    if not session:
+        return None
+    when = (
+        "the service closes it"
+        if until is None
+        else f"{datetime.fromtimestamp(until):%Y-%m-%d %H:%M} at the latest"
+    )
+    return f"session {session} is open, and may be paid for, until {when}"

@@ -4,6 +4,8 @@ A request is first an *intent*: its tag, which no other request has, and its inp
 before anything is sent. Its job id follows when the service has answered, its result when that is
 fetched. Whoever opens the file after a crash knows of each request whether it was never sent, may
 have been sent (its tag tells), is pending, or is done.
+
+The file has no write-ahead log beside it: a copy of this one file holds all that was written.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ _SCHEMA = (
         created REAL NOT NULL, submitted REAL, finished REAL,
         qpu_seconds REAL,
         inputs BLOB NOT NULL,
-        result BLOB
+        result BLOB,
+        expected_seconds REAL,
+        shapes TEXT
     )
     """,
     """
@@ -45,7 +49,22 @@ _SCHEMA = (
     )
     """,
     "CREATE TABLE states (step INTEGER PRIMARY KEY, state BLOB NOT NULL)",
+    """
+    CREATE TABLE surplus (
+        job_id TEXT PRIMARY KEY, tag TEXT NOT NULL, expected_seconds REAL, qpu_seconds REAL
+    )
+    """,
 )
+#: Ledgers of earlier versions lack these. What their requests were expected to take was not kept;
+#: IBM's short formula tells (see `qhdm.hardware.estimate`).
+_UPGRADE = (
+    "ALTER TABLE requests ADD COLUMN expected_seconds REAL",
+    "ALTER TABLE requests ADD COLUMN shapes TEXT",
+    "UPDATE requests SET expected_seconds = 2 + 0.00035 * executions",
+    _SCHEMA[-1],
+)
+#: Rows, shots and bits of the outcomes of a circuit.
+Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -60,7 +79,9 @@ class Entry:
         state: `intent`, `submitted`, `done` or `failed`.
         job_id: of the service, once known.
         created, submitted, finished: seconds since 1970; `created` is when it was last sent.
-        qpu_seconds: as the service reports them.
+        qpu_seconds: as the service reports them; None as long as it does not.
+        expected_seconds: that it was expected to take.
+        shapes: of the outcomes of each of its circuits; None where an earlier version sent it.
     """
 
     tag: str
@@ -74,6 +95,25 @@ class Entry:
     created: float
     submitted: float | None
     finished: float | None
+    qpu_seconds: float | None
+    expected_seconds: float
+    shapes: tuple[Shape, ...] | None
+
+
+@dataclass(frozen=True)
+class Surplus:
+    """A job that the service made although the request has another one.
+
+    Attributes:
+        job_id: of the service.
+        tag: of the request.
+        expected_seconds: of the request.
+        qpu_seconds: as the service reports them; None as long as it does not.
+    """
+
+    job_id: str
+    tag: str
+    expected_seconds: float
     qpu_seconds: float | None
 
 
@@ -104,11 +144,19 @@ class Ledger:
             )
         except sqlite3.DatabaseError as error:
             raise self._damaged(str(error)) from None
-        self._execute("PRAGMA journal_mode=WAL")
-        self._execute("PRAGMA synchronous=FULL")
+        try:
+            self._open(create=create)
+        except HardwareError:
+            self._db.close()
+            raise
+
+    def _open(self, *, create: bool) -> None:
+        # Earlier versions wrote a log beside the file, which this takes in. Copies of the file
+        # alone lacked it, and whoever went on with one sent all that again.
+        self._execute("PRAGMA journal_mode=DELETE")
+        self._execute("PRAGMA synchronous=EXTRA")
         if create:
-            for statement in _SCHEMA:
-                self._execute(statement)
+            self._together(_SCHEMA)
             # Job ids repeat between machines; this does not.
             self.record("tag", f"qhdm-{uuid.uuid4().hex[:12]}")
             self.record("state", "new")
@@ -118,6 +166,8 @@ class Ledger:
             raise self._damaged("empty")
         elif not (self.fact("tag") and self.fact("state")):
             raise self._damaged("it does not say whose it is")
+        if not self._execute("SELECT 1 FROM sqlite_master WHERE name = 'surplus'"):
+            self._together(_UPGRADE)
 
     def close(self) -> None:
         """Close the file."""
@@ -141,7 +191,12 @@ class Ledger:
         rows = self._execute(
             f"SELECT {_COLUMNS} FROM requests {where} ORDER BY step, stage, part, created", values
         )
-        return [Entry(*row) for row in rows]
+        return [self._entry(row) for row in rows]
+
+    def request(self, tag: str) -> Entry | None:
+        """The request with a tag, or None."""
+        rows = self._execute(f"SELECT {_COLUMNS} FROM requests WHERE tag = ?", (tag,))
+        return self._entry(rows[0]) if rows else None
 
     def find(self, step: int, stage: int, part: int) -> Entry | None:
         """The request of a place in the chain that has not failed, or None."""
@@ -150,7 +205,7 @@ class Ledger:
             "AND state != 'failed'",
             (step, stage, part),
         )
-        return Entry(*rows[0]) if rows else None
+        return self._entry(rows[0]) if rows else None
 
     def intend(
         self,
@@ -158,21 +213,31 @@ class Ledger:
         position: tuple[int, int, int],
         *,
         place: str,
-        executions: int,
+        shapes: Sequence[Shape],
+        seconds: float,
         inputs: Mapping[str, np.ndarray],
     ) -> None:
-        """Write down a request before it is sent."""
+        """Write down a request before it is sent.
+
+        Args:
+            tag: that no other request has.
+            position: step, stage and part.
+            place: name of the filter place.
+            shapes: of the outcomes of each circuit.
+            seconds: that it is expected to take on the QPU.
+            inputs: parameter values of each circuit.
+        """
+        executions = sum(rows * shots for rows, shots, _ in shapes)
         self._execute(
             "INSERT INTO requests (tag, step, stage, part, place, executions, state, created, "
-            "inputs) VALUES (?, ?, ?, ?, ?, ?, 'intent', ?, ?)",
-            (tag, *position, place, executions, time.time(), _packed(inputs)),
-        )
+            "inputs, expected_seconds, shapes) VALUES (?, ?, ?, ?, ?, ?, 'intent', ?, ?, ?, ?)",
+            (tag, *position, place, executions, time.time(), _packed(inputs), seconds,
+             json.dumps(shapes)),
+        )  # fmt: skip
 
-    def sending(self, tag: str) -> float:
-        """Write down that a request is sent from now on; returns the moment."""
-        now = time.time()
-        self._execute("UPDATE requests SET created = ? WHERE tag = ?", (now, tag))
-        return now
+    def sending(self, tag: str) -> None:
+        """Write down that a request is sent from now on."""
+        self._execute("UPDATE requests SET created = ? WHERE tag = ?", (time.time(), tag))
 
     def submitted(self, tag: str, job_id: str) -> None:
         """Write down the job id that the service answered."""
@@ -182,7 +247,7 @@ class Ledger:
         )
 
     def done(
-        self, tag: str, result: Mapping[str, np.ndarray], *, qpu_seconds: float | None
+        self, tag: str, result: Mapping[str, np.ndarray], *, qpu_seconds: float | None = None
     ) -> None:
         """Write down a result."""
         self._execute(
@@ -197,6 +262,26 @@ class Ledger:
             "UPDATE requests SET state = 'failed', finished = ?, qpu_seconds = ? WHERE tag = ?",
             (time.time(), qpu_seconds, tag),
         )
+
+    def used(self, job_id: str, qpu_seconds: float) -> None:
+        """Write down what the service reports of a job."""
+        for table in ("requests", "surplus"):
+            self._execute(
+                f"UPDATE {table} SET qpu_seconds = ? WHERE job_id = ?", (qpu_seconds, job_id)
+            )
+
+    def add_surplus(self, job_id: str, tag: str, *, expected_seconds: float) -> None:
+        """Write down that a job is one too many."""
+        self._execute(
+            "INSERT OR IGNORE INTO surplus VALUES (?, ?, ?, NULL)", (job_id, tag, expected_seconds)
+        )
+
+    def surplus(self) -> list[Surplus]:
+        """All jobs that were one too many, in the order they were found."""
+        rows = self._execute(
+            "SELECT job_id, tag, expected_seconds, qpu_seconds FROM surplus ORDER BY rowid"
+        )
+        return [Surplus(*row) for row in rows]
 
     def inputs(self, tag: str) -> dict[str, np.ndarray]:
         """The inputs of a request."""
@@ -229,8 +314,23 @@ class Ledger:
 
     def qpu_seconds(self) -> float:
         """What the service has reported so far."""
-        ((seconds,),) = self._execute("SELECT COALESCE(SUM(qpu_seconds), 0) FROM requests")
-        return float(seconds)
+        return self._total("SUM(qpu_seconds)")
+
+    def unreported_seconds(self, *, without: str = "") -> float:
+        """What is expected of jobs of which the service has reported nothing, but of one request.
+
+        Of jobs that are pending, of those whose usage it does not tell (which is not 0), and of
+        requests that are about to be sent.
+        """
+        return self._total("SUM(expected_seconds)", "qpu_seconds IS NULL AND tag != ?", without)
+
+    def _total(self, what: str, where: str = "1", *values: object) -> float:
+        """A sum over all jobs, the surplus ones included."""
+        total = 0.0
+        for table in ("requests", "surplus"):
+            rows = self._execute(f"SELECT {what} FROM {table} WHERE {where}", values)
+            total += rows[0][0] or 0.0
+        return total
 
     def submissions_since(self, moment: float) -> list[float]:
         """When requests were submitted after `moment`, oldest first."""
@@ -238,6 +338,15 @@ class Ledger:
             "SELECT submitted FROM requests WHERE submitted > ? ORDER BY submitted", (moment,)
         )
         return [row[0] for row in rows]
+
+    def _entry(self, row: Sequence[Any]) -> Entry:
+        values = dict(zip(Entry.__dataclass_fields__, row, strict=True))
+        try:
+            if values["shapes"] is not None:
+                values["shapes"] = _shapes(json.loads(values["shapes"]))
+            return Entry(**values)
+        except (TypeError, ValueError) as error:
+            raise self._damaged(first_line(error)) from None
 
     def _arrays(self, query: str, tag: str) -> dict[str, np.ndarray]:
         rows = self._execute(query, (tag,))
@@ -249,13 +358,19 @@ class Ledger:
         try:
             return self._db.execute(statement, values).fetchall()
         except sqlite3.OperationalError as error:
-            if str(error).startswith("no such"):
+            if str(error).startswith(("no such", "duplicate")):
                 raise self._damaged(str(error)) from None
             raise HardwareError(  # full, locked, or read-only
-                f"{self.path}: {error}; nothing is lost: mend that, and go on with the job"
+                f"{self.path}: {error}; nothing is lost: make room, or mend what it is, then: "
+                f"qhdm jobs resume {self.path.parent}"
             ) from None
         except sqlite3.DatabaseError as error:
             raise self._damaged(str(error)) from None
+
+    def _together(self, statements: Sequence[str]) -> None:
+        """Execute all statements, or none."""
+        for statement in ("BEGIN IMMEDIATE", *statements, "COMMIT"):
+            self._execute(statement)
 
     def _unpacked(self, blob: bytes) -> dict[str, np.ndarray]:
         try:
@@ -267,8 +382,12 @@ class Ledger:
     def _damaged(self, what: str) -> HardwareError:
         return HardwareError(
             f"{self.path}: missing, damaged, or not the ledger of a job ({what}); put back a copy "
-            "(what it does not hold is sent again), or submit a new job"
+            "(what it does not hold is looked up at the service), or submit a new job"
         )
+
+
+def _shapes(raw: list[list[int]]) -> tuple[Shape, ...]:
+    return tuple((int(rows), int(shots), int(bits)) for rows, shots, bits in raw)
 
 
 def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:

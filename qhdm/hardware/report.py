@@ -57,8 +57,9 @@ def write_report(task: Task, ledger: Ledger, folder: Path) -> dict[str, Any]:
     for _, place, arrays in found:
         places.setdefault(place, []).append((arrays["measured"] - arrays["exact"]).ravel())
     entries = ledger.entries()
-    usage = [entry.qpu_seconds for entry in entries]
     shots = task.spec.executed_shots
+    surplus = ledger.surplus()
+    usage = [e.qpu_seconds for e in entries] + [s.qpu_seconds for s in surplus]
     report = {
         "backend": task.spec.backend,
         "shots": task.spec.shots,
@@ -76,6 +77,9 @@ def write_report(task: Task, ledger: Ledger, folder: Path) -> dict[str, Any]:
                 "state": e.state, "executions": e.executions, "qpu_seconds": e.qpu_seconds,
             }
             for e in entries
+        ],
+        "surplus_jobs": [
+            {"id": s.job_id, "tag": s.tag, "qpu_seconds": s.qpu_seconds} for s in surplus
         ],
     }  # fmt: skip
     write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
@@ -97,7 +101,12 @@ def describe_report(report: dict[str, Any]) -> str:
             f"correlation {report['correlation']:.4f}",
             f"largest on qubit {worst}: rms {report['error_per_qubit'][worst]['rms']:.4f}",
             f"QPU seconds used: {'not reported yet' if used is None else f'{used:,.1f}'} "
-            f"in {len(report['jobs'])} jobs",
+            f"in {len(report['jobs']) + len(report['surplus_jobs'])} jobs"
+            + (
+                f", {len(report['surplus_jobs'])} of them one too many"
+                if report["surplus_jobs"]
+                else ""
+            ),
         ]
     )
 

@@ -233,7 +233,9 @@ class Task:
                 shots=self.spec.executed_shots,
                 limits=self.spec.limits,
                 notify=lambda text: bar.set_postfix_str(text, refresh=sys.stderr.isatty()),
+                tell=lambda text: bar.write(f"qhdm: {text}", file=sys.stderr),
             )
+            submitter.start()
             estimator = HardwareEstimator(
                 submitter,
                 cache,

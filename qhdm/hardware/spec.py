@@ -61,6 +61,8 @@ class LimitsConfig:
         max_wait_seconds: of one job in the queue; null waits for ever.
         max_error_growth: on resuming, circuits may have become so many times as error-prone as when
             they were laid out; null sends them whatever the device's calibration says.
+        settle_seconds: in which a job shows up in the service's list, and a result can be had: so
+            long is looked for what should be there before it is sent, and paid for, again.
     """
 
     max_qpu_seconds: Annotated[float, Field(gt=0)] = 600.0
@@ -68,6 +70,7 @@ class LimitsConfig:
     jobs_per_minute: Annotated[int, Field(ge=1, le=100_000)] = 5
     max_wait_seconds: Annotated[float, Field(gt=0)] | None = None
     max_error_growth: Annotated[float, Field(ge=1)] | None = 2.0
+    settle_seconds: Annotated[float, Field(ge=0, le=3600)] = 60.0
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
 
 import numpy as np
 from qiskit.circuit import QuantumCircuit
@@ -24,18 +26,16 @@ from qhdm.errors import (
     ResultLostError,
     ServiceError,
 )
-from qhdm.hardware.ledger import Entry, Ledger
-from qhdm.hardware.runtime import Request, Service
+from qhdm.hardware.ledger import Entry, Ledger, Shape
+from qhdm.hardware.patience import ATTEMPTS, Patience, pause_after
+from qhdm.hardware.reconcile import Reconciler
+from qhdm.hardware.runtime import Request, Service, Status
 from qhdm.hardware.spec import LimitsConfig
 
-T = TypeVar("T")
-
-#: How often, and from how many seconds on, a request is tried again; each time twice as long.
-_ATTEMPTS, _FIRST_WAIT, _LONGEST_WAIT = 6, 2.0, 60.0
-#: A request that was sent may come up in the service's list so many seconds later.
-SETTLE_SECONDS = 10.0
 #: Between looks at a pending job, seconds.
 _FIRST_POLL, _LONGEST_POLL = 0.1, 10.0
+#: The service counts the jobs of so many seconds.
+_MINUTE = 60.0
 #: Inputs of a request that is done are those of the same place in the chain up to rounding.
 _SAME_INPUTS = 1e-3
 
@@ -43,7 +43,10 @@ _REMEDIES = {
     "failed": (JobFailedError, "failed"),
     "cancelled": (JobCancelledError, "was cancelled"),
     "too long": (JobTooLongError, "ran longer than it may"),
+    "lost": (ResultLostError, "the service does not have it any more"),
 }
+_PENDING = ("queued", "running")
+_AGAIN = "to send it again: qhdm jobs resume"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +67,10 @@ class Batch:
         """Parameter values by the number of their circuit."""
         return {str(i): values for i, (_, values) in enumerate(self.circuits)}
 
+    def shapes(self, shots: int) -> list[Shape]:
+        """Rows, shots and bits of the outcomes of each circuit, with so many shots of each row."""
+        return [(len(values), shots, circuit.num_clbits) for circuit, values in self.circuits]
+
 
 class Submitter:
     """Executes batches, each once, whatever happens in between.
@@ -75,6 +82,7 @@ class Submitter:
         shots: of each row.
         limits: of all jobs together.
         notify: told what is being waited for.
+        tell: told what the user should know, a line each time.
     """
 
     def __init__(
@@ -86,9 +94,18 @@ class Submitter:
         shots: int,
         limits: LimitsConfig,
         notify: Callable[[str], object] = lambda text: None,
+        tell: Callable[[str], object] = lambda text: print(f"qhdm: {text}", file=sys.stderr),
     ) -> None:
         self._ledger, self._service, self._name = ledger, service, name
-        self._shots, self._limits, self._notify = shots, limits, notify
+        self._shots, self._limits, self._notify, self._tell = shots, limits, notify, tell
+        self._patience = Patience(limits.settle_seconds, notify)
+        self._books = Reconciler(ledger, service, self._patience, name=name, tell=tell)
+        self._submissions = _moments(ledger)
+
+    def start(self) -> None:
+        """Compare the ledger with what the service has, before anything is sent."""
+        if self._service.remembers:
+            self._books.look()
 
     def run(
         self, step: int, stage: int, place: str, batches: Sequence[Batch]
@@ -99,28 +116,62 @@ class Submitter:
             HardwareError: a job gave no result, or a limit is reached; what is known stays known.
         """
         tags = [self._sent((step, stage, part), place, batch) for part, batch in enumerate(batches)]
-        return [self._result(tag) for tag in tags]
+        return [
+            self._result(tag, batch.shapes(self._service.shots_taken(self._shots)))
+            for tag, batch in zip(tags, batches, strict=True)
+        ]
+
+    def finish(self) -> None:
+        """Look once more for jobs that nobody needs, and for what all have used."""
+        if not self._service.remembers:
+            return
+        try:
+            self._books.finish()
+            self._ask_usage()
+        except HardwareError as error:  # all results are here: no reason to fail
+            self._tell(f"not looked for surplus jobs: {error}")
 
     def fetch(self) -> tuple[int, int]:
-        """Fetch the results of jobs that are done; returns how many, and how many are pending."""
-        fetched = pending = 0
+        """Fetch the results of jobs that are done; returns how many, and how many are pending.
+
+        Raises:
+            HardwareError: a job gave no result; those of the others are fetched all the same.
+        """
+        problems, fetched, pending = [], 0, 0
         for entry in self._unfinished():
-            assert entry.job_id is not None
-            if self._service.status(entry.job_id).state in ("queued", "running"):
+            status = self._status(entry)
+            if status.state in _PENDING:
                 pending += 1
-            else:
-                self._collect(entry.tag, entry.job_id)
+            elif (problem := self._concluded(entry, status)) is None:
                 fetched += 1
+            else:
+                problems.append(problem)
+        if problems:
+            raise problems[0]
         return fetched, pending
 
-    def cancel(self) -> int:
-        """Cancel what is pending; returns how many jobs."""
+    def cancel(self) -> tuple[int, int]:
+        """Cancel what is pending; returns how many jobs, and how many had a result by then.
+
+        What has a result is paid for: it is kept.
+        """
         entries = self._unfinished()
+        self._books.drop_strangers()
         for entry in entries:
-            assert entry.job_id is not None
-            self._service.cancel(entry.job_id)
-            self._ledger.failed(entry.tag, qpu_seconds=self._usage(entry.job_id))
-        return len(entries)
+            # What the service does not have (any more) is written down below.
+            with suppress(ResultLostError):
+                self._patience.ask(partial(self._service.cancel, _job_of(entry)))
+        cancelled, collected, since = 0, 0, time.monotonic()
+        for entry in entries:
+            while (status := self._status(entry)).state in _PENDING:
+                if self._patience.settled(since):
+                    break  # the next look writes down how it ended
+                self._patience.rest(since)
+            if status.state not in _PENDING and self._concluded(entry, status) is None:
+                collected += 1
+            else:
+                cancelled += 1
+        return cancelled, collected
 
     def drop_unsent(self) -> None:
         """Give requests up that the service does not have, so that they are made anew."""
@@ -132,22 +183,25 @@ class Submitter:
         """Requests that the service has and whose result is not here."""
         if not self._service.remembers:
             return []
+        self._books.look()
         for entry in self._ledger.entries("intent"):
-            found = self._look_up(entry.tag, entry.created)
-            if found is not None:
-                self._ledger.submitted(entry.tag, found)
+            self._books.found(entry.tag)
         return self._ledger.entries("submitted")
 
     def _sent(self, position: tuple[int, int, int], place: str, batch: Batch) -> str:
         """The tag of a request that the service has, or that is done."""
+        shapes = batch.shapes(self._service.shots_taken(self._shots))
         entry = self._ledger.find(*position)
+        if entry is None and self._books.adopt(position, place, shapes, batch.seconds):
+            # The ledger did not know of it, but the service.
+            entry = self._ledger.find(*position)
         if entry is None:
             self._check_budget(batch)
             tag = f"{self._name}-{'-'.join(map(str, position))}-{uuid.uuid4().hex[:8]}"
-            rows = sum(len(values) for _, values in batch.circuits)
             self._ledger.intend(
-                tag, position, place=place, executions=rows * self._shots, inputs=batch.inputs()
-            )
+                tag, position, place=place, shapes=shapes, seconds=batch.seconds,
+                inputs=batch.inputs(),
+            )  # fmt: skip
             self._send(tag, batch.circuits)
             return tag
         self._check_inputs(entry, batch)
@@ -157,9 +211,7 @@ class Submitter:
             return entry.tag
         if entry.state == "intent" and self._service.remembers:
             self._notify(f"looking for {entry.tag}")
-            found = self._look_up(entry.tag, entry.created)
-            if found is not None:
-                self._ledger.submitted(entry.tag, found)
+            if self._books.found(entry.tag):
                 return entry.tag
         # It never existed: what is sent is what was written down, to the last bit.
         kept = self._ledger.inputs(entry.tag)
@@ -168,132 +220,146 @@ class Submitter:
         return entry.tag
 
     def _send(self, tag: str, circuits: Sequence[tuple[QuantumCircuit, np.ndarray]]) -> None:
-        left = self._limits.max_qpu_seconds - self._ledger.qpu_seconds()
+        left = self._limits.max_qpu_seconds - self._used(without=tag)
         request = Request(circuits, self._shots, (tag, self._name), max(1, math.ceil(left)))
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             self._wait_for_turn()
             self._notify("submitting")
-            pause = min(_FIRST_WAIT * 2**attempt, _LONGEST_WAIT)
-            since = self._ledger.sending(tag)
+            self._ledger.sending(tag)
             try:
                 self._ledger.submitted(tag, self._service.submit(request))
-                return
+                break
             except RateLimitError as error:
                 # Refused: no job was made.
-                if attempt == _ATTEMPTS - 1:
+                if attempt == ATTEMPTS - 1:
                     raise
-                pause = pause if error.retry_after is None else error.retry_after
-            except (NetworkError, ServiceError):
-                # The answer is lost: the job may exist.
-                found = self._look_up(tag, since)
-                if found is not None:
-                    self._ledger.submitted(tag, found)
-                    return
-                if attempt == _ATTEMPTS - 1:
+                pause = pause_after(attempt, error)
+            except (NetworkError, ServiceError) as error:
+                # The answer is lost: the job may exist, made just now by the client's last try.
+                if self._service.remembers and self._books.found(tag, time.monotonic()):
+                    break
+                if attempt == ATTEMPTS - 1:
                     raise
+                pause = pause_after(attempt, error)
             self._notify(f"trying again in {pause:.0f} s")
             time.sleep(pause)
+        self._submissions.append(time.monotonic())
+        if self._service.remembers:
+            self._books.sent(tag)
 
-    def _look_up(self, tag: str, since: float) -> str | None:
-        """The id of the job with a tag; None once it is certain that there is none."""
-        while True:
-            late = time.time() - since >= SETTLE_SECONDS
-            found = self._patiently(lambda: self._service.find(tag))
-            if found:
-                # The client itself repeats a POST that failed with 5xx: one is enough.
-                for surplus in found[1:]:
-                    self._service.cancel(surplus)
-                return found[0]
-            if late:
-                return None
-            time.sleep(1.0)
-
-    def _result(self, tag: str) -> dict[str, np.ndarray]:
-        entry = next(e for e in self._ledger.entries() if e.tag == tag)
+    def _result(self, tag: str, shapes: Sequence[Shape]) -> dict[str, np.ndarray]:
+        entry = self._request(tag)
         if entry.state != "done":
-            assert entry.job_id is not None
-            self._wait(entry)
-            self._collect(tag, entry.job_id)
-        return self._ledger.result(tag)
+            status = self._ended(entry)
+            problem = self._concluded(self._request(tag), status)
+            if problem is not None:
+                raise problem
+        result = self._ledger.result(tag)
+        misfit = _misfit(result, shapes)
+        if misfit is not None:  # from a version that did not look
+            self._ledger.failed(tag, qpu_seconds=entry.qpu_seconds)
+            raise ResultLostError(f"result of job {entry.job_id}: {misfit}; {_AGAIN}")
+        return result
 
-    def _wait(self, entry: Entry) -> None:
-        assert entry.job_id is not None
-        job_id, started, poll = entry.job_id, time.time(), _FIRST_POLL
+    def _ended(self, entry: Entry) -> Status:
+        """Wait until a job has ended; returns how."""
+        started, poll = time.monotonic(), _FIRST_POLL
         allowed = self._limits.max_wait_seconds
-        while (state := self._patiently(lambda: self._service.status(job_id)).state) in (
-            "queued",
-            "running",
-        ):
-            self._notify(f"{entry.place}: {state}")
-            if state == "queued" and allowed is not None and time.time() - started > allowed:
+        while (status := self._status(self._request(entry.tag))).state in _PENDING:
+            self._notify(f"{entry.place}: {status.state}")
+            waited = time.monotonic() - started
+            if status.state == "queued" and allowed is not None and waited > allowed:
                 raise QueueError(
-                    f"job {job_id}: still in the queue after {allowed:g} s "
+                    f"job {entry.job_id}: still in the queue after {allowed:g} s "
                     "(limits.max_wait_seconds); it stays there; go on later: qhdm jobs resume"
                 )
+            if self._service.remembers:
+                self._books.look_again()
             time.sleep(poll)
             poll = min(1.5 * poll, _LONGEST_POLL)
+        return status
 
-    def _collect(self, tag: str, job_id: str) -> None:
-        """Write down how a job that has ended ended."""
-        status = self._patiently(lambda: self._service.status(job_id))
+    def _status(self, entry: Entry) -> Status:
+        """How the job of a request stands."""
+        try:
+            return self._patience.insist(partial(self._service.status, _job_of(entry)))
+        except ResultLostError:
+            return Status("lost")
+
+    def _concluded(self, entry: Entry, status: Status) -> HardwareError | None:
+        """Write down how a job ended; returns what there is to say of one without a result."""
+        job_id = _job_of(entry)
         if status.state in _REMEDIES:
             kind, words = _REMEDIES[status.state]
-            self._ledger.failed(tag, qpu_seconds=self._usage(job_id))
             reason = f" ({status.reason[:200]})" if status.reason else ""
-            raise kind(f"job {job_id}: {words}{reason}; to send it again: qhdm jobs resume")
-        inputs = self._ledger.inputs(tag)
-        try:
-            bits = self._patiently(lambda: self._service.outcomes(job_id))
-            if [len(b) for b in bits] != [len(inputs[str(i)]) for i in range(len(inputs))]:
-                raise ResultLostError(f"result of job {job_id}: is not what was asked for")
-        except ResultLostError as error:
-            self._ledger.failed(tag, qpu_seconds=self._usage(job_id))
-            raise ResultLostError(f"{error}; to send the job again: qhdm jobs resume") from None
+            problem: HardwareError = kind(f"job {job_id}: {words}{reason}; {_AGAIN}")
+        else:
+            try:
+                result = self._patience.insist(partial(self._outcomes, entry))
+            except ResultLostError as error:
+                problem = ResultLostError(f"{error}; {_AGAIN}")
+            else:
+                self._ledger.done(entry.tag, result)
+                self._books.ask_usage(job_id)
+                return None
+        self._ledger.failed(entry.tag, qpu_seconds=None)
+        self._books.ask_usage(job_id)
+        return problem
+
+    def _outcomes(self, entry: Entry) -> dict[str, np.ndarray]:
+        """How often each clbit was 1, and the shots, of a result that is what was asked for."""
+        bits = self._service.outcomes(_job_of(entry))
         ones = {str(i): b.sum(axis=1) for i, b in enumerate(bits)}
         shots = {f"shots {i}": np.array(b.shape[1]) for i, b in enumerate(bits)}
-        self._ledger.done(tag, {**ones, **shots}, qpu_seconds=self._usage(job_id))
+        result = {**ones, **shots}
+        misfit = None if entry.shapes is None else _misfit(result, entry.shapes)
+        if misfit is not None:
+            raise ResultLostError(f"result of job {entry.job_id}: {misfit}")
+        return result
 
-    def _usage(self, job_id: str) -> float | None:
-        try:
-            return self._patiently(lambda: self._service.qpu_seconds(job_id))
-        except ResultLostError:
-            return None
-
-    def _patiently(self, call: Callable[[], T]) -> T:
-        """Call again when the connection breaks or the service falters."""
-        for attempt in range(_ATTEMPTS - 1):
-            try:
-                return call()
-            except (NetworkError, ServiceError, RateLimitError) as error:
-                pause = min(_FIRST_WAIT * 2**attempt, _LONGEST_WAIT)
-                asked = getattr(error, "retry_after", None)
-                self._notify("waiting for the service")
-                time.sleep(pause if asked is None else asked)
-        return call()
+    def _request(self, tag: str) -> Entry:
+        entry = self._ledger.request(tag)
+        assert entry is not None
+        return entry
 
     def _wait_for_turn(self) -> None:
         """Keep to the jobs that the service takes in a minute."""
         if not self._service.remembers:
             return
-        recent = self._ledger.submissions_since(time.time() - 60)
-        if len(recent) >= self._limits.jobs_per_minute:
-            pause = recent[-self._limits.jobs_per_minute] + 60 - time.time()
-            self._notify(f"{self._limits.jobs_per_minute} jobs a minute: {pause:.0f} s")
-            time.sleep(max(0.0, pause))
+        now, most = time.monotonic(), self._limits.jobs_per_minute
+        self._submissions = [moment for moment in self._submissions if now - moment < _MINUTE]
+        if len(self._submissions) >= most:
+            pause = self._submissions[-most] + _MINUTE - now
+            self._notify(f"{most} jobs a minute: {pause:.0f} s")
+            time.sleep(pause)
+
+    def _used(self, *, without: str = "") -> float:
+        """QPU seconds: reported, or expected as long as they are not."""
+        return self._ledger.qpu_seconds() + self._ledger.unreported_seconds(without=without)
+
+    def _ask_usage(self) -> None:
+        """Ask for what ended jobs have used and the service did not report before."""
+        for entry in self._ledger.entries():
+            if entry.state in ("done", "failed") and entry.qpu_seconds is None and entry.job_id:
+                self._books.ask_usage(entry.job_id)
 
     def _check_budget(self, batch: Batch) -> None:
-        entries = self._ledger.entries()
-        if len(entries) >= self._limits.max_jobs:
+        most = self._limits.max_jobs
+        if len(self._ledger.entries()) + len(self._ledger.surplus()) >= most:
             raise BudgetError(
-                f"limits.max_jobs: {self._limits.max_jobs} jobs are sent; to go on: qhdm jobs "
+                f"limits.max_jobs: {most} jobs are sent; to go on: qhdm jobs "
                 "resume --set limits.max_jobs=..."
             )
-        used, limit = self._ledger.qpu_seconds(), self._limits.max_qpu_seconds
-        if used + batch.seconds > limit:
+        limit = self._limits.max_qpu_seconds
+        if self._used() + batch.seconds > limit and self._service.remembers:
+            self._ask_usage()
+        if self._used() + batch.seconds > limit:
+            unreported = self._ledger.unreported_seconds()
+            more = f", {unreported:.1f} s are expected of jobs not reported yet" * (unreported > 0)
             raise BudgetError(
-                f"limits.max_qpu_seconds: {used:.1f} s are used and the next job is expected to "
-                f"take {batch.seconds:.1f} s, beyond {limit:g} s; to go on: qhdm jobs resume "
-                "--set limits.max_qpu_seconds=..."
+                f"limits.max_qpu_seconds: {self._ledger.qpu_seconds():.1f} s are used{more}, and "
+                f"the next job is expected to take {batch.seconds:.1f} s, beyond {limit:g} s; to "
+                "go on: qhdm jobs resume --set limits.max_qpu_seconds=..."
             )
 
     def _check_inputs(self, entry: Entry, batch: Batch) -> None:
@@ -309,3 +375,32 @@ class Submitter:
                 f"{self._ledger.path}: request {entry.tag} had other inputs; the run or the "
                 "package has changed since: submit a new job"
             )
+
+
+def _job_of(entry: Entry) -> str:
+    assert entry.job_id is not None
+    return entry.job_id
+
+
+def _misfit(result: Mapping[str, np.ndarray], shapes: Sequence[Shape]) -> str | None:
+    """What is wrong with the shape of a result, or None."""
+    if len(result) != 2 * len(shapes):
+        return f"has {len(result) // 2} circuits of {len(shapes)}"
+    for i, (rows, shots, bits) in enumerate(shapes):
+        found = (*result[str(i)].shape, int(result[f"shots {i}"]))
+        if found != (rows, bits, shots):
+            return (
+                f"circuit {i} has {found[0]} rows of {found[-1]} shots and {found[1]} bits, not "
+                f"{rows} of {shots} and {bits}"
+            )
+    return None
+
+
+def _moments(ledger: Ledger) -> list[float]:
+    """When the requests of the last minute were submitted, on the monotonic clock.
+
+    Other processes wrote them by the calendar. What lies in the future there is now: the clock was
+    set back.
+    """
+    now, here = time.time(), time.monotonic()
+    return [here - max(0.0, now - moment) for moment in ledger.submissions_since(now - _MINUTE)]

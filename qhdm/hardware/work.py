@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from qhdm.errors import BudgetError, Interrupted, SessionExpiredError
+from qhdm.errors import (
+    BudgetError,
+    HardwareError,
+    InstanceError,
+    Interrupted,
+    SessionExpiredError,
+)
 from qhdm.hardware.estimate import Estimate
-from qhdm.hardware.folder import JobFolder
+from qhdm.hardware.folder import JobFolder, open_session
 from qhdm.hardware.isa import IsaCache
 from qhdm.hardware.ledger import Ledger
 from qhdm.hardware.report import write_images, write_report
@@ -65,41 +73,52 @@ def work(
     """Go on with a job until its images are there; returns the report.
 
     Raises:
-        HardwareError: a job gave no result, or a limit is reached; what is known stays known.
+        HardwareError: a job gave no result, a limit is reached, or a file cannot be written; what
+            is known stays known.
         Interrupted: the user stopped it.
     """
-    with folder.locked(), _opened(folder) as ledger:
-        _open_session(ledger, service)
-        ledger.record("state", "running")
+    with folder.locked(), _opened(folder, service) as ledger:
+        # Limits may have changed. Not before the lock: another process would lose its own.
+        folder.write_spec(task.spec)
         try:
-            images = task.sample(
-                ledger,
-                service,
-                cache,
-                name=ledger.fact("tag"),
-                progress=progress,
-            )
+            with _session(folder, ledger, service):
+                ledger.record("state", "running")
+                images = task.sample(
+                    ledger,
+                    service,
+                    cache,
+                    name=ledger.fact("tag"),
+                    progress=progress,
+                )
+            write_images(task, images, task.exact_images(), folder.path)
+            # Not before the session is closed, which would be paid for meanwhile.
+            if service.remembers and not ledger.fact("settled"):
+                seconds = task.spec.limits.settle_seconds
+                print(f"images are written; {seconds:g} s for a last look for surplus jobs")
+            _submitter(folder, ledger, service).finish()
+            report = write_report(task, ledger, folder.path)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"interrupted; nothing is lost; to go on: qhdm jobs resume {folder.name}"
             ) from None
-        if isinstance(service, RuntimeService):
-            service.close()
-        write_images(task, images, task.exact_images(), folder.path)
-        report = write_report(task, ledger, folder.path)
+        except OSError as error:
+            raise HardwareError(
+                f"{error.filename or folder.path}: {error.strerror or error}; nothing is lost: "
+                f"make room, or mend what it is, then: qhdm jobs resume {folder.name}"
+            ) from None
         ledger.record("state", "done")
         return report
 
 
 def fetch(folder: JobFolder, service: Service) -> tuple[int, int]:
     """Fetch results without sending anything; returns how many, and how many are pending."""
-    with folder.locked(), _opened(folder) as ledger:
+    with folder.locked(), _opened(folder, service) as ledger:
         return _submitter(folder, ledger, service).fetch()
 
 
 def relayout(folder: JobFolder, service: Service) -> None:
     """Lay circuits out anew, by the present calibration, for what the service does not have yet."""
-    with folder.locked(), _opened(folder) as ledger:
+    with folder.locked(), _opened(folder, service) as ledger:
         _submitter(folder, ledger, service).drop_unsent()
         live = [(e.step, e.stage) for e in ledger.entries() if e.state != "failed"]
         step, stage = max(live, default=(0, -1))
@@ -107,37 +126,63 @@ def relayout(folder: JobFolder, service: Service) -> None:
         ledger.record("relaid", [*(ledger.fact("relaid") or []), (step, stage + 1)])
 
 
-def cancel(folder: JobFolder, service: Service) -> int:
-    """Cancel what is pending, and close the session; returns how many jobs.
+def cancel(folder: JobFolder, service: Service) -> tuple[int, int]:
+    """Cancel what is pending, and close the session.
 
     A job that is done stays so.
+
+    Returns:
+        How many jobs were cancelled, and how many had a result by then, which is kept.
     """
-    with folder.locked(), _opened(folder) as ledger:
+    with folder.locked(), _opened(folder, service) as ledger:
         if ledger.fact("state") == "done":
-            return 0
-        count = _submitter(folder, ledger, service).cancel()
-        if isinstance(service, RuntimeService) and ledger.fact("session"):
-            service.session = ledger.fact("session")
-            try:
-                service.open()
-                service.close()
-            except SessionExpiredError:
-                pass  # which is what was wanted
-            ledger.record("session", None)
+            return 0, 0
+        try:
+            found = _submitter(folder, ledger, service).cancel()
+        finally:
+            if isinstance(service, RuntimeService):
+                service.session = ledger.fact("session")
+                _close_session(folder, ledger, service)
         ledger.record("state", "cancelled")
-        return count
+        return found
 
 
-def _open_session(ledger: Ledger, service: Service) -> None:
+@contextmanager
+def _session(folder: JobFolder, ledger: Ledger, service: Service) -> Iterator[None]:
+    """Open the session or batch that the job asks for, if any, and close it whatever happens."""
     if not isinstance(service, RuntimeService):
+        yield
         return
     service.session = ledger.fact("session")
     try:
-        service.open()
+        lasts = service.open()
     except SessionExpiredError:
         service.session = None
-        service.open()
-    ledger.record("session", service.session)
+        lasts = service.open()
+    try:
+        if service.session != ledger.fact("session"):
+            ledger.record("session_until", None if lasts is None else time.time() + lasts)
+            ledger.record("session", service.session)
+        yield
+    finally:
+        _close_session(folder, ledger, service)
+
+
+def _close_session(folder: JobFolder, ledger: Ledger, service: RuntimeService) -> None:
+    """Close the session or batch; jobs that are in it run to their end."""
+    if service.session is None:
+        return
+    try:
+        service.close()
+    except SessionExpiredError:
+        pass  # which is what was wanted
+    except HardwareError as error:
+        print(
+            f"qhdm: {error}; {open_session(ledger)}: qhdm jobs cancel {folder.name}",
+            file=sys.stderr,
+        )
+        return
+    ledger.record("session", None)
 
 
 def _submitter(folder: JobFolder, ledger: Ledger, service: Service) -> Submitter:
@@ -148,9 +193,20 @@ def _submitter(folder: JobFolder, ledger: Ledger, service: Service) -> Submitter
 
 
 @contextmanager
-def _opened(folder: JobFolder) -> Iterator[Ledger]:
+def _opened(folder: JobFolder, service: Service) -> Iterator[Ledger]:
+    """The ledger of a job, whose jobs are of the instance that the service is asked for."""
     ledger = folder.ledger()
     try:
+        if isinstance(service, RuntimeService):
+            known = ledger.fact("instance")
+            if known is None:
+                ledger.record("instance", service.instance)
+            elif known != service.instance:
+                # There the jobs would seem to be lost, and would be sent again.
+                raise InstanceError(
+                    f"{folder.name}: its jobs are of another instance: set QISKIT_IBM_INSTANCE to "
+                    f"{known}"
+                )
         yield ledger
     finally:
         ledger.close()

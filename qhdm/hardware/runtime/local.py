@@ -12,7 +12,14 @@ from qiskit.circuit import QuantumCircuit
 
 from qhdm.hardware.local import LocalDevice
 from qhdm.hardware.runtime.device import snapshot
-from qhdm.hardware.runtime.request import Request, Status, bits_of, options_of, pubs_of
+from qhdm.hardware.runtime.request import (
+    Request,
+    Status,
+    bits_of,
+    options_of,
+    pubs_of,
+    shots_taken,
+)
 from qhdm.hardware.spec import IDEAL, JobSpec
 from qhdm.quantum.devices.calibration import named_devices
 
@@ -38,7 +45,7 @@ class LocalService:
         self._backend = None if ideal else named_devices()[spec.backend]()
         self._simulator = LocalDevice(self.device.target, noisy=not ideal)
         self._spec = spec
-        self._found: dict[str, list[np.ndarray]] = {}
+        self._found: dict[str, tuple[Request, list[np.ndarray]]] = {}
 
     def submit(self, request: Request) -> str:
         from qiskit_ibm_runtime.decoders.executor_sampler.decoder import (
@@ -50,17 +57,23 @@ class LocalService:
         program, _ = prepare(pubs_of(request), options, request.shots, backend=self._backend)
         result = execute(program, self._simulator)
         decoded = ClientSideSamplerResultDecoder.decode(result)
-        self._found[request.tags[0]] = [bits_of(pub) for pub in decoded]
+        self._found[request.tags[0]] = request, [bits_of(pub) for pub in decoded]
         return request.tags[0]
 
-    def find(self, tag: str) -> list[str]:
-        return [tag] if tag in self._found else []
+    def find(self, tag: str) -> dict[str, tuple[str, ...]]:
+        return {i: r.tags for i, (r, _) in self._found.items() if tag in r.tags}
 
     def status(self, job_id: str) -> Status:
         return Status("done")
 
     def outcomes(self, job_id: str) -> list[np.ndarray]:
-        return self._found.pop(job_id)
+        return self._found.pop(job_id)[1]
+
+    def inputs(self, job_id: str) -> list[np.ndarray]:
+        return [values for _, values in self._found[job_id][0].pubs]
+
+    def shots_taken(self, shots: int) -> int:
+        return shots_taken(self._spec, shots)
 
     def qpu_seconds(self, job_id: str) -> float | None:
         return 0.0

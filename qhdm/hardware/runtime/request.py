@@ -15,8 +15,9 @@ from qhdm.hardware.spec import JobSpec, randomizations
 
 if TYPE_CHECKING:
     from qiskit_ibm_runtime.options_models import SamplerOptions
+    from qiskit_ibm_runtime.quantum_program import QuantumProgram
 
-State = Literal["queued", "running", "done", "failed", "cancelled", "too long"]
+State = Literal["queued", "running", "done", "failed", "cancelled", "too long", "lost"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +39,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Status:
-    """How a job stands; `reason` is of one that gives no result."""
+    """How a job stands; `reason` is of one that gives no result.
+
+    `lost` is what nobody has any more.
+    """
 
     state: State
     reason: str = ""
@@ -58,17 +62,35 @@ class Service(Protocol):
     def submit(self, request: Request) -> str:
         """Send a job; returns its id."""
 
-    def find(self, tag: str) -> list[str]:
-        """Ids of the jobs with a tag, oldest first."""
+    def find(self, tag: str) -> dict[str, tuple[str, ...]]:
+        """Ids of the jobs with a tag, oldest first, and all their tags."""
 
     def status(self, job_id: str) -> Status:
-        """How a job stands."""
+        """How a job stands.
+
+        Raises:
+            ResultLostError: the service does not have it, or does not say so yet.
+        """
 
     def outcomes(self, job_id: str) -> list[np.ndarray]:
-        """For each PUB of a job that is done, the outcomes, bool (R, shots, clbits)."""
+        """For each PUB of a job that is done, the outcomes, bool (R, shots, clbits).
+
+        Raises:
+            ResultLostError: it has none, or none that can be read.
+        """
+
+    def inputs(self, job_id: str) -> list[np.ndarray]:
+        """For each PUB of a job, the parameter values (R, parameters) that it was sent with.
+
+        Raises:
+            HardwareError: the service does not tell.
+        """
+
+    def shots_taken(self, shots: int) -> int:
+        """How many shots are taken of each row where so many are asked for."""
 
     def qpu_seconds(self, job_id: str) -> float | None:
-        """What a job has used, as far as it is known."""
+        """What a job has used; None if that is not known, or not yet."""
 
     def cancel(self, job_id: str) -> None:
         """Cancel a job; one that has ended stays as it is."""
@@ -92,6 +114,45 @@ def pubs_of(request: Request) -> list[Any]:
     return [
         (circuit, values) if circuit.num_parameters else (circuit,)
         for circuit, values in request.pubs
+    ]
+
+
+def shots_taken(spec: JobSpec, shots: int) -> int:
+    """How many shots the client makes of so many: with twirling, equal parts for each circuit."""
+    from qiskit_ibm_runtime.executor.calculate_twirling_shots import calculate_twirling_shots
+
+    twirling = options_of(spec, Request([], shots, (), 1)).twirling
+    if not (twirling.enable_gates or twirling.enable_measure):
+        return shots
+    circuits, each = calculate_twirling_shots(
+        shots, twirling.num_randomizations, twirling.shots_per_randomization
+    )
+    return int(circuits * each)
+
+
+def values_of(program: QuantumProgram) -> list[np.ndarray]:
+    """Parameter values (R, parameters) of each PUB of what was sent."""
+    from qiskit_ibm_runtime.quantum_program import SamplexItem
+
+    found = []
+    for item in program.items:
+        if isinstance(item, SamplexItem):
+            values = item.samplex_arguments.get("parameter_values")
+        else:
+            values = item.circuit_arguments
+        array = np.empty((1, 0)) if values is None else np.asarray(values)
+        found.append(array if array.size else np.empty((1, 0)))
+    return found
+
+
+def outcomes_of(raw: str) -> list[np.ndarray]:
+    """For each PUB of a result as the service gives it, the outcomes, bool (R, shots, clbits)."""
+    from qiskit_ibm_runtime.decoders.executor.decoder import ExecutorResultDecoder
+    from qiskit_ibm_runtime.decoders.executor_sampler.decoder import ClientSideSamplerResultDecoder
+
+    return [
+        bits_of(pub)
+        for pub in ClientSideSamplerResultDecoder.decode(ExecutorResultDecoder.decode(raw))
     ]
 
 
