@@ -28,6 +28,7 @@ from qhdm.models.build import build_filters
 NOT_RUN = {
     r"make ": "installs qhdm, or runs these tests",
     r"pip install ": "needs a network",
+    r"pip wheel ": "builds a wheel (tests/test_shipped.py)",
     r"qhdm data download ": "needs a network (tests/test_download.py)",
     r"qhdm submit jobs/fez.yaml$": "needs an account (tests/test_hardware_service.py)",
     r"ray start ": "starts a cluster",
