@@ -7,71 +7,26 @@ what the client executes is what the dry run says.
 from __future__ import annotations
 
 import json
-import logging
 import math
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from hardware_jobs import JOBS, Submit
 from qiskit import qpy
 from qiskit.circuit import QuantumCircuit
 from qiskit_ibm_runtime.fake_provider import FakeHanoiV2
 from qiskit_ibm_runtime.quantum_program.params_converters import QUANTUM_PROGRAM_PARAMS_CONVERTERS
-from runtime_server import BACKEND, Job, RuntimeServer, environment, refuse_unless_loopback
+from runtime_server import Job, RuntimeServer
 
 from qhdm import errors
 from qhdm.cli import main
-from qhdm.hardware import submission
 from qhdm.hardware.folder import JobFolder
 from qhdm.hardware.runtime import Request
 from qhdm.hardware.runtime.request import options_of
 from qhdm.hardware.spec import JobSpec
-
-SPEC = {
-    "backend": BACKEND, "classes": ["Forest"], "steps": 2, "hardware_steps": 1,
-    "places": ["encoder"], "shots": 64, "packing": 1, "limits": {"jobs_per_minute": 100_000},
-}  # fmt: skip
-JOBS = 2
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[RuntimeServer]:
-    server = RuntimeServer()
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-    for name, value in environment(server.port).items():
-        monkeypatch.setenv(name, value)
-    refuse_unless_loopback(os.environ)
-    monkeypatch.setattr(submission, "_FIRST_WAIT", 0.02)
-    monkeypatch.setattr(submission, "SETTLE_SECONDS", 0.2)
-    factory = logging.getLogRecordFactory()
-    yield server
-    logging.setLogRecordFactory(factory)
-    server.shutdown()
-    server.server_close()
-
-
-Submit = Callable[..., JobFolder]
-
-
-@pytest.fixture
-def submit(server: RuntimeServer, tiny_run: Path, tmp_path: Path) -> Submit:
-    path = tmp_path / "job.yaml"
-    path.write_text(yaml.safe_dump({"run": str(tiny_run), **SPEC}))
-
-    def run(*settings: str, code: int = 0) -> JobFolder:
-        known = set(JobFolder.all(tiny_run))
-        sets = [part for setting in settings for part in ("--set", setting)]
-        assert main(["submit", str(path), "--yes", *sets]) == code
-        (folder,) = set(JobFolder.all(tiny_run)) - known
-        return folder
-
-    return run
 
 
 def uses(circuit: QuantumCircuit) -> set[tuple[str, tuple[int, ...]]]:
