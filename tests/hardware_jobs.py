@@ -17,12 +17,13 @@ from qiskit.circuit import ClassicalRegister, ParameterVector, QuantumCircuit
 from runtime_server import BACKEND, TOKEN
 
 from qhdm.cli import main
+from qhdm.hardware.batch import Batch
 from qhdm.hardware.folder import JobFolder
 from qhdm.hardware.isa import REGISTER
 from qhdm.hardware.ledger import Entry, Ledger
 from qhdm.hardware.runtime import RuntimeService
 from qhdm.hardware.spec import JobSpec
-from qhdm.hardware.submission import Batch, Submitter
+from qhdm.hardware.submission import Submitter
 
 SPEC: dict[str, Any] = {
     "backend": BACKEND,
@@ -97,7 +98,7 @@ class Chain:
         spec = self.spec
         with opened(self.folder) as ledger:
             yield Submitter(
-                ledger, self.service(), name=ledger.fact("tag"), shots=spec.shots,
+                ledger, self.service(), name=ledger.fact("tag"), shots=spec.executed_shots,
                 limits=spec.limits, tell=self.told.append,
             )  # fmt: skip
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hardware_jobs import JOBS, Submit
+from hardware_jobs import JOBS, Submit, images
 from qiskit import qpy
 from qiskit.circuit import QuantumCircuit
 from qiskit_ibm_runtime.fake_provider import FakeHanoiV2
@@ -263,3 +263,26 @@ def test_small_changes_of_a_calibration_are_no_reason_to_stop(
     recalibrate(server, tmp_path / "new", change)
     assert main(["jobs", "resume", str(folder.path)]) == 0
     assert len(server.jobs) == JOBS + 1
+
+
+@pytest.mark.parametrize("again", [[], ["--relayout"]])
+def test_jobs_that_an_older_ledger_lacks_stay_where_they_are(
+    again: list[str], server: RuntimeServer, submit: Submit, tmp_path: Path, tiny_run: Path
+) -> None:
+    """The service has them: no calibration keeps them back, and no new layout is for them."""
+    copies: dict[Path, bytes] = {}
+    original = server.make_job
+
+    def copying(payload: dict[str, Any]) -> Job:
+        for path in tiny_run.glob("jobs/*/ledger.sqlite"):
+            copies.setdefault(path, path.read_bytes())
+        return original(payload)
+
+    server.make_job = copying
+    folder = submit()
+    ledger, whole = folder.path / "ledger.sqlite", images(folder)
+    ledger.write_bytes(copies[ledger])
+    recalibrate(server, tmp_path / "new", losing(min(kept_couplings(folder)), "broken"))
+    assert main(["jobs", "resume", str(folder.path), *again]) == 0
+    assert len(server.jobs) == JOBS
+    assert images(folder) == whole

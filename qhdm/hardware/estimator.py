@@ -22,11 +22,12 @@ from qiskit.primitives.containers.estimator_pub import EstimatorPub
 from torch import Tensor
 
 from qhdm.errors import HardwareError
+from qhdm.hardware.batch import Batch
 from qhdm.hardware.estimate import JOB_OVERHEAD, MAX_BYTES, MAX_EXECUTIONS
 from qhdm.hardware.isa import IsaCache, IsaCircuit
 from qhdm.hardware.ledger import Ledger
 from qhdm.hardware.runtime import Device
-from qhdm.hardware.submission import Batch, Submitter
+from qhdm.hardware.submission import Submitter
 from qhdm.quantum.aer.engine import parameter_sets
 from qhdm.quantum.exact import engine as exact
 from qhdm.quantum.filter import Filter

@@ -152,6 +152,10 @@ class Reconciler:
             self.ask_usage(ids[0])
         return False
 
+    def strange_positions(self) -> set[Position]:
+        """Places in the chain of the jobs that the ledger does not know."""
+        return {self._position(tag) for tag in self._strangers}
+
     def drop_strangers(self) -> None:
         """Cancel the jobs that the ledger does not know and that nobody needs."""
         for tag, ids in self._strangers.items():

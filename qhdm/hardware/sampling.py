@@ -24,6 +24,7 @@ from qhdm.diffusion.generate import chain
 from qhdm.diffusion.pixels import to_uint8
 from qhdm.diffusion.samplers import State, timesteps_of
 from qhdm.errors import BudgetError, ConfigError, SamplingError
+from qhdm.hardware.batch import Batch
 from qhdm.hardware.estimate import Estimate, StageCost
 from qhdm.hardware.estimator import (
     Group,
@@ -35,9 +36,10 @@ from qhdm.hardware.estimator import (
 )
 from qhdm.hardware.isa import IsaCache, IsaCircuit
 from qhdm.hardware.ledger import Ledger
+from qhdm.hardware.reconcile import Position
 from qhdm.hardware.runtime import Device, Service
 from qhdm.hardware.spec import JobSpec
-from qhdm.hardware.submission import Batch, Submitter
+from qhdm.hardware.submission import Submitter
 from qhdm.models import UNet, frozen
 from qhdm.quantum.aer.engine import parameter_sets
 from qhdm.quantum.connector import FilterConnector
@@ -46,8 +48,6 @@ from qhdm.quantum.filter import Filter
 from qhdm.quantum.options import Exact
 from qhdm.run import Run
 
-#: States of requests that the service has.
-_SENT = ("submitted", "done")
 #: So many gates that are broken are named.
 _NAMED = 5
 
@@ -143,8 +143,13 @@ class Task:
             seconds=sum(batch.seconds for batch in batches),
         )
 
-    def check_layouts(self, ledger: Ledger, cache: IsaCache) -> None:
+    def check_layouts(self, ledger: Ledger, cache: IsaCache, sent: set[Position]) -> None:
         """Rate the circuits of what is not sent yet by the device's present calibration.
+
+        Args:
+            ledger: of this job.
+            cache: of ISA circuits.
+            sent: places in the chain whose request the service has, or has answered.
 
         Raises:
             BudgetError: a gate or readout of theirs is broken by now, or they are expected to err
@@ -155,7 +160,7 @@ class Task:
             return
         broken: set[str] = set()
         growth = 1.0
-        for isa in self._to_send(ledger, cache):
+        for isa in self._to_send(ledger, cache, sent):
             rating = cache.rate(isa)
             broken |= set(rating.broken)
             pairs = zip(rating.costs, isa.cost, strict=True)
@@ -172,9 +177,8 @@ class Task:
             "not sent yet, or with --set limits.max_error_growth=null, which sends it as it is"
         )
 
-    def _to_send(self, ledger: Ledger, cache: IsaCache) -> list[IsaCircuit]:
+    def _to_send(self, ledger: Ledger, cache: IsaCache, sent: set[Position]) -> list[IsaCircuit]:
         """The circuits of all requests that the service does not have, as far as is known."""
-        sent = {(e.step, e.stage, e.part) for e in ledger.entries() if e.state in _SENT}
         relaid, state = ledger.fact("relaid") or (), ledger.last_state()
         first = max(self.first_hardware_step, 0 if state is None else state[0])
         last = int(self.settings.steps) - 1
@@ -218,7 +222,6 @@ class Task:
             HardwareError: a job gave no result, a limit is reached, or what is still to be sent
                 would stand on qubits that are worse now; what is known stays known.
         """
-        self.check_layouts(ledger, cache)
         stages = len(self.stages())
         with console.bar(
             total=self.first_hardware_step + self.hardware_steps * stages,
@@ -236,6 +239,7 @@ class Task:
                 tell=lambda text: bar.write(f"qhdm: {text}", file=sys.stderr),
             )
             submitter.start()
+            self.check_layouts(ledger, cache, submitter.known())
             estimator = HardwareEstimator(
                 submitter,
                 cache,

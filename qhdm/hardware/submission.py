@@ -8,7 +8,6 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -26,9 +25,10 @@ from qhdm.errors import (
     ResultLostError,
     ServiceError,
 )
+from qhdm.hardware.batch import Batch, misfit_of
 from qhdm.hardware.ledger import Entry, Ledger, Shape
 from qhdm.hardware.patience import ATTEMPTS, Patience, pause_after
-from qhdm.hardware.reconcile import Reconciler
+from qhdm.hardware.reconcile import Position, Reconciler
 from qhdm.hardware.runtime import Request, Service, Status
 from qhdm.hardware.spec import LimitsConfig
 
@@ -49,29 +49,6 @@ _PENDING = ("queued", "running")
 _AGAIN = "to send it again: qhdm jobs resume"
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Circuits of one filter place, to be executed as one job.
-
-    Attributes:
-        circuits: ISA circuits, each with parameter values (R, parameters).
-        owners: for each, the number of the circuit that its rows are a piece of.
-        seconds: expected on the QPU.
-    """
-
-    circuits: Sequence[tuple[QuantumCircuit, np.ndarray]]
-    owners: tuple[int, ...]
-    seconds: float
-
-    def inputs(self) -> dict[str, np.ndarray]:
-        """Parameter values by the number of their circuit."""
-        return {str(i): values for i, (_, values) in enumerate(self.circuits)}
-
-    def shapes(self, shots: int) -> list[Shape]:
-        """Rows, shots and bits of the outcomes of each circuit, with so many shots of each row."""
-        return [(len(values), shots, circuit.num_clbits) for circuit, values in self.circuits]
-
-
 class Submitter:
     """Executes batches, each once, whatever happens in between.
 
@@ -79,7 +56,7 @@ class Submitter:
         ledger: what was asked for and got so far.
         service: where jobs are executed.
         name: a tag of all its jobs.
-        shots: of each row.
+        shots: of each row, as they are executed.
         limits: of all jobs together.
         notify: told what is being waited for.
         tell: told what the user should know, a line each time.
@@ -117,7 +94,7 @@ class Submitter:
         """
         tags = [self._sent((step, stage, part), place, batch) for part, batch in enumerate(batches)]
         return [
-            self._result(tag, batch.shapes(self._service.shots_taken(self._shots)))
+            self._result(tag, batch.shapes(self._shots))
             for tag, batch in zip(tags, batches, strict=True)
         ]
 
@@ -173,6 +150,11 @@ class Submitter:
                 cancelled += 1
         return cancelled, collected
 
+    def known(self) -> set[Position]:
+        """Places in the chain whose request the service has, or has answered."""
+        sent = [*self._ledger.entries("submitted"), *self._ledger.entries("done")]
+        return {(e.step, e.stage, e.part) for e in sent} | self._books.strange_positions()
+
     def drop_unsent(self) -> None:
         """Give requests up that the service does not have, so that they are made anew."""
         self._unfinished()
@@ -188,9 +170,9 @@ class Submitter:
             self._books.found(entry.tag)
         return self._ledger.entries("submitted")
 
-    def _sent(self, position: tuple[int, int, int], place: str, batch: Batch) -> str:
+    def _sent(self, position: Position, place: str, batch: Batch) -> str:
         """The tag of a request that the service has, or that is done."""
-        shapes = batch.shapes(self._service.shots_taken(self._shots))
+        shapes = batch.shapes(self._shots)
         entry = self._ledger.find(*position)
         if entry is None and self._books.adopt(position, place, shapes, batch.seconds):
             # The ledger did not know of it, but the service.
@@ -255,7 +237,7 @@ class Submitter:
             if problem is not None:
                 raise problem
         result = self._ledger.result(tag)
-        misfit = _misfit(result, shapes)
+        misfit = misfit_of(result, shapes, more=entry.shapes is None)
         if misfit is not None:  # from a version that did not look
             self._ledger.failed(tag, qpu_seconds=entry.qpu_seconds)
             raise ResultLostError(f"result of job {entry.job_id}: {misfit}; {_AGAIN}")
@@ -312,7 +294,7 @@ class Submitter:
         ones = {str(i): b.sum(axis=1) for i, b in enumerate(bits)}
         shots = {f"shots {i}": np.array(b.shape[1]) for i, b in enumerate(bits)}
         result = {**ones, **shots}
-        misfit = None if entry.shapes is None else _misfit(result, entry.shapes)
+        misfit = None if entry.shapes is None else misfit_of(result, entry.shapes)
         if misfit is not None:
             raise ResultLostError(f"result of job {entry.job_id}: {misfit}")
         return result
@@ -380,20 +362,6 @@ class Submitter:
 def _job_of(entry: Entry) -> str:
     assert entry.job_id is not None
     return entry.job_id
-
-
-def _misfit(result: Mapping[str, np.ndarray], shapes: Sequence[Shape]) -> str | None:
-    """What is wrong with the shape of a result, or None."""
-    if len(result) != 2 * len(shapes):
-        return f"has {len(result) // 2} circuits of {len(shapes)}"
-    for i, (rows, shots, bits) in enumerate(shapes):
-        found = (*result[str(i)].shape, int(result[f"shots {i}"]))
-        if found != (rows, bits, shots):
-            return (
-                f"circuit {i} has {found[0]} rows of {found[-1]} shots and {found[1]} bits, not "
-                f"{rows} of {shots} and {bits}"
-            )
-    return None
 
 
 def _moments(ledger: Ledger) -> list[float]:

@@ -119,9 +119,9 @@ def fetch(folder: JobFolder, service: Service) -> tuple[int, int]:
 def relayout(folder: JobFolder, service: Service) -> None:
     """Lay circuits out anew, by the present calibration, for what the service does not have yet."""
     with folder.locked(), _opened(folder, service) as ledger:
-        _submitter(folder, ledger, service).drop_unsent()
-        live = [(e.step, e.stage) for e in ledger.entries() if e.state != "failed"]
-        step, stage = max(live, default=(0, -1))
+        submitter = _submitter(folder, ledger, service)
+        submitter.drop_unsent()
+        step, stage, _ = max(submitter.known(), default=(0, -1, 0))
         # What lies in between in the chain is on the circuits that it was sent with.
         ledger.record("relaid", [*(ledger.fact("relaid") or []), (step, stage + 1)])
 

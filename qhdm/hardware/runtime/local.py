@@ -18,7 +18,6 @@ from qhdm.hardware.runtime.request import (
     bits_of,
     options_of,
     pubs_of,
-    shots_taken,
 )
 from qhdm.hardware.spec import IDEAL, JobSpec
 from qhdm.quantum.devices.calibration import named_devices
@@ -71,9 +70,6 @@ class LocalService:
 
     def inputs(self, job_id: str) -> list[np.ndarray]:
         return [values for _, values in self._found[job_id][0].pubs]
-
-    def shots_taken(self, shots: int) -> int:
-        return shots_taken(self._spec, shots)
 
     def qpu_seconds(self, job_id: str) -> float | None:
         return 0.0

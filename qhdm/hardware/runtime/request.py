@@ -86,9 +86,6 @@ class Service(Protocol):
             HardwareError: the service does not tell.
         """
 
-    def shots_taken(self, shots: int) -> int:
-        """How many shots are taken of each row where so many are asked for."""
-
     def qpu_seconds(self, job_id: str) -> float | None:
         """What a job has used; None if that is not known, or not yet."""
 
@@ -115,19 +112,6 @@ def pubs_of(request: Request) -> list[Any]:
         (circuit, values) if circuit.num_parameters else (circuit,)
         for circuit, values in request.pubs
     ]
-
-
-def shots_taken(spec: JobSpec, shots: int) -> int:
-    """How many shots the client makes of so many: with twirling, equal parts for each circuit."""
-    from qiskit_ibm_runtime.executor.calculate_twirling_shots import calculate_twirling_shots
-
-    twirling = options_of(spec, Request([], shots, (), 1)).twirling
-    if not (twirling.enable_gates or twirling.enable_measure):
-        return shots
-    circuits, each = calculate_twirling_shots(
-        shots, twirling.num_randomizations, twirling.shots_per_randomization
-    )
-    return int(circuits * each)
 
 
 def values_of(program: QuantumProgram) -> list[np.ndarray]:

@@ -29,7 +29,6 @@ from qhdm.hardware.runtime.request import (
     options_of,
     outcomes_of,
     pubs_of,
-    shots_taken,
     values_of,
 )
 from qhdm.hardware.spec import JobSpec
@@ -227,9 +226,6 @@ class RuntimeService:
             f"inputs of job {job_id}",
             lambda: values_of(self._job(job_id).inputs["quantum_program"]),
         )
-
-    def shots_taken(self, shots: int) -> int:
-        return shots_taken(self._spec, shots)
 
     def qpu_seconds(self, job_id: str) -> float | None:
         usage = self._ask(
