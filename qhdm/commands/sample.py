@@ -90,9 +90,16 @@ class _Request:
 def _prepare(arguments: argparse.Namespace, world: World) -> _Request:
     """Load the model and refuse bad input before anything is written."""
     sampling = _sampling(arguments)  # before the model is loaded
+    from qhdm.models.named_filters import named_filters
+    from qhdm.quantum.options import Exact
     from qhdm.run import Run
 
     run = Run.open(arguments.run, weights=sampling.weights, device=arguments.device)
+    if sampling.named not in (None, Exact()) and not named_filters(run.model):
+        raise SamplingError(
+            f"--engine: {arguments.run} has no circuits (model.kind {run.config.model.kind}); "
+            "leave it out"
+        )
     names = run.class_names
     num = arguments.num or run.config.sample.num
     labels, indices = run.images_of(arguments.classes, num)
