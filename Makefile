@@ -4,13 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: quickstart test check clean
+.PHONY: quickstart test test-slow check clean
 
 quickstart: $(VENV)/installed ## install, train on the bundled patches, leave a picture of samples
 	$(BIN)/qhdm train configs/quickstart.yaml
 
-test: $(VENV)/installed-dev ## the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal # one process per core, one thread each
+# One process per core, one thread each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+test: $(VENV)/installed-dev ## the tests, but for the slow ones
+	$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/installed-dev ## kills, faults, clusters, hardware services, the commands of all pages
+	$(PYTEST) -m slow
 
 check: $(VENV)/installed-dev ## lint, format and types
 	$(BIN)/ruff check .

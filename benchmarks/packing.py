@@ -8,6 +8,7 @@ the fake devices of at least 27 qubits: how many copies fit, and what a copy is 
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,6 +44,7 @@ def error(copies: Copies) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     fit = {count: [0, 0] for count in COUNTS}
     ratios: dict[object, list[float]] = {count: [] for count in COUNTS}
     cases = dict.fromkeys(COUNTS, 0)

@@ -87,7 +87,9 @@ def dotted(key: Key) -> str:
     """`("a", "b", 1)` as `a.b[1]`."""
     text = ""
     for part in key:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+        # A message is one line, whatever a key holds.
+        name = part if isinstance(part, int) or part.isprintable() else repr(part)
+        text += f"[{name}]" if isinstance(part, int) else f".{name}"
     return shortened(text.removeprefix("."))
 
 

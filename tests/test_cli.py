@@ -125,7 +125,7 @@ def test_interrupt_saves_and_resume_finishes(cli: Cli, tiny_yaml: Path, tmp_path
          "--set", "train.steps=2000", "--set", "train.sample_every=2000"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list(run.glob("checkpoints/step_*")):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()[1]

@@ -252,3 +252,12 @@ def test_what_is_no_tensor_is_refused_with_the_remedy(engine: str) -> None:
     ):
         with pytest.raises(CircuitError, match=rf"{words}; give torch\.as_tensor"):
             expectation(filter, inputs, weights, engine=engine)
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 4, 4), (1, 12, 5, 4), (1, 12, 4, 3), (12, 4, 4)])
+def test_maps_that_filters_do_not_tile_are_refused(shape: tuple[int, ...]) -> None:
+    layer = QuantumConv2d(12, "fqconv", layers=1)
+    with pytest.raises(CircuitError, match=r"takes \(B, 12, H, W\) with even H and W"):
+        layer(torch.zeros(shape))
+    with pytest.raises(CircuitError, match="channels: 4 is no multiple of 3"):
+        QuantumConv2d(4, "fqconv")

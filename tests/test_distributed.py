@@ -34,6 +34,8 @@ from qhdm.training.log import read_metrics
 from qhdm.training.loop import fit, resumed
 from qhdm.training.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 #: Odd, so that two processes have unequal shares.
 BATCH = 7

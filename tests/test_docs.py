@@ -24,6 +24,8 @@ from qhdm.comparison.spec import load_grid
 from qhdm.config import load_config
 from qhdm.models.build import build_filters
 
+pytestmark = pytest.mark.slow
+
 #: Not run, and why.
 NOT_RUN = {
     r"make ": "installs qhdm, or runs these tests",

@@ -260,6 +260,9 @@ def test_rows_of_a_study_say_what_ran(kind: str, runs: dict[str, Path], tmp_path
     assert read_results(tmp_path / "results.json") == results
     assert [row.mean for row in results.inference] == list(range(len(named)))
     text = describe(results, {}, all_settings=False)
+    assert results.cells[0].engine == KINDS[kind].description
+    said = f"Images of variants are sampled on: {KINDS[kind].description}." in text
+    assert said == (kind != "exact")
     for row, options in zip(results.inference, named, strict=True):
         aer = options if isinstance(options, Aer) else None
         wanted = (aer.shots, aer.noise, aer.method) if aer else (None, None, None)

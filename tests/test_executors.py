@@ -29,6 +29,8 @@ from qhdm.metrics.classifier import ClassifierSettings
 from qhdm.metrics.trained import trained_classifier
 from qhdm.runs.directory import RunDirectory
 
+pytestmark = pytest.mark.slow
+
 #: Engine, and cells at a time.
 MakeExecutor = Callable[[int], Executor]
 

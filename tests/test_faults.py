@@ -24,6 +24,8 @@ import yaml
 from conftest import TINY
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = int(os.environ.get("QHDM_FAULTS", "2"))
 STEPS, HALF = 12, 8
 CONFIG = {

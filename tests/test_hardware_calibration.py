@@ -28,6 +28,8 @@ from qhdm.hardware.runtime import Request
 from qhdm.hardware.runtime.request import options_of
 from qhdm.hardware.spec import JobSpec
 
+pytestmark = pytest.mark.slow
+
 
 def uses(circuit: QuantumCircuit) -> set[tuple[str, tuple[int, ...]]]:
     return {

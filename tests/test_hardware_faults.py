@@ -22,6 +22,8 @@ from qhdm.hardware import work
 from qhdm.hardware.folder import JobFolder
 from qhdm.hardware.ledger import Ledger
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("fate", "kind"),

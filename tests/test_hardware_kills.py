@@ -15,11 +15,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import yaml
 from hardware_jobs import Chain
 from runtime_server import BACKEND, RuntimeServer, environment, refuse_unless_loopback
 
 from qhdm.hardware.folder import JobFolder
+
+pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("QHDM_KILLS", "3"))
 FAULTS = int(os.environ.get("QHDM_FAULTS", "5"))

@@ -21,6 +21,8 @@ from qhdm.hardware import submission, work
 from qhdm.hardware.patience import pause_after
 from qhdm.hardware.runtime import RuntimeService
 
+pytestmark = pytest.mark.slow
+
 
 def held(server: RuntimeServer, chain: Chain) -> Job:
     """Leave the chain's next job in the queue; returns it."""

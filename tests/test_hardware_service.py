@@ -31,6 +31,8 @@ from qhdm.hardware.runtime import RuntimeService
 from qhdm.hardware.sampling import Task
 from qhdm.hardware.spec import JobSpec, load_spec
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", VARIABLES)
 def test_no_test_talks_to_the_real_service(name: str) -> None:

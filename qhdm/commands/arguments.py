@@ -13,6 +13,22 @@ from qhdm.errors import ConfigError, ExportError, QhdmError
 T = TypeVar("T")
 
 
+def add_sampler(parser: argparse.ArgumentParser) -> None:
+    """How a trained model is sampled (`qhdm.config.SamplerOptions`)."""
+    parser.add_argument("--steps", type=positive, metavar="N", help="network evaluations")
+    parser.add_argument("--sampler", choices=["ddpm", "ddim", "dpm++"])
+    parser.add_argument(
+        "--guidance", type=non_negative, metavar="S", help="classifier-free guidance, 1 is off"
+    )
+    parser.add_argument(
+        "--eta", type=unit, metavar="E", help="noise of DDIM: 0 none (default), 1 as DDPM"
+    )
+    parser.add_argument("--seed", type=natural, metavar="N", help="of the images (0)")
+    parser.add_argument(
+        "--weights", choices=["ema", "model"], help="averaged (default) or last weights"
+    )
+
+
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """The engine that evaluates the filters of a trained model (`qhdm.config.EngineRequest`)."""
     parser.add_argument(

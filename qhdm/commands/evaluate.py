@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qhdm.commands.arguments import add_engine, natural, non_negative, positive, settings
+from qhdm.commands.arguments import add_engine, add_sampler, positive, settings
 from qhdm.commands.train_classifier import add_data, data_config
 from qhdm.errors import EvaluationError
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _GROUPS = ("distances", "classes", "memorisation", "utility")
 _ENGINE = ("engine", "shots", "noise", "method")
-_SAMPLING = ("num", "steps", "sampler", "guidance", "seed", "weights", *_ENGINE)
+_SAMPLING = ("num", "steps", "sampler", "guidance", "eta", "seed", "weights", *_ENGINE)
 _OTHERS = ("extractor", "extractor_weights", "metrics", "device")
 
 
@@ -27,13 +27,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
         "--images", type=Path, metavar="DIR", help="judge class folders of images, sample none"
     )
     evaluate.add_argument("--num", type=positive, metavar="N", help="images in all (1000)")
-    evaluate.add_argument("--steps", type=positive, metavar="N", help="network evaluations")
-    evaluate.add_argument("--sampler", choices=["ddpm", "ddim", "dpm++"])
-    evaluate.add_argument("--guidance", type=non_negative, metavar="S", help="1 is off")
-    evaluate.add_argument("--seed", type=natural, metavar="N", help="of the images (0)")
-    evaluate.add_argument(
-        "--weights", choices=["ema", "model"], help="averaged (default) or last weights"
-    )
+    add_sampler(evaluate)
     add_engine(evaluate)
     evaluate.add_argument(
         "--extractor",

@@ -10,15 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qhdm.commands.arguments import (
-    add_engine,
-    images,
-    natural,
-    non_negative,
-    positive,
-    settings,
-    unit,
-)
+from qhdm.commands.arguments import add_engine, add_sampler, images, positive, settings
 from qhdm.distributed import World
 from qhdm.errors import SamplingError
 
@@ -45,16 +37,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="classes to generate (all when none is named)",
     )
     parser.add_argument("--num", type=images, metavar="N", help="images per class")
-    parser.add_argument("--steps", type=positive, metavar="N", help="network evaluations")
-    parser.add_argument("--sampler", choices=["ddpm", "ddim", "dpm++"])
-    parser.add_argument(
-        "--guidance", type=non_negative, metavar="S", help="classifier-free guidance, 1 is off"
-    )
-    parser.add_argument("--eta", type=unit, default=0.0, help="noise of DDIM: 0 none, 1 as DDPM")
-    parser.add_argument("--seed", type=natural, default=0, metavar="N")
-    parser.add_argument(
-        "--weights", choices=["ema", "model"], default="ema", help="averaged or last weights"
-    )
+    add_sampler(parser)
     parser.add_argument("--batch", type=positive, default=64, metavar="N", help="images at once")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument(
@@ -107,9 +90,16 @@ class _Request:
 def _prepare(arguments: argparse.Namespace, world: World) -> _Request:
     """Load the model and refuse bad input before anything is written."""
     sampling = _sampling(arguments)  # before the model is loaded
+    from qhdm.models.named_filters import named_filters
+    from qhdm.quantum.options import Exact
     from qhdm.run import Run
 
-    run = Run.open(arguments.run, weights=arguments.weights, device=arguments.device)
+    run = Run.open(arguments.run, weights=sampling.weights, device=arguments.device)
+    if sampling.named not in (None, Exact()) and not named_filters(run.model):
+        raise SamplingError(
+            f"--engine: {arguments.run} has no circuits (model.kind {run.config.model.kind}); "
+            "leave it out"
+        )
     names = run.class_names
     num = arguments.num or run.config.sample.num
     labels, indices = run.images_of(arguments.classes, num)
@@ -249,7 +239,7 @@ def _grid_path(arguments: argparse.Namespace, classes: list[str], known: int) ->
         parts += classes if len(classes) <= 3 else [f"{len(classes)}classes"]
     if arguments.num:
         parts.append(f"{arguments.num}each")
-    if arguments.weights != "ema":
+    if arguments.weights == "model":
         parts.append(arguments.weights)
     if arguments.sampler:
         parts.append(arguments.sampler.replace("+", "p"))
@@ -269,5 +259,7 @@ def _grid_path(arguments: argparse.Namespace, classes: list[str], known: int) ->
         parts.append(Path(arguments.noise).stem)
     if arguments.engine_steps:
         parts.append(f"last{arguments.engine_steps}")
-    path: Path = arguments.run / "samples" / ("_".join([*parts, f"seed{arguments.seed}"]) + ".png")
+    path: Path = (
+        arguments.run / "samples" / ("_".join([*parts, f"seed{arguments.seed or 0}"]) + ".png")
+    )
     return path

@@ -73,6 +73,6 @@ def _submit(arguments: argparse.Namespace) -> None:
 
 def _ask(question: str) -> None:
     if not sys.stdin.isatty():
-        raise BudgetError("nobody to ask: say --yes to submit")
+        raise BudgetError("stdin is not a terminal; pass --yes to submit")
     if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
         raise BudgetError("not submitted")

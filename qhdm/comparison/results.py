@@ -41,6 +41,8 @@ class CellResult:
         run, evaluation: relative to the comparison's directory; no evaluation: not done yet.
         step: that it is trained to, of `steps`.
         train_seconds: spent in training steps.
+        engine: on which its images were sampled, for people; null without an evaluation, and in
+            older files.
     """
 
     variant: str
@@ -51,6 +53,7 @@ class CellResult:
     step: int
     steps: int
     train_seconds: float
+    engine: str | None = None
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -178,9 +181,10 @@ def collect(
             step=cell.step(),
             steps=cell.config.train.steps,
             train_seconds=cell.train_seconds(),
+            engine=judged.generated.engine_label if judged else None,
         )
         for cell in cells
-        for path in [paths[cell.name]]
+        for path, judged in [(paths[cell.name], found[cell.name])]
     ]
     table = _Table(cells, lambda cell: found[cell.name])
     return Results(

@@ -43,6 +43,7 @@ def _head(results: Results) -> list[str]:
     if data is None:
         return ["No cell has been evaluated yet."]
     seeds = sorted({cell.seed for cell in results.cells if cell.evaluation})
+    engines = list(dict.fromkeys(cell.engine for cell in results.cells if cell.engine))
     variants = len({row.variant for row in results.paired})
     lines = [
         f"Data: {data.name} (digest {data.digest}), {data.train} images to train on, {data.test} "
@@ -51,6 +52,8 @@ def _head(results: Results) -> list[str]:
         f"`{results.baseline}` are paired over seeds; p is that of the paired t test, p (Holm) "
         f"corrected within a metric for the number of variants ({variants}), not of metrics.",
     ]
+    if engines not in ([], ["exact"]):
+        lines.append(f"Images of variants are sampled on: {'; '.join(engines)}.")
     if len(seeds) < _FEW:
         lines.append(
             f"n = {len(seeds)}: with so few seeds, intervals are wide and only large differences "

@@ -157,7 +157,7 @@ def _check_filters(config: Config) -> None:
     for section, place in (("vertex", config.quantum.vertex), ("encoder", config.quantum.encoder)):
         if is_circuit_file(place.ansatz) and place.layers is not None:
             raise ValueError(
-                f"quantum.{section}.layers: {place.ansatz} has the layers it has; set it to null "
+                f"quantum.{section}.layers: {place.ansatz} fixes its own depth; set it to null "
                 f"(--set quantum.{section}.layers=null)"
             )
     levels = config.encoder_levels

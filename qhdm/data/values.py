@@ -17,12 +17,6 @@ _FEW_LEVELS = 32
 #: with the largest number and single bright images make no difference.
 _PART = 0.75
 
-_REMEDY = (
-    "set it to [low, high], the values that become black and white: [0, 2750] for Sentinel-2 "
-    "reflectance, [0, 65535] for all that 16 bits hold (--set data.range=[0,2750], or, without a "
-    "configuration, --range 0 2750)"
-)
-
 
 #: More values beyond `data.range` than this are those of another scale.
 _MOST_BEYOND = 0.9
@@ -59,6 +53,21 @@ class Values:
         beyond = (self.count * self.beyond + other.count * other.beyond) / count
         low, high = min(self.low, other.low), max(self.high, other.high)
         return Values(self.type_name, low, high, self.bounded, levels, beyond, count)
+
+    @property
+    def remedy(self) -> str:
+        """How to say which values are black and white."""
+        low, high = f"{self.low:.9g}", f"{self.high:.9g}"
+        known = f"[{low}, {high}] for all that the set holds"
+        if self.bounded:
+            known = "[0, 65535] for all that 16 bits hold"
+        if self.high > 255:
+            known = f"[0, 2750] for Sentinel-2 reflectance, {known}"
+            low, high = "0", "2750"
+        return (
+            f"set it to [low, high], the values that become black and white: {known} "
+            f"(--set data.range=[{low},{high}], or, without a configuration, --range {low} {high})"
+        )
 
     def __str__(self) -> str:
         return f"{self.type_name} from {self.low:.9g} to {self.high:.9g}"
@@ -120,7 +129,9 @@ class SetValues:
                     "the values that become black and white"
                 )
             if value_range is None and not values.bounded:
-                raise DataError(f"{where}: a type without black and white of its own; {_REMEDY}")
+                raise DataError(
+                    f"{where}: a type without black and white of its own; {values.remedy}"
+                )
             if values.levels is None:
                 continue
             largest_first = np.sort(values.levels)[::-1]
@@ -129,5 +140,5 @@ class SetValues:
             if needed < _FEW_LEVELS:
                 raise DataError(
                     f"{where}: a small part of what the type holds, so that {_PART:.0%} of the "
-                    f"values would be {needed} of 256 grey levels; {_REMEDY}"
+                    f"values would be {needed} of 256 grey levels; {values.remedy}"
                 )

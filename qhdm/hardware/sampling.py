@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ from qhdm.hardware.isa import IsaCache, IsaCircuit
 from qhdm.hardware.ledger import Ledger
 from qhdm.hardware.reconcile import Position
 from qhdm.hardware.runtime import Device, Service
-from qhdm.hardware.spec import JobSpec
+from qhdm.hardware.spec import JobSpec, Place
 from qhdm.hardware.submission import Submitter
 from qhdm.models import UNet, frozen
 from qhdm.quantum.aer.engine import parameter_sets
@@ -89,11 +90,13 @@ class Task:
             raise SamplingError(f"hardware_steps: {count} exceeds the {steps} steps of the sampler")
         labels, indices = pipeline.images_of(spec.classes, spec.images)
         task = cls(spec, pipeline, settings, labels, indices, count)
+        filled = [p for p in get_args(Place) if _connectors(pipeline.model, (p,))]
         for place in spec.places:
-            if not any(True for _ in _connectors(pipeline.model, (place,))):
+            if place not in filled:
+                remedy = f"set places to [{', '.join(filled)}]" if filled else "take another run"
                 raise ConfigError(
                     f"places: {spec.run} has no filters in its {place} "
-                    f"(model.kind {pipeline.config.model.kind})"
+                    f"(model.kind {pipeline.config.model.kind}); {remedy}"
                 )
         return task
 

@@ -151,6 +151,8 @@ def evaluation_path(run: RunDirectory, generated: GeneratedRecord, extractor: Ex
         f"{generated.weights}-step{generated.step}",
         str(generated.engine).replace(":", "-"),
     ]
+    if generated.eta:
+        parts.append(f"eta{generated.eta:g}")
     if generated.method not in (None, "auto"):
         parts.append(str(generated.method))
     if generated.device not in (None, "CPU"):

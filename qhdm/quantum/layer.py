@@ -34,9 +34,18 @@ class PatchTiling(nn.Module):
         self.connector = connector
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3F, H, W) with even H and W to the same shape."""
-        B, _, H, W = x.shape
+        """(B, 3F, H, W) with even H and W to the same shape.
+
+        Raises:
+            CircuitError: another shape.
+        """
         F, k, c = self.count, self.PATCH, self.CHANNELS
+        if x.dim() != 4 or x.shape[1] != F * c or x.shape[2] % k or x.shape[3] % k:
+            raise CircuitError(
+                f"a layer of {F} filters takes (B, {F * c}, H, W) with even H and W; got "
+                f"{tuple(x.shape)}"
+            )
+        B, _, H, W = x.shape
         h, w = H // k, W // k
         # Pixels of a patch are contiguous, channels last: row-major (h, w, c) within the patch.
         patches = x.reshape(B, F, c, h, k, w, k).permute(1, 0, 3, 5, 4, 6, 2)

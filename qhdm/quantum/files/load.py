@@ -57,7 +57,7 @@ def find_filter(name: str, *, qubits: int | None = None, layers: int | None = No
         )
     path = find_shipped("circuits", name, CircuitError, others=ANSATZE)
     if qubits is not None or layers is not None:
-        raise CircuitError(f"{name}: a file has the qubits and layers it has; give neither")
+        raise CircuitError(f"{name}: a circuit file fixes its qubits and layers; give neither")
     return load_filter(path)
 
 
