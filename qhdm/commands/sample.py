@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -160,16 +160,7 @@ def _run(arguments: argparse.Namespace, request: _Request, world: World) -> None
         # The exact images from the same noise, to compare with.
         exact = request.grid.with_name(f"{request.grid.stem}_exact.png")
         with world.agreed():
-            exact_images = sample(
-                replace(
-                    request.sampling,
-                    engine=Exact(),
-                    method="auto",
-                    shots=None,
-                    noise=None,
-                    engine_steps=None,
-                )
-            )
+            exact_images = sample(request.sampling.on(Exact()))
         save_grid(exact_images, exact)
         if world.first:
             print(f"exact grid: {exact}")

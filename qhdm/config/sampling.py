@@ -6,7 +6,7 @@ all, takes anything from the run.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
@@ -113,6 +113,11 @@ class SamplerOptions:
                 "(train.label_dropout 0), so it has no unconditional pass; use guidance 1"
             )
         return known
+
+    def on(self, engine: EngineOptions) -> Sampling:
+        """A request of the same images, with `engine` evaluating the filters in all steps."""
+        own = {field.name: getattr(self, field.name) for field in fields(SamplerOptions)}
+        return Sampling(**own, engine=engine)
 
     @field_validator("sampler", "steps", "guidance", mode="before")
     @classmethod

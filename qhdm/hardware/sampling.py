@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from qhdm import console
-from qhdm.config import SamplerOptions, Sampling
+from qhdm.config import SamplerOptions
 from qhdm.diffusion.generate import chain
 from qhdm.diffusion.pixels import to_uint8
 from qhdm.diffusion.samplers import State, timesteps_of
@@ -302,18 +302,11 @@ class Task:
 
     def exact_images(self) -> np.ndarray:
         """The same images with all filters on the exact engine, uint8 (N, H, W, C)."""
-        own = self.settings
-        request = Sampling(
-            sampler=own.sampler,
-            steps=own.steps,
-            guidance=own.guidance,
-            eta=own.eta,
-            seed=own.seed,
-            weights=own.weights,
-            engine=Exact(),
-        )
         return self.pipeline.sample(
-            request, labels=self.labels, indices=self.indices, batch_size=len(self.labels)
+            self.settings.on(Exact()),
+            labels=self.labels,
+            indices=self.indices,
+            batch_size=len(self.labels),
         )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from qhdm import console, data
-from qhdm.config import DataConfig, Sampling
+from qhdm.config import DataConfig
 from qhdm.data import Dataset
 from qhdm.errors import DataError, EvaluationError
 from qhdm.files import atomic_path, write_text
@@ -97,15 +97,7 @@ def sampled(
     present = sum(map(len, found))
     if present < settings.num:
         trained = Run.open(run.path, weights=settings.weights, device=settings.device)
-        request = Sampling(
-            sampler=settings.sampler,
-            steps=settings.steps,
-            guidance=settings.guidance,
-            eta=settings.eta,
-            seed=settings.seed,
-            weights=settings.weights,
-            engine=settings.engine_of(run.config.quantum),  # as the record says
-        )
+        request = settings.on(settings.engine_of(run.config.quantum))  # as the record says
         with console.bar(
             total=settings.num,
             initial=present,
