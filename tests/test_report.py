@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import yaml
 from browser import CHROMIUM, opened
-from conftest import TINY, Cli
+from command_line import Cli, refused
+from conftest import TINY
 from PIL import Image
-from test_cli import refused
 
 from qhdm import Run, data
 from qhdm.cli import main
