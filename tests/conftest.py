@@ -116,13 +116,13 @@ def spec(tiny_run: Path, tmp_path: Path) -> Path:
 def submit(server: RuntimeServer, spec: Path, tiny_run: Path) -> Submit:
     """Submit the small job with settings; returns the folder of the new job."""
     from qhdm.cli import main
-    from qhdm.hardware.folder import JobFolder
+    from qhdm.hardware.job_dir import JobDirectory
 
-    def run(*settings: str, code: int = 0) -> JobFolder:
-        known = set(JobFolder.all(tiny_run))
+    def run(*settings: str, code: int = 0) -> JobDirectory:
+        known = set(JobDirectory.all(tiny_run))
         sets = [part for setting in settings for part in ("--set", setting)]
         assert main(["submit", str(spec), "--yes", *sets]) == code
-        (folder,) = set(JobFolder.all(tiny_run)) - known
+        (folder,) = set(JobDirectory.all(tiny_run)) - known
         return folder
 
     return run
@@ -133,11 +133,11 @@ def chain(server: RuntimeServer, tmp_path: Path) -> Chain:
     """Three dependent requests without a model."""
     from hardware_jobs import SPEC, Chain
 
-    from qhdm.hardware.folder import JobFolder
+    from qhdm.hardware.job_dir import JobDirectory
     from qhdm.hardware.spec import JobSpec, LimitsConfig
 
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").touch()
     spec = JobSpec(run=str(tmp_path / "run"), backend=SPEC["backend"], shots=SPEC["shots"],
                    limits=LimitsConfig(**SPEC["limits"]))  # fmt: skip
-    return Chain(JobFolder.create(spec, "chain"))
+    return Chain(JobDirectory.create(spec, "chain"))

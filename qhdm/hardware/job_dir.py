@@ -18,13 +18,13 @@ _SPEC, _LEDGER = "job.yaml", "ledger.sqlite"
 
 
 @dataclass(frozen=True)
-class JobFolder:
+class JobDirectory:
     """A job on disk."""
 
     path: Path
 
     @classmethod
-    def create(cls, spec: JobSpec, name: str) -> JobFolder:
+    def create(cls, spec: JobSpec, name: str) -> JobDirectory:
         """Make the folder of a new job.
 
         Args:
@@ -45,7 +45,7 @@ class JobFolder:
         return folder
 
     @classmethod
-    def find(cls, name: str, runs: Path) -> JobFolder:
+    def find(cls, name: str, runs: Path) -> JobDirectory:
         """A job by its id, or by its folder.
 
         Raises:
@@ -71,7 +71,7 @@ class JobFolder:
         )
 
     @classmethod
-    def all(cls, runs: Path) -> list[JobFolder]:
+    def all(cls, runs: Path) -> list[JobDirectory]:
         """All jobs of the runs in a folder, or of the run that it is, oldest first.
 
         Also those that were killed before their specification was written.

@@ -55,7 +55,7 @@ class _Part:
     simulator: AerSimulator
 
 
-class LocalDevice:
+class DeviceSimulator:
     """Executes circuits as a device would.
 
     Args:
