@@ -439,7 +439,7 @@ def test_named_devices_and_their_calibration_files(tmp_path: Path) -> None:
         for noise in ("fake_manila", str(file))
     ]
     torch.testing.assert_close(*values, atol=FLOAT64, rtol=0)
-    with pytest.raises(EngineError, match="'fake_manilla' is unknown; did you mean fake_manila"):
+    with pytest.raises(EngineError, match=r"fake_manilla.*fake_manila"):
         find_calibration("fake_manilla")
 
 

@@ -230,7 +230,7 @@ def test_a_run_goes_on_from_anywhere_and_with_moved_data(
 def test_sampling_refusals(cli: Cli, tiny_run: Path, tmp_path: Path) -> None:
     refused(
         cli("sample", tiny_run, "--class", "Forrest"),
-        "class 'Forrest': unknown; did you mean Forest?", "known are AnnualCrop, Forest",
+        "class 'Forrest': unknown", "known are AnnualCrop, Forest", "did you mean Forest?",
     )  # fmt: skip
     out = tmp_path / "new" / "images"
     too_many = cli("sample", tiny_run, "--steps", 101, "--out", out)
