@@ -230,7 +230,7 @@ class Task:
             total=self.first_hardware_step + self.hardware_steps * stages,
             desc="sampling",
             unit="stage",
-            disable=not progress,
+            show=progress,
         ) as bar:
             submitter = Submitter(
                 ledger,

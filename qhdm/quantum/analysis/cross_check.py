@@ -129,7 +129,7 @@ def verify(
     steps = {name: batch * (1 + 6 * _DIRECTIONS) if name == REFERENCE else 1 for name in names}
     found = {}
     with console.bar(
-        total=sum(steps.values()), unit="evaluation", disable=not progress or None
+        total=sum(steps.values()), unit="evaluation", show=progress, in_logs=False
     ) as bar:
         task = _Task(filter, rows, moves / max(1.0, np.sqrt(n + P)), g, bar.update)
         for name in names:

@@ -117,7 +117,7 @@ def measure(
     chunk = max(2, _CHUNK // 2**most // 2 * 2)
     generator = torch.Generator().manual_seed(derive_seed(seed, Stream.MEASURE, 0))
     starts = range(0, 2 * pairs, chunk)
-    for start in console.bar(starts, desc=filter.name, unit="batch", disable=not progress or None):
+    for start in console.bar(starts, desc=filter.name, unit="batch", show=progress, in_logs=False):
         count = min(chunk, 2 * pairs - start)
         states = random_states(program, count, generator)
         fidelities.append(pair_fidelities(list(states.values())))
