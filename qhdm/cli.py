@@ -103,7 +103,7 @@ def _main(argv: Sequence[str] | None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        hint = "; make room, and run it again" if full else ""
+        hint = "; free some space and run it again" if full else ""
         return _fail(f"error: {where}{error.strerror or error}{hint}", EXIT_FAILURE)
     except (MemoryError, RuntimeError) as error:
         # torch has no type of its own for this on the CPU, and is not imported here.

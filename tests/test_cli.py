@@ -120,7 +120,7 @@ def test_interrupt_saves_and_resume_finishes(cli: Cli, tiny_yaml: Path, tmp_path
     assert process.returncode == 130
     last = err.strip().splitlines()[-1]
     assert "interrupted: saved at step" in last
-    assert f"go on with `qhdm train --resume {run}`" in last
+    assert f"`qhdm train --resume {run}`" in last
 
     saved = int(max(run.glob("checkpoints/step_*")).name.removeprefix("step_"))
     changes = ["--set", f"train.steps={saved + 5}", "--set", "train.lr=1e-4"]

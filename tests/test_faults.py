@@ -200,7 +200,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(
             assert code == 1
             (line,) = lines
             assert "No space left on device" in line
-            assert "make room" in line
+            assert "free some space" in line
             assert not list(run.rglob(".*.tmp"))
         ballast.unlink()
         code, lines = begin(tmp_path, run, reference.config).finish()
@@ -251,7 +251,7 @@ def test_damaged_files_are_named_and_passed_over(reference: Reference, tmp_path:
             (line,) = lines
             assert file.name in line
             assert str(file.parent) in line
-            assert f"going on from {run}/checkpoints/step_{HALF - 2:07d}" in line
+            assert f"resuming from {run}/checkpoints/step_{HALF - 2:07d}" in line
         elif code != 0:
             outcome = "named"
             assert file.name == "config.yaml" or file.parent.name == "circuits", (file, lines)
@@ -284,7 +284,7 @@ def test_without_a_good_checkpoint_there_is_an_error(reference: Reference, tmp_p
     assert code == 1
     (line,) = lines
     assert f"{run}/checkpoints/step_{HALF:07d}/training.pt: damaged" in line
-    assert f"no other checkpoint of {run} is good" in line
+    assert f"{run} has no undamaged checkpoint" in line
 
 
 def test_sigterm_saves_and_a_second_process_is_refused(

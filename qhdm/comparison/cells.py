@@ -20,7 +20,7 @@ from typing import Any
 from qhdm import data
 from qhdm.comparison.execution import Job
 from qhdm.comparison.spec import Grid, InferenceOptions, Specification, has_circuits
-from qhdm.config import Config, is_circuit_file, to_dict, with_ansatz
+from qhdm.config import Config, to_dict, with_circuit_files
 from qhdm.errors import ComparisonError
 from qhdm.metrics.records import Evaluation, GeneratedRecord, read_evaluation
 from qhdm.metrics.samples import described
@@ -226,7 +226,7 @@ def _differences(found: Config, wanted: Config) -> Iterable[tuple[str, Any, Any]
     """The settings that differ, bookkeeping apart: key, and both values."""
 
     def plain(config: Config) -> dict[tuple[str, ...], Any]:
-        return dict(_flat(to_dict(with_ansatz(config, _content)), ()))
+        return dict(_flat(to_dict(with_circuit_files(config, _content)), ()))
 
     one, other = plain(found), plain(wanted)
     for key in one.keys() | other.keys():
@@ -243,9 +243,7 @@ def _flat(values: dict[str, Any], prefix: tuple[str, ...]) -> Iterable[tuple[tup
             yield (*prefix, name), value
 
 
-def _content(ansatz: str) -> str:
-    """A circuit file by what is in it: a run has its own copy."""
-    if not is_circuit_file(ansatz):
-        return ansatz
-    path = Path(ansatz)
+def _content(circuit: str) -> str:
+    """A digest of a circuit file, of which each run has its own copy."""
+    path = Path(circuit)
     return f"{circuit_digest(path.read_bytes())}{path.suffix}"
