@@ -27,7 +27,7 @@ from tolerances import LOSS_CURVE
 
 from qhdm import data
 from qhdm.config import Config, load_config
-from qhdm.distributed import World, _name_of_start
+from qhdm.distributed import World, _agree_on_name
 from qhdm.errors import ConfigError, RunError
 from qhdm.runs.directory import RunDirectory
 from qhdm.training.log import read_metrics
@@ -229,7 +229,7 @@ def test_each_start_has_a_name_of_its_own_that_all_know() -> None:
 
     def name(rank: int) -> str:
         client = torch.distributed.TCPStore("127.0.0.1", store.port, wait_for_workers=False)
-        return _name_of_start(client, rank, 3)
+        return _agree_on_name(client, rank, 3)
 
     names = set()
     for _ in range(3):

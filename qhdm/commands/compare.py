@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qhdm import console
-from qhdm.commands.arguments import positive
+from qhdm.commands.arguments import add_set, positive
 from qhdm.errors import ComparisonError, Interrupted, QhdmError
 
 if TYPE_CHECKING:
@@ -34,12 +34,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     compare.add_argument(
         "--out", type=Path, metavar="DIR", help="its directory (comparisons/<name>)"
     )
-    compare.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change the comparison (seeds=[0]), or a setting of all cells (train.steps=100)",
+    add_set(
+        compare, "change the comparison (seeds=[0]), or a setting of all cells (train.steps=100)"
     )
     compare.add_argument(
         "--jobs", type=positive, metavar="N", help="cells at a time (one per core; one on CUDA)"

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qhdm.commands.arguments import add_engine, add_sampler, positive, settings
+from qhdm.commands.arguments import add_device, add_engine, add_sampler, positive, settings
 from qhdm.commands.train_classifier import add_data, data_config
 from qhdm.errors import EvaluationError
 
@@ -40,7 +40,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
     evaluate.add_argument(
         "--metrics", nargs="+", choices=_GROUPS, help="groups of metrics (all; utility is slow)"
     )
-    evaluate.add_argument("--device", choices=["auto", "cpu", "cuda"])
+    add_device(evaluate, default=None)
     evaluate.add_argument("--out", type=Path, metavar="FILE", help="where the JSON file goes")
     evaluate.set_defaults(command=_evaluate)
 

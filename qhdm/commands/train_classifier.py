@@ -6,7 +6,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qhdm.commands.arguments import add_range, fraction, natural, pixels, positive, settings
+from qhdm.commands.arguments import (
+    add_device,
+    add_range,
+    add_set,
+    fraction,
+    natural,
+    pixels,
+    positive,
+    settings,
+)
 from qhdm.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -21,25 +30,23 @@ def add(verbs: argparse._SubParsersAction) -> None:
     add_data(train, "CONFIG", "a configuration file or a run directory, for its data section")
     train.add_argument("--steps", type=positive, metavar="N", help="of training (600)")
     train.add_argument("--seed", type=natural, metavar="N", help="of training (0)")
-    train.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    add_device(train)
     train.add_argument(
         "--out", type=Path, metavar="FILE", help="a safetensors file (in the cache if absent)"
     )
     train.set_defaults(command=_train)
 
 
-def add_data(parser: argparse.ArgumentParser, name: str, help: str) -> None:
+def add_data(parser: argparse.ArgumentParser, name: str, description: str) -> None:
     """Let the command line name the real images: by a file, or by themselves."""
-    parser.add_argument("source", nargs="?", type=Path, metavar=name, help=help)
+    parser.add_argument("source", nargs="?", type=Path, metavar=name, help=description)
     parser.add_argument(
         "--data", metavar="ROOT", help="the real images: bundled, eurosat, a folder or zip"
     )
     parser.add_argument("--size", type=pixels, metavar="PIXELS", help="of --data (64)")
     parser.add_argument("--test-fraction", type=fraction, metavar="F", help="of --data (0.1)")
     add_range(parser, ", of --data")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting"
-    )
+    add_set(parser)
 
 
 def data_config(arguments: argparse.Namespace) -> DataConfig:
