@@ -1,4 +1,4 @@
-"""The design's one direction of imports, and what is imported at all."""
+"""Imports have one direction, and commands import only what they need."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "qhdm"
 
-#: Each part may import itself and those named.
+#: What each part may import, besides itself.
 BASE = {"_version", "console", "errors", "files", "seeds", "shipped"}
 FILTER = BASE | {"quantum.filter", "quantum.unroll", "quantum.options"}
 MODELS = BASE | {"config", "data", "device", "models", "quantum", "runs"}
@@ -27,7 +27,7 @@ ALLOWED = {
     "config": BASE | {"schema", "quantum.options"},
     "data": BASE | {"config"},
     "diffusion": BASE | {"config"},
-    # The rooms of quantum: what stands on top is what a reader needs first.
+    # Subpackages of quantum.
     "quantum.options": BASE,
     "quantum.unroll": BASE,
     "quantum.ansatz": BASE,
@@ -54,7 +54,7 @@ ALLOWED = {
     "reproduction": MODELS | {"training"},
     "export": BASE | {"models", "quantum"},
     "report": BASE | {"data", "quantum", "metrics", "comparison", "pictures"},
-    # The pages show all there is; nothing but the command line may import them.
+    # Only the command line may import the pages, which show everything.
     "report.pages": MODELS | {"training", "run", "metrics", "comparison", "report", "pictures"},
 }
 #: The entrances may see everything.
@@ -62,7 +62,7 @@ ENTRANCES = {"__init__", "__main__", "cli", "commands"}
 
 
 def part_of(names: Sequence[str]) -> str:
-    """The part that a module belongs to, by the names below `qhdm`; a room of it, if it has any."""
+    """The part that a module belongs to, by the names of its path below `qhdm`."""
     inner = ".".join(names[:2])
     return inner if inner in ALLOWED else names[0]
 
@@ -95,7 +95,7 @@ def test_no_import_goes_backwards() -> None:
 
 
 def test_training_and_sampling_import_only_what_they_need(tiny_run: Path, tmp_path: Path) -> None:
-    """What takes a noticeable part of a second; `import qiskit` itself loads its transpiler."""
+    """No package whose import takes noticeably long and that the command does not use."""
     unneeded = {
         "jinja2", "matplotlib", "openqasm3", "qiskit_aer", "qiskit_ibm_runtime", "ray", "requests",
         "scipy.linalg", "scipy.optimize", "scipy.stats", "sklearn", "sympy", "tensorboard",
