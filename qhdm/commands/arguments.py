@@ -66,7 +66,7 @@ def settings(cls: type[T], given: Mapping[str, Any], refusal: type[QhdmError]) -
 
     known = {name: value for name, value in given.items() if value is not None}
     try:
-        return validate(cls, Document("", known, {}))
+        return validate(cls, Document("", known))
     except ConfigError as error:
         raise refusal(str(error).removeprefix(": ")) from None
 
