@@ -12,7 +12,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "qhdm"
 
 #: Each part may import itself and those named.
-BASE = {"_version", "console", "errors", "files", "seeds", "shipped"}
+BASE = {"_version", "console", "errors", "files", "seeds", "shipped", "tables"}
 FILTER = BASE | {"quantum.filter", "quantum.unroll", "quantum.options"}
 MODELS = BASE | {"config", "data", "device", "models", "quantum", "runs"}
 ALLOWED = {
@@ -21,6 +21,7 @@ ALLOWED = {
     "errors": set(),
     "files": set(),
     "seeds": set(),
+    "tables": set(),
     "shipped": {"errors"},
     "distributed": {"errors"},
     "schema": BASE,
@@ -47,14 +48,13 @@ ALLOWED = {
     "models": BASE | {"config", "data", "quantum"},
     "run": MODELS | {"diffusion"},
     "training": MODELS | {"diffusion", "distributed", "pictures", "run"},
-    "hardware": MODELS | {"schema", "diffusion", "run", "report", "pictures"},
-    "metrics": MODELS | {"schema", "diffusion", "training", "run"},
+    "hardware": MODELS | {"schema", "diffusion", "run", "pictures"},
+    "metrics": MODELS | {"schema", "diffusion", "training", "run", "pictures"},
     "comparison": MODELS | {"schema", "training", "metrics"},
     "reproduction": MODELS | {"training"},
     "export": BASE | {"models", "quantum"},
-    "report": BASE | {"data", "quantum", "metrics", "comparison", "pictures"},
-    # The pages show all there is; nothing but the command line may import them.
-    "report.pages": MODELS | {"training", "run", "metrics", "comparison", "report", "pictures"},
+    # Pages show all there is; nothing but the command line may import them.
+    "report": MODELS | {"training", "run", "metrics", "comparison", "pictures"},
 }
 #: The entrances may see everything.
 ENTRANCES = {"__init__", "__main__", "cli", "commands"}
