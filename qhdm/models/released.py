@@ -1,6 +1,6 @@
 """The published code where it differs from its paper (arXiv 2512.20448).
 
-Each class is one difference, chosen by a switch of `qhdm.config.ReleasedConfig`; docs/reference.md
+Each class is one difference, chosen by a switch of `qhdm.config.ReleasedConfig`; docs/reproduction.md
 gives the evidence. None is used by default.
 """
 
