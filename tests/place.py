@@ -97,10 +97,14 @@ class Place:
         (folder / "CONFIG").write_text(yaml.safe_dump(tiny))
         ready("train", "CONFIG", "--out", "runs/quickstart")
         (folder / "RUN").symlink_to(folder / "runs" / "quickstart")
-        ready("train-classifier", "RUN", "--steps", 1, "--out", "classifier")
-        for size in (32, 64):
-            images = ["--data", "bundled", "--size", size]
-            ready("train-classifier", *images, "--steps", 1, "--out", f"classifier{size}")
+        for number, name in enumerate(("Forest", "River")):
+            shutil.copytree(folder / "PATH" / name, folder / "TWO" / str(number))
+        for name, images in (
+            ("", ["RUN"]),
+            ("64", ["--data", "bundled", "--size", 64]),
+            ("_two", ["--data", "TWO", "--size", 32]),  # classes 0 and 1, as in the README
+        ):
+            ready("train-classifier", *images, "--steps", 1, "--out", f"classifier{name}")
         return cls(folder)
 
     def new(self, name: str) -> str:

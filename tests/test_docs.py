@@ -108,7 +108,7 @@ IN_CODE = {
     # In reasonable time: of 700 images, with a classifier of 600 steps.
     "num=700, steps=50,": "num=66, steps=1, extractor_weights='classifier',",
     "qhdm.evaluate(images, dataset)": "qhdm.evaluate(images, dataset, qhdm.EvaluationSettings("
-    "metrics=('memorisation',), extractor_weights='classifier32'))",
+    "metrics=('memorisation',), extractor_weights='classifier_two'))",
 }
 #: Options that name output: a new path each time, unless it is to be replaced.
 MADE = ("--out", "--save", "--plot")
