@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from qhdm.errors import HardwareError
-from qhdm.files import locked, write_text
+from qhdm.files import locked, timed_path, write_text
 from qhdm.hardware.ledger import Ledger
 from qhdm.hardware.spec import JobSpec, load_spec, spec_to_yaml
 from qhdm.runs.config import config_path
@@ -32,11 +32,7 @@ class JobDirectory:
             name: first part of the job's id.
         """
         jobs = config_path(Path(spec.run)).parent / "jobs"
-        base = f"{name}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
-        path, attempt = jobs / base, 1
-        while path.exists():
-            attempt += 1
-            path = jobs / f"{base}-{attempt}"
+        path = timed_path(jobs, name)
         path.mkdir(parents=True)
         folder = cls(path)
         Ledger(path / _LEDGER, create=True).close()
