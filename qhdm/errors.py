@@ -4,7 +4,9 @@ Each message is one line that names the place (key, file, image, job) and the re
 line prints it as it stands and exits with the class's code. Anything else that escapes is a bug.
 """
 
+import difflib
 import re
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -21,6 +23,17 @@ def one_line(error: BaseException) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an exception's text, or its type where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` is probably a misspelling of, or None."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: `; did you mean X?`, or nothing."""
+    guess = closest(name, known)
+    return f"; did you mean {guess}?" if guess else ""
 
 
 class QhdmError(Exception):

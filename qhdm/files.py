@@ -6,12 +6,14 @@ And folders that one process at a time works on.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
@@ -68,6 +70,15 @@ def sweep(folder: Path, name: str = "*") -> None:
     for path in folder.glob(f".{name}.*.tmp"):
         if _TEMPORARY.fullmatch(path.name):
             _delete(path)
+
+
+def timed_path(folder: Path, name: str) -> Path:
+    """`folder/<name>-<date>-<time>`, with a number behind it where that exists already."""
+    first = path = folder / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    numbers = itertools.count(2)
+    while path.exists():
+        path = first.with_name(f"{first.name}-{next(numbers)}")
+    return path
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,7 +13,7 @@ import torch
 from qhdm.config import Config, SamplerOptions, Sampling
 from qhdm.device import resolve_device
 from qhdm.diffusion import Schedule, Trajectory, generate, trace
-from qhdm.errors import RunError, SamplingError
+from qhdm.errors import RunError, SamplingError, did_you_mean
 from qhdm.models import UNet, build_model, frozen
 from qhdm.models.build import set_engine
 from qhdm.quantum.engines import Engine, make_engine
@@ -110,9 +109,8 @@ class Run:
             return names.index(label)
         if isinstance(label, int | np.integer) and 0 <= label < len(names):
             return int(label)
-        near = difflib.get_close_matches(str(label), names, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise SamplingError(f"class {label!r}: unknown; {hint}known are {', '.join(names)}")
+        hint = did_you_mean(str(label), names)
+        raise SamplingError(f"class {label!r}: unknown; known are {', '.join(names)}{hint}")
 
     def labels_of(self, labels: Sequence[str | int]) -> list[int]:
         """The numbers of classes, given by names or numbers."""

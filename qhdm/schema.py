@@ -7,17 +7,16 @@ key, and the nearest known key or value.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from qhdm.errors import ConfigError, QhdmError, shortened
+from qhdm.errors import ConfigError, QhdmError, closest, did_you_mean, shortened
 from qhdm.files import write_text
 
 #: What a file may hold, far above what any needs; aliases count as what they stand for.
@@ -264,8 +263,7 @@ def _describe(cls: type, document: Document, key: Key, problems: list[dict[str, 
         where = document.place(key) if key else document.source
         return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
     known = [name for p in problems for name in _names(p)]
-    near = difflib.get_close_matches(str(value), known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = did_you_mean(str(value), known)
     if kind == "literal_error":
         return f"{document.place(key)}: {_shorten(value)} is not one of {', '.join(known)}{hint}"
     if kind == "missing":
@@ -322,12 +320,11 @@ def _nearest_key(cls: type, key: Key) -> str | None:
     known = list(_keys(cls, ()))
     section, name = key[:-1], str(key[-1])
     siblings = {str(k[-1]): k for k in known if k[:-1] == section}
-    near: Sequence[str] = difflib.get_close_matches(name, siblings, n=1)
-    if near:
-        return dotted(siblings[near[0]])
     anywhere = {str(k[-1]): k for k in reversed(known)}
-    near = difflib.get_close_matches(name, anywhere, n=1)
-    return dotted(anywhere[near[0]]) if near else None
+    for keys in (siblings, anywhere):
+        if near := closest(name, keys):
+            return dotted(keys[near])
+    return None
 
 
 def _keys(cls: type, prefix: Key) -> Iterable[Key]:

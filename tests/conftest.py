@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+from command_line import Cli, Done, call, succeeded
 
 if TYPE_CHECKING:
     from hardware_jobs import Chain, Submit
@@ -56,25 +55,17 @@ def tiny_yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
 @pytest.fixture(scope="session")
 def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
-    """Run `qhdm ...` as a process of its own."""
+    """Run `qhdm ...` in this process: `cli("sample", run, cwd=folder)`."""
     home = tmp_path_factory.mktemp("home")
-    # An empty cache: no test may find a EuroSAT that a developer has downloaded.
-    environment = {**os.environ, "QHDM_DATA": str(home), "NO_PROXY": "127.0.0.1"}
 
-    def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "qhdm", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            cwd=cwd or home,
-            env=environment,
-            timeout=300,
-        )
+    def run(*arguments: object, cwd: Path | None = None) -> Done:
+        with pytest.MonkeyPatch.context() as patch:
+            # An empty cache: no test may find a EuroSAT that a developer has downloaded.
+            patch.setenv("QHDM_DATA", str(home))
+            patch.chdir(cwd or home)
+            return call(*arguments)
 
     return run
 
@@ -83,8 +74,7 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
 def tiny_run(cli: Cli, tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run directory of a finished training."""
     path = tmp_path_factory.mktemp("runs") / "tiny"
-    done = cli("train", tiny_yaml, "--out", path)
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("train", tiny_yaml, "--out", path))
     return path
 
 
@@ -126,13 +116,13 @@ def spec(tiny_run: Path, tmp_path: Path) -> Path:
 def submit(server: RuntimeServer, spec: Path, tiny_run: Path) -> Submit:
     """Submit the small job with settings; returns the folder of the new job."""
     from qhdm.cli import main
-    from qhdm.hardware.folder import JobFolder
+    from qhdm.hardware.job_dir import JobDirectory
 
-    def run(*settings: str, code: int = 0) -> JobFolder:
-        known = set(JobFolder.all(tiny_run))
+    def run(*settings: str, code: int = 0) -> JobDirectory:
+        known = set(JobDirectory.all(tiny_run))
         sets = [part for setting in settings for part in ("--set", setting)]
         assert main(["submit", str(spec), "--yes", *sets]) == code
-        (folder,) = set(JobFolder.all(tiny_run)) - known
+        (folder,) = set(JobDirectory.all(tiny_run)) - known
         return folder
 
     return run
@@ -143,11 +133,11 @@ def chain(server: RuntimeServer, tmp_path: Path) -> Chain:
     """Three dependent requests without a model."""
     from hardware_jobs import SPEC, Chain
 
-    from qhdm.hardware.folder import JobFolder
+    from qhdm.hardware.job_dir import JobDirectory
     from qhdm.hardware.spec import JobSpec, LimitsConfig
 
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").touch()
     spec = JobSpec(run=str(tmp_path / "run"), backend=SPEC["backend"], shots=SPEC["shots"],
                    limits=LimitsConfig(**SPEC["limits"]))  # fmt: skip
-    return Chain(JobFolder.create(spec, "chain"))
+    return Chain(JobDirectory.create(spec, "chain"))

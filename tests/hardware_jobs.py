@@ -18,8 +18,8 @@ from runtime_server import BACKEND, TOKEN
 
 from qhdm.cli import main
 from qhdm.hardware.batch import Batch
-from qhdm.hardware.folder import JobFolder
 from qhdm.hardware.isa import REGISTER
+from qhdm.hardware.job_dir import JobDirectory
 from qhdm.hardware.ledger import Entry, Ledger
 from qhdm.hardware.runtime import RuntimeService
 from qhdm.hardware.spec import JobSpec
@@ -39,19 +39,19 @@ SPEC: dict[str, Any] = {
 JOBS = 2
 
 #: Submits SPEC with settings; returns the folder of the new job.
-Submit = Callable[..., JobFolder]
+Submit = Callable[..., JobDirectory]
 
 
 def jobs(runs: Path, *words: object) -> int:
     return main(["jobs", "--runs", str(runs), *map(str, words)])
 
 
-def images(folder: JobFolder) -> dict[str, bytes]:
+def images(folder: JobDirectory) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder.path / "images").rglob("*.png")}
 
 
 @contextmanager
-def opened(folder: JobFolder) -> Iterator[Ledger]:
+def opened(folder: JobDirectory) -> Iterator[Ledger]:
     ledger = folder.ledger()
     try:
         yield ledger
@@ -59,7 +59,7 @@ def opened(folder: JobFolder) -> Iterator[Ledger]:
         ledger.close()
 
 
-def states(folder: JobFolder) -> list[str]:
+def states(folder: JobDirectory) -> list[str]:
     with opened(folder) as ledger:
         return [entry.state for entry in ledger.entries()]
 
@@ -84,7 +84,7 @@ class Chain:
         told: what the user was told.
     """
 
-    folder: JobFolder
+    folder: JobDirectory
     length: int = 3
     told: list[str] = field(default_factory=list)
 

@@ -19,8 +19,8 @@ from ibm_quantum_schemas.executor.version_2_0 import (
 from qiskit_ibm_runtime.quantum_program.converters.converters_2_0 import passthrough_data_to_2_0
 from qiskit_ibm_runtime.quantum_program.params_converters import QUANTUM_PROGRAM_PARAMS_CONVERTERS
 
-from qhdm.hardware.local import LocalDevice
 from qhdm.hardware.runtime import execute
+from qhdm.hardware.simulator import DeviceSimulator
 
 #: Jobs that end without a result: status, reason and code.
 ENDS = {
@@ -68,7 +68,7 @@ class Job:
         self.result = "Traceback: words of the service"
         self.done.set()
 
-    def execute(self, device: LocalDevice, alone: threading.Lock, fate: str | None) -> None:
+    def execute(self, device: DeviceSimulator, alone: threading.Lock, fate: str | None) -> None:
         """Run the job; `fate` says what is wrong with its result."""
         converter = QUANTUM_PROGRAM_PARAMS_CONVERTERS[self.params["schema_version"]]
         with alone:

@@ -20,7 +20,7 @@ import jwt
 from qiskit_ibm_runtime.fake_provider import FakeHanoiV2
 from runtime_jobs import ENDS, Job
 
-from qhdm.hardware.local import LocalDevice
+from qhdm.hardware.simulator import DeviceSimulator
 
 TOKEN = "a-token-that-nobody-may-see-4711"
 CRN = "crn:v1:bluemix:public:quantum-computing:us-east:a/account:instance::"
@@ -87,7 +87,7 @@ class RuntimeServer(ThreadingHTTPServer):
     def __init__(self, *, noisy: bool = False) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.backend = FakeHanoiV2()
-        self.device = LocalDevice(self.backend.target, noisy=noisy)
+        self.device = DeviceSimulator(self.backend.target, noisy=noisy)
         self.jobs: dict[str, Job] = {}
         self.requests: list[str] = []
         self.faults: dict[str, list[Any]] = {}

@@ -240,7 +240,7 @@ def test_absent_sets_are_refused_with_the_remedy(
     assert "--set data.root=PATH" in message
     assert f"data.root: {tmp_path}/none: no such folder or zip; give" in refusal(tmp_path / "none")
     monkeypatch.chdir(tmp_path)
-    assert 'did you mean "bundled"?' in refusal("bundeld")
+    assert "did you mean bundled?" in refusal("bundeld")
 
 
 def test_sets_without_classes_are_refused(tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from tolerances import SIGMAS
 from qhdm.errors import BackendMissingError, ConfigError, HardwareError
 from qhdm.hardware.estimate import qpu_seconds
 from qhdm.hardware.estimator import HardwareEstimator, batches_of, groups_of
-from qhdm.hardware.folder import JobFolder
 from qhdm.hardware.isa import IsaCache, make_isa
+from qhdm.hardware.job_dir import JobDirectory
 from qhdm.hardware.ledger import Ledger
-from qhdm.hardware.local import LocalDevice
 from qhdm.hardware.runtime import LocalService, snapshot
+from qhdm.hardware.simulator import DeviceSimulator
 from qhdm.hardware.spec import JobSpec, LimitsConfig, load_spec, spec_to_yaml
 from qhdm.hardware.submission import Submitter
 from qhdm.quantum import build_filter, expectation
@@ -83,7 +83,7 @@ def test_packed_copies_are_disjoint_and_right(name: str) -> None:
 
     x = np.random.default_rng(1).uniform(0, 2 * np.pi, (7, 12))  # not a multiple of the copies
     shots = 4000
-    ideal = LocalDevice(device.target, noisy=False)
+    ideal = DeviceSimulator(device.target, noisy=False)
     bits = ideal.run(isa.circuit, isa.values(x), shots=shots, seed=1)
     measured = isa.rows(1 - 2 * bits.mean(axis=1), len(x))
     exact = expectation(filter, torch.tensor(x), torch.tensor(w)).numpy()
@@ -96,7 +96,7 @@ def test_packed_copies_are_disjoint_and_right(name: str) -> None:
 def test_values_agree_with_and_without_packing_under_noise() -> None:
     filter, _, circuit = bound()
     device = snapshot("fake_fez")
-    noisy = LocalDevice(device.target, noisy=True)
+    noisy = DeviceSimulator(device.target, noisy=True)
     x = np.random.default_rng(1).uniform(0, 2 * np.pi, (6, 12))
     found = []
     for packing in (1, 3):
@@ -237,7 +237,7 @@ def test_a_dry_run_and_a_rehearsal(cli, tiny_run: Path, tmp_path: Path) -> None:
     for verb in ("cancel", "fetch"):
         done = cli("jobs", "--runs", tiny_run, verb, folder.name)
         assert done.stdout == f"job {folder.name}: is done; samples: {folder / 'samples.png'}\n"
-    assert JobFolder(folder).is_done()
+    assert JobDirectory(folder).is_done()
     refused = cli("submit", spec, "--set", "hardware_steps=9")
     assert refused.returncode == 1
     assert "hardware_steps" in refused.stderr

@@ -23,7 +23,7 @@ from runtime_server import Job, RuntimeServer
 
 from qhdm import errors
 from qhdm.cli import main
-from qhdm.hardware.folder import JobFolder
+from qhdm.hardware.job_dir import JobDirectory
 from qhdm.hardware.runtime import Request
 from qhdm.hardware.runtime.request import options_of
 from qhdm.hardware.spec import JobSpec
@@ -57,7 +57,7 @@ def sent_on(job: Job) -> set[tuple[int, ...]]:
     return {qubits for one in found for name, qubits in one if name == "cx"}
 
 
-def kept_couplings(folder: JobFolder) -> set[tuple[int, ...]]:
+def kept_couplings(folder: JobDirectory) -> set[tuple[int, ...]]:
     """Those that all circuits use which are kept in a job's folder."""
     found = []
     for path in folder.isa.glob("*.qpy"):
@@ -167,7 +167,7 @@ def test_randomizations_are_those_that_the_client_would_choose() -> None:
         assert ours[0] * ours[1] == spec.executed_shots <= clients[0] * clients[1]
 
 
-def stop_before_the_second_job(server: RuntimeServer, submit: Submit, fault: str) -> JobFolder:
+def stop_before_the_second_job(server: RuntimeServer, submit: Submit, fault: str) -> JobDirectory:
     """A job whose first request is done, and whose second failed or was refused."""
     if fault == "failed":
         server.fates = [None, "failed"]

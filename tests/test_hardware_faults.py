@@ -18,8 +18,8 @@ from runtime_server import CRN, TOKEN, RuntimeServer
 
 from qhdm import errors
 from qhdm.cli import main
-from qhdm.hardware import work
-from qhdm.hardware.folder import JobFolder
+from qhdm.hardware import job_runner
+from qhdm.hardware.job_dir import JobDirectory
 from qhdm.hardware.ledger import Ledger
 
 pytestmark = pytest.mark.slow
@@ -138,7 +138,7 @@ def test_a_wrong_result_is_not_fetched_and_does_not_keep_others_back(
     for job in server.jobs.values():
         assert job.done.wait(10)
     with pytest.raises(errors.ResultLostError, match=r"job0000: .*32 shots.*not 2 of 64"):
-        work.fetch(chain.folder, chain.service())
+        job_runner.fetch(chain.folder, chain.service())
     assert [entry.state for entry in chain.entries()] == ["failed", "done"]
 
 
@@ -161,7 +161,7 @@ def test_a_result_of_an_earlier_version_is_checked_as_it_is_read(
     assert len(server.jobs) == chain.length
 
 
-@pytest.mark.parametrize("verb", [None, work.fetch, work.cancel])
+@pytest.mark.parametrize("verb", [None, job_runner.fetch, job_runner.cancel])
 def test_a_pending_job_that_is_gone_is_sent_again(
     verb: Callable | None,
     server: RuntimeServer,
@@ -177,8 +177,8 @@ def test_a_pending_job_that_is_gone_is_sent_again(
     server.forget(job)
     assert jobs(chain.folder.path.parents[1], "status", chain.folder.path) == 0
     assert "submitted (the service does not have it)" in capsys.readouterr().out
-    if verb is work.cancel:
-        assert work.cancel(chain.folder, chain.service()) == (1, 0)
+    if verb is job_runner.cancel:
+        assert job_runner.cancel(chain.folder, chain.service()) == (1, 0)
     else:
         with pytest.raises(errors.ResultLostError, match=r"job0000.*resume"):
             chain.run() if verb is None else verb(chain.folder, chain.service())
@@ -377,7 +377,7 @@ def test_a_full_disk_names_the_way_on(
     server.make_job = filling
     run = small_disk / "run"
     assert main(["submit", str(spec), "--yes", "--set", f"run={run}"]) == 3
-    (folder,) = JobFolder.all(run)
+    (folder,) = JobDirectory.all(run)
     line = one_line(capsys)
     assert "is full" in line
     assert f"qhdm jobs resume {folder.path}" in line

@@ -20,7 +20,7 @@ import yaml
 from hardware_jobs import Chain
 from runtime_server import BACKEND, RuntimeServer, environment, refuse_unless_loopback
 
-from qhdm.hardware.folder import JobFolder
+from qhdm.hardware.job_dir import JobDirectory
 
 pytestmark = pytest.mark.slow
 
@@ -122,7 +122,7 @@ def test_any_request_may_fail_once(server: RuntimeServer, chain: Chain) -> None:
     ]
     cases = random.Random(0).sample(cases, min(FAULTS, len(cases)))
     for number, fault in cases:
-        chain.folder = JobFolder.create(spec, "fault")
+        chain.folder = JobDirectory.create(spec, "fault")
         before = len(server.jobs)
         server.faults = {"*": [None] * number + [fault]}
         assert np.array_equal(chain.run(), whole), (requests[number], fault)

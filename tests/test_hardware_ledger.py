@@ -12,7 +12,7 @@ import pytest
 
 from qhdm import errors
 from qhdm.cli import main
-from qhdm.hardware.folder import JobFolder
+from qhdm.hardware.job_dir import JobDirectory
 from qhdm.hardware.ledger import Ledger
 from qhdm.hardware.spec import JobSpec
 
@@ -67,7 +67,7 @@ def test_one_damaged_ledger_does_not_hide_the_other_jobs(
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").touch()
     names = [
-        JobFolder.create(JobSpec(run=str(tmp_path / "run"), backend="aer"), name).path
+        JobDirectory.create(JobSpec(run=str(tmp_path / "run"), backend="aer"), name).path
         for name in ("first", "second", "third")
     ]
     with sqlite3.connect(names[0] / "ledger.sqlite") as database:

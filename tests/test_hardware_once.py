@@ -17,7 +17,7 @@ from runtime_jobs import Job
 from runtime_server import OTHER_CRN, RuntimeServer
 
 from qhdm import errors
-from qhdm.hardware import submission, work
+from qhdm.hardware import job_runner, submission
 from qhdm.hardware.patience import pause_after
 from qhdm.hardware.runtime import RuntimeService
 
@@ -206,7 +206,7 @@ def test_cancelling_keeps_what_completes(
 ) -> None:
     server.stubborn = stubborn
     job = held(server, chain)
-    assert work.cancel(chain.folder, chain.service()) == ((0, 1) if stubborn else (1, 0))
+    assert job_runner.cancel(chain.folder, chain.service()) == ((0, 1) if stubborn else (1, 0))
     assert job.status == ("Completed" if stubborn else "Cancelled")
     assert [entry.state for entry in chain.entries()] == ["done" if stubborn else "failed"]
     chain.run()
@@ -236,7 +236,7 @@ def test_cancelling_cancels_what_an_older_ledger_does_not_know(
     copy = ledger.read_bytes()
     job = held(server, chain)
     ledger.write_bytes(copy)
-    assert work.cancel(chain.folder, chain.service()) == (0, 0)
+    assert job_runner.cancel(chain.folder, chain.service()) == (0, 0)
     assert job.status == "Cancelled"
 
 
@@ -245,9 +245,9 @@ def test_jobs_of_another_instance_are_not_taken_for_lost(
 ) -> None:
     server.crns.append(OTHER_CRN)
     held(server, chain)
-    work.fetch(chain.folder, chain.service())
+    job_runner.fetch(chain.folder, chain.service())
     monkeypatch.setenv("QISKIT_IBM_INSTANCE", OTHER_CRN)
-    for verb in (work.fetch, work.cancel):
+    for verb in (job_runner.fetch, job_runner.cancel):
         with pytest.raises(errors.InstanceError, match="another instance"):
             verb(chain.folder, chain.service())
     assert [entry.state for entry in chain.entries()] == ["submitted"]

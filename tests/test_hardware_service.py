@@ -25,8 +25,8 @@ from runtime_server import (
 
 from qhdm import errors
 from qhdm.cli import main
-from qhdm.hardware import submission, work
-from qhdm.hardware.folder import JobFolder
+from qhdm.hardware import job_runner, submission
+from qhdm.hardware.job_dir import JobDirectory
 from qhdm.hardware.runtime import RuntimeService
 from qhdm.hardware.sampling import Task
 from qhdm.hardware.spec import JobSpec, load_spec
@@ -151,14 +151,14 @@ def test_the_token_is_nowhere(
             capture_output=True, text=True, env=settings, timeout=120,
         )  # fmt: skip
 
-    known = set(JobFolder.all(tiny_run))
+    known = set(JobDirectory.all(tiny_run))
     failing = run("submit", spec, "--yes")
     assert failing.returncode == errors.JobFailedError.exit_code, failing.stderr[-2000:]
     refused = run("submit", spec, "--yes", QISKIT_IBM_TOKEN="wrong-token-1234")
     missing = run("submit", spec, "--yes", QISKIT_IBM_TOKEN="")
     assert refused.returncode == missing.returncode == errors.AccountError.exit_code
     assert "no IBM Quantum account" in missing.stderr
-    (folder,) = set(JobFolder.all(tiny_run)) - known
+    (folder,) = set(JobDirectory.all(tiny_run)) - known
     files = [path for path in (*folder.path.rglob("*"), log) if path.is_file()]
     texts = [path.read_bytes() for path in files]
     texts += [(r.stdout + r.stderr).encode() for r in (failing, refused, missing)]
@@ -195,15 +195,15 @@ def test_budgets_stop_and_resume(
 
     # The estimate was within the limit, what was used is not.
     loaded = load_spec(spec, ["limits.max_jobs=2"])
-    folder = JobFolder.create(loaded, "budget")
+    folder = JobDirectory.create(loaded, "budget")
     ledger = folder.ledger()
     ledger.intend("earlier", (9, 0, 0), place="x", shapes=[], seconds=2.0, inputs={})
     ledger.failed("earlier", qpu_seconds=1.0)
     ledger.close()
-    service = work.connect(loaded)
-    cache = work.isa_cache(loaded, service.device, folder)
+    service = job_runner.connect(loaded)
+    cache = job_runner.isa_cache(loaded, service.device, folder)
     with pytest.raises(errors.BudgetError, match="max_jobs"):
-        work.work(folder, Task.load(loaded), service, cache, progress=False)
+        job_runner.run_job(folder, Task.load(loaded), service, cache, progress=False)
     assert len(server.jobs) == 1
     assert jobs(tiny_run, "resume", folder.name, "--set", "limits.max_jobs=9") == 0
     assert len(server.jobs) == JOBS

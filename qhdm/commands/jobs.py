@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from qhdm.errors import ConfigError, QhdmError, ResultLostError
 
 if TYPE_CHECKING:
-    from qhdm.hardware.folder import JobFolder
+    from qhdm.hardware.job_dir import JobDirectory
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -43,9 +43,9 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    from qhdm.hardware.folder import JobFolder
+    from qhdm.hardware.job_dir import JobDirectory
 
-    folders = JobFolder.all(arguments.runs)
+    folders = JobDirectory.all(arguments.runs)
     if not folders:
         print(f"no jobs in {arguments.runs}; make one with: qhdm submit jobs/rehearsal.yaml")
         return
@@ -62,7 +62,7 @@ def _list(arguments: argparse.Namespace) -> None:
         raise broken[0]
 
 
-def _row(folder: JobFolder) -> str:
+def _row(folder: JobDirectory) -> str:
     if folder.never_sent():
         return f"{'-':<14}never sent{0:>10}{0:>6}{0:>8.1f}"
     spec, ledger = folder.spec(), folder.ledger()
@@ -78,9 +78,9 @@ def _row(folder: JobFolder) -> str:
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    from qhdm.hardware.folder import JobFolder, open_session
+    from qhdm.hardware.job_dir import JobDirectory, open_session
 
-    folder = JobFolder.find(arguments.id, arguments.runs)
+    folder = JobDirectory.find(arguments.id, arguments.runs)
     spec, ledger = folder.spec(), folder.ledger()
     entries = ledger.entries()
     last = ledger.last_state()
@@ -114,56 +114,56 @@ def _status(arguments: argparse.Namespace) -> None:
 
 
 def _resume(arguments: argparse.Namespace) -> None:
-    from qhdm.hardware.folder import JobFolder
+    from qhdm.hardware.job_dir import JobDirectory
 
-    folder = JobFolder.find(arguments.id, arguments.runs)
+    folder = JobDirectory.find(arguments.id, arguments.runs)
     folder.ledger().close()  # a damaged one is refused at once, not after the heavy imports
     for setting in arguments.set:
         if not setting.startswith("limits."):
             raise ConfigError(f"--set {setting}: only limits.* may change; submit a new job")
     spec = folder.spec(arguments.set)
 
-    from qhdm.hardware import work
+    from qhdm.hardware import job_runner
     from qhdm.hardware.report import describe_report
     from qhdm.hardware.sampling import Task
 
     task = Task.load(spec)
-    service = work.connect(spec)
-    cache = work.isa_cache(spec, service.device, folder)
+    service = job_runner.connect(spec)
+    cache = job_runner.isa_cache(spec, service.device, folder)
     if arguments.relayout:
-        work.relayout(folder, service)
-    report = work.work(folder, task, service, cache, progress=True)
+        job_runner.relayout(folder, service)
+    report = job_runner.run_job(folder, task, service, cache, progress=True)
     print(describe_report(report))
     print(f"samples: {folder.path / 'samples.png'}")
     print(f"report: {folder.path / 'report.json'}, {folder.path / 'report.png'}")
 
 
 def _cancel(arguments: argparse.Namespace) -> None:
-    from qhdm.hardware import work
-    from qhdm.hardware.folder import JobFolder
+    from qhdm.hardware import job_runner
+    from qhdm.hardware.job_dir import JobDirectory
 
-    folder = JobFolder.find(arguments.id, arguments.runs)
+    folder = JobDirectory.find(arguments.id, arguments.runs)
     if _told_done(folder):
         return
-    count, kept = work.cancel(folder, _service(folder))
+    count, kept = job_runner.cancel(folder, _service(folder))
     more = f"; {kept} had a result by then, which is kept" if kept else ""
     print(f"job {folder.name}: cancelled, {count} pending at the service{more}")
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
-    from qhdm.hardware import work
-    from qhdm.hardware.folder import JobFolder
+    from qhdm.hardware import job_runner
+    from qhdm.hardware.job_dir import JobDirectory
 
-    folder = JobFolder.find(arguments.id, arguments.runs)
+    folder = JobDirectory.find(arguments.id, arguments.runs)
     if _told_done(folder):
         return
-    fetched, pending = work.fetch(folder, _service(folder))
+    fetched, pending = job_runner.fetch(folder, _service(folder))
     print(f"job {folder.name}: {fetched} results fetched, {pending} pending")
     if not pending:
         print(f"to go on: qhdm jobs resume {folder.name}")
 
 
-def _told_done(folder: JobFolder) -> bool:
+def _told_done(folder: JobDirectory) -> bool:
     """Whether a job has its images; then says where."""
     if folder.is_done():
         print(f"job {folder.name}: is done; samples: {folder.path / 'samples.png'}")

@@ -40,9 +40,9 @@ def _submit(arguments: argparse.Namespace) -> None:
         raise BudgetError("--device: only with --dry-run; the specification names the backend")
 
     # Only now the heavy imports: bad input is refused at once.
-    from qhdm.hardware import work
+    from qhdm.hardware import job_runner
     from qhdm.hardware.estimate import describe
-    from qhdm.hardware.folder import JobFolder
+    from qhdm.hardware.job_dir import JobDirectory
     from qhdm.hardware.report import describe_report
     from qhdm.hardware.sampling import Task
     from qhdm.runs.directory import RunDirectory
@@ -52,20 +52,20 @@ def _submit(arguments: argparse.Namespace) -> None:
     print(f"run: {spec.run}")
     task = Task.load(spec)
     if arguments.dry_run:
-        device = work.dry_device(spec, arguments.device)
-        print(describe(task.estimate(device, work.isa_cache(spec, device))))
+        device = job_runner.dry_device(spec, arguments.device)
+        print(describe(task.estimate(device, job_runner.isa_cache(spec, device))))
         return
-    service = work.connect(spec)
-    cache = work.isa_cache(spec, service.device)
+    service = job_runner.connect(spec)
+    cache = job_runner.isa_cache(spec, service.device)
     estimate = task.estimate(service.device, cache)
     print(describe(estimate))
-    work.check(estimate)
+    job_runner.check(estimate)
     if not spec.local and not arguments.yes:
         _ask(f"submit {estimate.jobs} jobs, about {estimate.paid_seconds:,.1f} QPU seconds?")
-    folder = JobFolder.create(spec, arguments.spec.stem)
+    folder = JobDirectory.create(spec, arguments.spec.stem)
     print(f"\njob: {folder.name} ({folder.path})", flush=True)
     cache.keep_in(folder.isa)
-    report = work.work(folder, task, service, cache, progress=True)
+    report = job_runner.run_job(folder, task, service, cache, progress=True)
     print(describe_report(report))
     print(f"samples: {folder.path / 'samples.png'}")
     print(f"report: {folder.path / 'report.json'}, {folder.path / 'report.png'}")

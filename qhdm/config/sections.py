@@ -376,7 +376,7 @@ class ReleasedConfig:
 
     Each switch is one difference, to chase published numbers and to import published weights; all
     false is the corrected network. Two more differences are settings of their own: the ansatz
-    `hqconv_released`, and `quantum.encoder.replace: both`. docs/reference.md gives the evidence.
+    `hqconv_released`, and `quantum.encoder.replace: both`. docs/reproduction.md gives the evidence.
 
     Attributes:
         time_blind: paper: every block is conditioned on the timestep and the label. Code: the

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import os
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from qhdm.data.parallel import map_in_threads
 from qhdm.data.raster import Raster
 from qhdm.data.source import EUROSAT_CLASSES, NAMED_ROOTS, Item, Source, locate, open_source
 from qhdm.data.values import SetValues, Values, values_of
-from qhdm.errors import DataError
+from qhdm.errors import DataError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -251,10 +250,9 @@ def _split_key(name: str) -> tuple[bytes, str]:
 def _choose(wanted: tuple[str, ...] | None, known: tuple[str, ...]) -> tuple[str, ...]:
     for name in wanted or ():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
             raise DataError(
-                f"data.classes: unknown class {name!r}; {hint}known: {', '.join(known)}"
+                f"data.classes: unknown class {name!r}; known: {', '.join(known)}"
+                f"{did_you_mean(name, known)}"
             )
     return known if wanted is None else wanted
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import zipfile
 from abc import ABC, abstractmethod
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from qhdm.data.layout import Item, arrange
 from qhdm.data.zips import entry_parts, is_link, open_zip, read_entry
-from qhdm.errors import DataError
+from qhdm.errors import DataError, did_you_mean
 
 EUROSAT_CLASSES = (
     "AnnualCrop",
@@ -297,9 +296,8 @@ def _absent(root: str, path: Path) -> DataError:
             f'data.root: no EuroSAT RGB at {path}; download it with "qhdm data download eurosat" '
             "(90 MiB), or give your own folder or zip with --set data.root=PATH"
         )
-    near = difflib.get_close_matches(root, NAMED_ROOTS, n=1)
-    hint = f'did you mean "{near[0]}"?' if near else f"give {_LAYOUT}"
-    return DataError(f"data.root: {path}: no such folder or zip; {hint}")
+    hint = did_you_mean(root, NAMED_ROOTS)
+    return DataError(f"data.root: {path}: no such folder or zip; give {_LAYOUT}{hint}")
 
 
 def _empty(source: Source) -> DataError:

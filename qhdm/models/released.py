@@ -1,7 +1,7 @@
 """The published code where it differs from its paper (arXiv 2512.20448).
 
-Each class is one difference, chosen by a switch of `qhdm.config.ReleasedConfig`; docs/reference.md
-gives the evidence. None is used by default.
+Each class is one difference, enabled by a switch of `qhdm.config.ReleasedConfig`. None is used by
+default; docs/reproduction.md gives the evidence.
 """
 
 from __future__ import annotations

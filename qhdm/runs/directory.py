@@ -21,7 +21,6 @@ import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from qhdm import console
 from qhdm._version import __version__
 from qhdm.config import Config, is_circuit_file, to_yaml, with_ansatz
 from qhdm.errors import RunError
-from qhdm.files import atomic_path, locked, remove_folder, sweep, write_text
+from qhdm.files import atomic_path, locked, remove_folder, sweep, timed_path, write_text
 from qhdm.runs.checkpoints import checkpoint_files, checkpoint_step, verify_checkpoint
 from qhdm.runs.config import circuit_digest, load_run_config, sealed
 
@@ -72,12 +71,7 @@ class RunDirectory:
             RunError: the directory exists and is not empty, or cannot be made.
         """
         if path is None:
-            stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-            base = path = Path("runs") / f"{config.name}-{stamp}"
-            attempt = 1
-            while path.exists():
-                attempt += 1
-                path = base.with_name(f"{base.name}-{attempt}")
+            path = timed_path(Path("runs"), config.name)
         unfinished = _launched_by(launch, path) and not (path / "config.yaml").exists()
         if not unfinished:
             check_absent(path)

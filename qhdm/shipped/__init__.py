@@ -6,12 +6,11 @@ this package, in a clone they lie beside `qhdm`.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from qhdm.errors import QhdmError, shortened
+from qhdm.errors import QhdmError, did_you_mean, shortened
 
 Kind = Literal["configs", "circuits", "jobs"]
 #: Folders of shipped files, and how the names of their files end.
@@ -67,11 +66,9 @@ def find_shipped(
         return path
     if path.parent == Path():
         known = list(dict.fromkeys([*others, *files]))
-        near = difflib.get_close_matches(path.stem, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
         raise refusal(
             f"{shortened(str(name))}: no such file, and not a name that qhdm knows; known are "
-            f"{', '.join(known)}{hint}"
+            f"{', '.join(known)}{did_you_mean(path.stem, known)}"
         )
     meant = path.with_suffix("").as_posix().removeprefix(f"{kind}/")
     if meant in files:

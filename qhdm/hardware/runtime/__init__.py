@@ -7,7 +7,7 @@ the circuit measures, and nothing else of the chip.
 
 from qhdm.hardware.runtime.client import find_backend
 from qhdm.hardware.runtime.device import Device, snapshot
-from qhdm.hardware.runtime.local import LocalService, execute
+from qhdm.hardware.runtime.local_service import LocalService, execute
 from qhdm.hardware.runtime.request import Request, Service, Status
 from qhdm.hardware.runtime.service import RuntimeService
 

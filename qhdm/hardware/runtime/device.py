@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
 from qiskit.providers import BackendV2
 from qiskit.transpiler import CouplingMap, Target
 
-from qhdm.errors import BackendMissingError
+from qhdm.errors import BackendMissingError, did_you_mean
 from qhdm.hardware.spec import IDEAL
 from qhdm.quantum.devices.calibration import named_devices
 
@@ -85,8 +84,8 @@ def fake_backend(name: str) -> BackendV2:
     """
     known = named_devices()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise BackendMissingError(f"backend {name}: there is no such fake device{hint}")
+        raise BackendMissingError(
+            f"backend {name}: there is no such fake device{did_you_mean(name, known)}"
+        )
     backend: BackendV2 = known[name]()
     return backend

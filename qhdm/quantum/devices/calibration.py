@@ -14,7 +14,6 @@ repeated when the device, or the package that names it, has changed.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import math
@@ -28,7 +27,7 @@ from qiskit.circuit import Gate, Instruction, Measure
 from qiskit.circuit.library import get_standard_gate_name_mapping
 from qiskit.transpiler import InstructionProperties, QubitProperties, Target
 
-from qhdm.errors import EngineError
+from qhdm.errors import EngineError, did_you_mean
 from qhdm.files import write_text
 
 FORMAT = "qhdm-calibration/1"
@@ -63,11 +62,10 @@ def find_calibration(source: str) -> Calibration:
         return _read(path)
     devices = named_devices()
     if source not in devices:
-        near = difflib.get_close_matches(source, devices, n=1)
-        guess = f"did you mean {near[0]}? " if near else ""
         raise EngineError(
-            f"noise: device {source!r} is unknown; {guess}Known are the fake devices of "
-            "qiskit-ibm-runtime (fake_torino, fake_fez, ...) and calibration files (*.json)"
+            f"noise: unknown device {source!r}; give a fake device of qiskit-ibm-runtime "
+            "(fake_torino, fake_fez, ...) or a calibration file (*.json)"
+            f"{did_you_mean(source, devices)}"
         )
     backend = devices[source]()
     return Calibration(source, unitary_part(backend.target))

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from qhdm.errors import HardwareError
-from qhdm.files import locked, write_text
+from qhdm.files import locked, timed_path, write_text
 from qhdm.hardware.ledger import Ledger
 from qhdm.hardware.spec import JobSpec, load_spec, spec_to_yaml
 from qhdm.runs.config import config_path
@@ -18,13 +18,13 @@ _SPEC, _LEDGER = "job.yaml", "ledger.sqlite"
 
 
 @dataclass(frozen=True)
-class JobFolder:
+class JobDirectory:
     """A job on disk."""
 
     path: Path
 
     @classmethod
-    def create(cls, spec: JobSpec, name: str) -> JobFolder:
+    def create(cls, spec: JobSpec, name: str) -> JobDirectory:
         """Make the folder of a new job.
 
         Args:
@@ -32,11 +32,7 @@ class JobFolder:
             name: first part of the job's id.
         """
         jobs = config_path(Path(spec.run)).parent / "jobs"
-        base = f"{name}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
-        path, attempt = jobs / base, 1
-        while path.exists():
-            attempt += 1
-            path = jobs / f"{base}-{attempt}"
+        path = timed_path(jobs, name)
         path.mkdir(parents=True)
         folder = cls(path)
         Ledger(path / _LEDGER, create=True).close()
@@ -45,7 +41,7 @@ class JobFolder:
         return folder
 
     @classmethod
-    def find(cls, name: str, runs: Path) -> JobFolder:
+    def find(cls, name: str, runs: Path) -> JobDirectory:
         """A job by its id, or by its folder.
 
         Raises:
@@ -71,7 +67,7 @@ class JobFolder:
         )
 
     @classmethod
-    def all(cls, runs: Path) -> list[JobFolder]:
+    def all(cls, runs: Path) -> list[JobDirectory]:
         """All jobs of the runs in a folder, or of the run that it is, oldest first.
 
         Also those that were killed before their specification was written.

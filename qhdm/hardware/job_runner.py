@@ -16,8 +16,8 @@ from qhdm.errors import (
     SessionExpiredError,
 )
 from qhdm.hardware.estimate import Estimate
-from qhdm.hardware.folder import JobFolder, open_session
 from qhdm.hardware.isa import IsaCache
+from qhdm.hardware.job_dir import JobDirectory, open_session
 from qhdm.hardware.ledger import Ledger
 from qhdm.hardware.report import write_images, write_report
 from qhdm.hardware.runtime import Device, LocalService, RuntimeService, Service, snapshot
@@ -26,7 +26,7 @@ from qhdm.hardware.spec import JobSpec
 from qhdm.hardware.submission import Submitter
 
 
-def isa_cache(spec: JobSpec, device: Device, folder: JobFolder | None = None) -> IsaCache:
+def isa_cache(spec: JobSpec, device: Device, folder: JobDirectory | None = None) -> IsaCache:
     """The ISA circuits of a job; without a folder they are kept in memory."""
     return IsaCache(
         None if folder is None else folder.isa,
@@ -67,8 +67,8 @@ def dry_device(spec: JobSpec, name: str | None) -> Device:
     return snapshot(name or spec.backend)
 
 
-def work(
-    folder: JobFolder, task: Task, service: Service, cache: IsaCache, *, progress: bool
+def run_job(
+    folder: JobDirectory, task: Task, service: Service, cache: IsaCache, *, progress: bool
 ) -> dict[str, Any]:
     """Go on with a job until its images are there; returns the report.
 
@@ -110,13 +110,13 @@ def work(
         return report
 
 
-def fetch(folder: JobFolder, service: Service) -> tuple[int, int]:
+def fetch(folder: JobDirectory, service: Service) -> tuple[int, int]:
     """Fetch results without sending anything; returns how many, and how many are pending."""
     with folder.locked(), _opened(folder, service) as ledger:
         return _submitter(folder, ledger, service).fetch()
 
 
-def relayout(folder: JobFolder, service: Service) -> None:
+def relayout(folder: JobDirectory, service: Service) -> None:
     """Lay circuits out anew, by the present calibration, for what the service does not have yet."""
     with folder.locked(), _opened(folder, service) as ledger:
         submitter = _submitter(folder, ledger, service)
@@ -126,7 +126,7 @@ def relayout(folder: JobFolder, service: Service) -> None:
         ledger.record("relaid", [*(ledger.fact("relaid") or []), (step, stage + 1)])
 
 
-def cancel(folder: JobFolder, service: Service) -> tuple[int, int]:
+def cancel(folder: JobDirectory, service: Service) -> tuple[int, int]:
     """Cancel what is pending, and close the session.
 
     A job that is done stays so.
@@ -148,7 +148,7 @@ def cancel(folder: JobFolder, service: Service) -> tuple[int, int]:
 
 
 @contextmanager
-def _session(folder: JobFolder, ledger: Ledger, service: Service) -> Iterator[None]:
+def _session(folder: JobDirectory, ledger: Ledger, service: Service) -> Iterator[None]:
     """Open the session or batch that the job asks for, if any, and close it whatever happens."""
     if not isinstance(service, RuntimeService):
         yield
@@ -168,7 +168,7 @@ def _session(folder: JobFolder, ledger: Ledger, service: Service) -> Iterator[No
         _close_session(folder, ledger, service)
 
 
-def _close_session(folder: JobFolder, ledger: Ledger, service: RuntimeService) -> None:
+def _close_session(folder: JobDirectory, ledger: Ledger, service: RuntimeService) -> None:
     """Close the session or batch; jobs that are in it run to their end."""
     if service.session is None:
         return
@@ -185,7 +185,7 @@ def _close_session(folder: JobFolder, ledger: Ledger, service: RuntimeService) -
     ledger.record("session", None)
 
 
-def _submitter(folder: JobFolder, ledger: Ledger, service: Service) -> Submitter:
+def _submitter(folder: JobDirectory, ledger: Ledger, service: Service) -> Submitter:
     spec = folder.spec()
     return Submitter(
         ledger, service, name=ledger.fact("tag"), shots=spec.executed_shots, limits=spec.limits
@@ -193,7 +193,7 @@ def _submitter(folder: JobFolder, ledger: Ledger, service: Service) -> Submitter
 
 
 @contextmanager
-def _opened(folder: JobFolder, service: Service) -> Iterator[Ledger]:
+def _opened(folder: JobDirectory, service: Service) -> Iterator[Ledger]:
     """The ledger of a job, whose jobs are of the instance that the service is asked for."""
     ledger = folder.ledger()
     try:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from qiskit.circuit import QuantumCircuit
 
-from qhdm.hardware.local import LocalDevice
 from qhdm.hardware.runtime.device import snapshot
 from qhdm.hardware.runtime.request import (
     Request,
@@ -19,6 +18,7 @@ from qhdm.hardware.runtime.request import (
     options_of,
     pubs_of,
 )
+from qhdm.hardware.simulator import DeviceSimulator
 from qhdm.hardware.spec import IDEAL, JobSpec
 from qhdm.quantum.devices.calibration import named_devices
 
@@ -42,7 +42,7 @@ class LocalService:
         self.device = snapshot(spec.backend)
         ideal = spec.backend == IDEAL
         self._backend = None if ideal else named_devices()[spec.backend]()
-        self._simulator = LocalDevice(self.device.target, noisy=not ideal)
+        self._simulator = DeviceSimulator(self.device.target, noisy=not ideal)
         self._spec = spec
         self._found: dict[str, tuple[Request, list[np.ndarray]]] = {}
 
@@ -78,7 +78,7 @@ class LocalService:
         self._found.pop(job_id, None)
 
 
-def execute(program: QuantumProgram, device: LocalDevice) -> QuantumProgramResult:
+def execute(program: QuantumProgram, device: DeviceSimulator) -> QuantumProgramResult:
     """Execute a program of the client's Executor on this machine.
 
     Draws come from the content of the program: an equal program has an equal result.
