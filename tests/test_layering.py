@@ -24,7 +24,7 @@ ALLOWED = {
     "shipped": {"errors"},
     "distributed": {"errors"},
     "schema": BASE,
-    "config": BASE | {"schema", "quantum.options"},
+    "config": BASE | {"schema", "quantum.ansatz", "quantum.options"},
     "data": BASE | {"config"},
     "diffusion": BASE | {"config"},
     # The rooms of quantum: what stands on top is what a reader needs first.
@@ -45,7 +45,7 @@ ALLOWED = {
     "device": {"errors"},
     "pictures": {"files", "data"},
     "runs": BASE | {"config", "schema"},
-    "models": BASE | {"config", "data", "quantum"},
+    "models": BASE | {"config", "quantum"},
     "run": MODELS | {"diffusion"},
     "training": MODELS | {"diffusion", "distributed", "pictures", "run"},
     "hardware": MODELS | {"schema", "diffusion", "run", "report", "pictures"},
