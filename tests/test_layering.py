@@ -12,7 +12,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "qhdm"
 
 #: What each part may import, besides itself.
-BASE = {"_version", "console", "errors", "files", "seeds", "shipped"}
+BASE = {"_version", "console", "errors", "files", "seeds", "shipped", "tables"}
 FILTER = BASE | {"quantum.filter", "quantum.unroll", "quantum.options"}
 MODELS = BASE | {"config", "data", "device", "models", "quantum", "runs"}
 ALLOWED = {
@@ -21,10 +21,11 @@ ALLOWED = {
     "errors": set(),
     "files": set(),
     "seeds": set(),
+    "tables": set(),
     "shipped": {"errors"},
     "distributed": {"errors"},
     "schema": BASE,
-    "config": BASE | {"schema", "quantum.options"},
+    "config": BASE | {"schema", "quantum.ansatz", "quantum.options"},
     "data": BASE | {"config"},
     "diffusion": BASE | {"config"},
     # Subpackages of quantum.
@@ -45,17 +46,16 @@ ALLOWED = {
     "device": {"errors"},
     "pictures": {"files", "data"},
     "runs": BASE | {"config", "schema"},
-    "models": BASE | {"config", "data", "quantum"},
+    "models": BASE | {"config", "quantum"},
     "run": MODELS | {"diffusion"},
     "training": MODELS | {"diffusion", "distributed", "pictures", "run"},
-    "hardware": MODELS | {"schema", "diffusion", "run", "report", "pictures"},
-    "metrics": MODELS | {"schema", "diffusion", "training", "run"},
+    "hardware": MODELS | {"schema", "diffusion", "run", "pictures"},
+    "metrics": MODELS | {"schema", "diffusion", "training", "run", "pictures"},
     "comparison": MODELS | {"schema", "training", "metrics"},
     "reproduction": MODELS | {"training"},
     "export": BASE | {"models", "quantum"},
-    "report": BASE | {"data", "quantum", "metrics", "comparison", "pictures"},
     # Only the command line may import the pages, which show everything.
-    "report.pages": MODELS | {"training", "run", "metrics", "comparison", "report", "pictures"},
+    "report": MODELS | {"training", "run", "metrics", "comparison", "pictures"},
 }
 #: The entrances may see everything.
 ENTRANCES = {"__init__", "__main__", "cli", "commands"}

@@ -172,7 +172,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
 def _measure(target: _Target, arguments: argparse.Namespace, plot: Path) -> None:
     from qhdm.quantum.analysis.expressibility import gradient_variance, measure
     from qhdm.quantum.analysis.text import describe_gradients, describe_measures
-    from qhdm.report.measures import plot_measures
+    from qhdm.report.charts import plot_measures
 
     filter = target.filter
     found = measure(filter, pairs=arguments.pairs, seed=arguments.seed, progress=True)

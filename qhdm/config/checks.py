@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qhdm.config.sections import (
-    PATCH_CHANNELS,
-    PATCH_SIZE,
     DataConfig,
     DiffusionConfig,
     EncoderConfig,
@@ -22,6 +20,7 @@ from qhdm.config.sections import (
     VertexConfig,
     is_circuit_file,
 )
+from qhdm.quantum.options import PATCH_CHANNELS, PATCH_SIZE
 
 
 def shape_problems(data: DataConfig, model: ModelConfig) -> Iterator[str]:

@@ -19,7 +19,6 @@ from qhdm.config.checks import (
     shape_problems,
 )
 from qhdm.config.sections import (
-    PATCH_CHANNELS,
     STRICT,
     DataConfig,
     DiffusionConfig,
@@ -32,6 +31,7 @@ from qhdm.config.sections import (
     is_circuit_file,
 )
 from qhdm.errors import ConfigError
+from qhdm.quantum.options import PATCH_CHANNELS
 from qhdm.schema import read_document, validate, with_overrides
 from qhdm.shipped import find_shipped
 
