@@ -96,7 +96,7 @@ def sampled(
     found = _kept(folder)[: settings.num]
     present = sum(map(len, found))
     if present < settings.num:
-        trained = Run.open(run.path, weights=settings.weights, device=settings.device)
+        trained = Run.open(run.path, device=settings.device)
         request = settings.on(settings.engine_of(run.config.quantum))  # as the record says
         with console.bar(
             total=settings.num,

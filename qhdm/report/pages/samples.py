@@ -103,7 +103,7 @@ def trajectories(run: Run) -> TrajectoryTable:
     """The way of the first image of every class, at some evenly spread evaluations."""
     names = run.class_names
     labels, indices = run.images_of(None, 1)
-    way = run.trajectory(labels, indices=indices, seed=SEED)
+    way = run.trajectory(Sampling(seed=SEED), labels=labels, indices=indices)
     last = len(way.timesteps) - 1
     chosen = np.unique(np.linspace(0, last, min(_SHOWN, last + 1)).round().astype(int))
     rows = [
