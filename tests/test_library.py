@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import doctest
 import inspect
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -98,13 +99,14 @@ def test_ten_lines_of_a_notebook(names: dict[str, Any]) -> None:
     assert "class accuracy" in [metric.name for metric in labelled.metrics]
 
 
-def test_one_place_decides_which_weights_sample(tiny_run: Path) -> None:
+def test_one_place_decides_which_weights_sample(tiny_run: Path, tmp_path: Path) -> None:
     """Every way of sampling: the images are those of a run with these weights alone."""
-    run = qhdm.Run.open(tiny_run, device="cpu")
+    path = shutil.copytree(tiny_run, tmp_path / "run")  # an evaluation is kept in it
+    run = qhdm.Run.open(path, device="cpu")
     assert "weights" not in inspect.signature(qhdm.Run.open).parameters
     images = []
     for weights in get_args(Weights):
-        model, _ = load_model(tiny_run, weights=weights)
+        model, _ = load_model(path, weights=weights)
         alone = qhdm.Run(model, run.config, device=run.device)
         request = qhdm.Sampling(weights=weights, steps=2, num=1, classes=["Forest", "River"])
         images.append(run.sample(request))
@@ -115,7 +117,7 @@ def test_one_place_decides_which_weights_sample(tiny_run: Path) -> None:
         theta = run.with_engine("exact", weights=weights).state_dict()
         assert all(torch.equal(theta[name], value) for name, value in model.state_dict().items())
         settings = qhdm.EvaluationSettings(num=10, steps=2, weights=weights, device="cpu")
-        evaluated, _ = sampled(RunDirectory.open(tiny_run), settings)
+        evaluated, _ = sampled(RunDirectory.open(path), settings)
         expected = alone.sample(
             qhdm.Sampling(steps=2), labels=list(range(10)), indices=list(range(10))
         )
