@@ -233,7 +233,7 @@ def test_pipeline_in_python(tiny_run: Path) -> None:
         pipeline.sample(labels=[10])
     for use in (
         lambda name: pipeline.sample(labels=name),
-        pipeline.trajectory,
+        lambda name: pipeline.trajectory(labels=name),
         lambda name: pipeline.images_of(name, 1),
     ):
         with pytest.raises(SamplingError, match=r"labels: 'Forest' is no list; .* \['Forest'\]"):
