@@ -10,11 +10,11 @@ readout errors. Idle qubits are not noisy, nor is there crosstalk.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 from qiskit import transpile
 from qiskit.circuit import QuantumCircuit
 from qiskit.exceptions import QiskitError
-from qiskit.providers import BackendV2, Options
 from qiskit.transpiler import Target
 from qiskit_aer.noise import NoiseModel
 
@@ -79,27 +79,8 @@ def noise_of(target: Target, physical: Sequence[int]) -> NoiseModel:
         }
         if places:
             part.add_instruction(target.operation_from_name(name), places)
-    return NoiseModel.from_backend(_Described(part))
-
-
-class _Described(BackendV2):
-    """What `NoiseModel.from_backend` wants to be told a target by."""
-
-    def __init__(self, target: Target) -> None:
-        super().__init__(name="described")
-        self._target = target
-
-    @property
-    def target(self) -> Target:
-        return self._target
-
-    @property
-    def max_circuits(self) -> None:
-        return None
-
-    @classmethod
-    def _default_options(cls) -> Options:
-        return Options()
-
-    def run(self, run_input, **options):  # type: ignore[no-untyped-def]
-        raise NotImplementedError("a description runs nothing")
+    # All that `from_backend` reads of a BackendV2.
+    backend = SimpleNamespace(
+        version=2, target=part, operation_names=part.operation_names, dt=part.dt
+    )
+    return NoiseModel.from_backend(backend)
