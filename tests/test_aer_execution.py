@@ -202,7 +202,7 @@ def test_settings_measure_every_string_once_and_only_what_commutes(paulis) -> No
         for index, mask in zip(group.members, group.masks, strict=True):
             x, z = paulis[index]
             assert mask == x | z
-            basis_x, basis_z = group.basis
+            basis_x, basis_z = group.pauli
             for qubit in (1 << q for q in range(4) if mask >> q & 1):
                 assert (x & qubit, z & qubit) == (basis_x & qubit, basis_z & qubit)
 

@@ -230,7 +230,7 @@ def test_time_on_aer_is_that_of_a_few_circuits_scaled(
 ) -> None:
     """Gradients may take thousands of circuits for an image: none is run to time a step."""
     config = with_settings(tiny_yaml, "quantum.aer.gradient=shift", "train.steps=10")
-    monkeypatch.setattr(aer_engine, "shift_gradient", None)
+    monkeypatch.setattr(aer_engine, "BackwardPass", None)
     assert "estimated time: about" in estimate.describe_time(config, CPU)
     monkeypatch.setattr(estimate, "_timed_step", lambda trainer, batch: 100.0)
     monkeypatch.setattr(estimate, "_seconds_per_circuit", lambda engine, filter: 0.5)

@@ -122,7 +122,7 @@ def test_readout_errors_alone_are_a_shrunken_value() -> None:
     expected = 1 - 2 * (0.02 + 0.01 * physical)
     device = line_device()
     estimator = AerEstimator()
-    estimator.executor.device = device
+    estimator.runner.device = device
     value = estimator.run([(circuit, "Z")]).result()[0].data.evs
     assert abs(float(value) - expected) < 1e-9
 

@@ -74,23 +74,23 @@ def find_calibration(source: str) -> Calibration:
 def save_calibration(calibration: Calibration, path: Path) -> None:
     """Write a calibration file."""
     target = calibration.target
-    properties = target.qubit_properties or [None] * target.num_qubits
     instructions = [
         {
             "name": name,
             "qubits": list(qubits),
-            "error": getattr(found, "error", None),
-            "duration": getattr(found, "duration", None),
+            "error": getattr(properties, "error", None),
+            "duration": getattr(properties, "duration", None),
         }
         for name in target.operation_names
-        for qubits, found in target[name].items()
+        for qubits, properties in target[name].items()
     ]
     document = {
         "format": FORMAT,
         "name": calibration.name,
         "dt": target.dt,
         "qubits": [
-            {"t1": getattr(q, "t1", None), "t2": getattr(q, "t2", None)} for q in properties
+            {"t1": getattr(q, "t1", None), "t2": getattr(q, "t2", None)}
+            for q in target.qubit_properties or [None] * target.num_qubits
         ],
         "instructions": instructions,
     }
@@ -102,8 +102,8 @@ def named_devices() -> dict[str, Any]:
     from qiskit_ibm_runtime import fake_provider
     from qiskit_ibm_runtime.fake_provider.fake_backend import FakeBackendV2
 
-    classes = (found for _, found in inspect.getmembers(fake_provider, inspect.isclass))
-    fakes: list[Any] = [found for found in classes if issubclass(found, FakeBackendV2)]
+    classes: list[Any] = [kind for _, kind in inspect.getmembers(fake_provider, inspect.isclass)]
+    fakes = [kind for kind in classes if issubclass(kind, FakeBackendV2)]
     return {fake.backend_name: fake for fake in fakes if getattr(fake, "backend_name", None)}
 
 
@@ -138,8 +138,8 @@ def working_part(target: Target) -> Target:
     width = {name: part.operation_from_name(name).num_qubits for name in places}
     rated = {
         name
-        for name, found in places.items()
-        if any(getattr(properties, "error", None) is not None for properties in found.values())
+        for name, entries in places.items()
+        if any(getattr(properties, "error", None) is not None for properties in entries.values())
     }
     ideal = all(name != "measure" and width[name] == 1 for name in rated)
 
@@ -151,8 +151,8 @@ def working_part(target: Target) -> Target:
 
     bad = {
         qubit
-        for name, found in places.items()
-        for qubits, properties in found.items()
+        for name, entries in places.items()
+        for qubits, properties in entries.items()
         if width[name] == 1 and not works(name, properties)
         for qubit in qubits or range(target.num_qubits)
     }
@@ -166,10 +166,10 @@ def working_part(target: Target) -> Target:
     working = Target(
         num_qubits=target.num_qubits, dt=target.dt, qubit_properties=target.qubit_properties
     )
-    for name, found in places.items():
+    for name, entries in places.items():
         kept = {
             qubits: properties
-            for qubits, properties in found.items()
+            for qubits, properties in entries.items()
             if works(name, properties) and not bad.intersection(qubits or ())
         }
         # A target does not tell the bounds of angles: without them such a gate would get any.
@@ -181,19 +181,19 @@ def working_part(target: Target) -> Target:
 def left_out(target: Target) -> str:
     """What `working_part` leaves out, in words that begin with why; empty where it is nothing."""
     part, working = unitary_part(target), working_part(target)
-    found = []
+    missing = []
     if "measure" in part.operation_names and None not in part["measure"]:
         measured = working["measure"] if "measure" in working.operation_names else {}
         bad = [str(q) for q in range(target.num_qubits) if (q,) not in measured]
         more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
         if bad:
-            found.append(f"qubit{'s' * (len(bad) > 1)} {', '.join(bad[:_NAMED])}{more}")
+            missing.append(f"qubit{'s' * (len(bad) > 1)} {', '.join(bad[:_NAMED])}{more}")
     for name in sorted(part.operation_names):
         total = len(part[name])
         kept = len(working[name]) if name in working.operation_names else 0
         if kept < total and part.operation_from_name(name).num_qubits > 1:
-            found.append(f"{total - kept} of {total} {name}")
-    return f"not used, as broken or without figures: {'; '.join(found)}" if found else ""
+            missing.append(f"{total - kept} of {total} {name}")
+    return f"not used, as broken or without figures: {'; '.join(missing)}" if missing else ""
 
 
 _CONFIG = ConfigDict(strict=True, allow_inf_nan=False)
@@ -281,17 +281,17 @@ def describe(calibration: Calibration) -> str:
     lines = [f"{calibration.name}: {target.num_qubits} qubits"]
     for key in ("t1", "t2"):
         values = [getattr(q, key, None) for q in target.qubit_properties or ()]
-        known = [value for value in values if value is not None]
-        if known:
-            lines.append(f"  median {key.upper()}: {1e6 * statistics.median(known):.0f} us")
+        times = [value for value in values if value is not None]
+        if times:
+            lines.append(f"  median {key.upper()}: {1e6 * statistics.median(times):.0f} us")
     lines.append(f"  {'gate':<10}{'places':>7}{'median error':>15}{'ns':>8}")
     for name in sorted(target.operation_names):
-        found = [p for p in target[name].values() if p is not None]
-        errors = [p.error for p in found if p.error is not None]
-        times = [p.duration for p in found if p.duration is not None]
+        known = [p for p in target[name].values() if p is not None]
+        errors = [p.error for p in known if p.error is not None]
+        times = [p.duration for p in known if p.duration is not None]
         error = f"{statistics.median(errors):.2e}" if errors else "-"
         time = f"{1e9 * statistics.median(times):.0f}" if times else "-"
-        lines.append(f"  {name:<10}{len(found):>7}{error:>15}{time:>8}")
+        lines.append(f"  {name:<10}{len(known):>7}{error:>15}{time:>8}")
     if missing:
         lines.append(f"  {missing}")
     return "\n".join(lines)

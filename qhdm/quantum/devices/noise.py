@@ -65,22 +65,22 @@ def place(circuit: QuantumCircuit, device: Calibration) -> tuple[Compact, NoiseM
 def noise_of(target: Target, physical: Sequence[int]) -> NoiseModel:
     """The noise of some qubits, renumbered: a model of the whole device takes seconds to send."""
     local = {qubit: i for i, qubit in enumerate(physical)}
-    properties = target.qubit_properties
+    of_qubits = target.qubit_properties
     part = Target(
         num_qubits=len(physical),
         dt=target.dt,
-        qubit_properties=[properties[q] for q in physical] if properties else None,
+        qubit_properties=[of_qubits[q] for q in physical] if of_qubits else None,
     )
     for name in target.operation_names:
         places = {
-            tuple(local[q] for q in qubits): found
-            for qubits, found in target[name].items()
+            tuple(local[q] for q in qubits): properties
+            for qubits, properties in target[name].items()
             if set(qubits) <= local.keys()
         }
         if places:
             part.add_instruction(target.operation_from_name(name), places)
     # All that `from_backend` reads of a BackendV2.
     backend = SimpleNamespace(
-        version=2, target=part, operation_names=part.operation_names, dt=part.dt
+        version=2, target=part, operation_names=list(part.operation_names), dt=part.dt
     )
     return NoiseModel.from_backend(backend)
