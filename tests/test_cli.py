@@ -128,7 +128,7 @@ def test_train_refusals(cli: Cli, tiny_yaml: Path, tiny_run: Path, tmp_path: Pat
     refused(cli("train", tiny_yaml, *sets("data.classes=[Forrest]")), "did you mean Forest?")
     refused(cli("train", tiny_yaml, "--out", tiny_run), f"`qhdm train --resume {tiny_run}`")
     refused(cli("train", "--resume", tmp_path), f"{tmp_path}: ")
-    refused(cli("train", "--resume", tiny_run, *sets("model.kind=unet")), "model.kind")
+    refused(cli("train", "--resume", tiny_run, *sets("model.kind=unet")), "--set model: ")
     refused(cli("train", "--resume", tiny_run, "--out", "x"), "--out: ")
 
 
