@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from command_line import Cli, refused
-from conftest import TINY
+from comparisons import cells, write_specification
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -42,37 +41,10 @@ from qhdm.training.loop import fit
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
-SPECIFICATION = {
-    "name": "small",
-    "base": "tiny.yaml",
-    "seeds": [0, 1, 2],
-    "baseline": "unet",
-    "variants": {
-        "unet": {"model.kind": "unet"},
-        "qcunet": {},
-        "cosine": {"quantum": {"filter": "cosine"}},
-    },
-    "settings": {"train.steps": 2, "train.checkpoint_every": 2},
-    "evaluate": {"num": 40, "steps": 3},
-    "inference": [{"engine": "exact"}, {"engine": "aer", "shots": 64}],
-}
-
-
-def write_specification(folder: Path) -> Path:
-    """A comparison file beside its base."""
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    path = folder / "small.yaml"
-    path.write_text(yaml.safe_dump(SPECIFICATION, sort_keys=False))
-    return path
-
 
 @pytest.fixture
 def specification(tmp_path: Path) -> Path:
     return write_specification(tmp_path)
-
-
-def cells(path: Path, *overrides: str) -> list[Cell]:
-    return cells_of(load_grid(path, overrides), path.parent / "out")
 
 
 def trained(cell: Cell) -> None:

@@ -91,8 +91,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
     from qhdm import data
     from qhdm.device import resolve_device
-    from qhdm.metrics.classifier import ClassifierSettings
-    from qhdm.metrics.trained import classifier_path, trained_classifier
+    from qhdm.metrics.classifier import ClassifierSettings, classifier_path, trained_classifier
     from qhdm.tables import Table
 
     device = resolve_device(arguments.device, key="--device")

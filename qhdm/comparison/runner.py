@@ -66,12 +66,10 @@ def run_cells(
     on_end: Callable[[], object],
     progress: bool = True,
 ) -> Outcome:
-    """Run the jobs of `cells`. One that fails does not stop the others.
+    """Run the jobs of `cells`; one that fails does not stop the others.
 
     Args:
-        cells: all that are asked for.
-        jobs: of those that are not done.
-        executor: where they run.
+        cells: all that are asked for; `jobs` has those that are not done.
         on_end: called when a job has ended.
         progress: show a bar on stderr.
     """

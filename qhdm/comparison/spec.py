@@ -113,12 +113,11 @@ class Specification:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """A specification and the configurations of its cells, all checked.
+    """A specification and the checked configurations of its cells.
 
     Attributes:
-        specification: what was read.
         base: the data of the base configuration.
-        configs: of each (variant, seed), variants in their order, then seeds.
+        configs: by (variant, seed), variants in their order, then seeds.
     """
 
     specification: Specification

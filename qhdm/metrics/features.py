@@ -12,11 +12,10 @@ from safetensors.numpy import load_file, save_file
 
 from qhdm.data import Dataset, cache_folder
 from qhdm.files import atomic_path
-from qhdm.metrics.classifier import ClassifierSettings
+from qhdm.metrics.classifier import ClassifierSettings, load_classifier, trained_classifier
 from qhdm.metrics.distances import check_counts
 from qhdm.metrics.records import ExtractorRecord
 from qhdm.metrics.settings import EvaluationSettings
-from qhdm.metrics.trained import load_classifier, trained_classifier
 
 
 class Network(Protocol):
@@ -35,12 +34,7 @@ class Network(Protocol):
 
 
 class Extractor:
-    """A network that extracts features, and its record.
-
-    Args:
-        name: `classifier`, `inception` or `dinov2`.
-        network: the network.
-    """
+    """A network that extracts features, and its record."""
 
     def __init__(self, name: str, network: Network) -> None:
         self.network = network
@@ -73,7 +67,7 @@ def make_extractor(
 
     Args:
         settings: `extractor`, `extractor_weights` and `metrics`.
-        real: the real images, on whose training split a classifier is trained.
+        real: the real images; a classifier is trained on their training split.
         num: how many generated images there will be.
         more: how to have more of them, with {} for a number.
         device: where to compute.

@@ -64,11 +64,6 @@ def sampled(
     `evaluations/samples/`, some at a time: images that an interrupted or smaller evaluation has
     sampled are not sampled again.
 
-    Args:
-        run: an open run.
-        settings: of the evaluation.
-        progress: show a bar on stderr.
-
     Returns:
         The images, and how many of them were kept already.
 

@@ -198,17 +198,14 @@ def _array(path: Path, node: Any, place: str) -> np.ndarray:
     try:
         shape, kind, data = msgpack.unpackb(node.data, raw=False)
         shape = tuple(shape)
-        whole = len(shape) <= MAX_DIMENSIONS and all(
-            type(size) is int and size >= 0 for size in shape
-        )
-    except Exception as error:  # the inner MessagePack is as little to be trusted
+    except Exception as error:  # the inner MessagePack may be hostile as well
         raise CheckpointError(f"{path}: {place}: damaged array ({first_line(error)})") from None
     if not isinstance(kind, str) or kind not in _NUMBERS:
         raise CheckpointError(f"{path}: {place}: has type {kind!r}; {', '.join(_NUMBERS)} are read")
     dtype = np.dtype(kind)
-    if not whole or not isinstance(data, bytes) or math.prod(shape) * dtype.itemsize != len(data):
-        raise CheckpointError(f"{path}: {place}: damaged array (its size is not that of its shape)")
-    return np.frombuffer(data, dtype=dtype).reshape(shape)
+    whole = isinstance(data, bytes) and len(data) % dtype.itemsize == 0
+    flat = np.frombuffer(data, dtype=dtype) if whole else None
+    return _shaped(path, place, flat, shape)
 
 
 def _joined(path: Path, node: dict[Any, Any], place: str) -> np.ndarray:
@@ -220,15 +217,15 @@ def _joined(path: Path, node: dict[Any, Any], place: str) -> np.ndarray:
     except (KeyError, TypeError):
         raise CheckpointError(f"{path}: {place}: damaged array (chunks are missing)") from None
     chunks = [_array(path, part, f"{place}, chunk {i}").ravel() for i, part in enumerate(parts)]
-    size = sum(chunk.size for chunk in chunks)
-    if (
-        not chunks
-        or rank > MAX_DIMENSIONS
-        or not all(type(n) is int and n >= 0 for n in shape)
-        or math.prod(shape) != size
-    ):
+    return _shaped(path, place, np.concatenate(chunks) if chunks else None, shape)
+
+
+def _shaped(path: Path, place: str, flat: np.ndarray | None, shape: tuple[Any, ...]) -> np.ndarray:
+    """`flat` in its declared shape, which is not trusted; None for unusable data."""
+    is_shape = len(shape) <= MAX_DIMENSIONS and all(type(n) is int and n >= 0 for n in shape)
+    if flat is None or not is_shape or math.prod(shape) != flat.size:
         raise CheckpointError(f"{path}: {place}: damaged array (its size is not that of its shape)")
-    return np.concatenate(chunks).reshape(shape)
+    return flat.reshape(shape)
 
 
 def _step(path: Path, node: Any) -> int:

@@ -32,8 +32,8 @@ class Imported:
         path: the run directory.
         parameters: how many were converted.
         step: training steps that the checkpoint had done.
-        averaged: whether it held moving averages beside the weights.
-        error: largest relative error of the self-check over its samples, None without one.
+        averaged: whether it has moving averages beside the weights.
+        error: largest relative error of the check over its samples, None without one.
     """
 
     path: Path
@@ -46,9 +46,9 @@ class Imported:
 def import_checkpoint(source: Path, config: Config, out: Path, *, tolerance: float) -> Imported:
     """Convert the parameters of the published code into a run that can be sampled and trained.
 
-    The run's `model` weights are the checkpoint's `params`; its `ema` weights are `params_ema`, or
-    the same where there are none. The optimiser starts afresh. If the file holds an evaluation of
-    the network, the converted one has to agree with it; nothing is left behind if it does not.
+    The run's `model` weights are the checkpoint's `params`; its `ema` weights are `params_ema` or,
+    without them, the same. The optimiser starts afresh. If the file holds an evaluation of the
+    network, the converted one must agree with it; nothing is written if it does not.
 
     Args:
         source: the checkpoint, MessagePack or npz (see `qhdm.reproduction.checkpoint`).
@@ -61,7 +61,7 @@ def import_checkpoint(source: Path, config: Config, out: Path, *, tolerance: flo
         CheckpointError: the file cannot be read, is not of this network, or the check fails.
         RunError: `out` exists and is not empty.
         DataError: `data.classes` is null and the data set absent.
-        ConfigError: the configuration has a control in the place of the circuits.
+        ConfigError: the configuration has a baseline in the place of the circuits.
     """
     if config.quantum.filter != "circuit":
         raise ConfigError(
@@ -100,13 +100,7 @@ def import_checkpoint(source: Path, config: Config, out: Path, *, tolerance: flo
 
 
 def load_published(model: UNet, params: Arrays, kind: str, source: Path) -> None:
-    """Copy published parameters into a network.
-
-    Args:
-        model: filled in place.
-        params: arrays by Flax path.
-        kind: `model.kind` of the network's configuration.
-        source: for messages.
+    """Copy published parameters, by Flax path, into a network of the `model.kind` `kind`.
 
     Raises:
         CheckpointError: an array is missing, superfluous, or of another shape.
