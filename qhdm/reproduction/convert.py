@@ -74,18 +74,21 @@ def import_checkpoint(source: Path, config: Config, out: Path, *, tolerance: flo
     averaged = trainer.ema.model
     assert isinstance(averaged, UNet)
     ema = checkpoint.params if checkpoint.ema is None else checkpoint.ema
-    load_published(trainer.model, checkpoint.params, config.model.kind, source)
-    load_published(averaged, ema, config.model.kind, source)
-    trainer.step = checkpoint.step
     error = None
-    if checkpoint.example is not None:
-        error = relative_error(trainer.model, checkpoint.example, config, source)
-        if not error <= tolerance:
-            raise CheckpointError(
-                f"{source}: the converted network misses the published output by {error:.2g} "
-                f"(relative), more than the tolerance {tolerance:g}; is the configuration that of "
-                "the checkpoint, with its `released` switches?"
-            )
+    try:
+        load_published(trainer.model, checkpoint.params, config.model.kind)
+        load_published(averaged, ema, config.model.kind)
+        if checkpoint.example is not None:
+            error = relative_error(trainer.model, checkpoint.example, config)
+            if not error <= tolerance:
+                raise CheckpointError(
+                    f"the converted network misses the published output by {error:.2g} "
+                    f"(relative), more than the tolerance {tolerance:g}; is the configuration that "
+                    "of the checkpoint, with its `released` switches?"
+                )
+    except CheckpointError as problem:
+        raise CheckpointError(f"{source}: {problem}") from None
+    trainer.step = checkpoint.step
     origin = _origin(source, checkpoint, error, tolerance)
     with atomic_path(out) as temporary:
         trainer.save(RunDirectory.create(config, temporary))
@@ -99,7 +102,7 @@ def import_checkpoint(source: Path, config: Config, out: Path, *, tolerance: flo
     )
 
 
-def load_published(model: UNet, params: Arrays, kind: str, source: Path) -> None:
+def load_published(model: UNet, params: Arrays, kind: str) -> None:
     """Copy published parameters, by Flax path, into a network of the `model.kind` `kind`.
 
     Raises:
@@ -121,7 +124,7 @@ def load_published(model: UNet, params: Arrays, kind: str, source: Path) -> None
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise CheckpointError(
-            f"{source}: {problems[0]}{more}; give the --config of this checkpoint, which is a "
+            f"{problems[0]}{more}; give the --config of this checkpoint, which is a "
             f"{kind} here; configs/released/ has those of the published code"
         )
     for path, slot in slots.items():
@@ -129,7 +132,7 @@ def load_published(model: UNet, params: Arrays, kind: str, source: Path) -> None
 
 
 @torch.no_grad()
-def relative_error(model: UNet, example: Example, config: Config, source: Path) -> float:
+def relative_error(model: UNet, example: Example, config: Config) -> float:
     """Largest relative error of the network over the samples of a published evaluation.
 
     Raises:
@@ -140,7 +143,7 @@ def relative_error(model: UNet, example: Example, config: Config, source: Path) 
     for name, array in (("x", example.x), ("output", example.output)):
         if not batch or array.shape != (batch, *shape) or array.dtype.kind != "f":
             raise CheckpointError(
-                f"{source}: {name}: has type {array.dtype.name} and shape {array.shape}, but "
+                f"{name}: has type {array.dtype.name} and shape {array.shape}, but "
                 f"floating-point {('B', *shape)} with B values of t is expected"
             )
     limits = {"t": config.diffusion.timesteps, "label": len(config.data.classes or ())}
@@ -148,7 +151,7 @@ def relative_error(model: UNet, example: Example, config: Config, source: Path) 
         fits = array.shape == (batch,) and array.dtype.kind in "iu"
         if not fits or array.min() < 0 or array.max() >= limits[name]:
             raise CheckpointError(
-                f"{source}: {name}: must be {batch} whole numbers from 0 to {limits[name] - 1}"
+                f"{name}: must be {batch} whole numbers from 0 to {limits[name] - 1}"
             )
     x = torch.from_numpy(example.x.astype(np.float32)).permute(0, 3, 1, 2)
     t, label = (torch.from_numpy(a.astype(np.int64)) for a in (example.t, example.label))
