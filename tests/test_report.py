@@ -420,7 +420,7 @@ def test_a_comparison_without_results_is_refused(comparison: Path, tmp_path: Pat
 def test_trajectories_end_in_the_samples(tiny_run: Path) -> None:
     pipeline = Run.open(tiny_run, device="cpu")
     labels, indices = pipeline.images_of(["Forest", "River"], 2)
-    way = pipeline.trajectory(labels, indices=indices, seed=3)
+    way = pipeline.trajectory(Sampling(seed=3), labels=labels, indices=indices)
     steps = pipeline.config.sample.steps
     np.testing.assert_array_equal(
         way.images, pipeline.sample(Sampling(seed=3), labels=labels, indices=indices)

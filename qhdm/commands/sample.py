@@ -94,7 +94,7 @@ def _prepare(arguments: argparse.Namespace, world: World) -> _Request:
     from qhdm.quantum.options import Exact
     from qhdm.run import Run
 
-    run = Run.open(arguments.run, weights=sampling.weights, device=arguments.device)
+    run = Run.open(arguments.run, device=arguments.device)
     if sampling.named not in (None, Exact()) and not named_filters(run.model):
         raise SamplingError(
             f"--engine: {arguments.run} has no circuits (model.kind {run.config.model.kind}); "

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from qhdm import console
 from qhdm.config import SamplerOptions
-from qhdm.diffusion.generate import chain
+from qhdm.diffusion.generate import Chain
 from qhdm.diffusion.pixels import to_uint8
 from qhdm.diffusion.samplers import State, timesteps_of
 from qhdm.errors import BudgetError, ConfigError, SamplingError
@@ -43,7 +43,7 @@ from qhdm.hardware.spec import JobSpec, Place
 from qhdm.hardware.submission import Submitter
 from qhdm.models import UNet, frozen
 from qhdm.quantum.connector import FilterConnector
-from qhdm.quantum.engines import Bound, make_engine
+from qhdm.quantum.engines import Bound
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.options import Exact
 from qhdm.quantum.pubs import parameter_sets
@@ -81,7 +81,7 @@ class Task:
             SamplingError: a class, step count or guidance does not fit the model.
             ConfigError: a place has no filters.
         """
-        pipeline = Run.open(spec.run, weights=spec.weights, device="cpu")
+        pipeline = Run.open(spec.run, device="cpu")
         settings = spec.resolved(pipeline.config)
         steps = int(settings.steps)
         timesteps_of(pipeline.schedule, steps)
@@ -108,7 +108,7 @@ class Task:
     def stages(self) -> list[Stage]:
         """The filter places of one network evaluation, in order, with their rows."""
         calls: list[tuple[str, Filter, Tensor, int]] = []
-        model = self.pipeline.with_engine(make_engine("exact"))
+        model = self.pipeline.with_engine("exact", weights=self.spec.weights)
         for name, connector in _connectors(model, self.spec.places):
             connector.engine = _Recording(calls, name)
         data = self.pipeline.config.data
@@ -262,8 +262,8 @@ class Task:
     ) -> np.ndarray:
         pipeline, first = self.pipeline, self.first_hardware_step
         data = pipeline.config.data
-        exact = pipeline.with_engine(make_engine("exact"))
-        late = pipeline.with_engine(make_engine("exact"))
+        exact = pipeline.with_engine("exact", weights=self.spec.weights)
+        late = pipeline.with_engine("exact", weights=self.spec.weights)
         for place, connector in _connectors(late, self.spec.places):
             connector.engine = _Counted(HardwareEngine(estimator, place, ledger), update)
         times = timesteps_of(pipeline.schedule, int(self.settings.steps))
@@ -278,7 +278,7 @@ class Task:
         start = _restored(ledger)
         done = 0 if start is None else start.step
         update(min(done, first) + max(0, done - first) * stages)
-        evaluations = chain(
+        evaluations = Chain(
             network,
             pipeline.schedule,
             self.settings,
@@ -286,7 +286,6 @@ class Task:
             indices=self.indices,
             shape=(data.channels, data.image_size, data.image_size),
             batch_size=len(self.labels),  # the rows of all images go into the same jobs
-            device=pipeline.device,
             start=start,
         )
         x = None if start is None else start.x

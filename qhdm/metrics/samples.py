@@ -79,7 +79,7 @@ def sampled(
     present = sum(map(len, chunks))
     labels = np.arange(settings.num) % len(names)
     if present < settings.num:
-        trained = Run.open(run.path, weights=settings.weights, device=settings.device)
+        trained = Run.open(run.path, device=settings.device)
         request = settings.on(settings.engine_of(run.config.quantum))  # as the record says
         with console.bar(
             total=settings.num,

@@ -113,7 +113,7 @@ def trajectories(run: Run) -> tuple[Sequence[int], list[TrajectoryRow]]:
         The timesteps of these evaluations, and a row for each class.
     """
     labels, indices = run.images_of(None, 1)
-    trajectory = run.trajectory(labels, indices=indices, seed=SEED)
+    trajectory = run.trajectory(Sampling(seed=SEED), labels=labels, indices=indices)
     last = len(trajectory.timesteps) - 1
     chosen = np.unique(np.linspace(0, last, min(_SHOWN, last + 1)).round().astype(int))
     rows = [
