@@ -22,7 +22,7 @@ from qhdm import data
 from qhdm.comparison.cells import Cell, cells_of
 from qhdm.comparison.execution import LocalExecutor
 from qhdm.comparison.plan import describe_plan, parameters_of, prepare
-from qhdm.comparison.results import collect, read_results, write_results
+from qhdm.comparison.results import collect, read_results
 from qhdm.comparison.runner import jobs_of
 from qhdm.comparison.spec import load_grid, variant_settings
 from qhdm.comparison.statistics import holm, t_test
@@ -33,10 +33,10 @@ from qhdm.metrics.records import (
     Evaluation,
     ExtractorRecord,
     Metric,
-    write_evaluation,
 )
 from qhdm.metrics.samples import described
 from qhdm.runs.directory import RunDirectory
+from qhdm.schema import write_record
 from qhdm.training.loop import fit
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -78,7 +78,7 @@ def evaluated(cell: Cell, value: float, *, shots: int | None = None) -> None:
         ),
         groups=request.metrics,
     )  # fmt: skip
-    write_evaluation(evaluation, cell.path / "evaluations" / f"{asked.engine}_{shots}.json")
+    write_record(evaluation, cell.path / "evaluations" / f"{asked.engine}_{shots}.json")
 
 
 # Specifications
@@ -335,7 +335,7 @@ def test_results_hold_means_tests_and_the_study(finished: Path) -> None:
     folder = finished.parent / "out"
     found = cells_of(grid, folder)
     results = collect(grid.specification, found, folder, parameters_of(found))
-    write_results(results, folder / "results.json")
+    write_record(results, folder / "results.json")
     assert read_results(folder / "results.json") == results
 
     fid = "FID[classifier ab12cd34, N=40, test]"

@@ -16,10 +16,9 @@ from qhdm.metrics.records import (
     GeneratedRecord,
     Metric,
     read_evaluation,
-    write_evaluation,
 )
 from qhdm.metrics.settings import EvaluationSettings
-from qhdm.schema import Document, validate
+from qhdm.schema import Document, validate, write_record
 
 EVALUATION = Evaluation(
     data=DataRecord("bundled", "0123", 93, 10, 32),
@@ -37,7 +36,7 @@ EVALUATION = Evaluation(
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b.json"
-    write_evaluation(EVALUATION, path)
+    write_record(EVALUATION, path)
     assert read_evaluation(path) == EVALUATION
     plain = json.loads(path.read_text())
     assert plain["format"] == 1
@@ -57,7 +56,7 @@ def test_metrics_are_found() -> None:
     ("change", "place"),
     [
         (lambda d: d.pop("format"), ""),
-        (lambda d: d.update(format=2), "format 2"),
+        (lambda d: d.update(format=2), "format: 2"),
         (lambda d: d.update(metricks=[]), "metricks: .*metrics"),
         (lambda d: d["metrics"][0].update(value="x"), r"metrics\[0\].value: "),
         (lambda d: d["metrics"][0].update(value=float("nan")), r"metrics\[0\].value: "),
@@ -67,7 +66,7 @@ def test_metrics_are_found() -> None:
 )
 def test_what_is_no_evaluation_is_refused(change: object, place: str, tmp_path: Path) -> None:
     path = tmp_path / "evaluation.json"
-    write_evaluation(EVALUATION, path)
+    write_record(EVALUATION, path)
     plain = json.loads(path.read_text())
     change(plain)
     path.write_text(json.dumps(plain))

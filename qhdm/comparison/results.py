@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from qhdm.comparison.cells import Cell, Judged
 from qhdm.comparison.spec import Specification
 from qhdm.comparison.statistics import MeanTest, holm, t_test
-from qhdm.errors import ComparisonError, ConfigError
-from qhdm.metrics.records import DataRecord, Metric
+from qhdm.errors import ComparisonError
+from qhdm.metrics.records import STRICT, DataRecord, Metric
 from qhdm.quantum.options import Aer, EngineOptions, Exact
-from qhdm.schema import Document, read_json, validate, write_record
-
-_STRICT = ConfigDict(
-    extra="forbid", allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
-)
+from qhdm.schema import read_record
 
 
 class MetricKey(NamedTuple):
@@ -35,7 +30,7 @@ class MetricKey(NamedTuple):
 Values = dict[MetricKey, dict[str, dict[int, Metric]]]
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Parameters:
     """The numbers of classical weights and of weights of circuits."""
 
@@ -43,7 +38,7 @@ class Parameters:
     quantum: int
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class CellResult:
     """One cell.
 
@@ -66,7 +61,7 @@ class CellResult:
     engine: str | None = None
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Summary:
     """A metric of a variant, over its seeds.
 
@@ -89,7 +84,7 @@ class Summary:
     floor: float | None
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Paired:
     """A variant against the baseline, paired over seeds.
 
@@ -113,7 +108,7 @@ class Paired:
     n: int
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Inference:
     """A metric of the same trained weights on another engine.
 
@@ -141,7 +136,7 @@ class Inference:
     method: str | None = None
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Results:
     """The results of a comparison.
 
@@ -156,7 +151,7 @@ class Results:
     summary: tuple[Summary, ...]
     paired: tuple[Paired, ...]
     inference: tuple[Inference, ...]
-    format: Literal[1] = field(default=1)
+    format: Literal[1] = 1
 
 
 def collect(
@@ -306,24 +301,16 @@ def _inference(specification: Specification, cells: Sequence[Cell]) -> Iterable[
                 )
 
 
-def write_results(results: Results, path: Path) -> None:
-    """Write `results` as JSON, whole or not at all."""
-    write_record(results, path)
-
-
 def read_results(path: str | Path) -> Results:
-    """Read what `write_results` wrote.
+    """Read the JSON file of a comparison's results.
 
     Raises:
         ComparisonError: the file is missing, damaged, or not results.
     """
-    path = Path(path)
-    plain = read_json(
-        path, ComparisonError, missing="`qhdm compare` makes it", again="compare again"
+    return read_record(
+        Results,
+        Path(path),
+        ComparisonError,
+        missing="`qhdm compare` makes it",
+        again="compare again",
     )
-    if not isinstance(plain, dict) or "cells" not in plain:
-        raise ComparisonError(f"{path}: not the results of a comparison")
-    try:
-        return validate(Results, Document(str(path), plain, {}))
-    except ConfigError as error:
-        raise ComparisonError(f"{error}; compare again") from None

@@ -27,13 +27,13 @@ from qhdm.metrics.records import (
     Metric,
     Split,
     read_evaluation,
-    write_evaluation,
 )
 from qhdm.metrics.samples import described, from_arrays, from_folder, real_images, sampled
 from qhdm.metrics.settings import GROUPS, EvaluationSettings, Group
 from qhdm.metrics.utility import utility
 from qhdm.run import Run
 from qhdm.runs.directory import RunDirectory
+from qhdm.schema import write_record
 
 #: Groups that need no labels.
 _UNLABELLED: tuple[Group, ...] = ("distances", "memorisation")
@@ -207,7 +207,7 @@ def _evaluate(
             notes=(*evaluation.notes, *notes),
         )
         if path:  # after each group: an interruption loses one
-            write_evaluation(evaluation, path)
+            write_record(evaluation, path)
             if group == "memorisation":
                 comparison.picture(path.with_name(f"{path.stem}_neighbours.png"))
     return evaluation

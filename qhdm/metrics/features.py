@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
 import torch
@@ -12,25 +12,22 @@ from safetensors.numpy import load_file, save_file
 
 from qhdm.data import Dataset, cache_folder
 from qhdm.files import atomic_path
-from qhdm.metrics.classifier import ClassifierSettings, load_classifier, trained_classifier
+from qhdm.metrics.classifier import (
+    ClassifierSettings,
+    TrainedClassifier,
+    load_classifier,
+    trained_classifier,
+)
 from qhdm.metrics.distances import check_counts
 from qhdm.metrics.records import ExtractorRecord
 from qhdm.metrics.settings import EvaluationSettings
 
+if TYPE_CHECKING:
+    from qhdm.metrics.pretrained import Pretrained
 
-class Network(Protocol):
-    """Extracts features."""
 
-    @property
-    def dim(self) -> int:
-        """Features per image."""
-
-    @property
-    def digest(self) -> str:
-        """Of the weights."""
-
-    def features(self, images: np.ndarray) -> np.ndarray:
-        """uint8 (N, H, W, C) to float64 (N, dim)."""
+#: Has `dim`, the features per image, `digest`, of its weights, and `features`.
+Network = Union[TrainedClassifier, "Pretrained"]
 
 
 class Extractor:
