@@ -44,10 +44,10 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--executor",
         choices=["local", "ray"],
         default="local",
-        help="where cells run: on this machine, or on a Ray cluster that is running (local)",
+        help="where cells run: on this machine (default), or on a running Ray cluster",
     )
     compare.add_argument(
-        "--only", nargs="+", action="extend", metavar="VARIANT", help="work on these alone"
+        "--only", nargs="+", action="extend", metavar="VARIANT", help="restrict to these variants"
     )
     compare.add_argument(
         "--dry-run", action="store_true", help="print the cells, their parameters, estimated time"

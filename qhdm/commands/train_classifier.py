@@ -32,7 +32,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
     train.add_argument("--seed", type=natural, metavar="N", help="of training (0)")
     add_device(train)
     train.add_argument(
-        "--out", type=Path, metavar="FILE", help="a safetensors file (in the cache if absent)"
+        "--out", type=Path, metavar="FILE", help="a safetensors file (in the cache folder)"
     )
     train.set_defaults(command=_train)
 
