@@ -1,4 +1,8 @@
-"""Gradients of circuits that only give values: parameter shift and simultaneous perturbation."""
+"""Gradients from circuit values: parameter shift and simultaneous perturbation.
+
+Both return the gradients of `sum(upstream * values)`; nothing of size (batch x outputs x
+parameters) is built.
+"""
 
 from __future__ import annotations
 
@@ -156,8 +160,8 @@ class BackwardPass:
     def by_spsa(self, options: SpsaOptions) -> np.ndarray:
         """(R, C), by simultaneous perturbation (Spall 1992), averaged.
 
-        Every sample has its own random directions, and every component its own difference: it is
-        blind to what other components do.
+        Every sample has its own random directions, and every component its own difference, which
+        does not depend on other components.
         """
         c, D = options.perturbation, options.averages
         from_weights = self._prepared.parts.program.from_weights
@@ -184,5 +188,5 @@ def extra_circuits(part: Subcircuit, gradient: str, options: SpsaOptions) -> int
 
 
 def needs_values(prepared: Prepared) -> bool:
-    """Whether an observable spans components: its gradient needs the values of the others."""
+    """Whether an observable spans components, so that a gradient needs the values of the others."""
     return any(len(factors) > 1 for terms in prepared.parts.outputs for _, factors in terms)

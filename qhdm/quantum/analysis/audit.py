@@ -1,4 +1,4 @@
-"""Static analysis of a filter: light cones, live weights, components, the cost of simulation."""
+"""Structural analysis of a filter: live weights, light cones, components, cost of simulation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """The facts of a filter.
+    """Structure and simulation cost of a filter.
 
     Attributes:
         filter: the circuit and its observables.
@@ -60,7 +60,7 @@ class Audit:
 
     @property
     def statevector_cost(self) -> int:
-        """The same, as state vectors."""
+        """The same with state vectors only."""
         return sum(group.cost for group in self.statevector.groups)
 
     @cached_property
@@ -103,7 +103,7 @@ class DeviceCost:
 
 
 def audit(circuit_filter: Filter) -> Audit:
-    """Analyse a filter.
+    """Analyse the structure of a filter.
 
     Raises:
         CircuitError: the filter cannot be simulated.
@@ -120,7 +120,7 @@ def audit(circuit_filter: Filter) -> Audit:
 
 
 def device_costs(facts: Audit, backend: BackendV2, *, seed: int = 0) -> list[DeviceCost]:
-    """The cost of each component, transpiled separately, as a device may run it."""
+    """Cost of each component with gates, transpiled separately."""
     costs = []
     for qubits in facts.components:
         isa = to_isa(on_qubits(facts.filter.circuit, qubits), backend, seed=seed)
@@ -129,7 +129,7 @@ def device_costs(facts: Audit, backend: BackendV2, *, seed: int = 0) -> list[Dev
 
 
 def conclusions(facts: Audit) -> list[str]:
-    """What follows from the facts, in plain words."""
+    """Consequences of the structure, as sentences."""
     n, sizes = facts.filter.circuit.num_qubits, Counter(map(len, facts.components))
     largest = max(sizes)
     texts = []
@@ -148,8 +148,8 @@ def conclusions(facts: Audit) -> list[str]:
         )
     if largest <= 20:
         texts.append(
-            f"a laptop simulates it exactly (states of {_qubits(largest)}): hardware adds "
-            "noise to the values, not values that could not be had otherwise"
+            f"a laptop simulates it exactly (states of {_qubits(largest)}): hardware only adds "
+            "noise to the values"
         )
     return texts
 

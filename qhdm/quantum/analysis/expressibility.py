@@ -1,4 +1,4 @@
-"""Measures of a circuit over random angles: expressibility, entangling capability, gradients.
+"""Measures of a circuit over random angles: expressibility, entanglement, gradient variance.
 
 Inputs and weights are drawn uniformly from [0, 2 pi), as the network draws its weights. Sources:
 Sim, Johnson, Aspuru-Guzik 2019 (arXiv 1905.10876) for expressibility and entangling capability;
@@ -50,7 +50,7 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class Measures:
-    """Statistics of a circuit of n qubits over random angles.
+    """Expressibility and entangling capability of a circuit of n qubits.
 
     Attributes:
         pairs: pairs of states.
@@ -112,7 +112,8 @@ def measure(
     most = max(len(part) for part in _parts(program))
     if most > MAX_QUBITS:
         raise CircuitError(
-            f"{circuit_filter.name}: {most} connected qubits; up to {MAX_QUBITS} are measured as states"
+            f"{circuit_filter.name}: {most} connected qubits; up to {MAX_QUBITS} are measured as "
+            "states"
         )
     chunk = max(2, _CHUNK // 2**most // 2 * 2)
     generator = torch.Generator().manual_seed(derive_seed(seed, Stream.MEASURE, 0))

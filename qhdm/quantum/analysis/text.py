@@ -13,14 +13,15 @@ from qhdm.quantum.exact.tree import Network
 
 def describe(facts: Audit) -> str:
     """Gates, live weights, light cones, components, the cost of simulation, and what follows."""
-    circuit_filter = facts.filter
+    audited = facts.filter
+    circuit = audited.circuit
     cones = [f"{len(c)}/{len(facts.reach(m))}" for m, c in enumerate(facts.cones)]
     lines = [
-        f"{circuit_filter.name}: {circuit_filter.circuit.num_qubits} qubits, depth {circuit_filter.circuit.depth()}, "
+        f"{audited.name}: {circuit.num_qubits} qubits, depth {circuit.depth()}, "
         f"{len(facts.program.ops)} gates of which {facts.wide_gates} on two qubits or more "
         f"({', '.join(f'{name} {count}' for name, count in facts.gates.most_common())})",
-        f"inputs {len(circuit_filter.inputs)}, outputs {len(circuit_filter.observables)}, "
-        f"weights {len(circuit_filter.weights)} of which {len(circuit_filter.present_weights)} in gates and "
+        f"inputs {len(audited.inputs)}, outputs {len(audited.observables)}, "
+        f"weights {len(audited.weights)} of which {len(audited.present_weights)} in gates and "
         f"{len(facts.live)} live",
         f"light cones (gates/qubits per output): {', '.join(cones)}",
         f"connected components: {len(facts.components)}: "
@@ -38,7 +39,7 @@ def describe(facts: Audit) -> str:
 
 def describe_device(name: str, costs: Sequence[DeviceCost]) -> str:
     """The components of a filter on a device."""
-    lines = [f"on {name} (each component transpiled apart, as it may be run):"]
+    lines = [f"on {name} (each component transpiled separately):"]
     lines += [
         f"  {_qubits(cost.qubits)}: {cost.two_qubit_gates} two-qubit gates in "
         f"{cost.two_qubit_depth} layers, depth {cost.depth}"
@@ -101,16 +102,16 @@ def summary(
         device: a backend's name, and the costs of the components there.
         measures, gradients: where they were taken.
     """
-    circuit_filter, sizes = facts.filter, Counter(map(len, facts.components))
+    audited, sizes = facts.filter, Counter(map(len, facts.components))
     reach = [len(facts.reach(m)) for m in range(len(facts.cones))]
     rows = [
-        ("", circuit_filter.name),
-        ("qubits", str(circuit_filter.circuit.num_qubits)),
-        ("depth", str(circuit_filter.circuit.depth())),
+        ("", audited.name),
+        ("qubits", str(audited.circuit.num_qubits)),
+        ("depth", str(audited.circuit.depth())),
         ("gates", str(len(facts.program.ops))),
         ("on two or more qubits", str(facts.wide_gates)),
-        ("inputs, outputs", f"{len(circuit_filter.inputs)}, {len(circuit_filter.observables)}"),
-        ("weights", str(len(circuit_filter.weights))),
+        ("inputs, outputs", f"{len(audited.inputs)}, {len(audited.observables)}"),
+        ("weights", str(len(audited.weights))),
         ("live weights", str(len(facts.live))),
         ("qubits an output sees", _range(reach)),
         (

@@ -1,10 +1,10 @@
-"""Circuits laid out on a device, with the noise of the qubits that they then stand on.
+"""Lay circuits out on a device, with the noise model of the qubits in use.
 
-A circuit is transpiled against those gates and couplings of the device that work: swaps are
-inserted where qubits do not touch, and of the places that fit, one of low error is chosen. The
-noise model is made for those qubits alone; it is Aer's `NoiseModel.from_backend`: after each gate
-the thermal relaxation of its duration and as much depolarisation as gives the reported error, and
-readout errors. Idle qubits are not noisy, nor is there crosstalk.
+A circuit is transpiled for the working gates and couplings of the device: swaps are inserted where
+qubits are not coupled, and a layout of low error is chosen. The noise model is Aer's
+`NoiseModel.from_backend` for those qubits: after each gate, the thermal relaxation of its duration
+and as much depolarisation as gives the reported error, and readout errors. Idle qubits are not
+noisy, and there is no crosstalk.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def place(circuit: QuantumCircuit, device: Calibration) -> tuple[Compact, NoiseM
 
 
 def noise_of(target: Target, physical: Sequence[int]) -> NoiseModel:
-    """The noise of some qubits, renumbered: a model of the whole device takes seconds to send."""
+    """The noise of some qubits, renumbered (Aer takes seconds to load a whole device)."""
     local = {qubit: i for i, qubit in enumerate(physical)}
     of_qubits = target.qubit_properties
     part = Target(

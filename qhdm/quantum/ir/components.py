@@ -134,8 +134,8 @@ def _terms(
     observable = circuit_filter.observables[m]
     if observable.num_qubits != circuit_filter.circuit.num_qubits:
         raise CircuitError(
-            f"{circuit_filter.name}: observable {m} acts on {observable.num_qubits} qubits, the circuit "
-            f"has {circuit_filter.circuit.num_qubits}"
+            f"{circuit_filter.name}: observable {m} acts on {observable.num_qubits} qubits, the "
+            f"circuit has {circuit_filter.circuit.num_qubits}"
         )
     coefficients = observable.coeffs.astype(complex)
     if np.abs(coefficients.imag).max(initial=0) > 1e-12:
