@@ -101,7 +101,7 @@ setup(
         "requests>=2.32.4",
         "rustworkx>=0.16",
         "safetensors>=0.4",
-        "scipy>=1.13",
+        "scipy>=1.14",
         "torchmetrics>=1.4,<2",
         "tqdm>=4.66",
     ],
