@@ -27,10 +27,11 @@ from qiskit_aer import AerSimulator
 from qiskit_aer.primitives import EstimatorV2
 
 from qhdm.quantum import Filter, build_filter, expectation
-from qhdm.quantum.aer.engine import AerEngine, parameter_sets
+from qhdm.quantum.aer.engine import AerEngine
 from qhdm.quantum.aer.rebase import make_bindable, rebased
 from qhdm.quantum.aer.run import results_of
-from qhdm.quantum.ir.light_cones import components
+from qhdm.quantum.ir.connectivity import components
+from qhdm.quantum.pubs import parameter_sets
 
 Contestant = Callable[[torch.Tensor, torch.Tensor], np.ndarray]
 
@@ -47,7 +48,7 @@ def _binding(
     filter: Filter, circuit: QuantumCircuit, x: torch.Tensor, w: torch.Tensor
 ) -> dict[tuple[Parameter, ...], np.ndarray]:
     """Parameter sets (B, P) of a stock PUB."""
-    return {tuple(circuit.parameters): parameter_sets(filter, x[None], w[None])}
+    return {tuple(circuit.parameters): parameter_sets(filter, x[None], w[None])[0]}
 
 
 def pub_for_all(options: dict[str, Any]) -> Callable[[Filter], Contestant]:
@@ -121,7 +122,7 @@ def undivided(filter: Filter) -> Contestant:
     signs = 1 - 2 * (np.arange(1 << n)[:, None] >> np.arange(n) & 1)
 
     def run(x: torch.Tensor, w: torch.Tensor) -> np.ndarray:
-        sets = parameter_sets(filter, x[None], w[None])
+        sets = parameter_sets(filter, x[None], w[None])[0]
         results = results_of(simulator, bindable, sets, {})
         return np.array([result.data.probabilities for result in results]) @ signs
 

@@ -183,7 +183,8 @@ def _append(
             unit="B",
             unit_scale=True,
             unit_divisor=1024,
-            disable=None if progress else True,
+            show=progress,
+            in_logs=False,
         ) as bar,
     ):
         file.seek(start)
@@ -241,7 +242,8 @@ def _unpack(archive: Archive, part: Path, target: Path, *, progress: bool) -> No
                 entries,
                 desc=f"unpacking {archive.name}",
                 unit=" files",
-                disable=None if progress else True,
+                show=progress,
+                in_logs=False,
             ):
                 path = temporary / relative
                 path.parent.mkdir(parents=True, exist_ok=True)

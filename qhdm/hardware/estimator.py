@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 from qiskit.circuit import Parameter, QuantumCircuit
 from qiskit.primitives import (
     BaseEstimatorV2,
-    DataBin,
     EstimatorPubLike,
     PrimitiveJob,
     PrimitiveResult,
@@ -27,10 +25,10 @@ from qhdm.hardware.estimate import JOB_OVERHEAD, MAX_BYTES, MAX_EXECUTIONS
 from qhdm.hardware.isa import IsaCache, IsaCircuit
 from qhdm.hardware.request import Request
 from qhdm.hardware.submission import Submitter
-from qhdm.quantum.aer.engine import parameter_sets
 from qhdm.quantum.engines import Bound
 from qhdm.quantum.exact import engine as exact
 from qhdm.quantum.filter import Filter
+from qhdm.quantum.pubs import PubRows, filter_pub, parameter_sets
 
 #: The share of a runtime job's bytes for parameter values; circuits and JSON take the rest.
 _SHARE_OF_VALUES = 0.5
@@ -170,7 +168,11 @@ class StageRunner:
             place: name of the filter place.
         """
         layout = layout_at(position, self.relaid)
-        by_pub = [self._circuits(pub, weights, layout) for pub in pubs]
+        rows = [PubRows(pub) for pub in pubs]
+        by_pub = [
+            stage_circuits(pub.circuit, own.sets, weights, self.cache, layout)
+            for pub, own in zip(pubs, rows, strict=True)
+        ]
         circuits = [circuit for own in by_pub for circuit in own]
         readout = self.resilience_level == 1
         requests = requests_of(circuits, self.shots, self.rep_delay, readout=readout)
@@ -195,14 +197,6 @@ class StageRunner:
             values.append(self._values(pub, own, z, z_0))
         return values
 
-    def _circuits(
-        self, pub: EstimatorPub, weights: frozenset[Parameter], layout: int
-    ) -> list[StageCircuit]:
-        parameters = pub.circuit.parameters
-        sets = pub.parameter_values.as_array(parameters)
-        flat = sets.reshape(math.prod(pub.parameter_values.shape), len(parameters))
-        return stage_circuits(pub.circuit, flat, weights, self.cache, layout)
-
     def _values(
         self,
         pub: EstimatorPub,
@@ -210,26 +204,18 @@ class StageRunner:
         measured: Sequence[np.ndarray],
         references: Sequence[np.ndarray],
     ) -> PubResult:
-        shape = pub.parameter_values.shape
-        index, which = np.broadcast_arrays(
-            np.arange(math.prod(shape)).reshape(shape),
-            np.arange(pub.observables.size).reshape(pub.observables.shape),
-        )
-        flat = pub.observables.reshape(pub.observables.size)
-        weights = [_z_weights(dict(flat[i].items()), pub.circuit) for i in range(flat.size)]
+        rows = PubRows(pub)
+        weights = [_z_weights(terms, pub.circuit) for terms in rows.observables]
         constants = np.array([constant for constant, _ in weights])
         matrix = np.array([row for _, row in weights])  # (m, n)
-        values, variances = np.empty((index.max() + 1, 2, len(matrix))).swapaxes(0, 1)
+        values, variances = np.empty((len(rows.sets), 2, len(matrix))).swapaxes(0, 1)
         for circuit, z, reference in zip(circuits, measured, references, strict=True):
             if np.any(reference <= 0):
                 raise HardwareError("readout: a qubit reads at random; use another backend")
             values[circuit.rows] = (z / reference) @ matrix.T + constants
             one = (1 - z**2).clip(0) / self.shots / reference**2
             variances[circuit.rows] = one @ (matrix**2).T
-        data = DataBin(
-            evs=values[index, which], stds=np.sqrt(variances)[index, which], shape=which.shape
-        )
-        return PubResult(data, metadata={"shots": self.shots})
+        return rows.result(values, variances, shots=self.shots)
 
 
 class HardwareEstimator(BaseEstimatorV2):
@@ -291,12 +277,7 @@ class HardwareEngine:
 
     def __call__(self, filter: Filter, x: Tensor, w: Tensor) -> Tensor:
         """Values (F, B, m) at inputs (F, B, n) and weights (F, P), radians."""
-        F, B, _ = x.shape
-        sets = parameter_sets(filter, x, w).reshape(F, B, -1)
-        observables = [[[observable]] for observable in filter.observables]
-        pub = EstimatorPub.coerce(
-            (filter.circuit, observables, {tuple(filter.circuit.parameters): sets})
-        )
+        pub = filter_pub(filter, parameter_sets(filter, x, w))
         stage = next(self.stages)
         weights = frozenset(filter.weights)
         (result,) = self.runner.run([pub], weights, (self.step, stage), self.place)
@@ -312,15 +293,15 @@ class HardwareEngine:
         return self
 
 
-def _z_weights(terms: dict[str, complex], circuit: QuantumCircuit) -> tuple[float, np.ndarray]:
+def _z_weights(terms: Mapping[str, float], circuit: QuantumCircuit) -> tuple[float, np.ndarray]:
     """A sum of single-qubit Z: its constant, and the weight of each qubit."""
     constant, weights = 0.0, np.zeros(circuit.num_qubits)
     for label, coefficient in terms.items():
         letters = {q: letter for q, letter in enumerate(reversed(label)) if letter != "I"}
         if not letters:
-            constant += float(np.real(coefficient))
+            constant += coefficient
         elif list(letters.values()) == ["Z"]:
-            weights[next(iter(letters))] += float(np.real(coefficient))
+            weights[next(iter(letters))] += coefficient
         else:
             raise HardwareError(
                 f"{circuit.name}: observable {label}: on hardware only Z of single qubits is "
