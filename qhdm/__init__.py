@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from qhdm.models import build_model
     from qhdm.quantum import Filter, build_filter, expectation, load_filter
     from qhdm.quantum.layer import QuantumConv2d
-    from qhdm.quantum.options import Aer, Exact
+    from qhdm.quantum.options import Aer, Exact, Hardware, Limits
     from qhdm.run import Run
     from qhdm.training.callbacks import Callback, PreviewGrid, ProgressBar, TensorBoard
     from qhdm.training.train import resume, train
@@ -52,6 +52,8 @@ _HOME = {
     "EvaluationSettings": "qhdm.metrics",
     "Exact": "qhdm.quantum.options",
     "Filter": "qhdm.quantum",
+    "Hardware": "qhdm.quantum.options",
+    "Limits": "qhdm.quantum.options",
     "ModelConfig": "qhdm.config",
     "PreviewGrid": "qhdm.training.callbacks",
     "ProgressBar": "qhdm.training.callbacks",
@@ -85,6 +87,8 @@ __all__ = [
     "EvaluationSettings",
     "Exact",
     "Filter",
+    "Hardware",
+    "Limits",
     "ModelConfig",
     "PreviewGrid",
     "ProgressBar",

@@ -128,7 +128,13 @@ class HardwareError(QhdmError):
 class AccessError(HardwareError):
     """The account, its instance or the backend is missing, refused, or takes no jobs."""
 
-    codes = {"account": 10, "instance": 12, "backend": 13, "maintenance": 14, "usage": 20}
+    codes: ClassVar[dict[str, int]] = {
+        "account": 10,
+        "instance": 12,
+        "backend": 13,
+        "maintenance": 14,
+        "usage": 20,
+    }
 
 
 class ServiceError(HardwareError):
@@ -138,20 +144,20 @@ class ServiceError(HardwareError):
         retry_after: seconds that the service asks to wait; None if it does not say.
     """
 
-    codes = {"service": 16, "network": 11, "rate": 15}
+    codes: ClassVar[dict[str, int]] = {"service": 16, "network": 11, "rate": 15}
     retry_after: float | None = None
 
 
 class RuntimeJobError(HardwareError):
     """A runtime job has no result and will not have one."""
 
-    codes = {"failed": 17, "cancelled": 18, "too long": 19, "lost": 21}
+    codes: ClassVar[dict[str, int]] = {"failed": 17, "cancelled": 18, "too long": 19, "lost": 21}
 
 
 class BudgetError(HardwareError):
     """A sampling job would exceed one of its own limits."""
 
-    codes = {"limit": 23, "queue": 24}
+    codes: ClassVar[dict[str, int]] = {"limit": 23, "queue": 24}
 
 
 class Interrupted(QhdmError):  # noqa: N818 (an event, not a fault)

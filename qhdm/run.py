@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -17,9 +17,13 @@ from qhdm.errors import RunError, SamplingError, did_you_mean
 from qhdm.models import UNet, build_model, frozen
 from qhdm.models.build import set_engine
 from qhdm.quantum.engines import Engine, make_engine
-from qhdm.quantum.options import EngineOptions, Exact
+from qhdm.quantum.options import EngineOptions, Exact, Hardware
 from qhdm.runs.checkpoints import load_weights
 from qhdm.runs.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from qhdm.hardware.sampling import SamplingJob
+    from qhdm.hardware.spec import JobSpec
 
 Weights = Literal["ema", "model"]
 
@@ -144,6 +148,7 @@ class Run:
             SamplingError: unknown class, too many steps, guidance without label dropout, or
                 weights that this run does not have.
             EngineError: the engine cannot be set up, or cannot hold a filter.
+            HardwareError: `qhdm.Hardware` cannot go on, or would exceed its limits.
         """
         request = (request or Sampling()).resolved(self.config)
         if batch_size < 1:
@@ -154,6 +159,12 @@ class Run:
         else:
             numbers = self.labels_of(labels)
             places = list(range(len(numbers)) if indices is None else indices)
+        if isinstance(request.named, Hardware):
+            if labels is not None:
+                raise SamplingError(
+                    "labels: a backend samples `num` images of each of `classes`; give those"
+                )
+            return self._sample_on(request.named, request, progress=progress)
         if len(places) != len(numbers):
             raise SamplingError(f"indices: {len(places)} for {len(numbers)} labels; give one each")
         model, late = self._with_weights(request.weights), None
@@ -180,6 +191,37 @@ class Run:
                 progress=progress,
                 late=late,
             )
+
+    def job(self, spec: JobSpec) -> SamplingJob:
+        """A sampling job of this network, as its specification describes it.
+
+        Raises:
+            SamplingError: a class, step count or guidance does not fit the network.
+            ConfigError: a place has no filters.
+        """
+        from qhdm.hardware.sampling import SamplingJob
+
+        labels, indices = self.images_of(spec.classes, spec.images)
+        model = copy.deepcopy(self._with_weights(spec.weights)).cpu()
+        return SamplingJob(spec, model, self.config, labels, indices)
+
+    def _sample_on(self, engine: Hardware, request: Sampling, *, progress: bool) -> np.ndarray:
+        from qhdm.hardware.job_runner import sample_request
+        from qhdm.hardware.spec import JobSpec
+
+        if self.path is None:
+            raise SamplingError(
+                "engine: jobs on a backend are kept in the run directory; this network has none"
+            )
+        chosen = dict.fromkeys(self.labels_of(request.classes or self.class_names))
+        spec = JobSpec.of_request(
+            request,
+            engine,
+            run=str(self.path),
+            classes=[self.class_names[label] for label in chosen],
+            images=self.config.sample.num if request.num == "run" else request.num,
+        )
+        return sample_request(self.job(spec), agreed=engine.limits is not None, progress=progress)
 
     def trajectory(
         self,

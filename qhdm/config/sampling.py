@@ -32,7 +32,8 @@ class EngineRequest:
     complete: what is not given is its default, never the run's.
 
     Attributes:
-        engine: `Exact(...)`, `Aer(...)` or `Hardware(...)`; or, in files, its name, with the options beside it.
+        engine: `Exact(...)`, `Aer(...)` or `Hardware(...)`; or, in files, the name of one of the
+            first two, with its options beside it.
         method, shots, noise: of the name `aer`, as in `qhdm.Aer`; null is without.
     """
 

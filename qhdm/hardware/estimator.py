@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from qhdm.errors import HardwareError
 from qhdm.hardware.estimate import JOB_OVERHEAD, MAX_BYTES, MAX_EXECUTIONS
-from qhdm.hardware.isa import IsaCache, IsaCircuit
+from qhdm.hardware.isa import IsaCache, PackedCircuit
 from qhdm.hardware.request import Request
 from qhdm.hardware.submission import Submitter
 from qhdm.quantum.engines import Bound
@@ -44,7 +43,7 @@ class StageCircuit:
         values: parameter values of the ISA circuit, (ceil(R / copies), parameters).
     """
 
-    isa: IsaCircuit
+    isa: PackedCircuit
     rows: np.ndarray
     values: np.ndarray
 
@@ -186,7 +185,7 @@ class StageRunner:
         measured = iter(means[: len(circuits)])
         references = iter(means[len(circuits) :])
         values = []
-        for pub, own in zip(pubs, by_pub, strict=True):
+        for pub_rows, own in zip(rows, by_pub, strict=True):
             z = [c.isa.rows(next(measured), len(c.rows)) for c in own]
             z_0 = [np.ones_like(one) for one in z]
             if readout:
@@ -194,18 +193,17 @@ class StageRunner:
                     c.isa.rows(np.repeat(next(references), len(c.values), axis=0), len(c.rows))
                     for c in own
                 ]
-            values.append(self._values(pub, own, z, z_0))
+            values.append(self._values(pub_rows, own, z, z_0))
         return values
 
     def _values(
         self,
-        pub: EstimatorPub,
+        rows: PubRows,
         circuits: Sequence[StageCircuit],
         measured: Sequence[np.ndarray],
         references: Sequence[np.ndarray],
     ) -> PubResult:
-        rows = PubRows(pub)
-        weights = [_z_weights(terms, pub.circuit) for terms in rows.observables]
+        weights = [_z_weights(terms, rows.circuit) for terms in rows.observables]
         constants = np.array([constant for constant, _ in weights])
         matrix = np.array([row for _, row in weights])  # (m, n)
         values, variances = np.empty((len(rows.sets), 2, len(matrix))).swapaxes(0, 1)
@@ -264,14 +262,14 @@ class HardwareEngine:
         place: name of the filter place.
         step: the network evaluation.
         stages: the numbers of its stages to come, shared by all of its places.
-        done: called with the stage, the measured values and the exact ones, each (F, B, m).
+        done: called with stage, place, and the measured and exact values, each (F, B, m).
     """
 
     runner: StageRunner
     place: str
     step: int
     stages: Iterator[int]
-    done: Callable[[int, np.ndarray, np.ndarray], object]
+    done: Callable[[int, str, np.ndarray, np.ndarray], object]
     name: str = "hardware"
     estimator: None = None
 
@@ -282,15 +280,12 @@ class HardwareEngine:
         weights = frozenset(filter.weights)
         (result,) = self.runner.run([pub], weights, (self.step, stage), self.place)
         values = result.data.evs.transpose(1, 2, 0).copy()
-        right = exact.expectation(filter, x, w).double().cpu().numpy()
-        self.done(stage, values, right)
+        exact_values = exact.expectation(filter, x, w).double().cpu().numpy()
+        self.done(stage, self.place, values, exact_values)
         return torch.as_tensor(values).to(x)
 
     def bind(self, filter: Filter, w: Tensor) -> Bound:
         return lambda x: self(filter, x, w)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> HardwareEngine:
-        return self
 
 
 def _z_weights(terms: Mapping[str, float], circuit: QuantumCircuit) -> tuple[float, np.ndarray]:

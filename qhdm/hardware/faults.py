@@ -1,8 +1,8 @@
 """Exceptions of IBM's client as errors of one line with a remedy.
 
-The client raises the same class for different faults (an unreachable network is an invalid account,
-a full queue a runtime error) and hides their causes, so the whole chain of exceptions is read: class
-names, HTTP status codes and words.
+The client raises the same class for different faults (an unreachable network is an invalid
+account, a full queue a runtime error) and hides their causes, so the whole chain of exceptions is
+read: class names, HTTP status codes and words.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ _RULES: tuple[tuple[Callable[[_Fault], object], type[HardwareError], str, str], 
     (lambda f: _SESSION.search(f.words) and "RuntimeJobNotFound" not in f.names,
      HardwareError, "session",
      "the session is closed or expired; qhdm jobs resume opens a new one"),
-    (lambda f: f.refused, AccessError, "account", f"the token is refused (HTTP {{status}}); {_TOKEN}"),
+    (lambda f: f.refused, AccessError, "account",
+     f"the token is refused (HTTP {{status}}); {_TOKEN}"),
     (lambda f: (f.status or 0) >= 500, ServiceError, "service",
      "the service failed (HTTP {status}); try later"),
     (lambda f: f.names >= {"InvalidAccountError", "JSONDecodeError"}, ServiceError, "service",
@@ -126,8 +127,8 @@ def explained(error: BaseException, doing: str, secrets: Iterable[str] = ()) -> 
         "text": text if len(text) <= _MAX_LENGTH else text[: _MAX_LENGTH - 3] + "...",
         "cause": _cause(chain, secrets),
     }
-    kind, reason, message = next(rest for applies, *rest in _RULES if applies(fault))
-    explanation: HardwareError = kind(f"{doing}: {message.format(**facts)}", reason)
+    kind, reason, message = next(rule[1:] for rule in _RULES if rule[0](fault))
+    explanation = kind(f"{doing}: {message.format(**facts)}", reason)
     if isinstance(explanation, ServiceError):
         explanation.retry_after = _retry_after(chain)
     return explanation

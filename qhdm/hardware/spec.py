@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,11 +11,11 @@ import yaml
 from pydantic import Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
-from qhdm.config import FilePath, SamplerOptions
+from qhdm.config import FilePath, SamplerOptions, Sampling
 from qhdm.config.sections import STRICT, Positive
 from qhdm.errors import ConfigError
 from qhdm.quantum.options import Hardware, Limits
-from qhdm.schema import read_document, validate, with_overrides
+from qhdm.schema import Document, read_document, validate, with_overrides
 from qhdm.shipped import find_shipped
 
 
@@ -56,6 +56,32 @@ class JobSpec(SamplerOptions, Hardware):
     hardware_steps: Positive | Literal["all"] = "all"
     limits: Limits = field(default_factory=Limits)
     estimate: CostAssumptions = field(default_factory=CostAssumptions)
+
+    @property
+    def engine(self) -> Hardware:
+        """What evaluates the filters."""
+        return Hardware(**{name: getattr(self, name) for name in Hardware.__dataclass_fields__})
+
+    @classmethod
+    def of_request(
+        cls, request: Sampling, engine: Hardware, *, run: str, classes: Sequence[str], images: int
+    ) -> JobSpec:
+        """The job of a resolved request.
+
+        Args:
+            request: resolved.
+            engine: of the request.
+            run: the run directory.
+            classes, images: of the request, by name and number.
+
+        Raises:
+            ConfigError: a field has no valid value.
+        """
+        plain = {name: getattr(request, name) for name in SamplerOptions.__dataclass_fields__}
+        plain |= {key: value for key, value in asdict(engine).items() if value is not None}
+        plain |= {"run": run, "classes": list(classes), "images": images}
+        plain["hardware_steps"] = request.engine_steps or request.steps
+        return validate(cls, Document("qhdm.Hardware", plain, {}))
 
     @model_validator(mode="after")
     def _check(self) -> JobSpec:
