@@ -235,7 +235,7 @@ class Hardware:
         >>> rehearsal = qhdm.Hardware("aer", shots=64, places=("encoder",))
         >>> request = qhdm.Sampling(classes=[0], num=1, steps=1, engine=rehearsal)
         >>> images = run.sample(request)
-        >>> (run.sample(request) == images).all()  # read from the job's directory
+        >>> np.array_equal(run.sample(request), images)  # read from the job's directory
         True
     """
 
