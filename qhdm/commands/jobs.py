@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qhdm.commands.arguments import add_set
 from qhdm.errors import ConfigError, QhdmError, RuntimeJobError
 
 if TYPE_CHECKING:
@@ -31,10 +32,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         verb = verbs.add_parser(name, help=text)
         verb.add_argument("id", metavar="ID", help="of a job, or its directory")
         if name == "resume":
-            verb.add_argument(
-                "--set", action="append", default=[], metavar="limits.KEY=VALUE",
-                help="change a limit",
-            )  # fmt: skip
+            add_set(verb, "change a limit", metavar="limits.KEY=VALUE")
             verb.add_argument(
                 "--relayout", action="store_true",
                 help="lay out anew what is not sent yet, by the device's present calibration",
@@ -126,7 +124,7 @@ def _resume(arguments: argparse.Namespace) -> None:
     from qhdm.hardware.report import describe_report
     from qhdm.run import Run
 
-    job = Run.open(spec.run, weights=spec.weights, device="cpu").job(spec)
+    job = Run.open(spec.run, device="cpu").job(spec)
     service = job_runner.connect(spec)
     cache = job_runner.isa_cache(spec, service.device, directory)
     if arguments.relayout:

@@ -7,6 +7,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from qhdm.commands.arguments import add_set
 from qhdm.errors import BudgetError, ConfigError
 
 
@@ -19,9 +20,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="SPEC",
         help="a job specification (YAML file), or the name of a shipped one: rehearsal",
     )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting"
-    )
+    add_set(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="print circuits, cost and limits; needs no network"
     )
@@ -51,7 +50,7 @@ def _submit(arguments: argparse.Namespace) -> None:
     # The job is of this run for good, also when there is a newer one.
     spec = dataclasses.replace(spec, run=str(RunDirectory.newest(spec.run)))
     print(f"run: {spec.run}")
-    job = Run.open(spec.run, weights=spec.weights, device="cpu").job(spec)
+    job = Run.open(spec.run, device="cpu").job(spec)
     if arguments.dry_run:
         device = snapshot(arguments.device or spec.backend)
         print(describe(job.estimate(device, job_runner.isa_cache(spec, device))))

@@ -5,7 +5,7 @@ from qhdm.config.config import (
     load_config,
     to_dict,
     to_yaml,
-    with_ansatz,
+    with_circuit_files,
 )
 from qhdm.config.sampling import EngineRequest, SamplerOptions, Sampling
 from qhdm.config.sections import (
@@ -13,8 +13,6 @@ from qhdm.config.sections import (
     DiffusionConfig,
     EmaConfig,
     EncoderConfig,
-    Engine,
-    Family,
     FilePath,
     ModelConfig,
     QuantumConfig,
@@ -31,9 +29,7 @@ __all__ = [
     "DiffusionConfig",
     "EmaConfig",
     "EncoderConfig",
-    "Engine",
     "EngineRequest",
-    "Family",
     "FilePath",
     "ModelConfig",
     "QuantumConfig",
@@ -47,5 +43,5 @@ __all__ = [
     "load_config",
     "to_dict",
     "to_yaml",
-    "with_ansatz",
+    "with_circuit_files",
 ]

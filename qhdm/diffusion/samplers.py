@@ -78,10 +78,9 @@ def states(
     sampler: SamplerName,
     steps: int,
     eta: float = 0.0,
-    device: torch.device | None = None,
     start: State | None = None,
 ) -> Iterator[State]:
-    """The chain of a sampler, evaluation by evaluation.
+    """The states of a sampler, on the device of its schedule.
 
     Args:
         schedule: the forward process that the network was trained on.
@@ -90,11 +89,10 @@ def states(
         sampler: `ddpm`, `ddim` or `dpm++`.
         steps: network evaluations.
         eta: of DDIM: 0 is deterministic, 1 is DDPM.
-        device: where to compute.
-        start: where to go on; by default from the noise x_T.
+        start: where to continue; by default at the noise x_T.
 
     Yields:
-        The state after each evaluation; the last one's x is x_0.
+        The start, then the state after each evaluation; the last one's x is x_0.
 
     Raises:
         SamplingError: more steps than the model has timesteps.
@@ -103,12 +101,13 @@ def states(
     step, draws = SAMPLERS[sampler]
     # alphas_bar on the way down, ending at 1: the last step leaves no noise.
     bars = [*schedule.alphas_bar[times].tolist(), 1.0]
-    device = device or schedule.alphas_bar.device
+    device = schedule.alphas_bar.device
     noisy = draws(eta)
     if start is None:
         start = State(0, noise.draw(device), None)
     else:
         noise.skip(1 + (start.step if noisy else 0))
+    yield start
     x, previous = start.x, start.previous
     for i in range(start.step, steps):
         x_0 = denoise(x, times[i])

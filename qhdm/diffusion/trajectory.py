@@ -1,17 +1,14 @@
-"""How noise becomes an image: what a sampler sees and what it estimates, step by step."""
+"""Trajectories: what a sampler is given and what it estimates, step by step."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from qhdm.config import SamplerOptions
-from qhdm.diffusion.generate import Network, chain
+from qhdm.diffusion.generate import Chain
 from qhdm.diffusion.pixels import to_uint8
-from qhdm.diffusion.schedule import Schedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,37 +29,12 @@ class Trajectory:
 
 
 @torch.inference_mode()
-def trace(
-    model: Network,
-    schedule: Schedule,
-    options: SamplerOptions,
-    *,
-    labels: Sequence[int],
-    indices: Sequence[int],
-    shape: tuple[int, int, int],
-    device: torch.device,
-) -> Trajectory:
-    """Sample one image per label, as one batch, and keep the way there.
-
-    Args:
-        model, schedule, options, labels, indices, shape, device: as of
-            `qhdm.diffusion.generate`, which samples the same images.
-
-    Raises:
-        SamplingError: more steps than the model has timesteps.
-    """
-    evaluations = [
-        (e.t, to_uint8(e.x_t), to_uint8(e.x_0), to_uint8(e.state.x))
-        for e in chain(
-            model,
-            schedule,
-            options,
-            labels=labels,
-            indices=indices,
-            shape=shape,
-            batch_size=len(labels),
-            device=device,
-        )
-    ]
-    timesteps, x_t, x_0, x = zip(*evaluations, strict=True)
-    return Trajectory(timesteps, np.stack(x_t), np.stack(x_0), x[-1])
+def trace(chain: Chain) -> Trajectory:
+    """Sample the images of a chain, which has them in one batch, and keep every evaluation."""
+    timesteps, x_t, x_0 = [], [], []
+    for evaluation in chain:
+        timesteps.append(evaluation.t)
+        x_t.append(to_uint8(evaluation.x_t))
+        x_0.append(to_uint8(evaluation.x_0))
+    images = to_uint8(evaluation.state.x)
+    return Trajectory(tuple(timesteps), np.stack(x_t), np.stack(x_0), images)

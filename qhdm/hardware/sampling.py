@@ -20,7 +20,7 @@ from torch import Tensor
 from qhdm import console
 from qhdm.config import Config, SamplerOptions
 from qhdm.diffusion import Schedule, generate
-from qhdm.diffusion.generate import chain
+from qhdm.diffusion.generate import Chain, Network
 from qhdm.diffusion.pixels import to_uint8
 from qhdm.diffusion.samplers import State, timesteps_of
 from qhdm.errors import BudgetError, ConfigError, SamplingError
@@ -319,20 +319,10 @@ class SamplingJob:
         start = last_state(ledger)
         done = 0 if start is None else start.step
         update(min(done, first) + max(0, done - first) * len(self.stages))
-        evaluations = chain(
-            network,
-            self.schedule,
-            self.options,
-            labels=self.labels,
-            indices=self.indices,
-            shape=self.shape,
-            batch_size=len(self.labels),  # the rows of all images go into the same jobs
-            device=torch.device("cpu"),
-            start=start,
-        )
+        chain = self._chain(network, start)
         x = None if start is None else start.x
         with torch.inference_mode(), frozen(exact):
-            for evaluation in evaluations:
+            for evaluation in chain:
                 state = evaluation.state
                 arrays = {"x": state.x, "previous": state.previous}
                 ledger.save_state(
@@ -348,16 +338,20 @@ class SamplingJob:
         """The same images with all filters on the exact engine, uint8 (N, H, W, C)."""
         model = self._exact_model()
         with frozen(model):
-            return generate(
-                model,
-                self.schedule,
-                self.options,
-                labels=self.labels,
-                indices=self.indices,
-                shape=self.shape,
-                batch_size=len(self.labels),
-                device=torch.device("cpu"),
-            )
+            return generate(self._chain(model))
+
+    def _chain(self, network: Network, start: State | None = None) -> Chain:
+        """All images in one batch, so that their rows go into the same requests."""
+        return Chain(
+            network,
+            self.schedule,
+            self.options,
+            self.labels,
+            self.indices,
+            self.shape,
+            batch_size=len(self.labels),
+            start=start,
+        )
 
     def _exact_model(self) -> UNet:
         model = copy.deepcopy(self.model)

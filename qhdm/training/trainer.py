@@ -16,7 +16,7 @@ from torch import Tensor
 
 from qhdm.config import Config, SamplerOptions
 from qhdm.data import Batches
-from qhdm.diffusion import NULL_LABEL, Schedule, generate, per_sample_loss
+from qhdm.diffusion import NULL_LABEL, Chain, Schedule, generate, per_sample_loss
 from qhdm.diffusion.pixels import from_uint8, to_device
 from qhdm.distributed import ALONE, World
 from qhdm.errors import ConfigError, RunError
@@ -177,17 +177,17 @@ class Trainer:
         assert data.classes is not None
         labels = [c for c in range(len(data.classes)) for _ in range(num)]
         part = self.world.share(len(labels), whole=_PREVIEW_BATCH)
+        chain = Chain(
+            self.ema.model,
+            self.schedule,
+            SamplerOptions(seed=self.config.seed).resolved(self.config),
+            labels=labels[part],
+            indices=range(len(labels))[part],
+            shape=(data.channels, data.image_size, data.image_size),
+            batch_size=_PREVIEW_BATCH,
+        )
         with frozen(self.ema.model):
-            images = generate(
-                self.ema.model,
-                self.schedule,
-                SamplerOptions(seed=self.config.seed).resolved(self.config),
-                labels=labels[part],
-                indices=range(len(labels))[part],
-                shape=(data.channels, data.image_size, data.image_size),
-                batch_size=_PREVIEW_BATCH,
-                device=self.device,
-            )
+            images = generate(chain)
         whole = np.frombuffer(b"".join(self.world.gather(images.tobytes())), dtype=np.uint8)
         return whole.reshape(len(labels), *images.shape[1:]), labels
 

@@ -10,10 +10,11 @@ import io
 import struct
 
 from qiskit import qpy
-from qiskit.circuit import QuantumCircuit, library
+from qiskit.circuit import Gate, QuantumCircuit, library
 from qiskit.circuit.library import Barrier, Measure, UnitaryGate
 
 from qhdm.errors import CircuitError
+from qhdm.quantum.ir.lowering import IGNORED
 from qhdm.quantum.unroll import STANDARD_GATES
 
 #: Before this version, QPY held expressions as text that reading evaluates.
@@ -31,7 +32,7 @@ _INSTRUCTION = struct.Struct("!HHHIIBHqII")
 
 
 def read_qpy(content: bytes, source: str, *, max_qubits: int) -> QuantumCircuit:
-    """The one circuit of a QPY file; measurements are kept.
+    """The gates of the one circuit of a QPY file; final measurements are dropped.
 
     Args:
         content: the file.
@@ -39,8 +40,9 @@ def read_qpy(content: bytes, source: str, *, max_qubits: int) -> QuantumCircuit:
         max_qubits: of the circuit, and classical bits.
 
     Raises:
-        CircuitError: it is damaged, of a version that is not safe to read, holds no or several
-            circuits, too many qubits, or an instruction that reading would construct.
+        CircuitError: its headers are damaged, it is of a version that is not safe to read, holds
+            no or several circuits, too many qubits, or an instruction that is not a gate.
+        Exception: many kinds, of Qiskit: the rest of the file is damaged.
     """
     if len(content) < 7 or not content.startswith(b"QISKIT"):
         raise CircuitError(f"{source}: not a QPY file")
@@ -51,19 +53,8 @@ def read_qpy(content: bytes, source: str, *, max_qubits: int) -> QuantumCircuit:
         )
     _check_sizes(content, source, max_qubits)
     _refuse_constructors(content, source)
-    try:
-        circuits = qpy.load(io.BytesIO(content))
-    except Exception as error:  # Qiskit raises many kinds for a damaged or hostile file
-        raise damaged(source, error) from None
-    circuit: QuantumCircuit = circuits[0]
-    return circuit
-
-
-def damaged(source: str, error: Exception) -> CircuitError:
-    """What to say of a file that Qiskit cannot use."""
-    return CircuitError(
-        f"{source}: damaged, or not a circuit ({type(error).__name__}); write it anew"
-    )
+    (circuit,) = qpy.load(io.BytesIO(content))
+    return _gates_alone(circuit, source)
 
 
 def _check_sizes(content: bytes, source: str, max_qubits: int) -> None:
@@ -108,3 +99,53 @@ def _refuse_constructors(content: bytes, source: str) -> None:
                     f"{source}: holds a {name}; write it out in gates (circuit.decompose())"
                 )
             at = content.find(name.encode(), at + 1)
+
+
+def _gates_alone(circuit: QuantumCircuit, source: str) -> QuantumCircuit:
+    """`circuit` without its final measurements and classical bits.
+
+    A transpiled circuit has a layout, which says where each qubit of the original circuit is at the
+    end: qubit i of the result is the one that holds qubit i there, and ancillas follow.
+
+    Raises:
+        CircuitError: something else than a gate, a gate after a measurement, or a layout that does
+            not fit.
+    """
+    # A free phase changes no expectation value, and must not count as the use of a parameter.
+    gates = QuantumCircuit(circuit.num_qubits, name=source)
+    place = _places(circuit, source)
+    measured: set[int] = set()
+    for entry in circuit.data:
+        qubits = [place[circuit.find_bit(qubit).index] for qubit in entry.qubits]
+        operation = entry.operation
+        if isinstance(operation, Measure):
+            measured.update(qubits)
+            continue
+        if isinstance(operation, IGNORED):
+            continue
+        if measured.intersection(qubits):
+            raise CircuitError(
+                f"{source}: {operation.name} on qubits {qubits} follows a measurement; "
+                "measurements may stand at the end alone"
+            )
+        if not isinstance(operation, Gate):
+            remedy = "a filter is gates alone"
+            if operation.definition is not None:
+                remedy = "write it out in gates (circuit.decompose())"
+            raise CircuitError(
+                f"{source}: {operation.name} on qubits {qubits} is not a unitary gate; {remedy}"
+            )
+        gates.append(operation, qubits)
+    return gates
+
+
+def _places(circuit: QuantumCircuit, source: str) -> list[int]:
+    """For each qubit of `circuit`, its index in the order of the circuit before its layout."""
+    size = circuit.num_qubits
+    if circuit.layout is None:
+        return list(range(size))
+    ends = circuit.layout.final_index_layout()
+    if len(set(ends)) < len(ends) or not set(ends) <= set(range(size)):
+        raise CircuitError(f"{source}: the layout does not fit the circuit; write it anew")
+    order = [*ends, *sorted(set(range(size)) - set(ends))]
+    return [order.index(qubit) for qubit in range(size)]
