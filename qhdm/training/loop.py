@@ -19,6 +19,7 @@ from qhdm.data import Batches, Dataset
 from qhdm.distributed import ALONE, World
 from qhdm.errors import ConfigError, Interrupted, PeerFailed, TrainingError
 from qhdm.files import write_text
+from qhdm.models import UNet
 from qhdm.runs.directory import RunDirectory
 from qhdm.training.callbacks import Callback
 from qhdm.training.log import MetricsLog
@@ -53,7 +54,7 @@ def fit(
     device: torch.device,
     callbacks: Sequence[Callback] = (),
     world: World = ALONE,
-) -> float:
+) -> UNet:
     """Train `run` to `train.steps`, continuing from its latest checkpoint if it has one.
 
     The first interrupt (Ctrl-C, SIGTERM) ends the step at hand and saves; a second one stops at
@@ -68,7 +69,7 @@ def fit(
         world: the processes that train this run together.
 
     Returns:
-        The mean loss of the last logged steps.
+        The network with its averaged weights.
 
     Raises:
         Interrupted: after saving.
@@ -77,21 +78,6 @@ def fit(
             written.
         DistributedError: another process was lost.
     """
-    with ExitStack() as stack:
-        with world.agreed():
-            if world.first:
-                stack.enter_context(run.locked())
-                run.sweep()
-        return _fit(run, dataset, device, callbacks, world)
-
-
-def _fit(
-    run: RunDirectory,
-    dataset: Dataset,
-    device: torch.device,
-    callbacks: Sequence[Callback],
-    world: World,
-) -> float:
     config = run.config
     batches = Batches(
         dataset,
@@ -99,10 +85,14 @@ def _fit(
         seed=config.seed,
         augment=config.data.augment,
     )
-    trainer = Trainer(config, batches, device, world)
     previews = any(type(c).on_preview is not Callback.on_preview for c in callbacks)
     called = [MetricsLog(), *callbacks] if world.first else []
     with ExitStack() as stack:
+        with world.agreed():
+            if world.first:
+                stack.enter_context(run.locked())
+                run.sweep()
+        trainer = Trainer(config, batches, device, world)
         with world.agreed():
             if world.first:
                 if run.checkpoints():
@@ -116,7 +106,10 @@ def _fit(
             if step and not world.first:
                 trainer.restore(run.checkpoint_path(step))
         interrupted = stack.enter_context(_interrupt_flag(repeated=world.launch is not None))
-        return _loop(trainer, run, called, interrupted, previews=previews)
+        _loop(trainer, run, called, interrupted, previews=previews)
+    averaged = trainer.ema.model
+    assert isinstance(averaged, UNet)
+    return averaged
 
 
 def _loop(
@@ -126,10 +119,11 @@ def _loop(
     interrupted: threading.Event,
     *,
     previews: bool,
-) -> float:
+) -> None:
+    """Make the remaining steps, with everything that happens between them."""
     train, world = run.config.train, trainer.world
     losses: list[Tensor] = []
-    mean, since = math.nan, time.perf_counter()
+    since = time.perf_counter()
     while trainer.step < train.steps:
         losses.append(trainer.advance())
         step, last = trainer.step, trainer.step == train.steps
@@ -163,7 +157,6 @@ def _loop(
             for callback in callbacks:
                 callback.on_preview(step, images, labels)
             since = time.perf_counter()
-    return mean
 
 
 def _finite_mean(
