@@ -83,7 +83,7 @@ setup(
         "qiskit-ibm-runtime>=0.51,<0.60",
         # 0.9 moved EstimatorQNN to V2 primitives; minor releases before 1.0 break the API.
         "qiskit-machine-learning>=0.9,<0.10",
-        # The reader of OpenQASM 3 is a package apart; both are at 0.x and 1.x, where APIs move.
+        # The parser of OpenQASM 3, and Qiskit's own reader, by which `qasm3.loads` reads exports.
         "qiskit-qasm3-import>=0.6,<0.7",
         "openqasm3[parser]>=1.0,<2",
         "jinja2>=3.1,<4",

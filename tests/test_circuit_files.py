@@ -115,7 +115,7 @@ def test_arguments_of_defined_gates_keep_their_order(tmp_path: Path) -> None:
     )
     loaded = read(tmp_path, body)
     x, w = draw(loaded)
-    value = np.cos(x[0, 0]) * np.cos(2 * w[0])  # <Z> after RX(x) and RY(2 w) on |0>
+    value = x[0, 0].cos() * (2 * w[0]).cos()  # <Z> after RX(x) and RY(2 w) on |0>
     torch.testing.assert_close(expectation(loaded, x, w)[0, 0], value, atol=FLOAT64, rtol=0)
 
 
@@ -170,6 +170,17 @@ def test_an_integer_given_as_an_angle_is_divided_like_one(tmp_path: Path) -> Non
     filter = read(tmp_path, body)
     value = float(expectation(filter, torch.tensor([[0.3]]), torch.zeros(0)))
     assert value == pytest.approx(np.cos(0.3 + 0.5 + 0.5 - 0.5), abs=1e-6)
+
+
+def test_deep_definitions_cost_what_they_hold(tmp_path: Path) -> None:
+    """200 definitions within definitions are one gate, whose angle doubles each time."""
+    own = "gate g0(a) q { rx(a / 1024) q; }\n" + "".join(
+        f"gate g{i}(a) q {{ g{i - 1}({'a + a' if i <= 10 else 'a'}) q; }}\n" for i in range(1, 201)
+    )
+    filter = read(tmp_path, own + "input float x0;\nqubit q;\ng200(x0 - x0 / 2) q;\n")
+    assert len(filter.circuit.data) == 1
+    value = float(expectation(filter, torch.tensor([[0.6]]), torch.zeros(0)))
+    assert value == pytest.approx(np.cos(0.3), abs=1e-6)
 
 
 def test_calls_over_registers_are_made_one_after_the_other(tmp_path: Path) -> None:
@@ -273,11 +284,6 @@ def test_a_filter_has_inputs(tmp_path: Path) -> None:
 GATES = "gate g0(a) q { rx(a) q; }\n" + "".join(
     f"gate g{i}(a) q {{ g{i - 1}(a) q; g{i - 1}(a) q; }}\n" for i in range(1, 41)
 )
-ANGLES = "gate g0(a) q { rx(a) q; }\n" + "".join(
-    f"gate g{i}(a) q {{ g{i - 1}(a + a) q; }}\n" for i in range(1, 41)
-)
-
-CHAIN = "gate g0 q { x q; }\n" + "".join(f"gate g{i} q {{ g{i - 1} q; }}\n" for i in range(1, 120))
 
 
 @pytest.mark.parametrize(
@@ -296,19 +302,30 @@ CHAIN = "gate g0 q { x q; }\n" + "".join(f"gate g{i} q {{ g{i - 1} q; }}\n" for 
         (GOOD + "rx(x0 q[0];", ":8: at 'q': not valid OpenQASM 3"),
         (GOOD + "rx(x0) q[0]", ":8: unexpected end: not valid OpenQASM 3"),
         (GOOD + "rx(x0) q[0];\n# %\n", ":9: not valid OpenQASM 3"),
-        (GOOD + "rx(w0 * x0) q[0];", "not affine"),
+        (GOOD + "rx(w0 * x0) q[0];", ":8: the angle is not affine"),
         (GOOD + "rx(2 ** 9999999999) q[0];", ":8: angles are made of"),
         (GOOD + f"rx({'-' * 300}w0) q[0];", ":8: more than 100 operators in one statement"),
         (GOOD + f"rx(x0{'+1' * 400}) q[0];", ":8: more than 100 operators in one statement"),
         (GOOD + "rx(1e999) q[0];", ":8: a number too large"),
-        (GOOD + "rx(x0 + 1e308 * 10) q[0];", ":8: Qiskit cannot build this"),
+        (GOOD + "rx(x0 + 1e308 * 10) q[0];", ":8: a number too large"),
+        (GOOD + "rx(x0 / (1e308 * 10)) q[0];", ":8: a number too large"),
+        (GOOD + "rx(1 / w0) q[0];", ":8: the angle is not affine"),
+        (GOOD + "rx(w1) q[0];", ":8: w1 is no parameter here"),
+        (GOOD + "gate g a { rx(x0) a; }", ":8: x0 is no parameter here"),
+        (GOOD + "x r[0];", ":8: r is not a register of qubits"),
+        (GOOD + "bit[3] c;\nc = measure q;", ":9: as many qubits"),
+        (GOOD + "qubit[3] r;\ncx q, r;", ":9: registers of different sizes"),
+        (GOOD + f"pow(-{'9' * 400}) @ x q[0];", ":8: comes to more than 200,000 gates"),
         (GOOD + f"rx({'9' * 5000}) q[0];", "mine.qasm"),
         (GOOD + "rx(x0 / 0) q[0];", ":8: division by 0"),
         (GOOD + "pow(w0) @ rx(1) q[0];", ":8: the exponent of pow"),
-        (GOOD + "ctrl(1000000) @ x q[0], q[1];", ":8: 1000000 controls"),
+        (GOOD + "ctrl(1000000) @ x q[0], q[1];", ":8: acts on 1000001 qubits"),
+        (GOOD + "ctrl(-1) @ x q[0];", ":8: -1 controls"),
+        ("qubit[20] q;\nctrl(19) @ x " + ",".join(f"q[{i}]" for i in range(20)) + ";",
+         ":4: more than 16 controls"),
         (GOOD + "rx(x0) q[2];", ":8: there is no q[2]; q has indices 0 to 1"),
         (GOOD + "rx(x0) q[0:1000000000000];", ":8: there is no q[1000000000000]"),
-        (GOOD + "rx(x0) q[1 + 0];", ":8: indices are plain numbers"),
+        (GOOD + "rx(x0) q[1 + 0];", ":8: an index must be a plain number"),
         (GOOD + "cx q[0], q[0];", ":8: q[0] twice in one gate"),
         (GOOD + "cx q[-1], q;", ":8: q[1] twice in one gate"),
         (GOOD + "gate g a, b { cx b, b; }", ":8: a qubit twice in one gate"),
@@ -316,7 +333,6 @@ CHAIN = "gate g0 q { x q; }\n" + "".join(f"gate g{i} q {{ g{i - 1} q; }}\n" for 
         (GOOD + "gate g(a, b) p { rx(a) p; }\ng(x0) q[0];", ":9: g takes 2 angles, not 1"),
         (GOOD + "ctrl @ x q[0];", ":8: acts on 2 qubits, given are 1"),
         (GOOD + f"{'a' * 500} q[0];", f":8: gate '{'a' * 56}... is not defined"),
-        (GOOD + CHAIN, ":108: more than 100 definitions within definitions"),
         ("input float x0;\ninput float w0;\nqubit q;\nrx(x0) q;", ":4: parameter w0 is used by no"),
         ("input float x0;\ninput float w0;\nqubit q;\nrx(x0) q;\ngphase(w0);", ":4: parameter w0"),
         ("input float theta;\nqubit q;\nrx(theta) q;", ":3: parameter theta is neither"),
@@ -330,7 +346,6 @@ CHAIN = "gate g0 q { x q; }\n" + "".join(f"gate g{i} q {{ g{i - 1} q; }}\n" for 
         ("rx(1) $1000000000;", ":3: physical qubits"),
         ('include "/etc/passwd";', ":3: only stdgates.inc"),
         (GATES + GOOD + "g40(x0) q[0];", "gates when written out"),
-        (ANGLES + GOOD + "g40(x0) q[0];", "terms when written out"),
         (" " * 300_000, "larger than"),
         ("", "has no qubits"),
     ],

@@ -1,4 +1,4 @@
-"""One circuit, many engines, one function."""
+"""Engines that evaluate filters, and the functions that call them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Engine(Protocol):
 
     Attributes:
         name: what a configuration calls it.
-        estimator: the Qiskit estimator that it evaluates by; None if it does without.
+        estimator: the Qiskit estimator that it uses, if any.
     """
 
     @property
@@ -60,15 +60,15 @@ class ExactEngine:
 
 
 def make_engine(engine: Engine | EngineOptions | str) -> Engine:
-    """The engine of these options.
+    """Make the engine of some options.
 
     Args:
-        engine: options; or a name, which stands for that engine's defaults: `exact`,
-            `exact:network`, `exact:statevector` or `aer`; or an engine, which is given back.
+        engine: options; the name of an engine with default options (`exact`, `exact:network`,
+            `exact:statevector` or `aer`); or an engine, which is returned.
 
     Raises:
         CircuitError: unknown name.
-        EngineError: the options ask for what is not there.
+        EngineError: an option is out of range, or its device or noise model is not available.
     """
     options = ENGINES.get(engine) if isinstance(engine, str) else engine
     if isinstance(options, Exact):
@@ -179,7 +179,7 @@ def expectation(filter: Filter, x: Tensor, w: Tensor, *, engine: Engine | str = 
 
 
 def _is_empty(x: Tensor) -> bool:
-    """Whether there is nothing to evaluate at inputs (F, B, n): no filter or no sample."""
+    """Whether inputs (F, B, n) contain no filter or no sample."""
     return 0 in x.shape[:2]
 
 

@@ -101,7 +101,11 @@ def build_filter(ansatz: str, *, qubits: int = 12, layers: int = 3) -> Filter:
         circuit.rx(inputs[qubit], qubit)
     for layer in range(layers):
         family.append_layer(circuit, weights, layer * per_layer)
-    observables = tuple(
+    return Filter(circuit.name, circuit, tuple(inputs), tuple(weights), z_of_each(qubits))
+
+
+def z_of_each(qubits: int) -> tuple[SparsePauliOp, ...]:
+    """The observables <Z_i> of n qubits."""
+    return tuple(
         SparsePauliOp.from_sparse_list([("Z", [i], 1.0)], num_qubits=qubits) for i in range(qubits)
     )
-    return Filter(circuit.name, circuit, tuple(inputs), tuple(weights), observables)
