@@ -127,11 +127,11 @@ def test_layer_reads_and_writes_the_right_pixels() -> None:
 
 
 def test_layer_refuses_a_filter_of_another_size() -> None:
-    with pytest.raises(CircuitError, match="^hqconv_8x1: .*12.* 8 and 8"):
+    with pytest.raises(CircuitError, match=r"^hqconv_8x1: .*12.* 8 and 8"):
         QuantumConv2d(3, build_filter("hqconv", qubits=8, layers=1))
     filter = build_filter("hqconv", qubits=12, layers=1)
     one = Filter("one", filter.circuit, filter.inputs, filter.weights, (SparsePauliOp("Z" * 12),))
-    with pytest.raises(CircuitError, match="^one: .*12 and 1"):
+    with pytest.raises(CircuitError, match=r"^one: .*12 and 1"):
         QuantumConv2d(3, one)
 
 
@@ -259,5 +259,5 @@ def test_maps_that_filters_do_not_tile_are_refused(shape: tuple[int, ...]) -> No
     layer = QuantumConv2d(12, "fqconv", layers=1)
     with pytest.raises(CircuitError, match=r"\(B, 12, H, W\)"):
         layer(torch.zeros(shape))
-    with pytest.raises(CircuitError, match="^channels: 4 "):
+    with pytest.raises(CircuitError, match=r"^channels: 4 "):
         QuantumConv2d(4, "fqconv")

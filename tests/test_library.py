@@ -184,7 +184,7 @@ def test_what_cannot_be_evaluated_is_refused(names: dict[str, Any]) -> None:
     ):
         with pytest.raises(EvaluationError, match=message):
             qhdm.evaluate(*arguments)
-    with pytest.raises(EvaluationError, match="^labels: "):
+    with pytest.raises(EvaluationError, match=r"^labels: "):
         qhdm.evaluate(images, dataset, labels=[0])
 
 

@@ -200,7 +200,7 @@ def test_a_launch_that_starts_again_continues_its_run(tiny_yaml: Path, tmp_path:
     """As torchrun starts it: the same launch, with the same arguments."""
     config, out = with_settings(tiny_yaml, "train.steps=6"), tmp_path / "run"
     world = World(launch="job 1", restarts=3)
-    with pytest.raises(ConfigError, match="^--out: "):
+    with pytest.raises(ConfigError, match=r"^--out: "):
         qhdm.train(config, callbacks=[], world=world)
     qhdm.train(config, out=out, callbacks=[], world=world)
     run = RunDirectory.open(out)
@@ -216,7 +216,7 @@ def test_a_launch_that_starts_again_continues_its_run(tiny_yaml: Path, tmp_path:
     qhdm.train(config, out=out, callbacks=[Started()], world=world)
     assert started == [5]
     assert_equal(weights(run, "model"), before)
-    with pytest.raises(RunError, match="run: .*--out"):
+    with pytest.raises(RunError, match=r"run: .*--out"):
         qhdm.train(config, out=out, callbacks=[], world=World(launch="job 2"))
 
 
@@ -379,16 +379,16 @@ def test_resuming_as_another_experiment_is_refused(
     run = RunDirectory.create(config, tmp_path / "run")
     longer = with_settings(tiny_yaml, "train.steps=99", "sample.num=1")
     assert resumed(run, longer).config.train.steps == 99
-    with pytest.raises(ConfigError, match="^--set model: "):
+    with pytest.raises(ConfigError, match=r"^--set model: "):
         resumed(run, with_settings(tiny_yaml, "model.kind=unet"))
-    with pytest.raises(ConfigError, match="^--set seed: "):
+    with pytest.raises(ConfigError, match=r"^--set seed: "):
         resumed(run, with_settings(tiny_yaml, "seed=9"))
 
 
 def test_run_directories_are_not_overwritten(config: Config, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match="full: .*--out"):
+    with pytest.raises(RunError, match=r"full: .*--out"):
         RunDirectory.create(config, tmp_path / "full")
     with pytest.raises(RunError, match="full: "):
         RunDirectory.open(tmp_path / "full")
