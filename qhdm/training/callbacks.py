@@ -1,4 +1,4 @@
-"""What happens beside the training steps: bars, logs, pictures, and whatever a user adds."""
+"""Callbacks of training: progress bar, summary, sample pictures, TensorBoard."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Base of callbacks: override what you need, the rest does nothing.
-
-    Of several processes that train one run, the first alone calls them.
+    """Base class of callbacks, whose methods do nothing. Only the first process calls them.
 
     Example:
         >>> class Losses(qhdm.Callback):

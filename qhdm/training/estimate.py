@@ -103,8 +103,7 @@ def seconds_per_step(config: Config, device: torch.device) -> float:
 def seconds_per_evaluation(config: Config, device: torch.device) -> float:
     """Seconds that the network takes for one image in sampling, timed as `seconds_per_step`."""
     model = build_model(_exact(config)).to(device)
-    data = config.data
-    x_t = torch.zeros(_TIMED_BATCH, data.channels, data.image_size, data.image_size, device=device)
+    x_t = torch.zeros(_TIMED_BATCH, *config.data.shape, device=device)
     labels = torch.zeros(_TIMED_BATCH, dtype=torch.long, device=device)
     with torch.no_grad():
         seconds = _median_seconds(lambda: float(model(x_t, labels, labels).sum())) / _TIMED_BATCH
@@ -159,10 +158,9 @@ def _seconds_per_circuit(engine: AerEngine, circuit_filter: Filter) -> float:
 
 
 def _timed_step(trainer: Trainer, batch: int) -> float:
-    data = trainer.config.data
     generator = torch.Generator().manual_seed(0)
-    shape = (batch, data.channels, data.image_size, data.image_size)
-    x_0 = (torch.rand(shape, generator=generator) * 2 - 1).to(trainer.device)
+    x_0 = torch.rand(batch, *trainer.config.data.shape, generator=generator) * 2 - 1
+    x_0 = x_0.to(trainer.device)
     labels = torch.zeros(batch, dtype=torch.long, device=trainer.device)
     return _median_seconds(lambda: float(trainer.advance_on(x_0, labels)))
 

@@ -25,12 +25,12 @@ from qhdm.training.callbacks import Callback
 from qhdm.training.log import MetricsLog
 from qhdm.training.trainer import Trainer
 
-#: What may change when a run goes on: how long and where, never what is trained on what.
+#: Sections that may change when a run is resumed.
 _RESUMABLE = {"name", "train", "sample"}
 
 
 def resumed(run: RunDirectory, config: Config) -> RunDirectory:
-    """`run` with a changed configuration, if the change is one a run can take. Writes nothing.
+    """`run` with a changed configuration; nothing is written.
 
     Raises:
         ConfigError: the change would make it another experiment.
@@ -57,16 +57,9 @@ def fit(
 ) -> UNet:
     """Train `run` to `train.steps`, continuing from its latest checkpoint if it has one.
 
-    The first interrupt (Ctrl-C, SIGTERM) ends the step at hand and saves; a second one stops at
-    once. Of several processes, each of which calls this, the first alone writes and calls the
-    callbacks, and an interrupt of one is one of all.
-
-    Args:
-        run: an open run directory.
-        dataset: the training split.
-        device: where to train.
-        callbacks: called in their order; the run's own log comes first.
-        world: the processes that train this run together.
+    The first interrupt (Ctrl-C, SIGTERM) in any process finishes the current step and saves; a
+    second one stops at once. All processes of `world` call this; only the first one writes and
+    calls the callbacks, in their order, after the run's own log.
 
     Returns:
         The network with its averaged weights.
@@ -162,11 +155,10 @@ def _loop(
 def _finite_mean(
     losses: list[float], norms: dict[str, float], trainer: Trainer, run: RunDirectory
 ) -> float:
-    """The mean of the losses of the last steps.
+    """The mean of the losses since the last look.
 
     Raises:
-        TrainingError: one is not finite, or the last gradient, which made the weights what they
-            are now; the step and its batch are in the run directory.
+        TrainingError: a loss or the last gradient is not finite; its batch is written to the run.
     """
     values = [("loss", loss) for loss in losses]
     step = trainer.step - len(losses) + 1
@@ -186,7 +178,7 @@ def _finite_mean(
 
 
 def _batch_of(trainer: Trainer, step: int, name: str, value: float) -> dict[str, object]:
-    """What is kept of a step that went wrong."""
+    """The contents of diverged.json: a step that is not finite, and its batch."""
     assert trainer.batches is not None
     dataset, indices = trainer.batches.dataset, trainer.batches.indices(step - 1)
     return {
@@ -199,10 +191,8 @@ def _batch_of(trainer: Trainer, step: int, name: str, value: float) -> dict[str,
 
 @contextmanager
 def _interrupt_flag(*, repeated: bool) -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; a second signal raises KeyboardInterrupt.
-
-    Args:
-        repeated: a launcher repeats signals, which then mean no more than the first.
+    """An event that SIGINT and SIGTERM set; a second signal raises KeyboardInterrupt, unless
+    a launcher repeats signals.
     """
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
