@@ -101,7 +101,7 @@ def read_inputs(source: str, count: int) -> np.ndarray:
     if kind.kind not in "fiu":
         raise ExportError(f"--inputs: {source}: must hold finite real numbers (radians)")
     if len(content) < kind.itemsize * count:
-        raise ExportError(f"--inputs: {source}: cut short; write it anew with numpy.save")
+        raise ExportError(f"--inputs: {source}: cut short; write it again with numpy.save")
     values = np.frombuffer(content, kind).astype(float)
     if not np.isfinite(values).all():
         raise ExportError(f"--inputs: {source}: must hold finite real numbers (radians)")

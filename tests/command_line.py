@@ -47,3 +47,8 @@ def succeeded(done: Done) -> str:
     """The stdout of a command that must have succeeded."""
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def sets(*settings: str) -> list[str]:
+    """`--set KEY=VALUE` for each setting."""
+    return [word for setting in settings for word in ("--set", setting)]

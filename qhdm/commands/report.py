@@ -24,7 +24,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def _report(arguments: argparse.Namespace) -> None:
     path = arguments.path
-    # Its own page in the directory is made anew each time; another file is the user's.
+    # The page in the directory is replaced each time; any other file is the user's.
     out = arguments.out or path / "report.html"
     check_new("--out", out, force=arguments.force or arguments.out is None)
     from qhdm.runs.config import config_path

@@ -32,7 +32,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
     train.add_argument("--seed", type=natural, metavar="N", help="of training (0)")
     add_device(train)
     train.add_argument(
-        "--out", type=Path, metavar="FILE", help="a safetensors file (in the cache if absent)"
+        "--out", type=Path, metavar="FILE", help="a safetensors file (in the cache folder)"
     )
     train.set_defaults(command=_train)
 
@@ -91,8 +91,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
     from qhdm import data
     from qhdm.device import resolve_device
-    from qhdm.metrics.classifier import ClassifierSettings
-    from qhdm.metrics.trained import classifier_path, trained_classifier
+    from qhdm.metrics.classifier import ClassifierSettings, classifier_path, trained_classifier
     from qhdm.tables import Table
 
     device = resolve_device(arguments.device, key="--device")

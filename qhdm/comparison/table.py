@@ -73,12 +73,7 @@ def metric_blocks(results: Results) -> list[MetricBlock]:
 
 
 def variant_table(results: Results, settings: Mapping[str, str]) -> Table:
-    """What the variants are, and how many of their cells are done.
-
-    Args:
-        results: of the comparison.
-        settings: of each variant, in one line.
-    """
+    """What the variants are, with their settings in one line, and how many cells are done."""
     rows = []
     for variant in dict.fromkeys(cell.variant for cell in results.cells):
         cells = [cell for cell in results.cells if cell.variant == variant]
@@ -141,10 +136,7 @@ def inference_tables(results: Results) -> Iterator[tuple[str, Table]]:
 def describe(results: Results, settings: Mapping[str, str], *, all_settings: bool) -> str:
     """The tables of a comparison in Markdown.
 
-    Args:
-        results: of the comparison.
-        settings: of each variant, in one line.
-        all_settings: include metrics of special settings, such as few real images per class.
+    `all_settings` includes metrics of special settings, such as few real images per class.
     """
     text = [f"# {results.name}", _head(results), variant_table(results, settings).markdown()]
     for block in metric_blocks(results):

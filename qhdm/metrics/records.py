@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from qhdm.errors import ConfigError, EvaluationError
+from qhdm.errors import EvaluationError
 from qhdm.quantum.options import ENGINES, Aer, EngineOptions, Method
-from qhdm.schema import Document, read_json, validate, write_record
+from qhdm.schema import read_record
 
 if TYPE_CHECKING:
     from qhdm.data import Dataset
 
-#: Version of the files, raised when a reader of old files would misunderstand new ones.
-FORMAT = 1
-
 #: Unknown keys and numbers that are not finite are refused; `class` is a keyword, hence an alias.
-_STRICT = ConfigDict(
+STRICT = ConfigDict(
     extra="forbid", allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
 )
 
@@ -40,7 +37,7 @@ Split = Literal["test", "train"]
 Count = Annotated[int, Field(ge=0)]
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Metric:
     """One value of a metric (docs/evaluation.md).
 
@@ -71,7 +68,7 @@ class Metric:
     setting: str | None = None
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class DataRecord:
     """The real images: name of the set, digest of its images and their split, counts, pixels."""
 
@@ -88,7 +85,7 @@ class DataRecord:
         return cls(images.name, images.digest(), len(images) - test, test, size)
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class GeneratedRecord:
     """The generated images: where they come from, and how they were sampled.
 
@@ -156,7 +153,7 @@ class GeneratedRecord:
         return known == asked
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class ExtractorRecord:
     """The network that extracted features: name, digest of its weights, features per image."""
 
@@ -165,13 +162,14 @@ class ExtractorRecord:
     dim: Count
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Evaluation:
     """The results of an evaluation.
 
     Attributes:
         groups: the groups of metrics that were computed, such as `distances`.
         notes: what was left out and why, one sentence each.
+        format: version of the file, raised when older readers would misunderstand it.
     """
 
     data: DataRecord
@@ -180,7 +178,7 @@ class Evaluation:
     metrics: tuple[Metric, ...]
     groups: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    format: int = FORMAT
+    format: Literal[1] = 1
 
     def find(
         self,
@@ -199,27 +197,16 @@ class Evaluation:
         return None
 
 
-def write_evaluation(evaluation: Evaluation, path: Path) -> None:
-    """Write `evaluation` to a JSON file, atomically."""
-    write_record(evaluation, path)
-
-
 def read_evaluation(path: str | Path) -> Evaluation:
-    """Read what `write_evaluation` wrote.
+    """Read the JSON file of an evaluation.
 
     Raises:
         EvaluationError: the file is missing, unreadable, or not an evaluation.
     """
-    path = Path(path)
-    again = "delete it and evaluate again"
-    data = read_json(path, EvaluationError, missing="`qhdm evaluate` makes one", again=again)
-    if not isinstance(data, dict) or "format" not in data:
-        raise EvaluationError(f"{path}: not an evaluation of qhdm")
-    if data["format"] != FORMAT:
-        raise EvaluationError(
-            f"{path}: format {data['format']!r}; this qhdm reads {FORMAT}; {again}"
-        )
-    try:
-        return validate(Evaluation, Document(str(path), data, {}))
-    except ConfigError as error:
-        raise EvaluationError(f"{error}; {again}") from None
+    return read_record(
+        Evaluation,
+        Path(path),
+        EvaluationError,
+        missing="`qhdm evaluate` makes one",
+        again="delete it and evaluate again",
+    )

@@ -64,11 +64,6 @@ def sampled(
     `evaluations/samples/`, some at a time: images that an interrupted or smaller evaluation has
     sampled are not sampled again.
 
-    Args:
-        run: an open run.
-        settings: of the evaluation.
-        progress: show a bar on stderr.
-
     Returns:
         The images, and how many of them were kept already.
 
@@ -138,10 +133,11 @@ def from_arrays(
     if isinstance(generated, Dataset):
         return generated, True
     images, names = np.asarray(generated), real.class_names
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != real.images.shape[1:]:
+    shape = real.images.shape[1:]
+    if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
         raise EvaluationError(
             f"evaluate: images of type {images.dtype} and shape {images.shape}; give uint8 "
-            f"(N, {', '.join(map(str, real.images.shape[1:]))}), as the real ones are"
+            f"(N, {', '.join(map(str, shape))}), as the real ones are"
         )
     if labels is None:
         return _dataset(images, np.zeros(len(images), int), names, "array"), False

@@ -80,11 +80,6 @@ class Interval:
 def line_chart(lines: Sequence[Line], *, title: str, x: str, y: str) -> str:
     """Draw lines over a logarithmic y axis, with markers if they have few points.
 
-    Args:
-        lines: what to draw.
-        title: of the chart.
-        x, y: labels of the axes, with units.
-
     Returns:
         The data URI of an SVG, as from all charts but the PNG files.
     """
@@ -113,12 +108,9 @@ def line_chart(lines: Sequence[Line], *, title: str, x: str, y: str) -> str:
 def interval_chart(
     rows: Sequence[Interval], *, x: str, baseline: float | None, floor: float | None
 ) -> str:
-    """Draw means with intervals and single values, one row each.
+    """Draw means with intervals and single values, a row each from top to bottom.
 
-    Args:
-        rows: from top to bottom.
-        x: label of the axis.
-        baseline, floor: where to draw a dashed and a dotted line.
+    `baseline` and `floor` are marked by a dashed and a dotted line.
     """
     figure, axes = _axes(5.6, 1.0 + 0.34 * len(rows))
     for value, dash, colour in ((baseline, "--", _COLOURS[0]), (floor, ":", _COLOURS[6])):
@@ -162,13 +154,7 @@ def inference_chart(rows: Sequence[Inference]) -> str:
 
 @matplotlib.rc_context(_STYLE)
 def plot_inference(path: Path, title: str, rows: Sequence[Inference]) -> None:
-    """Write a PNG with a chart of each metric against shots and noise at inference.
-
-    Args:
-        path: the file.
-        title: of the picture; it names the data.
-        rows: of the study, at least one.
-    """
+    """Write a PNG with a chart of each metric against shots and noise at inference."""
     figure = _inference_figure(rows)
     figure.suptitle(title)
     _save_png(figure, path, dpi=100)
@@ -203,11 +189,11 @@ def _plot_inference(axes: Axes, label: str, rows: Sequence[Inference]) -> None:
             if row.low is not None and row.high is not None and row.noise is None:
                 axes.axhspan(row.low, row.high, color=colour, alpha=0.12, lw=0)
         for noise, curve in curves.items():
-            points = sorted((row.shots or 0, row.mean, row.high) for row in curve)
+            curve.sort(key=lambda row: row.shots or 0)
             axes.errorbar(
-                [shots for shots, _, _ in points],
-                [mean for _, mean, _ in points],
-                yerr=[0 if high is None else high - mean for _, mean, high in points],
+                [row.shots or 0 for row in curve],
+                [row.mean for row in curve],
+                yerr=[0 if row.high is None else row.high - row.mean for row in curve],
                 fmt="o--" if noise is None else "s:",
                 capsize=3,
                 color=colour,
@@ -231,14 +217,8 @@ def plot_measures(
 ) -> None:
     """Write a PNG of a filter's measures over random angles.
 
-    It shows fidelities against Haar, entanglement, and the variance of gradients.
-
-    Args:
-        path: the file.
-        name: of the filter, for the title.
-        measures: of the filter.
-        by_layers, by_qubits: variances in filters of its family of other sizes; of the filter
-            alone if it has no family.
+    It shows fidelities against Haar, entanglement, and the variance of gradients by layers and
+    qubits, of the filters in the family; of the filter alone if it has no family.
     """
     figure = Figure(figsize=(15, 3.6), layout="constrained")
     figure.suptitle(f"{name}: {measures.pairs} pairs of random states of {measures.qubits} qubits")

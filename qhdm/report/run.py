@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -31,35 +30,10 @@ from qhdm.report.reading import loss_line, read_log, read_picture, read_versions
 from qhdm.report.samples import samples_beside, sampling_label, trajectories
 from qhdm.run import Run, load_model
 from qhdm.runs.directory import RunDirectory
+from qhdm.tables import Table, number
 from qhdm.training.log import training_seconds
 
 _WEIGHTS: Literal["ema"] = "ema"
-
-
-@dataclass(frozen=True)
-class Circuit:
-    """A circuit that filters share: its drawing, facts about it, and conclusions from them."""
-
-    name: str
-    drawing: str
-    facts: Sequence[tuple[str, str]]
-    conclusions: Sequence[str]
-
-
-@dataclass(frozen=True)
-class FilterRow:
-    """A filter, and how far training moved its weights.
-
-    Attributes:
-        moved: root mean square change of the angles since initialisation, in radians, around the
-            circle; None if the initial angles are not known.
-    """
-
-    place: str
-    index: int
-    circuit: str
-    weights: int
-    moved: float | None
 
 
 def write_run_page(path: Path, out: Path) -> list[str]:
@@ -100,7 +74,7 @@ def write_run_page(path: Path, out: Path) -> list[str]:
         total=counts[-1],
         training=_training_facts(records, run),
         charts=_training_charts(records, counts[-1]),
-        filters=_filter_rows(run, filters),
+        filters=_filter_table(run, filters),
         angles=_angles(filters),
         circuits=_circuits(filters),
         versions=versions,
@@ -167,23 +141,20 @@ def _training_charts(
     return charts
 
 
-def _filter_rows(run: RunDirectory, filters: Sequence[NamedFilter]) -> list[FilterRow]:
+def _filter_table(run: RunDirectory, filters: Sequence[NamedFilter]) -> Table:
+    """The filters, and how far training moved their angles, if the initial ones are known."""
     # The weights of an imported run were not drawn from its seed.
     imported = (run.path / "origin.json").exists()
     starts = [] if imported or not filters else named_filters(build_model(run.config))
-    return [
-        FilterRow(
-            item.place,
-            item.index,
-            item.filter.name,
-            len(item.weights),
-            None if start is None else _moved(item.weights - start.weights),
-        )
-        for item, start in itertools.zip_longest(filters, starts)
-    ]
+    rows = []
+    for item, start in itertools.zip_longest(filters, starts):
+        moved = f"{number(_moved(item.weights - start.weights))} rad" if start else ""
+        rows.append([item.place, item.filter.name, str(item.index), str(len(item.weights)), moved])
+    return Table(["place", "circuit", "filter", "weights", "moved by training"], rows, left=2)
 
 
 def _moved(change: np.ndarray) -> float:
+    """Root mean square of a change of angles, the short way round the circle."""
     around = np.angle(np.exp(1j * change))
     return float(np.sqrt(np.square(around).mean()))
 
@@ -195,7 +166,8 @@ def _angles(filters: Sequence[NamedFilter]) -> str | None:
     return angle_chart(names, [item.weights for item in filters])
 
 
-def _circuits(filters: Sequence[NamedFilter]) -> list[Circuit]:
+def _circuits(filters: Sequence[NamedFilter]) -> list[dict[str, Any]]:
+    """The circuits that filters share: their drawings, facts and conclusions."""
     circuits = []
     for circuit_filter in dict.fromkeys(item.filter for item in filters):
         facts = audit(circuit_filter)
@@ -203,5 +175,6 @@ def _circuits(filters: Sequence[NamedFilter]) -> list[Circuit]:
         buffer = BytesIO()
         draw(named_circuit(circuit_filter), buffer, "svg")
         drawing = data_uri(buffer.getvalue(), "image/svg+xml")
-        circuits.append(Circuit(name, drawing, rows, conclusions(facts)))
+        lines = conclusions(facts)
+        circuits.append({"name": name, "drawing": drawing, "facts": rows, "conclusions": lines})
     return circuits

@@ -1,4 +1,4 @@
-"""The engine `aer`: values from Aer, gradients as the options say."""
+"""The engine `aer`: values from Aer, gradients by the method of the options."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from qhdm.quantum.pubs import filter_pub, parameter_sets
 
 @dataclass(frozen=True)
 class CircuitCost:
-    """Circuits that one evaluation of a filter runs.
+    """Number of circuits per evaluation of a filter.
 
     Attributes:
-        components: independent circuits that the filter falls into, of which something is read.
-        forward: all, with one for each measurement setting.
-        backward: those of the gradient.
+        components: independent circuits of the filter that are measured.
+        forward: circuits for the values, one per component and measurement setting.
+        backward: circuits for the gradient.
     """
 
     components: int
@@ -40,7 +40,7 @@ class CircuitCost:
 
     @property
     def all(self) -> int:
-        """Of values and gradient."""
+        """Circuits for values and gradient."""
         return self.forward + self.backward
 
 
@@ -74,7 +74,7 @@ class AerEngine:
         return lambda x: self(filter, x, w)
 
     def cost(self, filter: Filter) -> CircuitCost:
-        """What one evaluation of `filter` (one sample, one set of weights) runs."""
+        """Circuits per evaluation of `filter` (one sample, one set of weights)."""
         prepared = self.prepare(filter)
         forward = backward = components = 0
         for part, executions in zip(prepared.parts.parts, prepared.executions, strict=True):
@@ -86,7 +86,7 @@ class AerEngine:
         return CircuitCost(components, forward, backward)
 
     def prepare(self, filter: Filter) -> Prepared:
-        """The circuits of `filter`, transpiled; kept for the next time.
+        """Transpile and cache the circuits of `filter`.
 
         Raises:
             CircuitError: a gate or observable cannot be used.
@@ -100,7 +100,7 @@ class _Evaluate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, engine: AerEngine, filter: Filter) -> Tensor:
-        # The gradient's own draws: errors of the values must not come back in it.
+        # Separate draws: errors of the gradient must be independent of those of the values.
         seeds = engine.estimator.draw()
         sets = parameter_sets(filter, x, w)
         ctx.save_for_backward(x, w)

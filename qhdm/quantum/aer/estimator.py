@@ -49,7 +49,7 @@ class Prepared:
 class AerEstimator(BaseEstimatorV2):
     """Expectation values on Aer, one run per circuit for all parameter sets and observables.
 
-    Takes PUBs as every V2 estimator does, and so serves an `EstimatorQNN`. Circuits are sent as
+    A V2 estimator, which an `EstimatorQNN` can use. Circuits are sent as
     their independent components, in gates that Aer binds correctly; observables that commute
     qubit by qubit come from the same outcomes.
 
@@ -89,7 +89,7 @@ class AerEstimator(BaseEstimatorV2):
         """
         coerced = [EstimatorPub.coerce(pub, precision) for pub in pubs]
         seeds = [self.draw() for _ in coerced]
-        # A job has a thread of its own, in which the draws of this one are not known.
+        # The job runs in another thread, where `current_draws` does not see these.
         job: PrimitiveJob[PrimitiveResult[PubResult]] = PrimitiveJob(self._run, coerced, seeds)
         job._submit()
         return job
@@ -103,11 +103,11 @@ class AerEstimator(BaseEstimatorV2):
         return (derive_seed(self.seed, Stream.CALL, self._calls),)
 
     def prepare(self, circuit: QuantumCircuit, observables: Sequence[SparsePauliOp]) -> Prepared:
-        """Take a circuit apart and transpile it; kept for the next time."""
+        """Split a circuit into components and transpile them; cached."""
         labels = tuple(tuple(o.to_list()) for o in observables)
         key = (id(circuit), len(circuit.data), labels)
         if key not in self._prepared:
-            # The circuit is kept with it, so that its id stays its own.
+            # The circuit is kept as well, so that its id is not reused.
             self._prepared[key] = self._prepare(circuit, observables)
             if len(self._prepared) > _KEPT:
                 self._prepared.popitem(last=False)

@@ -1,4 +1,4 @@
-"""Gradients of circuits that only give values: parameter shift and simultaneous perturbation.
+"""Gradients from circuit values: parameter shift and simultaneous perturbation.
 
 Both return the gradients of `sum(upstream * values)`; nothing of size (batch x outputs x
 parameters) is built.
@@ -145,12 +145,12 @@ def spsa_gradient(
 ) -> np.ndarray:
     """The gradient of the parameter sets by simultaneous perturbation (Spall 1992), averaged.
 
-    Every sample has its own random directions, and every component its own difference: it is
-    blind to what other components do.
+    Every sample has its own random directions, and every component its own difference, which
+    does not depend on other components.
 
     Args:
         estimator, prepared, sets, upstream, seeds, batch: see `shift_gradient`.
-        options: directions per gradient, and how far to go.
+        options: directions per gradient, and the size of the perturbation.
 
     Returns:
         (R, C).
@@ -206,5 +206,5 @@ def _pulled_back(
 
 
 def needs_values(prepared: Prepared) -> bool:
-    """Whether an observable spans components: then a gradient takes the values of the others."""
+    """Whether an observable spans components, so that a gradient needs the values of the others."""
     return any(len(factors) > 1 for terms in prepared.parts.outputs for _, factors in terms)

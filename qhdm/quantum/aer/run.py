@@ -1,4 +1,4 @@
-"""Running circuits on Aer: one run for a whole batch, all observables from one execution."""
+"""Run circuits on Aer: one run for a whole batch, all observables from one execution."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _BYTES_PER_AMPLITUDE = 16
 
 
 class Reading(Enum):
-    """What Aer is asked for.
+    """The kind of result that is requested from Aer.
 
     PROBABILITIES: of all outcomes, exactly; shots are drawn from them (a multinomial sample, which
         is what Aer's own sampler draws, shot by shot and several times slower).
-    VALUES: expectation values, where outcomes are too many to be listed.
+    VALUES: expectation values, where there are too many outcomes to list.
     OUTCOMES: shots, where probabilities are not known: trajectories, and wide circuits.
     """
 

@@ -1,4 +1,4 @@
-"""What a filter is: its facts, found by analysis alone, and what follows from them."""
+"""Structural analysis of a filter: live weights, light cones, components, cost of simulation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """The facts of a filter.
+    """Structure and simulation cost of a filter.
 
     Attributes:
         filter: the circuit and its observables.
@@ -63,7 +63,7 @@ class Audit:
 
     @property
     def statevector_cost(self) -> int:
-        """The same, as state vectors."""
+        """The same with state vectors only."""
         return sum(group.cost for group in self.statevector.groups)
 
     @cached_property
@@ -106,7 +106,7 @@ class DeviceCost:
 
 
 def audit(filter: Filter) -> Audit:
-    """Find the facts of `filter`.
+    """Analyse the structure of `filter`.
 
     Raises:
         CircuitError: the filter cannot be simulated.
@@ -124,7 +124,7 @@ def audit(filter: Filter) -> Audit:
 
 
 def device_costs(facts: Audit, backend: BackendV2, *, seed: int = 0) -> list[DeviceCost]:
-    """Each component with gates, transpiled apart: a device may run them apart."""
+    """Cost of each component with gates, transpiled separately."""
     costs = []
     for qubits in facts.components:
         isa = to_isa(on_qubits(facts.filter.circuit, qubits), backend, seed=seed)
@@ -133,7 +133,7 @@ def device_costs(facts: Audit, backend: BackendV2, *, seed: int = 0) -> list[Dev
 
 
 def conclusions(facts: Audit) -> list[str]:
-    """What follows from the facts, in plain words."""
+    """Consequences of the structure, as sentences."""
     n = facts.filter.circuit.num_qubits
     found = []
     sizes = Counter(len(part) for part in facts.components)
@@ -154,8 +154,8 @@ def conclusions(facts: Audit) -> list[str]:
     largest = max(sizes)
     if largest <= 20:
         found.append(
-            f"a laptop simulates it exactly (states of {_qubits(largest)}): hardware adds "
-            "noise to the values, not values that could not be had otherwise"
+            f"a laptop simulates it exactly (states of {_qubits(largest)}): hardware only adds "
+            "noise to the values"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""Engines against each other on one filter: values and gradients."""
+"""Cross-checks of engines on one filter: values and gradients."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Disagreement:
 
     @property
     def largest(self) -> float:
-        """Of both."""
+        """The larger of both."""
         return max(self.values, self.gradients)
 
 

@@ -1,4 +1,4 @@
-"""Measures of a circuit over random angles: expressibility, entangling capability, gradients.
+"""Measures of a circuit over random angles: expressibility, entanglement, gradient variance.
 
 Inputs and weights are drawn uniformly from [0, 2 pi), as the network draws its weights. Sources:
 Sim, Johnson, Aspuru-Guzik 2019 (arXiv 1905.10876) for expressibility and entangling capability;
@@ -50,7 +50,7 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class Measures:
-    """What random angles say about a circuit of n qubits.
+    """Expressibility and entangling capability of a circuit of n qubits.
 
     Attributes:
         pairs: pairs of states.

@@ -38,7 +38,7 @@ def describe(facts: Audit) -> str:
 
 def describe_device(name: str, costs: Sequence[DeviceCost]) -> str:
     """The components of a filter on a device."""
-    lines = [f"on {name} (each component transpiled apart, as it may be run):"]
+    lines = [f"on {name} (each component transpiled separately):"]
     lines += [
         f"  {_qubits(cost.qubits)}: {cost.two_qubit_gates} two-qubit gates in "
         f"{cost.two_qubit_depth} layers, depth {cost.depth}"

@@ -1,4 +1,4 @@
-"""A circuit as a device runs it: its own gates, on its own qubits."""
+"""ISA circuits: transpiled to the gates and qubits of a device."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Circuits laid out on a device, with the noise of the qubits that they then stand on.
+"""Lay circuits out on a device, with the noise model of the qubits in use.
 
-A circuit is transpiled against those gates and couplings of the device that work: swaps are
-inserted where qubits do not touch, and of the places that fit, one of low error is chosen. The
-noise model is made for those qubits alone; it is Aer's `NoiseModel.from_backend`: after each gate
-the thermal relaxation of its duration and as much depolarisation as gives the reported error, and
-readout errors. Idle qubits are not noisy, nor is there crosstalk.
+A circuit is transpiled for the working gates and couplings of the device: swaps are inserted where
+qubits are not coupled, and a layout of low error is chosen. The noise model is Aer's
+`NoiseModel.from_backend` for those qubits: after each gate, the thermal relaxation of its duration
+and as much depolarisation as gives the reported error, and readout errors. Idle qubits are not
+noisy, and there is no crosstalk.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def place(circuit: QuantumCircuit, device: Calibration) -> tuple[Compact, NoiseM
 
 
 def noise_of(target: Target, physical: Sequence[int]) -> NoiseModel:
-    """The noise of some qubits, renumbered: a model of the whole device takes seconds to send."""
+    """The noise of some qubits, renumbered (Aer takes seconds to load a whole device)."""
     local = {qubit: i for i, qubit in enumerate(physical)}
     properties = target.qubit_properties
     part = Target(
@@ -83,7 +83,7 @@ def noise_of(target: Target, physical: Sequence[int]) -> NoiseModel:
 
 
 class _Described(BackendV2):
-    """What `NoiseModel.from_backend` wants to be told a target by."""
+    """Minimal BackendV2 around a target, as `NoiseModel.from_backend` requires."""
 
     def __init__(self, target: Target) -> None:
         super().__init__(name="described")
@@ -102,4 +102,4 @@ class _Described(BackendV2):
         return Options()
 
     def run(self, run_input, **options):  # type: ignore[no-untyped-def]
-        raise NotImplementedError("a description runs nothing")
+        raise NotImplementedError("this backend cannot run circuits")

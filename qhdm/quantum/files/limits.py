@@ -1,7 +1,7 @@
-"""What OpenQASM text may hold before anything parses it.
+"""Limits of OpenQASM text, checked before it is parsed.
 
-The parser's time grows faster than the text: brackets, operators and definitions are counted on a
-plain run over the tokens, so that what would cost minutes is refused at once.
+The parser's time grows faster than the text. Brackets, operators and definitions are counted in one
+pass over the tokens, so that text that would take minutes is refused at once.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from qhdm.quantum.ir.lowering import lower
 from qhdm.quantum.unroll import unroll
 from qhdm.shipped import find_shipped
 
-#: Bounds of a file, far above what a filter needs and far below what a computer cannot hold.
+#: Limits of a file, far above what a filter needs.
 MAX_BYTES = 256 * 1024
 MAX_QUBITS = 32
 MAX_GATES = 10_000
@@ -102,7 +102,7 @@ def load_filter(path: str | Path) -> Filter:
             # Of a damaged file Qiskit raises many kinds, or makes gates that it would refuse: on
             # one qubit twice, without angles.
             raise CircuitError(
-                f"{path}: damaged, or not a circuit ({type(error).__name__}); write it anew"
+                f"{path}: damaged, or not a circuit ({type(error).__name__}); write it again"
             ) from None
     raise CircuitError(f"{path}: not a circuit file; it must end in {' or '.join(SUFFIXES)}")
 

@@ -1,7 +1,7 @@
-"""QPY from anyone: what a file may cost and hold is settled before Qiskit reads it.
+"""QPY from untrusted sources: size and content are checked before Qiskit reads a file.
 
 QPY is data, but reading it may evaluate text (versions before 13) or call a class of Qiskit's
-library, and makes room for as many qubits as the headers declare.
+library, and allocates as many qubits as the headers declare.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def read_qpy(content: bytes, source: str, *, max_qubits: int) -> QuantumCircuit:
         raise CircuitError(f"{source}: not a QPY file")
     if content[6] < _QPY_VERSION:
         raise CircuitError(
-            f"{source}: QPY version {content[6]}; write it anew with Qiskit 1.3 or newer "
+            f"{source}: QPY version {content[6]}; write it again with Qiskit 1.3 or newer "
             f"(version {_QPY_VERSION})"
         )
     _check_sizes(content, source, max_qubits)
@@ -58,7 +58,7 @@ def read_qpy(content: bytes, source: str, *, max_qubits: int) -> QuantumCircuit:
 
 
 def _check_sizes(content: bytes, source: str, max_qubits: int) -> None:
-    """Refuse sizes that reading would make room for, as the headers declare them."""
+    """Refuse headers that declare too large sizes, which reading would allocate."""
     try:
         *_, circuits, _ = _FILE.unpack_from(content)
         if circuits != 1:
@@ -68,7 +68,7 @@ def _check_sizes(content: bytes, source: str, max_qubits: int) -> None:
             (start,) = struct.unpack_from("!Q", content, start)
         *_, qubits, bits = _CIRCUIT.unpack_from(content, start)
     except (struct.error, OverflowError):  # the place may be any number of 64 bits
-        raise CircuitError(f"{source}: damaged, or not a QPY file; write it anew") from None
+        raise CircuitError(f"{source}: damaged, or not a QPY file; write it again") from None
     if max(qubits, bits) > max_qubits:
         raise CircuitError(
             f"{source}: declares {qubits} qubits and {bits} bits; at most {max_qubits} are read"
@@ -76,14 +76,14 @@ def _check_sizes(content: bytes, source: str, max_qubits: int) -> None:
 
 
 def _is_data(kind: type) -> bool:
-    """Whether reading makes an object of this class of its parameters alone."""
+    """Whether reading constructs an object of this class from its parameters only."""
     return issubclass(kind, UnitaryGate | Measure | Barrier) or str(kind.__module__).startswith(
         STANDARD_GATES
     )
 
 
 def _refuse_constructors(content: bytes, source: str) -> None:
-    """Refuse instructions that reading makes by calling a class of Qiskit's library.
+    """Refuse instructions that reading constructs by calling a class of Qiskit's library.
 
     Any class of the library may be named, with any arguments: some would build circuits of any
     size. Gates are safe: they are data.
@@ -140,12 +140,12 @@ def _gates_alone(circuit: QuantumCircuit, source: str) -> QuantumCircuit:
 
 
 def _places(circuit: QuantumCircuit, source: str) -> list[int]:
-    """For each qubit of `circuit`, its index in the order of the circuit before its layout."""
+    """For each qubit of `circuit`, its index before the layout."""
     size = circuit.num_qubits
     if circuit.layout is None:
         return list(range(size))
     ends = circuit.layout.final_index_layout()
     if len(set(ends)) < len(ends) or not set(ends) <= set(range(size)):
-        raise CircuitError(f"{source}: the layout does not fit the circuit; write it anew")
+        raise CircuitError(f"{source}: the layout does not fit the circuit; write it again")
     order = [*ends, *sorted(set(range(size)) - set(ends))]
     return [order.index(qubit) for qubit in range(size)]

@@ -1,7 +1,7 @@
-"""Filters as text and files that any Qiskit reads: OpenQASM 3, OpenQASM 2, QPY.
+"""Write filters as OpenQASM 3, OpenQASM 2 and QPY that any Qiskit reads.
 
-Free parameters get padded names, x00, x01, ... and w000, w001, ...: the order of names, by which
-readers sort them, is then the order of numbers. Bind them by name all the same.
+Free parameters get padded names, x00, x01, ... and w000, w001, ..., so that readers that sort them
+by name keep their numerical order. Bind them by name nevertheless.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _OPENQASM2_GATES = ["rx", "ry", "rz", "h", "x", "cx", "u3"]
 
 
 def input_names(filter: Filter) -> list[str]:
-    """x00, x01, ..., one for each input."""
+    """Names of the inputs: x00, x01, ..."""
     return _names("x", len(filter.inputs), 2)
 
 
 def weight_names(filter: Filter) -> list[str]:
-    """w000, w001, ..., one for each weight, be it in the circuit or not."""
+    """Names of the weights: w000, w001, ..., including those absent from the circuit."""
     return _names("w", len(filter.weights), 3)
 
 
@@ -42,7 +42,7 @@ def named_circuit(filter: Filter) -> QuantumCircuit:
 
 
 def to_openqasm3(circuit: QuantumCircuit) -> str:
-    """OpenQASM 3; free parameters become `input float` declarations."""
+    """The circuit as OpenQASM 3; free parameters become `input float` declarations."""
     text: str = qasm3.dumps(circuit)
     return text
 
@@ -58,7 +58,7 @@ def to_openqasm2(circuit: QuantumCircuit) -> str:
 
 
 def write_qpy(circuit: QuantumCircuit, path: Path) -> None:
-    """QPY, which loses nothing."""
+    """Write QPY, which is lossless."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         qpy.dump(circuit, file)
 

@@ -1,4 +1,4 @@
-"""Consecutive gates as one small matrix, in NumPy: what plans are made of."""
+"""Fusion of consecutive gates into small matrices, in NumPy."""
 
 from __future__ import annotations
 
