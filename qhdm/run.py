@@ -29,10 +29,6 @@ def load_model(
 ) -> tuple[UNet, RunDirectory]:
     """The network of the latest checkpoint of a run directory, on the CPU, and the directory.
 
-    Args:
-        path: the run directory.
-        weights: `ema`, the averaged weights, or `model`, the last ones.
-
     Raises:
         RunError: not a run directory, no checkpoint, or a damaged one.
     """
@@ -79,11 +75,7 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path, *, device: str = "auto") -> Run:
-        """Load the latest checkpoint of a run directory.
-
-        Args:
-            path: the run directory.
-            device: `auto`, `cpu` or `cuda`.
+        """Load the latest checkpoint of a run directory, on a device `auto`, `cpu` or `cuda`.
 
         Raises:
             RunError: not a run directory, no checkpoint, or a damaged one.
@@ -186,11 +178,15 @@ class Run:
                 )
             networks = [_on_engine(networks[0], engine) for engine in (Exact(), request.named)]
             late = networks[1], count
-        data = self.config.data
-        shape = (data.channels, data.image_size, data.image_size)
-        size = batch_size or max(len(numbers), 1)
         chain = Chain(
-            networks[0], self.schedule, request, numbers, places, shape, batch_size=size, late=late
+            networks[0],
+            self.schedule,
+            request,
+            labels=numbers,
+            indices=places,
+            shape=self.config.data.shape,
+            batch_size=batch_size or max(len(numbers), 1),
+            late=late,
         )
         return chain, networks
 

@@ -192,7 +192,7 @@ def test_skipped_images_are_counted_and_move_no_other(tmp_path: Path) -> None:
 def test_a_class_without_readable_images_is_refused(tmp_path: Path) -> None:
     config = make_set(tmp_path, {"Forest": 5, "River": 1})
     break_image(config, "River/River_0.png")
-    with pytest.raises(DataError, match="no image of class River can be read; mend"):
+    with pytest.raises(DataError, match="no image of class River can be read; repair"):
         load(dataclasses.replace(config, skip_broken=True))
 
 

@@ -126,7 +126,7 @@ BROKEN = {
 def test_broken_files_are_refused(kind: str) -> None:
     message = refusal(BROKEN[kind])
     assert message.startswith("Forest/a.png: cannot be read as an image (")
-    assert message.endswith("); mend or remove it, or set data.skip_broken: true")
+    assert message.endswith("); repair or remove it, or set data.skip_broken: true")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])

@@ -149,23 +149,23 @@ def test_classes_may_be_called_so_and_hold_folders(layout: str, kind: str, tmp_p
 
 #: Layouts that have no classes where classes should be, words of the refusal, and a folder to give.
 REFUSED = {
-    "two sets": (classes("EuroSAT", "EuroSATallBands"), "folders called Forest lie", "EuroSAT"),
+    "two sets": (classes("EuroSAT", "EuroSATallBands"), "folders called Forest are", "EuroSAT"),
     "two sets, wrapped": (
         classes("Set/EuroSAT", "Set/EuroSATallBands"),
-        "folders called Forest lie",
+        "folders called Forest are",
         "Set/EuroSAT",
     ),
-    "years of classes": (classes("2019", "2020"), "folders called Forest lie", "2019"),
+    "years of classes": (classes("2019", "2020"), "folders called Forest are", "2019"),
     "a copy beside the classes": (
         [*images(*CLASSES), *classes("augmented")],
-        "folders called Forest lie beside augmented",
+        "folders called Forest are beside augmented",
         "augmented",
     ),
-    "images and labels": (classes("images", "labels"), "what lies in labels belongs to", "images"),
+    "images and labels": (classes("images", "labels"), "files in labels belong to", "images"),
     "images and masks, flat": (images("Images", "Masks"), "move Masks away", None),
     "images and masks of a split": (
         images("train/images", "train/masks", "val/images", "val/masks"),
-        "what lies in masks belongs to",
+        "files in masks belong to",
         None,
     ),
     "images and masks of classes": (

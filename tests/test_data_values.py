@@ -287,7 +287,7 @@ def test_images_of_8_bits_are_taken_as_they_are(tmp_path: Path) -> None:
 def test_a_range_of_another_scale_is_refused(tmp_path: Path) -> None:
     root = folder(tmp_path / "set", [tiff(REFLECTANCE)] * 6, ".tif")
     for limits in [(0, 1), (5000, 6000)]:
-        with pytest.raises(DataError, match=r"data\.range: .* of the values lie beyond the range"):
+        with pytest.raises(DataError, match=r"data\.range: .* of the values are outside the range"):
             load(DataConfig(root=str(root), image_size=16, range=limits))
 
 

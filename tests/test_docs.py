@@ -20,8 +20,9 @@ from typing import get_type_hints
 
 import pytest
 import yaml
+from command_line import call, succeeded
 from pages import ROOT, Snippet, anchors, links, snippets
-from place import Place, call_script, ready, run
+from place import Place, call_script
 
 import qhdm
 from qhdm import cli
@@ -170,8 +171,8 @@ def words_of(text: str, place: Place) -> list[str]:
 def job_id(place: Place) -> str:
     """The id of a finished job."""
     done = place.once(["submit", "jobs/aer.yaml", *with_settings(SMALL_JOB.split())])
-    printed = re.search(r"^job: (\S+)", done.out, re.M)
-    assert printed, done.err
+    printed = re.search(r"^job: (\S+)", done.stdout, re.M)
+    assert printed, done.stderr
     return printed[1]
 
 
@@ -209,18 +210,18 @@ def check_command(text: str, answer: str | None, place: Place) -> None:
     assert text.startswith("qhdm ")
     if re.fullmatch(r"qhdm( [a-z-]+)+", text):  # the name of a command
         words = text.split()[1:]
-        done = run([*(word for word in words if word[0] != "-"), "--help"])
-        assert done.code == 0, done.err
-        assert all(word in done.out for word in words if word[0] == "-")
+        done = call(*(word for word in words if word[0] != "-"), "--help")
+        assert done.returncode == 0, done.stderr
+        assert all(word in done.stdout for word in words if word[0] == "-")
         return
     appended = next((words for rule, words in CHEAPER.items() if re.match(rule, text)), [])
     words = [*words_of(text, place), *with_settings(appended)]
     done = place.once(words)
     if answer is None:
-        assert done.code == 0, done.err
+        assert done.returncode == 0, done.stderr
     else:
-        assert done.code == 1, done.out
-        assert answer in done.err
+        assert done.returncode == 1, done.stdout
+        assert answer in done.stderr
 
 
 def check_setting(ansatz: str) -> None:
@@ -242,7 +243,7 @@ def check_yaml(text: str) -> None:
 def check_code(code: str, place: Place) -> None:
     if "DIR/" in code:
         exported = place.new("export")
-        ready("export", "RUN", "--out", exported)
+        succeeded(call("export", "RUN", "--out", exported))
         code = code.replace("DIR/", f"{exported}/")
     for given, meant in IN_CODE.items():
         code = code.replace(given, meant)

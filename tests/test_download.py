@@ -163,7 +163,7 @@ def test_a_later_call_resumes(server: Server, tmp_path: Path) -> None:
     part = tmp_path / "Set.zip.part"
     size = part.stat().st_size
     assert size > archive.size // 4
-    assert f"goes on from {size} of {archive.size} bytes" in message
+    assert f"continues from {size} of {archive.size} bytes" in message
     assert archive.url in message
     check(fetch(archive, tmp_path))
     assert server.ranges == [None, f"bytes={size}-"]

@@ -1,4 +1,4 @@
-"""Downloads that survive dropped connections and leave either the whole set or nothing in place."""
+"""Downloads that survive dropped connections and leave either a complete data set or nothing."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _MAX_SLACK = 64 * 2**20
 
 @dataclass(frozen=True)
 class Archive:
-    """A zip on the web, and what it must be.
+    """A zip on the web, with its expected size and checksum.
 
     Attributes:
         name: file name of the zip.
-        url: where it lies.
+        url: its address.
         size: in bytes.
         md5: checksum, in hexadecimal.
         folder: name of the folder it is unpacked to.
@@ -70,11 +70,11 @@ def download(
 ) -> Path:
     """Download, verify and unpack an archive, unless its folder is there already.
 
-    What has come so far is kept in `<directory>/<name>.part`; a later call goes on from there.
+    A partial download is kept in `<directory>/<name>.part`; a later call continues it.
 
     Args:
         archive: what to download.
-        directory: where its folder will lie; made if absent.
+        directory: parent of its folder; created if absent.
         progress: show a bar on stderr, where that is a terminal.
         retries: how often to try again after a dropped connection or a server error.
         backoff: seconds to wait before the first retry; doubles with each.
@@ -83,8 +83,8 @@ def download(
         The unpacked folder.
 
     Raises:
-        DownloadError: the server cannot be reached or refuses, what came is not the archive, or it
-            cannot be written. No folder is left behind.
+        DownloadError: the server cannot be reached or refuses, the download is not the archive, or
+            it cannot be written. No folder is left behind.
     """
     target = directory / archive.folder
     if target.is_dir():
@@ -105,7 +105,7 @@ def download(
 
 
 def _fetch(archive: Archive, part: Path, *, progress: bool, retries: int, backoff: float) -> None:
-    """Complete `part`, from wherever it stands."""
+    """Complete the partial file `part`."""
     for attempt in range(retries + 1):
         try:
             _fetch_rest(archive, part, progress=progress)
@@ -114,7 +114,7 @@ def _fetch(archive: Archive, part: Path, *, progress: bool, retries: int, backof
             if attempt == retries:
                 raise DownloadError(
                     f"{archive.url}: {error}, {attempt + 1} times; check the connection and try "
-                    f"again (it goes on from {_size(part)} of {archive.size} bytes), or {_REMEDY}"
+                    f"again (it continues from {_size(part)} of {archive.size} bytes), or {_REMEDY}"
                 ) from None
             wait = backoff * 2**attempt
             if progress:
@@ -123,7 +123,7 @@ def _fetch(archive: Archive, part: Path, *, progress: bool, retries: int, backof
 
 
 def _fetch_rest(archive: Archive, part: Path, *, progress: bool) -> None:
-    """One request for what is missing of `part`."""
+    """Request the missing bytes of `part`."""
     have = _size(part)
     if have > archive.size:
         part.unlink()
@@ -201,7 +201,7 @@ def _append(
 
 
 def _chunks(archive: Archive, response: requests.Response) -> Iterator[bytes]:
-    """The body in pieces; faults of the network are told from faults of the disk here."""
+    """The body in pieces; network errors are separated from disk errors here."""
     try:
         yield from response.iter_content(_CHUNK)
     except OSError as error:
@@ -234,7 +234,7 @@ def _verify(archive: Archive, part: Path) -> None:
 
 
 def _unpack(archive: Archive, part: Path, target: Path, *, progress: bool) -> None:
-    """Unpack into `target`, whole or not at all."""
+    """Unpack into `target`, completely or not at all."""
     try:
         with open_zip(part) as file, atomic_path(target) as temporary:
             entries = _entries(archive, file, part)

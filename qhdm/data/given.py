@@ -1,4 +1,4 @@
-"""Data sets that a program hands over: any torch `Dataset` of (image, label)."""
+"""Convert data sets from Python: any torch `Dataset` of (image, label)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from qhdm.errors import DataError
 
 
 def given(dataset: Any, config: DataConfig) -> Dataset:
-    """A data set that a program hands over, as one of this package.
+    """Convert a data set to one of this package.
 
     Args:
-        dataset: a `Dataset` of this package, as it is; or anything with a length whose items are
+        dataset: a `Dataset` of this package, unchanged; or anything with a length whose items are
             (image, label), such as a torch or torchvision `Dataset`. Images are PIL images, uint8
             arrays or tensors, or floating-point ones in [0, 1], of shape (H, W), (H, W, C) or
             (C, H, W). Labels count the classes from 0. Classes are named by `config.classes`, by
@@ -81,7 +81,7 @@ def _converted(items: Any, config: DataConfig) -> Dataset:
 
 
 def _picture(image: Any, where: str) -> Image.Image:
-    """An item's image as a picture of 8 bits."""
+    """An item's image as an 8-bit picture."""
     if isinstance(image, Image.Image):
         return image
     array = np.asarray(image)

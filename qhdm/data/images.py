@@ -25,13 +25,13 @@ from qhdm.errors import DataError, one_line
 
 _BANDS = {1: "L", 3: "RGB"}
 
-#: What is read, whatever a file is called. Others that Pillow knows are passed to other programs
-#: (EPS, to Ghostscript).
+#: Formats that are read, whatever the file name. Pillow passes others to external programs (EPS to
+#: Ghostscript).
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
 
 _ANIMATED = ("PNG", "WEBP", "GIF")
 
-#: How an image is turned upright that lies as EXIF numbers it.
+#: The transposition that turns an image upright, by its EXIF orientation.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -82,9 +82,9 @@ def decode(
 
 @contextmanager
 def opened(data: bytes, *, name: str) -> Iterator[Image.Image | Raster]:
-    """An image file, decoded to its end, as it is stored: a picture of 8 bits, or other values.
+    """Decode an image file completely, as it is stored: an 8-bit picture, or other values.
 
-    Of several threads, one at a time has a large image.
+    Only one thread at a time decodes a large image.
 
     Raises:
         DataError: it cannot be decoded, is one of several in its file, has bands that are neither
@@ -146,7 +146,7 @@ def to_picture(
 
 
 def lacks_range(image: Image.Image | Raster, value_range: tuple[float, float] | None) -> bool:
-    """Whether an image cannot become a picture, since nothing says what is black and white."""
+    """Whether an image cannot become a picture because black and white are unknown."""
     return isinstance(image, Raster) and not image.bounded and value_range is None
 
 
@@ -210,7 +210,7 @@ def _load(image: Image.Image, data: bytes) -> Image.Image | Raster:
 
 
 def _orientation(image: Image.Image) -> int:
-    """How a decoded image lies, as EXIF numbers it; 1, upright, where that cannot be read."""
+    """The EXIF orientation of a decoded image; 1 (upright) if it cannot be read."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # of malformed metadata; the image itself is whole
@@ -219,7 +219,7 @@ def _orientation(image: Image.Image) -> int:
 
 @contextmanager
 def _faults(name: str) -> Iterator[None]:
-    """Turn whatever malformed bytes provoke in decoders into a `DataError`."""
+    """Turn any exception of a decoder into a `DataError`."""
     try:
         yield
     except UnidentifiedImageError:

@@ -1,4 +1,4 @@
-"""What a data set holds, as plain text."""
+"""Describe a data set as plain text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class _Examined:
-    """One image as it was found: size, mode and values where it decodes, or why it does not."""
+    """One image: size, mode and values if it decodes, or the reason why it does not."""
 
     item: Item
     kind: str | None
@@ -105,7 +105,7 @@ def _examine(source: Source, item: Item, config: DataConfig) -> _Examined:
 
 
 def _values(found: list[_Examined], config: DataConfig, place: str) -> list[str]:
-    """The values that occur, by type, and what they need."""
+    """The values that occur, by type, and the settings they need."""
     stored = SetValues()
     for image in found:
         if image.values is not None:

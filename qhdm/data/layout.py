@@ -1,4 +1,4 @@
-"""Which folders of a set are classes, which are its split, and which merely hold the others.
+"""The layout of a data set: which folders are classes, and which define a split.
 
 Classes are found as torchvision's `ImageFolder` finds them, but for two kinds of folders:
 
@@ -33,10 +33,10 @@ class Item:
     """One image of a set.
 
     Attributes:
-        class_name: the class folder it lies in.
+        class_name: the name of its class folder.
         name: its path within the set, starting with the class: `Forest/Forest_1.jpg`.
         entry: its path below the root folder or in the zip, wrapping directories included.
-        part: the folder of the split that it lies in: `train`; empty where there is none.
+        part: its folder in the split (`train`); empty if there is none.
     """
 
     class_name: str
@@ -53,18 +53,18 @@ class Item:
 def arrange(
     paths: Iterable[tuple[str, Sequence[str]]], *, classes: Collection[str] | None, root: Path
 ) -> tuple[tuple[Item, ...], int]:
-    """The images of a set, sorted, and how many lie outside any class folder.
+    """The images of a set, sorted, and the number of images outside class folders.
 
     Leading directories shared by all images are stripped while a directory level remains; the class
     is the first component left, and deeper images belong to it.
 
     Args:
         paths: entry of each image, and the components of its path.
-        classes: what are known to be classes, if any.
+        classes: known classes, if any.
         root: the folder or zip, for messages.
 
     Raises:
-        DataError: what stand in the place of classes are none, or the split leaves images out.
+        DataError: the class folders are not classes, or the split leaves images out.
     """
     paths = list(paths)
     folders = {tuple(components[:-1]) for _, components in paths}
@@ -109,7 +109,7 @@ def _with_split(items: list[Item], root: Path) -> list[Item]:
 
 
 def _splitting_levels(folders: Collection[tuple[str, ...]]) -> list[int]:
-    """The levels of directories whose names say what is for training and what is held out."""
+    """The directory levels whose names separate training from held-out images."""
     return [
         level
         for level, names in enumerate(_names_at_levels(folders))
@@ -129,10 +129,10 @@ def _without(components: Sequence[str], levels: Sequence[int]) -> tuple[str, ...
 
 
 def _wrapper_depth(folders: Iterable[tuple[str, ...]]) -> int:
-    """How many leading directories wrap the class folders.
+    """The number of leading directories that wrap the class folders.
 
-    `folders` are the directories that hold images. A directory with images of its own is a class,
-    unless several directories with images lie in it: then those are the classes.
+    `folders` are the directories that contain images. A directory that contains images is a class,
+    unless it has several subdirectories with images: then those are the classes.
     """
     depth = 0
     while True:
@@ -148,7 +148,7 @@ def _wrapper_depth(folders: Iterable[tuple[str, ...]]) -> int:
 
 @dataclass(frozen=True)
 class _ClassFolders:
-    """What stands in the place of classes, and the checks that it is classes.
+    """The folders taken as classes, and checks that they are.
 
     Attributes:
         folders: those that hold images, without what wraps or splits the set.
@@ -187,8 +187,8 @@ class _ClassFolders:
                 image, label = lower[images[0]], lower[labels[0]]
                 remedy = f"{self._give(image)}, or " if self._holds_folders(image) else ""
                 raise DataError(
-                    f"{self.root}: what lies in {label} belongs to the images in {image} and is "
-                    f"none of the set; {remedy}move {label} away"
+                    f"{self.root}: the files in {label} belong to the images in {image} and are "
+                    f"not images of the set; {remedy}move {label} away"
                 )
 
     def check_distinct(self) -> None:
@@ -202,7 +202,7 @@ class _ClassFolders:
         beside = name.casefold() == first.casefold()
         where = f"beside {second} and in it" if beside else f"in {first} and in {second}"
         raise DataError(
-            f"{self.root}: folders called {name} lie {where}, so that not all of "
+            f"{self.root}: folders called {name} are {where}, so that not all of "
             f"{_listed(self.names)} are classes; {self._give(second if beside else first)}, or, if "
             "they are, name them in data.classes"
         )
@@ -211,7 +211,7 @@ class _ClassFolders:
         return any(len(folder) > 1 for folder in self.folders if folder[0] == name)
 
     def _give(self, name: str) -> str:
-        """The remedy to use one folder instead of all."""
+        """The remedy: use one folder instead of all."""
         if self.top is None:
             return f"give {name} alone"
         inside = "/".join(filter(None, [self.top, name]))
@@ -245,6 +245,6 @@ def _names_at_levels(folders: Collection[tuple[str, ...]]) -> list[set[str]]:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """Names for a message, not more of them than one reads."""
+    """A short list of names for a message."""
     names = sorted(names)
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,4 +1,4 @@
-"""Images of which Pillow drops something: TIFF by tifffile, PNG of 16 bits by imagecodecs.
+"""Images that Pillow reads with loss: TIFF by tifffile, 16-bit PNG by imagecodecs.
 
 Of 16-bit RGB, Pillow keeps the upper byte, in which reflectances are black; it takes signed bytes
 for unsigned ones, and the first page for the whole file.
@@ -36,9 +36,9 @@ for _library in ("PIL", "tifffile"):
 
 
 class ImageError(Exception):
-    """Why an image cannot be used, and the remedy; `opened` adds its name."""
+    """Reason why an image cannot be used, and the remedy; `opened` adds its name."""
 
-    def __init__(self, reason: str, remedy: str = "mend or remove it") -> None:
+    def __init__(self, reason: str, remedy: str = "repair or remove it") -> None:
         super().__init__(reason)
         self.remedy = remedy
 
@@ -50,7 +50,7 @@ class Raster:
     Attributes:
         values: (H, W, 1 or 3), finite; a third axis of 3 is red, green, blue.
         bits: how many bits of a value are used.
-        orientation: how the image lies, as EXIF numbers it; 1 is upright.
+        orientation: the EXIF orientation; 1 is upright.
     """
 
     values: np.ndarray
@@ -65,7 +65,7 @@ class Raster:
 
     @property
     def is_scaled(self) -> bool:
-        """Whether the values are made grey levels; those of 8 bits are."""
+        """Whether the values must be scaled to grey levels; 8-bit values are grey levels."""
         return self.values.dtype != np.uint8
 
     @property
@@ -97,7 +97,7 @@ class Raster:
 def tiff_page(data: bytes) -> TiffPage | None:
     """The one image of a TIFF file, not yet decoded; None where Pillow reads all there is of it.
 
-    Smaller copies of the image (overviews) and masks are no images of their own.
+    Smaller copies of the image (overviews) and masks do not count as images.
 
     Raises:
         ImageError: there are several images, bands that are neither grey nor RGB, values of an
@@ -192,7 +192,7 @@ def check_bomb(width: int, height: int, size: int) -> None:
 
 
 def _images(file: TiffFile, pages: list[TiffPage]) -> int:
-    """How many images the pages are, with those that have no directory of their own."""
+    """The number of images in the pages, including those without their own directory."""
     described = int((file.imagej_metadata or {}).get("images", 1))
     truncated = '"truncated": true' in pages[0].description  # by tifffile, after the first
     return max(len(pages), described, pages[0].imagedepth, 1 + truncated)

@@ -28,8 +28,8 @@ EUROSAT_CLASSES = (
     "SeaLake",
 )
 
-#: What `data.root` may be besides a path.
-#: What `data.root` says of a set that a program handed over (`qhdm.data.given`).
+#: Values of `data.root` besides a path.
+#: `data.root` of a data set passed from Python (`qhdm.data.given`).
 GIVEN = "given"
 NAMED_ROOTS = ("bundled", "eurosat", GIVEN)
 
@@ -46,7 +46,7 @@ class Source(ABC):
 
     Attributes:
         name: `bundled`, `eurosat`, or the name of the folder or zip.
-        path: where it lies.
+        path: the folder or file.
         items: the images, sorted by class, then by name.
         ignored: number of images outside any class folder.
         links: number of symbolic links not followed, because they leave the set or are folders.
@@ -82,7 +82,7 @@ class Source(ABC):
 
     @abstractmethod
     def place(self, item: Item) -> str:
-        """Where the image lies, for messages."""
+        """The location of an image, for messages."""
 
     @abstractmethod
     def close(self) -> None:
@@ -106,7 +106,7 @@ class FolderSource(Source):
             return path.read_bytes()
         except OSError as error:
             raise DataError(
-                f"{path}: cannot be read ({error.strerror}); mend or remove it, "
+                f"{path}: cannot be read ({error.strerror}); repair or remove it, "
                 "or set data.skip_broken: true"
             ) from None
 
@@ -134,7 +134,7 @@ class ZipSource(Source):
 
 
 def cache_folder() -> Path:
-    """Where qhdm keeps what it downloads and computes: `$QHDM_DATA`, or the user's cache."""
+    """The cache folder of downloads and trained classifiers: `$QHDM_DATA`, or the user's cache."""
     data = os.environ.get("QHDM_DATA")
     if data:
         return Path(os.path.expanduser(data))
@@ -143,12 +143,12 @@ def cache_folder() -> Path:
 
 
 def eurosat_folder() -> Path:
-    """Where EuroSAT RGB lies, in the cache folder."""
+    """The folder of EuroSAT RGB in the cache."""
     return cache_folder() / "EuroSAT_RGB"
 
 
 def locate(root: str) -> Path:
-    """The path that `data.root` stands for, whether or not it exists."""
+    """The path that `data.root` refers to, whether or not it exists."""
     if root == "bundled":
         return Path(__file__).parent / "bundled" / "eurosat_103.zip"
     if root == "eurosat":
@@ -159,7 +159,7 @@ def locate(root: str) -> Path:
 
 
 def open_source(root: str, *, classes: Collection[str] | None = None) -> Source:
-    """List the images of a data set, and which class each is of (`qhdm.data.layout` says how).
+    """List the images of a data set and their classes (see `qhdm.data.layout`).
 
     Images beside the class folders are counted, not used; so are files of other formats. Hidden
     files and `__MACOSX` are passed over.
@@ -167,7 +167,7 @@ def open_source(root: str, *, classes: Collection[str] | None = None) -> Source:
     Args:
         root: `bundled`, `eurosat` (as `qhdm data download eurosat` leaves it), or the path of a
             folder or zip.
-        classes: what are known to be classes, if any.
+        classes: known classes, if any.
 
     Raises:
         DataError: the set is absent or has no class folders, or what look like these are something
@@ -288,8 +288,8 @@ def _check_size(size: int, place: str) -> None:
 def _absent(root: str, path: Path) -> DataError:
     if root == GIVEN:
         return DataError(
-            "data.root: given: a program handed the data set over, which cannot be read again; "
-            "hand it over again, or name it (--set data.root=PATH)"
+            "data.root: given: the data set was passed from Python and cannot be read again; "
+            "pass it again, or name it (--set data.root=PATH)"
         )
     if root == "eurosat":
         return DataError(

@@ -1,4 +1,4 @@
-"""Reading zips that nobody has vetted: unsafe, damaged and encrypted entries are refused."""
+"""Read untrusted zips: unsafe, damaged and encrypted entries are refused."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def entry_parts(info: zipfile.ZipInfo, path: Path) -> list[str]:
 
 
 def is_link(info: zipfile.ZipInfo) -> bool:
-    """Whether an entry stands for a symbolic link."""
+    """Whether an entry is a symbolic link."""
     return stat.S_ISLNK(info.external_attr >> 16)
 
 
