@@ -109,17 +109,13 @@ def load_published(model: UNet, params: Arrays, kind: str) -> None:
         CheckpointError: an array is missing, superfluous, or of another shape.
     """
     slots = {slot.path: slot for slot in slots_of(model, kind)}
-    missing = [path for path in slots if path not in params]
-    unknown = [path for path in params if path not in slots]
-    others = [path for path in slots if path in params and params[path].shape != slots[path].shape]
+    expected = {path: slot.shape for path, slot in slots.items()}
+    present = {path: array.shape for path, array in params.items()}
     problems = [
-        *(f"{path}: missing; its shape is {slots[path].shape}" for path in missing),
-        *(f"{path}: unknown in this configuration" for path in unknown),
-        *(
-            f"{path}: has shape {params[path].shape}, this configuration expects "
-            f"{slots[path].shape}"
-            for path in others
-        ),
+        f"{path}: {f'has shape {present[path]}' if path in present else 'missing'}, "
+        f"{f'expected {expected[path]}' if path in expected else 'unknown in this configuration'}"
+        for path in {**expected, **present}
+        if expected.get(path) != present.get(path)
     ]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
