@@ -1,9 +1,8 @@
-"""Placement of circuits on a chip: disjoint regions of low calibrated error.
+"""Packing of circuits on a chip: disjoint regions of low calibrated error.
 
-A transpiled circuit may be moved to any qubits with the same couplings. Of all such regions,
-disjoint ones are chosen at once by a mixed-integer programme (HiGHS): first as many as possible, up
-to those wanted, then of the least error. Taking the best free region again and again finds 18 %
-fewer copies (benchmarks/packing.py).
+A transpiled circuit fits any qubits with the same couplings. Disjoint regions for all copies are
+chosen at once by a mixed-integer programme (HiGHS): first as many as possible, then with the least
+error. Taking the best free region again and again finds 18 % fewer copies (benchmarks/packing.py).
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ from qhdm.errors import HardwareError
 from qhdm.quantum.devices.calibration import working_part
 from qhdm.quantum.ir.connectivity import Compact
 
-#: Most mappings of one circuit that are examined: no three qubits have as many on today's chips.
+#: Regions considered for a circuit: more than any of three qubits has on today's chips.
 _MOST_PLACES = 20_000
-#: `auto` leaves out regions that are this many times as error-prone as the best.
+#: `auto` excludes regions that are expected to err more than this many times the best.
 _AUTO_WORST = 2.0
 #: Nodes after which the search ends with the best so far; shipped filters need one. A time limit
 #: would give other layouts on a busy machine.
@@ -37,7 +36,7 @@ _NODES = 200
 
 @dataclass(frozen=True)
 class Region:
-    """Qubits of a device for a compact circuit, and the error that is expected there.
+    """Qubits of a device, one for each of a compact circuit, and their error.
 
     Attributes:
         qubits: physical.
@@ -50,7 +49,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Rating:
-    """The expected error of a packed circuit by a calibration.
+    """The error of laid-out circuits by a calibration.
 
     Attributes:
         costs: of each copy, see `Region`; infinite if a gate is broken.
@@ -104,7 +103,7 @@ def pack(
     Raises:
         HardwareError: so many copies do not fit.
     """
-    # Components that differ in their angles alone have the same places.
+    # Components that differ only in their angles have the same regions.
     known: dict[object, list[Region]] = {}
     places = []
     for circuit in circuits:
@@ -113,7 +112,7 @@ def pack(
             known[key] = regions_of(circuit, target)
         places.append(known[key])
     if not all(places):
-        raise HardwareError("layout: a circuit finds no place of working qubits on the device")
+        raise HardwareError("layout: no working qubits of the device fit a circuit")
     wanted = most if packing == "auto" else packing
     if wanted == 1 and len(circuits) == 1:
         return [(places[0][0],)]
@@ -135,7 +134,7 @@ def pack(
 
 
 def rate(circuit: QuantumCircuit, copies: Sequence[Sequence[int]], target: Target) -> Rating:
-    """Rate a packed circuit by the present calibration of a device.
+    """Rate a packed circuit by the current calibration of a device.
 
     Args:
         circuit: on all qubits of the device, measured.
@@ -201,7 +200,7 @@ _Uses = Counter[tuple[str, tuple[int, ...]]]
 
 
 def _uses(circuit: QuantumCircuit) -> _Uses:
-    """How often each gate is applied to which qubits."""
+    """How often each gate is used on which qubits."""
     index = {bit: i for i, bit in enumerate(circuit.qubits)}
     return Counter(
         (e.operation.name, tuple(index[q] for q in e.qubits))
@@ -211,7 +210,7 @@ def _uses(circuit: QuantumCircuit) -> _Uses:
 
 
 def _uses_of(circuit: Compact) -> _Uses:
-    """How often each gate is applied to which local qubits, readout included."""
+    """How often each gate is used on which local qubits, including readout."""
     return _uses(circuit.circuit) + Counter(("measure", (qubit,)) for qubit in circuit.ends)
 
 
