@@ -1,4 +1,4 @@
-"""Where tensors live: the torch device that a user asks for."""
+"""The torch device of a configuration or command."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from qhdm.errors import ConfigError
 
 
 def resolve_device(name: str, *, key: str = "train.device") -> torch.device:
-    """`auto`, `cpu` or `cuda` as a device; `key` is where the user gave it.
+    """The device called `auto`, `cpu` or `cuda`; `key` is named in the error.
 
     Raises:
-        ConfigError: CUDA is asked for and absent.
+        ConfigError: CUDA is requested but absent.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"{key}: cuda asked for, but torch finds no CUDA device; use auto or cpu")
