@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import faulthandler
 import io
-import multiprocessing
 import os
 import resource
 import signal
@@ -23,6 +22,7 @@ import numpy as np
 import pytest
 import tifffile
 from command_line import Cli, refused, sets
+from forked import FORKED
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -32,11 +32,6 @@ from readers import READERS, Watch, refusal
 
 #: Bounds of a reader on any of the files below: seconds of CPU, and additional bytes.
 SECONDS, BYTES = 10, 2**30
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    ["qhdm.cli", "qhdm.training.loop", "qhdm.quantum.files.openqasm", "qhdm.pictures"]
-)
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join(f'*a{i - 1}' for _ in range(10))}]\n" for i in range(1, 10)
@@ -160,9 +155,9 @@ WATCH = Watch()
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_files_are_refused_within_bounds(kind: str, tmp_path: Path) -> None:
     name, content, words = HOSTILE[kind]
-    ours, theirs = CONTEXT.Pipe(duplex=False)
+    ours, theirs = FORKED.Pipe(duplex=False)
     arguments = (name, content if isinstance(content, bytes) else content(), str(tmp_path), theirs)
-    process = CONTEXT.Process(target=_bounded, args=arguments)
+    process = FORKED.Process(target=_bounded, args=arguments)
     process.start()
     theirs.close()
     try:
