@@ -1,4 +1,4 @@
-"""The torch device of a configuration or command."""
+"""The torch device that a user asks for."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from qhdm.errors import ConfigError
 
 
 def resolve_device(name: str, *, key: str = "train.device") -> torch.device:
-    """The device called `auto`, `cpu` or `cuda`; `key` is named in the error.
+    """`auto`, `cpu` or `cuda` as a device; `key` is where the user gave it.
 
     Raises:
-        ConfigError: CUDA is requested but absent.
+        ConfigError: CUDA is asked for and absent.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"{key}: cuda asked for, but torch finds no CUDA device; use auto or cpu")

@@ -333,9 +333,9 @@ def test_sampling_command_writes_both_grids(cli: Cli, tiny_run: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--shots", "5"], "--shots: only with --engine aer"),
-        (["--engine-steps", "5"], "--engine-steps: only with --engine aer"),
-        (["--engine", "aer", "--shots", "0"], "0 is not a number from 1 to 1000000"),
+        (["--shots", "5"], "shots: only with engine aer"),
+        (["--engine-steps", "5"], "engine_steps: only with another engine"),
+        (["--engine", "aer", "--shots", "0"], "--shots: 0 "),
         (["--engine", "aer", "--noise", "none.json"], "no such calibration file"),
         (["--engine", "aer", "--engine-steps", "9"], "engine_steps: 9 is not between 1 and"),
     ],
@@ -357,7 +357,7 @@ def test_options_of_aer_are_refused_before_a_run_is_opened(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["sample", str(tmp_path / "none"), "--shots", "100"]) == 1
-    assert "--shots: only with --engine aer" in capsys.readouterr().err
+    assert "shots: only with engine aer" in capsys.readouterr().err
 
 
 def test_train_command_says_what_a_step_costs(cli: Cli, tiny_yaml: Path, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_ten_lines_of_a_notebook(names: dict[str, Any]) -> None:
     assert [metric.name for metric in result.metrics] == ["memorisation"]
     assert layer(torch.zeros(1, 12, 4, 4)).shape == (1, 12, 4, 4)
     # The run knows that it cannot read its images again.
-    with pytest.raises(DataError, match=r"data\.root: given"):
+    with pytest.raises(DataError, match=r"^data\.root: "):
         qhdm.resume(run.path)
     assert qhdm.resume(run.path, dataset, callbacks=[]).config == run.config
     labelled = qhdm.evaluate(images, dataset, labels=["Forest"] * 8)
@@ -184,7 +184,7 @@ def test_what_cannot_be_evaluated_is_refused(names: dict[str, Any]) -> None:
     ):
         with pytest.raises(EvaluationError, match=message):
             qhdm.evaluate(*arguments)
-    with pytest.raises(EvaluationError, match="labels: give one class for each image"):
+    with pytest.raises(EvaluationError, match=r"^labels: "):
         qhdm.evaluate(images, dataset, labels=[0])
 
 

@@ -108,8 +108,9 @@ def overview_table(blocks: Sequence[MetricBlock], baseline: str) -> Table:
     rows.append(["real images", *(number(block.floor) for block in shown)])
     header = ["variant"]
     for block in shown:  # FID[..., test] as `FID, test`
-        name, _, rest = block.label.partition("[")
-        header.append(f"{name}, {rest.rpartition(', ')[2].removesuffix(']')}" if rest else name)
+        name, _, rest = block.label.removesuffix("]").partition("[")
+        split = rest.rpartition(", ")[2]
+        header.append(f"{name}, {split}" if split in ("test", "train") else name)
     return Table(header, rows, shaded=baseline)
 
 

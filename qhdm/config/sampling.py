@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from qhdm.config.sections import STRICT, Positive, QuantumConfig, SamplerName
 from qhdm.errors import SamplingError
-from qhdm.quantum.options import Aer, EngineOptions, Exact, Method, Noise, Shots
+from qhdm.quantum.options import Aer, EngineOptions, Exact, Hardware, Method, Noise, Shots
 
 if TYPE_CHECKING:
     from qhdm.config.config import Config
@@ -32,11 +32,12 @@ class EngineRequest:
     complete: what is not given is its default, never the run's.
 
     Attributes:
-        engine: `Exact(...)` or `Aer(...)`; or, in files, its name, with the options beside it.
+        engine: `Exact(...)`, `Aer(...)` or `Hardware(...)`; or, in files, the name of one of the
+            first two, with its options beside it.
         method, shots, noise: of the name `aer`, as in `qhdm.Aer`; null is without.
     """
 
-    engine: Literal["run", "exact", "aer"] | Exact | Aer = "run"
+    engine: Literal["run", "exact", "aer"] | Exact | Aer | Hardware = "run"
     method: Method = "auto"
     shots: Shots | None = None
     noise: Noise | None = None
@@ -67,7 +68,7 @@ class EngineRequest:
                     f"{name}: only with engine aer; name it, with all its options: "
                     "it takes nothing from the run"
                 )
-        if isinstance(self.named, Aer) and (problem := self.named.problem()):
+        if isinstance(self.named, Aer | Hardware) and (problem := self.named.problem()):
             raise ValueError(f"{problem[0]}: {problem[1]}")
         return self
 

@@ -108,6 +108,11 @@ class DataConfig:
     skip_broken: bool = False
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image, (C, H, W)."""
+        return self.channels, self.image_size, self.image_size
+
+    @property
     def num_classes(self) -> int:
         """How many classes labels count: those named, or the ten of EuroSAT.
 

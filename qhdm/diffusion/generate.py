@@ -1,4 +1,4 @@
-"""From labels to images: guidance, batches, and the samplers' loop."""
+"""The sampling loop: from labels to images, with guidance, batch by batch."""
 
 from __future__ import annotations
 
@@ -29,14 +29,8 @@ def guided_denoiser(
 ) -> Denoiser:
     """The estimate of x_0 under classifier-free guidance (Ho & Salimans 2022), clipped to [-1, 1].
 
-    The output is u + guidance (c - u), of the conditional c and unconditional u pass, which run
-    as one batch; at guidance 1 only the conditional one runs.
-
-    Args:
-        model: the network.
-        schedule: what it was trained on.
-        labels: (B,) integers.
-        guidance: scale; 1 is off.
+    The output is u + guidance (c - u), of the conditional c and unconditional u pass of `labels`
+    (B,), which run as one batch; at guidance 1 only the conditional one runs.
     """
     both = torch.cat([labels, torch.full_like(labels, NULL_LABEL)])
     alphas_bar = schedule.alphas_bar.tolist()
@@ -170,3 +164,32 @@ def generate(chain: Chain, *, progress: bool = False) -> np.ndarray:
         if evaluation.state.step == chain.steps:
             images[evaluation.part] = to_uint8(evaluation.state.x)
     return images
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """The S network evaluations of a sampler, for N images.
+
+    Attributes:
+        timesteps: (S,), of each evaluation, descending.
+        x_t: (S, N, H, W, C) uint8, what the network was given; values outside [-1, 1] are clipped.
+        x_0: (S, N, H, W, C) uint8, the clean image that it estimated from it.
+        images: (N, H, W, C) uint8, the result.
+    """
+
+    timesteps: tuple[int, ...]
+    x_t: np.ndarray
+    x_0: np.ndarray
+    images: np.ndarray
+
+
+@torch.inference_mode()
+def trace(chain: Chain) -> Trajectory:
+    """Sample the images of a chain, which has them in one batch, and keep every evaluation."""
+    timesteps, x_t, x_0 = [], [], []
+    for evaluation in chain:
+        timesteps.append(evaluation.t)
+        x_t.append(to_uint8(evaluation.x_t))
+        x_0.append(to_uint8(evaluation.x_0))
+    images = to_uint8(evaluation.state.x)
+    return Trajectory(tuple(timesteps), np.stack(x_t), np.stack(x_0), images)

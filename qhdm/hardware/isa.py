@@ -31,7 +31,7 @@ _INPUTS = "x"
 
 
 @dataclass(frozen=True, eq=False)
-class IsaCircuit:
+class PackedCircuit:
     """A filter as a circuit that a device runs: copies side by side, each on its own inputs.
 
     Attributes:
@@ -129,7 +129,7 @@ def make_isa(
     most: int,
     seed: int,
     laid: Sequence[Compact] | None = None,
-) -> IsaCircuit:
+) -> PackedCircuit:
     """Transpile a circuit, component by component, and pack copies of it.
 
     Args:
@@ -163,7 +163,7 @@ def make_isa(
     circuit.barrier(sorted(set(_used(circuit))))
     circuit.measure(ends.ravel().tolist(), range(copies * n))
     gates = [_two_qubit(one.circuit) for one in laid]
-    return IsaCircuit(
+    return PackedCircuit(
         circuit=circuit,
         copies=copies,
         inputs=len(inputs),
@@ -201,12 +201,12 @@ class IsaCache:
     ) -> None:
         self._folder, self._target, self._device = folder, target, device
         self._packing, self._seed = packing, seed
-        self._kept: dict[str, IsaCircuit] = {}
+        self._kept: dict[str, PackedCircuit] = {}
         self._laid: dict[str, list[Compact]] = {}
 
     def get(
         self, bound: QuantumCircuit, inputs: Sequence[Parameter], *, rows: int, layout: int = 0
-    ) -> IsaCircuit:
+    ) -> PackedCircuit:
         """The ISA circuit for `rows` rows of inputs, of the layout of a number."""
         key = self._key(bound, inputs, rows, layout)
         if key not in self._kept:
@@ -228,7 +228,7 @@ class IsaCache:
             self._kept[key] = _load(path)
         return self._kept[key]
 
-    def rate(self, isa: IsaCircuit) -> Rating:
+    def rate(self, isa: PackedCircuit) -> Rating:
         """What a circuit costs now, where `isa.cost` is what it cost when it was laid out."""
         return rate(isa.circuit, isa.regions, self._target)
 
@@ -288,16 +288,16 @@ def _fact(parameter: object) -> str:
     return str(parameter)
 
 
-def _save(isa: IsaCircuit, path: Path) -> None:
+def _save(isa: PackedCircuit, path: Path) -> None:
     circuit = isa.circuit.copy()
     circuit.metadata = {
-        name: getattr(isa, name) for name in IsaCircuit.__dataclass_fields__ if name != "circuit"
+        name: getattr(isa, name) for name in PackedCircuit.__dataclass_fields__ if name != "circuit"
     }
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         qpy.dump(circuit, file)
 
 
-def _load(path: Path) -> IsaCircuit:
+def _load(path: Path) -> PackedCircuit:
     try:
         with path.open("rb") as file:
             (circuit,) = qpy.load(file)
@@ -305,7 +305,7 @@ def _load(path: Path) -> IsaCircuit:
         circuit.metadata = {}
         facts["regions"] = tuple(map(tuple, facts["regions"]))
         facts["cost"] = tuple(facts["cost"])
-        return IsaCircuit(circuit=circuit, **facts)
+        return PackedCircuit(circuit=circuit, **facts)
     except Exception as error:  # QPY raises many kinds for a damaged file
         raise HardwareError(f"{path}: damaged ({type(error).__name__}); delete it") from None
 

@@ -1,9 +1,8 @@
-"""Where on a chip circuits stand: disjoint regions of low calibrated error.
+"""Packing of circuits on a chip: disjoint regions of low calibrated error.
 
-A circuit that was transpiled once stands on some qubits; it may stand on any others that are
-coupled alike. Of all such places, as many disjoint ones as are wanted are chosen at once, as a
-mixed-integer programme (HiGHS): first as many as possible, then of the least error. Taking the best
-free place again and again finds 18 % fewer copies (benchmarks/packing.py).
+A transpiled circuit fits any qubits with the same couplings. Disjoint regions for all copies are
+chosen at once by a mixed-integer programme (HiGHS): first as many as possible, then with the least
+error. Taking the best free region again and again finds 18 % fewer copies (benchmarks/packing.py).
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from qhdm.errors import HardwareError
 from qhdm.quantum.devices.calibration import working_part
 from qhdm.quantum.ir.connectivity import Compact
 
-#: Places of one circuit that are looked at: more than any of three qubits has on a chip of today.
+#: Regions considered for a circuit: more than any of three qubits has on today's chips.
 _MOST_PLACES = 20_000
-#: `auto` leaves places out that are expected to err more than so many times the best.
+#: `auto` excludes regions that are expected to err more than this many times the best.
 _AUTO_WORST = 2.0
 #: The search for the best choice ends after so many nodes with the best so far. Not after a time: a
 #: busy machine would find other layouts. The shipped filters need one node.
@@ -36,7 +35,7 @@ _NODES = 200
 
 @dataclass(frozen=True)
 class Region:
-    """Qubits of a device, one for each of a compact circuit, and what standing there costs.
+    """Qubits of a device, one for each of a compact circuit, and their error.
 
     Attributes:
         qubits: physical.
@@ -49,7 +48,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Rating:
-    """What circuits that are laid out cost by a calibration.
+    """The error of laid-out circuits by a calibration.
 
     Attributes:
         costs: of each copy, see `Region`; infinite where a gate is broken.
@@ -61,7 +60,7 @@ class Rating:
 
 
 def regions_of(circuit: Compact, target: Target) -> list[Region]:
-    """All regions where a circuit may stand, one for each set of qubits, best first.
+    """All regions that fit a circuit, one for each set of qubits, best first.
 
     Only what works of the target is used.
     """
@@ -106,7 +105,7 @@ def pack(
     Raises:
         HardwareError: so many copies do not fit.
     """
-    # Components that differ in their angles alone have the same places.
+    # Components that differ only in their angles have the same regions.
     known: dict[object, list[Region]] = {}
     places = []
     for circuit in circuits:
@@ -115,13 +114,13 @@ def pack(
             known[key] = regions_of(circuit, target)
         places.append(known[key])
     if not all(places):
-        raise HardwareError("layout: a circuit finds no place of working qubits on the device")
+        raise HardwareError("layout: no working qubits of the device fit a circuit")
     wanted = most if packing == "auto" else packing
     if wanted == 1 and len(circuits) == 1:
         return [(places[0][0],)]
     if packing == "auto":
         good = [[r for r in found if r.cost <= _AUTO_WORST * found[0].cost] for found in places]
-        # One copy always stands, even where the best places of its circuits overlap.
+        # One copy is always placed, even if the best regions of its circuits overlap.
         chosen = _choose(good, target.num_qubits, most=wanted) or _choose(
             places, target.num_qubits, most=1
         )
@@ -137,7 +136,7 @@ def pack(
 
 
 def rate(circuit: QuantumCircuit, copies: Sequence[Sequence[int]], target: Target) -> Rating:
-    """What a packed circuit costs on a device as it is now.
+    """Rate a packed circuit by the current calibration of a device.
 
     Args:
         circuit: on all qubits of the device, measured.
@@ -214,7 +213,7 @@ _Uses = Counter[tuple[str, tuple[int, ...]]]
 
 
 def _uses(circuit: QuantumCircuit) -> _Uses:
-    """How often each gate stands on which qubits."""
+    """How often each gate is used on which qubits."""
     index = {bit: i for i, bit in enumerate(circuit.qubits)}
     return Counter(
         (e.operation.name, tuple(index[q] for q in e.qubits))
@@ -224,7 +223,7 @@ def _uses(circuit: QuantumCircuit) -> _Uses:
 
 
 def _uses_of(circuit: Compact) -> _Uses:
-    """How often each gate stands on which local qubits, readout included."""
+    """How often each gate is used on which local qubits, including readout."""
     return _uses(circuit.circuit) + Counter(("measure", (qubit,)) for qubit in circuit.ends)
 
 

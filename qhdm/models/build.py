@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -11,7 +13,13 @@ from torch import nn
 
 from qhdm.config import Config
 from qhdm.models.baselines import baseline, check_linear
-from qhdm.models.blocks import Attention, Condition, HybridConv2d, ResnetBlock
+from qhdm.models.blocks import (
+    Attention,
+    Condition,
+    HybridConv2d,
+    ResnetBlock,
+    WeightStandardizedConv2d,
+)
 from qhdm.models.released import (
     DiscardingResnetBlock,
     InputReadingResnetBlock,
@@ -160,3 +168,17 @@ def set_engine(model: nn.Module, engine: Engine) -> None:
     for module in model.modules():
         if isinstance(module, FilterConnector):
             module.engine = engine
+
+
+@contextmanager
+def frozen(*models: nn.Module) -> Iterator[None]:
+    """Compute what depends on weights alone once; they must not change or be trained meanwhile."""
+    kinds = (FilterConnector, WeightStandardizedConv2d)
+    parts = [part for model in models for part in model.modules() if isinstance(part, kinds)]
+    try:
+        for part in parts:
+            part.freeze()
+        yield
+    finally:
+        for part in parts:
+            part.thaw()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from qiskit.providers import BackendV2
 
-from qhdm.errors import AccountError, HardwareError
+from qhdm.errors import AccessError, HardwareError
 from qhdm.hardware.faults import explained, redacted
 from qhdm.hardware.runtime.device import fake_backend
 
@@ -88,12 +88,14 @@ def find_backend(name: str) -> BackendV2:
     if name.startswith("fake_"):
         return fake_backend(name)
     try:
-        found: BackendV2 = Client().backend(name)
-    except AccountError as error:
-        raise AccountError(
+        backend: BackendV2 = Client().backend(name)
+    except AccessError as error:
+        if error.reason != "account":
+            raise
+        raise AccessError(
             f"backend {name}: {error}; or use a fake device such as fake_fez"
         ) from None
-    return found
+    return backend
 
 
 @contextmanager
