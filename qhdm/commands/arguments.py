@@ -19,7 +19,7 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=positive, metavar="N", help="network evaluations per image")
     parser.add_argument("--sampler", choices=["ddpm", "ddim", "dpm++"])
     parser.add_argument(
-        "--guidance", type=non_negative, metavar="S", help="classifier-free guidance scale; 1 is off"
+        "--guidance", type=non_negative, metavar="S", help="classifier-free guidance; 1 is off"
     )
     parser.add_argument(
         "--eta", type=unit, metavar="E", help="noise of DDIM: 0 (default) is none, 1 that of DDPM"
