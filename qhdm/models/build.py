@@ -1,4 +1,4 @@
-"""From a configuration to its network."""
+"""Build the network of a configuration."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ class BlockFactory:
 
 
 def set_engine(model: nn.Module, engine: Engine) -> None:
-    """Let another engine evaluate all filters of `model`."""
+    """Set the engine that evaluates all filters of `model`."""
     for module in model.modules():
         if isinstance(module, FilterConnector):
             module.engine = engine
