@@ -213,6 +213,7 @@ GATES = "gate g0(a) q { rx(a) q; }\n" + "".join(
         (GOOD + "rx(1e999) q[0];", ":8: a number too large"),
         (GOOD + "rx(x0 + 1e308 * 10) q[0];", ":8: a number too large"),
         (GOOD + "rx(x0 / (1e308 * 10)) q[0];", ":8: a number too large"),
+        (GOOD + "pow(0.5) @ U(1, 2, 1.1e306) q[0];", ":8: Qiskit cannot build this"),
         (GOOD + "rx(1 / w0) q[0];", ":8: the angle is not affine"),
         (GOOD + "rx(w1) q[0];", ":8: w1 is no parameter here"),
         (GOOD + "gate g a { rx(x0) a; }", ":8: x0 is no parameter here"),

@@ -231,11 +231,7 @@ class ProgramReader:
                         operation = placed.operation(self._parameters)
                         self._operations.append((operation, placed.operands))
             except Exception as error:  # Qiskit raises many kinds for what it cannot build
-                raise ProgramError(
-                    node,
-                    f"Qiskit cannot build this ({type(error).__name__}); write it in plainer gates "
-                    "and angles",
-                ) from None
+                raise _unbuildable(node, error) from None
 
     def _measure(self, node: ast.QuantumMeasurement, target: ast.QASMNode | None) -> None:
         qubits = self._selected(node.qubit, self._qubits)
@@ -314,7 +310,10 @@ class ProgramReader:
                 "a fractional pow is read of gates with plain numbers alone: which root it takes "
                 "would depend on the value; write the fraction into the angles",
             )
-        return [root(gates, exponent, qubits)]
+        try:
+            return [root(gates, exponent, qubits)]
+        except Exception as error:  # of angles so large that rounding leaves no unitary
+            raise _unbuildable(node, error) from None
 
     def _spend(self, node: ast.QASMNode, gates: Sequence[PlacedGate], times: int = 1) -> None:
         self._work += times * (1 + sum(gate.cost for gate in gates))
@@ -370,3 +369,10 @@ class ProgramReader:
         start = first if only.start is None else index(only.start)
         end = last if only.end is None else index(only.end)
         return [register[i] for i in range(start, end + (1 if step > 0 else -1), step)]
+
+
+def _unbuildable(node: ast.QASMNode, error: Exception) -> ProgramError:
+    return ProgramError(
+        node,
+        f"Qiskit cannot build this ({type(error).__name__}); write it in plainer gates and angles",
+    )
