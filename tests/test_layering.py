@@ -12,7 +12,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "qhdm"
 
 #: Each part may import itself and those named.
-BASE = {"_version", "console", "errors", "files", "seeds", "shipped"}
+BASE = {"_version", "console", "errors", "files", "retries", "seeds", "shipped"}
 FILTER = BASE | {"quantum.filter", "quantum.unroll", "quantum.options"}
 MODELS = BASE | {"config", "data", "device", "models", "quantum", "runs"}
 ALLOWED = {
@@ -20,6 +20,7 @@ ALLOWED = {
     "console": set(),
     "errors": set(),
     "files": set(),
+    "retries": set(),
     "seeds": set(),
     "shipped": {"errors"},
     "distributed": {"errors"},
