@@ -1,12 +1,11 @@
-"""One filter on Aer: this engine against the stock calls, and where the difference comes from.
+"""One filter on Aer: qhdm's engine against stock calls.
 
     OMP_NUM_THREADS=1 python benchmarks/aer.py   # forward passes: the table of docs/aer.md
-    python benchmarks/aer.py --settings          # what makes both cores busy
+    python benchmarks/aer.py --settings          # settings that use both cores
 
 All evaluate the same circuits, in rotations and CNOTs (Aer binds controlled rotations wrongly), on
 the same numbers, without shots, and are checked against the exact engine. Rounds alternate between
-the contestants, so that a busy machine slows all of them: the ratios are medians over rounds of the
-time in the same round.
+the contestants, so that a busy machine slows all of them; ratios are medians over rounds.
 """
 
 from __future__ import annotations
@@ -27,10 +26,11 @@ from qiskit_aer import AerSimulator
 from qiskit_aer.primitives import EstimatorV2
 
 from qhdm.quantum import Filter, build_filter, expectation
-from qhdm.quantum.aer.engine import AerEngine, parameter_sets
+from qhdm.quantum.aer.engine import AerEngine
 from qhdm.quantum.aer.rebase import make_bindable, rebased
 from qhdm.quantum.aer.run import results_of
-from qhdm.quantum.ir.light_cones import components
+from qhdm.quantum.ir.connectivity import components
+from qhdm.quantum.pubs import parameter_sets
 
 Contestant = Callable[[torch.Tensor, torch.Tensor], np.ndarray]
 
@@ -47,11 +47,11 @@ def _binding(
     filter: Filter, circuit: QuantumCircuit, x: torch.Tensor, w: torch.Tensor
 ) -> dict[tuple[Parameter, ...], np.ndarray]:
     """Parameter sets (B, P) of a stock PUB."""
-    return {tuple(circuit.parameters): parameter_sets(filter, x[None], w[None])}
+    return {tuple(circuit.parameters): parameter_sets(filter, x[None], w[None])[0]}
 
 
 def pub_for_all(options: dict[str, Any]) -> Callable[[Filter], Contestant]:
-    """The usual call: observables (m, 1) against parameter sets (B,), on Aer's own estimator."""
+    """The usual call of Aer's own estimator: observables (m, 1), parameter sets (B,)."""
 
     def make(filter: Filter) -> Contestant:
         circuit = rebased(filter.circuit)
@@ -68,7 +68,7 @@ def pub_for_all(options: dict[str, Any]) -> Callable[[Filter], Contestant]:
 
 
 def pub_per_observable(filter: Filter) -> Contestant:
-    """How the stock `EstimatorQNN` asks: one PUB for each observable."""
+    """One PUB per observable, as in the stock `EstimatorQNN`."""
     circuit = rebased(filter.circuit)
     estimator = EstimatorV2()
 
@@ -81,7 +81,7 @@ def pub_per_observable(filter: Filter) -> Contestant:
 
 
 def run_with_binds(filter: Filter) -> Contestant:
-    """The simulator itself: one run for all parameter sets, all observables saved."""
+    """One run of the simulator for all parameter sets, saving all observables."""
     circuit = measured(rebased(filter.circuit))
     simulator = AerSimulator(**QUICKEST)
 
@@ -96,7 +96,7 @@ def run_with_binds(filter: Filter) -> Contestant:
 
 
 def run_per_sample(filter: Filter) -> Contestant:
-    """One run for each sample, all observables saved."""
+    """One run per sample, saving all observables."""
     circuit = measured(rebased(filter.circuit))
     simulator = AerSimulator(method="statevector")
 
@@ -113,7 +113,7 @@ def run_per_sample(filter: Filter) -> Contestant:
 
 
 def undivided(filter: Filter) -> Contestant:
-    """What the engine does with each component, done with the whole circuit."""
+    """The engine's run, on the whole circuit instead of its components."""
     bindable = make_bindable(rebased(filter.circuit), filter.circuit.parameters)
     n = bindable.circuit.num_qubits
     bindable.circuit.save_probabilities(range(n))
@@ -121,7 +121,7 @@ def undivided(filter: Filter) -> Contestant:
     signs = 1 - 2 * (np.arange(1 << n)[:, None] >> np.arange(n) & 1)
 
     def run(x: torch.Tensor, w: torch.Tensor) -> np.ndarray:
-        sets = parameter_sets(filter, x[None], w[None])
+        sets = parameter_sets(filter, x[None], w[None])[0]
         results = results_of(simulator, bindable, sets, {})
         return np.array([result.data.probabilities for result in results]) @ signs
 
@@ -135,7 +135,7 @@ def measured(circuit: QuantumCircuit) -> QuantumCircuit:
 
 
 OURS = "qhdm"
-#: Stock calls, the sensible ones first: the fastest of them is named.
+#: Stock calls, the reasonable ones first; the fastest of those is named in the output.
 STOCK = {
     "EstimatorV2, one PUB for all observables": pub_for_all({}),
     "EstimatorV2, one PUB, its binds at run time": pub_for_all(QUICKEST),
@@ -181,7 +181,7 @@ def compare(name: str, batch: int, rounds: int) -> None:
 
 
 def settings(rows: int, rounds: int) -> None:
-    """The same bindings under different settings of Aer."""
+    """The same bindings with different settings of Aer."""
     for name, qubits, layers, count in (("hqconv", 4, 3, rows), ("hqconv", 12, 3, rows // 20)):
         filter = build_filter(name, qubits=qubits, layers=layers)
         bindable = make_bindable(rebased(filter.circuit), filter.circuit.parameters)

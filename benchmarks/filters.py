@@ -1,4 +1,4 @@
-"""One 12-qubit filter, forward and backward in inputs and weights: this engine and its peers.
+"""One 12-qubit filter, forward and backward in inputs and weights: qhdm and its peers.
 
     python benchmarks/filters.py                 # the table of docs/performance.md
     python benchmarks/filters.py --sweep         # time and memory against batch, qubits, layers
@@ -49,7 +49,7 @@ def gates(filter: Filter) -> list[tuple[str, list[int], str | None]]:
 
 
 def differentiated(function: Callable[[Tensor, Tensor], Tensor]) -> Contestant:
-    """A contestant from a function that torch differentiates."""
+    """A contestant made from a function that torch differentiates."""
 
     def run(x: Tensor, w: Tensor, g: Tensor) -> Result:
         x, w = x.clone().requires_grad_(), w.clone().requires_grad_()
@@ -114,7 +114,7 @@ def deepquantum(filter: Filter) -> Contestant:
     n = filter.circuit.num_qubits
 
     def run(x: Tensor, w: Tensor) -> Tensor:
-        # Inputs and weights are both data to it: only data enter as one batch.
+        # Inputs and weights are both passed as data, the only batched input.
         circuit = dq.QubitCircuit(n)
         columns = []
         values = named(filter, x, w)
@@ -201,7 +201,7 @@ def numbers(filter: Filter, batch: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def compare(batch: int, rounds: int, peer_rounds: int) -> None:
-    """The table: each contestant's median time, and how many times the network's it is."""
+    """Print the median time of each contestant, and its multiple of the network method's."""
     print(f"forward + backward, batch {batch}, 12 qubits, 3 layers, float32 (qulacs: float64)")
     print(f"{'':<10}{'':<20}{'ms':>10}{'x':>10}{'error':>10}")
     for ansatz in ("fqconv", "hqconv"):
@@ -252,7 +252,7 @@ def stock(layers: int = 3) -> None:
 
 
 def one(ansatz: str, qubits: int, layers: int, batch: int) -> None:
-    """Median time and peak memory of one size, in a process of its own."""
+    """Median time and peak memory of one size, in a separate process."""
     filter = build_filter(ansatz, qubits=qubits, layers=layers)
     x, w, g = numbers(filter, batch)
     run = engine(filter, "exact")

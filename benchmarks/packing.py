@@ -1,9 +1,9 @@
-"""Packing copies of a filter on a chip: the mixed-integer programme against best first.
+"""Packing copies of a filter on a chip: mixed-integer programme against best first.
 
     python benchmarks/packing.py
 
-Best first takes, copy by copy, the best free place of each of a filter's components. Compared over
-the fake devices of at least 27 qubits: how many copies fit, and what a copy is expected to err.
+Best first takes, copy by copy, the best free region for each component of a filter. The number of
+copies and their expected error are compared over the fake devices of at least 27 qubits.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def best_first(places: Sequence[Sequence[Region]], most: int) -> Copies:
 
 
 def error(copies: Copies) -> float:
-    """Of one copy: minus the logarithm of the probability that nothing errs."""
+    """Error of one copy: minus the logarithm of the probability that nothing fails."""
     return sum(region.cost for copy in copies for region in copy) / len(copies)
 
 

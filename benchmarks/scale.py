@@ -1,12 +1,11 @@
-"""What a training step costs, as formulas fitted to measurements, and what they say of larger ones.
+"""The cost of a training step: formulas fitted to measurements, extrapolated to more devices.
 
     python benchmarks/scale.py                             # measure, fit, extrapolate
-    python benchmarks/scale.py --coefficients scale.json   # write what was fitted, or read it
-    torchrun --nproc-per-node 2 benchmarks/scale.py --all-reduce   # a message of gradients
+    python benchmarks/scale.py --coefficients scale.json   # write coefficients, or read them
+    torchrun --nproc-per-node 2 benchmarks/scale.py --all-reduce   # the gradient message
 
-Times are CPU seconds of one thread, so that other work on the machine counts little. Memory is what
-autograd keeps from the forward pass for the backward pass (each storage once): the same on every
-device.
+Times are CPU seconds of one thread, which depend little on other work on the machine. Memory is
+what autograd keeps from the forward for the backward pass (each storage once), on any device.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ from qhdm.quantum.connector import FilterConnector
 from qhdm.training.trainer import Trainer
 
 CPU = torch.device("cpu")
-#: Batch and image size of the networks that are measured.
+#: Batch and image size of the measured networks.
 NETWORK_POINTS = ((2, 64), (8, 64), (4, 32), (16, 32), (2, 128))
-#: Ansatz, qubits, layers of the filters that are measured.
+#: Ansatz, qubits and layers of the measured filters.
 FILTERS = (
     ("fqconv", 12, 1),
     ("fqconv", 12, 3),
@@ -61,7 +60,7 @@ BYTES_PER_PARAMETER = 4 * 5
 
 @dataclass(frozen=True)
 class Filtering:
-    """Of a filter: T = a + F (b + c E) CPU seconds a call, d E F bytes kept.
+    """Cost of a filter layer: T = a + F (b + c E) CPU seconds per call, d E F bytes kept.
 
     F filters side by side are evaluated E times each.
     """
@@ -77,7 +76,7 @@ class Filtering:
 
 @dataclass(frozen=True)
 class Network:
-    """Of the classical network, for n = B (S / 64)^2 images of 64x64 pixels.
+    """Cost of the classical network, for n = B (S / 64)^2 images of 64x64 pixels.
 
     T = fixed + image n CPU seconds; kept_fixed + kept_image n bytes kept, parameters apart.
     """
@@ -113,7 +112,7 @@ class Kept:
 
 
 class Operations(TorchDispatchMode):
-    """Counts operations: on a GPU, each is at least one launch of a kernel."""
+    """Counts operations; on a GPU, each is at least one kernel launch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -199,7 +198,7 @@ def measure_filters(rounds: int) -> dict[str, Filtering]:
 
 
 def fit(rows: list[list[float]], values: list[float]) -> list[float]:
-    """Coefficients from 0 up, of the least relative error."""
+    """Non-negative coefficients with the least relative error."""
     scale = 1 / np.array(values)
     coefficients, _ = nnls(np.array(rows) * scale[:, None], np.ones(len(values)))
     return [float(value) for value in coefficients]
@@ -215,7 +214,7 @@ def worst(rows: list[list[float]], values: list[float]) -> float:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the extrapolation assumes of a device and of what connects them.
+    """Assumptions about a device and the connection between devices.
 
     Attributes:
         speed: how much faster work that grows with the batch is than on the core measured here.
@@ -271,7 +270,7 @@ def extrapolate(network: Network, filters: dict[str, Filtering], machines: list[
                     fixed = machine.launch * counted.count
                 message = 4 * parameters
                 talk = 2 * (devices - 1) * (message / devices / machine.bandwidth + machine.latency)
-                # On a GPU, launching goes on while the work is done: the longer of both counts.
+                # On a GPU, launches overlap with computation: the longer of both counts.
                 work = grows / machine.speed
                 step = (work + fixed if machine.launch is None else max(work, fixed)) + talk
                 alone = alone or step
@@ -284,7 +283,7 @@ def extrapolate(network: Network, filters: dict[str, Filtering], machines: list[
 
 
 def all_reduce(rounds: int = 20) -> None:
-    """Seconds of the message of a step between the processes that torchrun has started."""
+    """Time the gradient message of a step between the processes of torchrun."""
     world = World.from_environment()
     with world.joined():
         parameters = sum(
@@ -309,10 +308,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--coefficients", type=Path, metavar="FILE")
     parser.add_argument("--all-reduce", action="store_true")
-    parser.add_argument("--speed", type=float, default=100, help="of a GPU, against this core")
-    parser.add_argument("--launch", type=float, default=10e-6, help="of a kernel, seconds")
+    parser.add_argument("--speed", type=float, default=100, help="of a GPU, this core being 1")
+    parser.add_argument("--launch", type=float, default=10e-6, help="seconds per kernel")
     parser.add_argument("--bandwidth", type=float, default=100e9, help="between GPUs, bytes/s")
-    parser.add_argument("--latency", type=float, default=20e-6, help="of a message, seconds")
+    parser.add_argument("--latency", type=float, default=20e-6, help="seconds per message")
     arguments = parser.parse_args()
     if arguments.all_reduce:
         all_reduce()

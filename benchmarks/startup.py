@@ -1,10 +1,10 @@
-"""CPU seconds until a command is ready to work, against what it must import.
+"""CPU seconds until a command is ready, compared with its unavoidable imports.
 
     python benchmarks/startup.py                      # the table of docs/performance.md
-    python benchmarks/startup.py --against CHECKOUT   # and those of another version, in turns
+    python benchmarks/startup.py --against CHECKOUT   # alternating with another version
 
-Every command is a process of its own, with one thread; medians of its rounds are printed. CPU
-seconds, not seconds: a busy machine changes them less.
+Every command runs in a separate process with one thread; medians over rounds are printed. CPU
+seconds depend less on a busy machine than seconds do.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parents[1]
-#: The smallest that the bundled patches allow, so that what is timed is the start.
+#: The smallest work that the bundled patches allow.
 SMALL = ["train.steps=1", "sample.num=1", "sample.steps=1", "train.batch_size=1"]
 
 IMPORTS = ["numpy", "torch", "torch, qiskit", "torch, torch._dynamo", "qhdm.training.loop"]
@@ -48,7 +48,7 @@ def cpu_seconds(command: list[str], checkout: Path, folder: Path) -> float:
 
 
 def processes(checkout: Path) -> dict[str, list[str]]:
-    """What is measured: labels and arguments of the interpreter."""
+    """Labels and interpreter arguments of the measured processes."""
     settings = [word for setting in SMALL for word in ("--set", setting)]
     measured = {f"import {names}": ["-c", f"import {names}"] for names in IMPORTS}
     for text in COMMANDS:

@@ -4,7 +4,7 @@
     python benchmarks/train_step.py configs/quickstart.yaml --batch 16
     python benchmarks/train_step.py --full-resolution            # QuanResNet on 64x64 maps
 
-Rounds alternate between the networks, so that a busy machine slows all of them alike.
+Rounds alternate between the networks, so that a busy machine slows all alike.
 """
 
 from __future__ import annotations

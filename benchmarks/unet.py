@@ -1,12 +1,12 @@
-"""The U-Net against a plain translation of the published one, and how fast it samples.
+"""The U-Net against a plain translation of the published one; sampling speed.
 
-    python benchmarks/unet.py                  # a training step, before and after
+    python benchmarks/unet.py                  # a training step of both
     python benchmarks/unet.py --batch 16
-    python benchmarks/unet.py --sampling       # images a second of the samplers
+    python benchmarks/unet.py --sampling       # images per second of the samplers
     python benchmarks/unet.py --data           # a batch of training data against a step
 
-The plain translation has the same parameters and the same values: layouts, and attention whose wide
-maps are all made and kept, are what differs. Rounds alternate between both.
+The plain translation has the same parameters and values. It differs in memory layouts, and in its
+attention, which creates and keeps all wide maps. Rounds alternate between both.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class PlainNorm(nn.Module):
 
 
 class PlainLinearAttention(nn.Module):
-    """Linear attention as it is defined: q, k, v and the result as maps of 128 channels."""
+    """Linear attention by its definition: q, k, v and the result are maps of 128 channels."""
 
     def __init__(self, attention: LinearAttention) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class PlainLinearAttention(nn.Module):
 
 
 class PlainLayout(nn.Module):
-    """Lets everything after it run with the channels outermost."""
+    """Converts to channels-first memory layout."""
 
     def __init__(self, conv: nn.Module) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ def trainer_of(kind: str, *, plain: bool) -> Trainer:
 
 
 def one(kind: str, how: str, batch: int) -> None:
-    """Peak memory of one training step, in a process of its own."""
+    """Peak memory of one training step, in a separate process."""
     trainer = trainer_of(kind, plain=how == "plain")
     step_seconds(trainer, 1)
     before = peak()
@@ -114,7 +114,7 @@ def one(kind: str, how: str, batch: int) -> None:
 
 
 def peak() -> int:
-    """Most memory held so far, KiB. (The resource module would count the parent's as well.)"""
+    """Peak memory so far, KiB. (The resource module would include the parent's.)"""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0])
 
@@ -169,7 +169,7 @@ def sampling(num: int, batch: int) -> None:
 
 @torch.inference_mode()
 def forward_seconds(pipeline: Run, images: int, batch: int) -> float:
-    """CPU seconds of the plain evaluations of the network that a step of all images consists of."""
+    """CPU seconds of the network evaluations of one step for all images."""
     total = 0.0
     for start in range(0, images, batch):
         x, labels = batch_of(pipeline.config, min(batch, images - start), pipeline.device)

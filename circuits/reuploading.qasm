@@ -1,6 +1,6 @@
-// Data re-uploading (Perez-Salinas et al. 2020, arXiv 1907.02085) on 12 qubits: every input turns its
-// qubit in each of three layers, with trainable turns and rings of CZ in between. A ring joins the four
-// pixels of one channel, so that these are three independent circuits of four qubits, cheap to train.
+// Data re-uploading (Perez-Salinas et al. 2020, arXiv 1907.02085) on 12 qubits: every input rotates its
+// qubit in each of three layers, with trainable rotations and rings of CZ in between. A ring connects the
+// four pixels of one channel, which gives three independent circuits of four qubits, cheap to train.
 // Inputs x00..x11: value (h, w, c) of a 2x2x3 patch on qubit 3 (2 h + w) + c; 60 weights; radians.
 OPENQASM 3.0;
 include "stdgates.inc";

@@ -29,7 +29,6 @@ from qhdm.files import atomic_path
 from qhdm.models.named_filters import NamedFilter
 from qhdm.quantum.analysis.transpile import IsaCircuit, to_isa
 from qhdm.quantum.files.save import (
-    bind,
     input_names,
     named_circuit,
     to_openqasm2,
@@ -160,16 +159,17 @@ def _write(item: NamedFilter, shared: _Circuit, folder: Path, what: Export) -> N
     filter, name = item.filter, item.name
     weights = values_by_name(weight_names(filter), item.weights)
     bound = {} if what.free_weights else weights
-    circuit = bind(shared.free, bound)
+    circuit = shared.free.assign_parameters(bound, strict=False)
     texts = {f"{name}.qasm": ("OpenQASM 3", to_openqasm3(circuit))}
     packed = {f"{name}.qpy": circuit}
     inputs = None
     if what.inputs is not None:
         inputs = values_by_name(input_names(filter), what.inputs)
-        text = to_openqasm2(bind(shared.free, weights | inputs))
+        both = shared.free.assign_parameters(weights | inputs, strict=False)
+        text = to_openqasm2(both)
         texts[f"{name}_openqasm2.qasm"] = ("OpenQASM 2", text)
     if shared.isa:
-        isa = bind(shared.isa.circuit, bound)
+        isa = shared.isa.circuit.assign_parameters(bound, strict=False)
         texts[f"{name}_isa.qasm"] = ("OpenQASM 3", to_openqasm3(isa))
         packed[f"{name}_isa.qpy"] = isa
     for file, (_, text) in texts.items():

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+from command_line import Cli, Done, call, succeeded
 
 if TYPE_CHECKING:
     from hardware_jobs import Chain, Submit
@@ -56,25 +55,17 @@ def tiny_yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
 @pytest.fixture(scope="session")
 def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
-    """Run `qhdm ...` as a process of its own."""
+    """Run `qhdm ...` in this process: `cli("sample", run, cwd=folder)`."""
     home = tmp_path_factory.mktemp("home")
-    # An empty cache: no test may find a EuroSAT that a developer has downloaded.
-    environment = {**os.environ, "QHDM_DATA": str(home), "NO_PROXY": "127.0.0.1"}
 
-    def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "qhdm", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            cwd=cwd or home,
-            env=environment,
-            timeout=300,
-        )
+    def run(*arguments: object, cwd: Path | None = None) -> Done:
+        with pytest.MonkeyPatch.context() as patch:
+            # An empty cache: no test may find a EuroSAT that a developer has downloaded.
+            patch.setenv("QHDM_DATA", str(home))
+            patch.chdir(cwd or home)
+            return call(*arguments)
 
     return run
 
@@ -83,8 +74,7 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
 def tiny_run(cli: Cli, tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run directory of a finished training."""
     path = tmp_path_factory.mktemp("runs") / "tiny"
-    done = cli("train", tiny_yaml, "--out", path)
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("train", tiny_yaml, "--out", path))
     return path
 
 

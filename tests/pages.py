@@ -1,4 +1,4 @@
-"""What README and docs tell readers to run: commands and blocks of code, read from the pages."""
+"""Commands, code blocks and links of README and docs, read from the pages."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ PAGES = [
     *sorted(ROOT.glob("*/README.md")),
 ]
 
-_PROGRAMS = r"(qhdm|make|pip|python|pytest|torchrun|ray|for|done)\b"
+_PROGRAMS = r"(qhdm|make|pip|python|pytest|torchrun|ray|source)\b"
 _COMMAND = re.compile(rf"([A-Z_]+=\S+ )*{_PROGRAMS}")
-#: First lines of indented blocks that are no commands: output, folders, formulas, settings.
-_NO_COMMANDS = re.compile(
-    r"circuits per step: |comparisons/mine/$|runs/<name>|T = t0 |(quantum|data):$"
-)
+_LANGUAGES = {"bash", "python", "yaml"}
+#: Languages of blocks that cannot run: output, folders, formulas, citations.
+_NOT_CODE = {"text", "bibtex"}
 
 
 @dataclass(frozen=True)
@@ -27,10 +26,10 @@ class Snippet:
     """A command, or a block of code.
 
     Attributes:
-        page, line: where it stands.
-        kind: `command`, or the language of a fenced block.
-        text: without comments of the shell, continued lines joined.
-        answer: what the page quotes below a command, for which it says it is refused.
+        page, line: its place.
+        kind: `command`, `setting` (an ansatz named in the text), `script`, `python` or `yaml`.
+        text: the command without shell comments, continued lines joined; or the block.
+        answer: the error message quoted below a command that is refused.
     """
 
     page: str
@@ -44,58 +43,82 @@ class Snippet:
 
 
 def snippets() -> list[Snippet]:
-    """All of all pages; of equal commands the first."""
-    found: dict[tuple[str, str], Snippet] = {}
+    """Snippets of all pages; only the first of equal ones."""
+    first: dict[tuple[str, str], Snippet] = {}
     for page in PAGES:
         for snippet in _of_page(str(page.relative_to(ROOT)), page.read_text(encoding="utf-8")):
-            found.setdefault((snippet.kind, snippet.text), snippet)
-    return list(found.values())
+            first.setdefault((snippet.kind, snippet.text), snippet)
+    return list(first.values())
+
+
+def links() -> list[tuple[Path, str]]:
+    """Links of all pages to files or headings of this repository: (page, target)."""
+    return [
+        (page, target)
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+        if not target.startswith("https://")
+    ]
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of the headings of a page, as GitHub makes them."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+    titles = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def _of_page(page: str, text: str) -> Iterator[Snippet]:
     lines = text.splitlines()
-    prose: list[str] = []  # of the page without its blocks, line by line
+    prose: list[str] = []  # the page without its blocks and headings, line by line
     at = 0
     while at < len(lines):
         line, start = lines[at], at
-        if line.startswith("```"):
-            at = next(i for i in range(at + 1, len(lines)) if lines[i].startswith("```"))
-            yield Snippet(page, start + 1, line[3:].strip(), "\n".join(lines[start + 1 : at]))
-        elif line.startswith("    ") and (at == 0 or not lines[at - 1].strip()):
-            while at + 1 < len(lines) and lines[at + 1].startswith("    "):
-                at += 1
-            yield from _of_block(page, start, lines[start : at + 1], _answer(lines[at + 1 :]))
-        else:
-            prose.append(line)
-            at += 1
+        assert not line.startswith("    "), f"{page}:{at + 1}: fence this block, with its language"
+        at += 1
+        if not line.startswith("```"):
+            prose.append("" if line.startswith("#") else line)
             continue
+        while not lines[at].startswith("```"):
+            at += 1
         prose += [""] * (at + 1 - start)
+        yield from _of_block(page, start, line[3:], lines[start + 1 : at], _answer(lines[at + 1 :]))
         at += 1
     joined = "\n".join(prose)
     for code in re.finditer(r"`([^`]+)`", joined):
         inline = " ".join(code[1].split())
-        if re.match(rf"{_PROGRAMS} |ansatz: ", inline) and not inline.startswith("for "):
+        if re.match(rf"{_PROGRAMS} |ansatz: ", inline):
             kind = "setting" if inline.startswith("ansatz: ") else "command"
             yield Snippet(page, joined[: code.start()].count("\n") + 1, kind, inline)
 
 
-def _of_block(page: str, start: int, lines: list[str], answer: str | None) -> Iterator[Snippet]:
-    if _NO_COMMANDS.match(lines[0].strip()):
+def _of_block(
+    page: str, start: int, language: str, lines: list[str], answer: str | None
+) -> Iterator[Snippet]:
+    place = f"{page}:{start + 1}"
+    assert language in _LANGUAGES | _NOT_CODE, f"{place}: unknown language {language!r}"
+    if language in _NOT_CODE:
         return
-    whole: list[tuple[int, str]] = []
-    for number, line in enumerate(lines, start + 1):
+    if language != "bash":
+        yield Snippet(page, start + 1, language, "\n".join(lines))
+        return
+    if lines[0].startswith("#!"):
+        yield Snippet(page, start + 1, "script", "\n".join(lines))
+        return
+    commands: list[tuple[int, str]] = []
+    for number, line in enumerate(lines, start + 2):
         words = re.sub(r"(^|\s+)#.*", "", line.strip())
-        if whole and whole[-1][1].endswith("\\"):
-            first, begun = whole.pop()
-            whole.append((first, f"{begun[:-1].rstrip()} {words}"))
+        if commands and commands[-1][1].endswith("\\"):
+            first, begun = commands.pop()
+            commands.append((first, f"{begun[:-1].rstrip()} {words}"))
         elif words:
-            whole.append((number, words))
-    for number, command in whole:
-        assert _COMMAND.match(command), f"{page}:{number}: neither a command nor known output"
-        yield Snippet(page, number, "command", command, answer if len(whole) == 1 else None)
+            commands.append((number, words))
+    for number, command in commands:
+        assert _COMMAND.match(command), f"{page}:{number}: not a known command"
+        yield Snippet(page, number, "command", command, answer if len(commands) == 1 else None)
 
 
 def _answer(rest: list[str]) -> str | None:
-    """The quotation that follows a block, after a blank line."""
+    """The quotation after a block, if it follows a blank line."""
     quoted = rest[1] if len(rest) > 1 and not rest[0].strip() else ""
     return quoted[2:].strip() if quoted.startswith("> ") else None

@@ -1,5 +1,5 @@
-"""A folder where the commands of the pages can run: what they name is there, made of the bundled
-patches.
+"""A folder in which the commands of the pages run: it contains what they name, made from the
+bundled patches.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from qhdm.config import DataConfig
 
 @dataclass(frozen=True)
 class Done:
-    """What a command left: its exit code, stdout and stderr."""
+    """The result of a command: exit code, stdout and stderr."""
 
     code: int
     out: str
@@ -37,7 +37,7 @@ class Done:
 
 
 def run(words: Sequence[str]) -> Done:
-    """One command of qhdm, in this process."""
+    """Run a command of qhdm in this process."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -65,15 +65,15 @@ def call_script(path: Path, *words: str) -> str:
 
 @dataclass
 class Place:
-    """The folder, which is the current one.
+    """The current folder.
 
     `RUN` is a run of two steps, and the quickstart; `PATH`, `DIR`, `ROOT` and the EuroSAT of the
     cache are class folders of its images; `CONFIG` is its configuration.
 
     Attributes:
-        folder: it.
-        count: of what commands have made in it.
-        seen: commands that have run, by their words, whatever they call what they make.
+        folder: its path.
+        count: number of outputs so far.
+        seen: results of commands that have run, by their arguments without output paths.
     """
 
     folder: Path
@@ -97,24 +97,30 @@ class Place:
         (folder / "CONFIG").write_text(yaml.safe_dump(tiny))
         ready("train", "CONFIG", "--out", "runs/quickstart")
         (folder / "RUN").symlink_to(folder / "runs" / "quickstart")
-        for name, images in (("", ["RUN"]), ("64", ["--data", "bundled", "--size", 64])):
+        for number, name in enumerate(("Forest", "River")):
+            shutil.copytree(folder / "PATH" / name, folder / "TWO" / str(number))
+        for name, images in (
+            ("", ["RUN"]),
+            ("64", ["--data", "bundled", "--size", 64]),
+            ("_two", ["--data", "TWO", "--size", 32]),  # classes 0 and 1, as in the README
+        ):
             ready("train-classifier", *images, "--steps", 1, "--out", f"classifier{name}")
         return cls(folder)
 
     def new(self, name: str) -> str:
-        """Where a command can make something."""
+        """A new output path."""
         self.count += 1
         return f"made/{self.count}/{name}"
 
     def once(self, words: Sequence[str]) -> Done:
-        """What a command does, which need not do it twice."""
+        """Run a command, unless the same one has run."""
         key = tuple(re.sub(r"^made/\d+/.*", "made", word) for word in words)
         if key not in self.seen:
             self.seen[key] = run(words)
         return self.seen[key]
 
     def comparison(self) -> None:
-        """Make `comparisons/NAME`, of which everything is done."""
+        """Make `comparisons/NAME`, a finished comparison."""
         if (self.folder / "comparisons" / "NAME").exists():
             return
         evaluate = {"num": 2, "steps": 1, "metrics": ["classes"]}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Cli
+from command_line import Cli
 from PIL import Image
 from qiskit.circuit import Parameter, QuantumCircuit
 from qiskit.quantum_info import SparsePauliOp, Statevector, random_statevector
@@ -18,7 +18,7 @@ from qhdm.cli import main
 from qhdm.errors import CircuitError
 from qhdm.hardware.runtime import find_backend
 from qhdm.quantum import Filter, build_filter, expectation
-from qhdm.quantum.analysis.audit import audit, component_circuit, conclusions, device_costs
+from qhdm.quantum.analysis.audit import audit, conclusions, device_costs
 from qhdm.quantum.analysis.expressibility import (
     gradient_variance,
     haar_divergence,
@@ -29,6 +29,7 @@ from qhdm.quantum.analysis.expressibility import (
     random_states,
 )
 from qhdm.quantum.analysis.text import describe
+from qhdm.quantum.ir.connectivity import on_qubits
 from qhdm.quantum.ir.lowering import lower
 
 CIRCUITS = Path(__file__).parent.parent / "circuits"
@@ -102,7 +103,7 @@ def test_components_are_costed_on_the_device_apart() -> None:
 
 def test_a_component_is_cut_out_whole() -> None:
     filter = build_filter("fqconv", layers=1)
-    parts = [component_circuit(filter.circuit, part) for part in audit(filter).components]
+    parts = [on_qubits(filter.circuit, part) for part in audit(filter).components]
     assert sum(len(part.data) for part in parts) == len(filter.circuit.data)
     values = {p: 0.1 + 0.3 * i for i, p in enumerate(filter.circuit.parameters)}
     whole = Statevector(filter.circuit.assign_parameters(values))
@@ -176,8 +177,7 @@ def test_random_states_are_those_of_the_circuit() -> None:
     w = 2 * math.pi * torch.rand(2, len(filter.weights), generator=random)
     for sample in range(2):
         values = [*x[sample].tolist(), *w[sample].tolist()]
-        bound = dict(zip([*filter.inputs, *filter.weights], values, strict=True))
-        expected = Statevector(filter.circuit.assign_parameters(bound)).data
+        expected = Statevector(filter.assign(values)).data
         assert abs(np.vdot(expected, found[sample].numpy())) == pytest.approx(1, abs=1e-5)
 
 

@@ -55,9 +55,7 @@ def read_qpy(tmp_path: Path, *circuits: QuantumCircuit, version: int | None = No
 
 def expected(filter: Filter, x: np.ndarray, w: np.ndarray) -> list[float]:
     """Qiskit's own values of the filter's circuit."""
-    values = dict(zip([*filter.inputs, *filter.weights], [*x, *w], strict=True))
-    bound = filter.circuit.assign_parameters({p: values[p] for p in filter.circuit.parameters})
-    state = Statevector(bound)
+    state = Statevector(filter.assign([*x, *w]))
     return [float(np.real(state.expectation_value(o))) for o in filter.observables]
 
 

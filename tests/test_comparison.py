@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import TINY, Cli
+from command_line import Cli
+from conftest import TINY
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats

@@ -48,7 +48,7 @@ def test_values_and_jacobians_agree_with_the_stock_network(filter: Filter) -> No
     )
     x = torch.randn(2, len(filter.inputs), dtype=torch.float64)
     w = torch.rand(len(filter.weights), dtype=torch.float64) * 2 * math.pi
-    live = w[ours.live].numpy()
+    live = w[filter.present_weights].numpy()
     values = torch.as_tensor(stock.forward(x.numpy(), live))
     torch.testing.assert_close(expectation(filter, x, w), values, atol=FLOAT64, rtol=0)
     torch.testing.assert_close(
@@ -61,7 +61,7 @@ def test_values_and_jacobians_agree_with_the_stock_network(filter: Filter) -> No
     for b in range(2):
         torch.testing.assert_close(exact_x[b, :, b], torch.as_tensor(by_x[b]), atol=FLOAT64, rtol=0)
         torch.testing.assert_close(
-            exact_w[b][:, ours.live], torch.as_tensor(by_w[b]), atol=FLOAT64, rtol=0
+            exact_w[b][:, filter.present_weights], torch.as_tensor(by_w[b]), atol=FLOAT64, rtol=0
         )
 
 
@@ -156,7 +156,7 @@ def test_estimators_of_aer_get_a_circuit_that_they_bind_correctly(
         generator = torch.Generator().manual_seed(3)
         x = 6 * torch.rand(3, len(filter.inputs), generator=generator, dtype=torch.float64)
         w = 6 * torch.rand(len(filter.weights), generator=generator, dtype=torch.float64)
-        values = torch.as_tensor(network.forward(x.numpy(), w[network.live].numpy()))
+        values = torch.as_tensor(network.forward(x.numpy(), w[filter.present_weights].numpy()))
         torch.testing.assert_close(values, expectation(filter, x, w), atol=FLOAT64, rtol=0)
 
 

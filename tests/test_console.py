@@ -102,3 +102,8 @@ def test_bars_that_are_left_end_before_a_message(monkeypatch: pytest.MonkeyPatch
     assert screen.lines[-2:] == ["said", ""]
     console.end_bars()  # nothing is left to end
     assert screen.lines[-2:] == ["said", ""]
+
+
+def test_durations_are_in_their_largest_unit() -> None:
+    texts = [console.duration(seconds) for seconds in (45, 119.6, 120, 300, 9000, 500_000)]
+    assert texts == ["45 s", "120 s", "2 min", "5 min", "2.5 h", "5.8 days"]

@@ -14,6 +14,7 @@ from qhdm.data import EUROSAT_CLASSES
 from qhdm.errors import CircuitError
 from qhdm.models import UNet, build_model
 from qhdm.models.baselines import SparseLinear
+from qhdm.models.blocks import HybridConv2d
 from qhdm.models.counts import count_parameters, quantum_parameters
 from qhdm.quantum import build_filter, expectation
 from qhdm.quantum.layer import PatchTiling, QuantumConv2d
@@ -37,16 +38,17 @@ def output(model: UNet, side: int = 16) -> torch.Tensor:
     return model(x, torch.tensor([3, 70]), torch.tensor([1, 4]))
 
 
+def in_place_of_filters(model: UNet) -> dict[str, torch.nn.Module]:
+    return {n: m.quantum for n, m in model.named_modules() if isinstance(m, HybridConv2d)}
+
+
 @pytest.mark.parametrize("control", CONTROLS)
 def test_a_control_has_no_trained_circuit_and_is_where_the_filters_were(
     tiny_yaml: Path, config: Config, control: str
 ) -> None:
     circuits, model = build_model(config), build_model(of(tiny_yaml, control))
 
-    def tilings(model: UNet) -> list[str]:
-        return [name for name, module in model.named_modules() if isinstance(module, PatchTiling)]
-
-    assert tilings(model) == tilings(circuits) != []
+    assert list(in_place_of_filters(model)) == list(in_place_of_filters(circuits)) != []
     assert not any(parameter.requires_grad for parameter in quantum_parameters(model))
     output(model).square().mean().backward()
     for name, parameter in model.named_parameters():
@@ -95,12 +97,9 @@ def test_cosine_is_what_the_circuit_without_entanglement_computes(tiny_yaml: Pat
     with torch.no_grad():
         product.connector.theta.zero_()
     model = build_model(of(tiny_yaml, "cosine"))
-    cosine = next(module for module in model.modules() if isinstance(module, PatchTiling))
     x = torch.randn(2, 3, 4, 6, dtype=torch.float64)
-    x = torch.cat([x] * cosine.count, dim=1)
-    expected = torch.cat([product(x[:, :3])] * cosine.count, dim=1)
-    torch.testing.assert_close(cosine(x), expected, atol=FLOAT64, rtol=0)
-    torch.testing.assert_close(cosine(x), x.cos(), atol=FLOAT64, rtol=0)
+    for cosine in in_place_of_filters(model).values():
+        torch.testing.assert_close(cosine(x), product(x), atol=FLOAT64, rtol=0)
 
 
 def test_product_adds_its_weights() -> None:
@@ -111,7 +110,8 @@ def test_product_adds_its_weights() -> None:
     torch.testing.assert_close(expectation(filter, x, w), expected, atol=FLOAT64, rtol=0)
 
 
-def test_identity_passes_the_channels() -> None:
-    layer = PatchTiling(torch.nn.Identity(), count=2)
+def test_identity_passes_the_channels(tiny_yaml: Path) -> None:
     x = torch.randn(2, 6, 4, 8)
-    assert torch.equal(layer(x), x)
+    assert torch.equal(PatchTiling(torch.nn.Identity(), count=2)(x), x)
+    for identity in in_place_of_filters(build_model(of(tiny_yaml, "identity"))).values():
+        assert torch.equal(identity(x), x)

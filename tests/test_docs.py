@@ -1,36 +1,39 @@
-"""Every command and every block of code of README and docs runs, or a list here says why not.
+"""README and docs: commands and code run, links resolve, the reference is complete.
 
-Commands run in this process, in a folder where the names that the pages use (RUN, PATH, DIR, ...)
-are real things. Words that are appended make cheaper what would take minutes; a command that no
-rule is for runs as it stands.
+Commands run in this process, in a folder that contains what the pages name (RUN, PATH, DIR, ...).
+`NOT_RUN` lists the exceptions with their reasons. `CHEAPER` appends words to commands that would
+take minutes; others run unchanged.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import dataclasses
 import io
 import re
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import yaml
-from pages import ROOT, Snippet, snippets
+from pages import ROOT, Snippet, anchors, links, snippets
 from place import Place, call_script, ready, run
 
+import qhdm
+from qhdm import cli
 from qhdm.comparison.spec import load_grid
-from qhdm.config import load_config
+from qhdm.config import Config, load_config
 from qhdm.models.build import build_filters
 
-pytestmark = pytest.mark.slow
-
-#: Not run, and why.
+#: Commands that do not run, with the reason.
 NOT_RUN = {
     r"make ": "installs qhdm, or runs these tests",
+    r"source ": "activates the environment that make creates",
     r"pip install ": "needs a network",
-    r"pip wheel ": "builds a wheel (tests/test_shipped.py)",
     r"qhdm data download ": "needs a network (tests/test_download.py)",
     r"qhdm submit jobs/fez.yaml$": "needs an account (tests/test_hardware_service.py)",
     r"ray start ": "starts a cluster",
@@ -39,21 +42,23 @@ NOT_RUN = {
     r"(OMP_NUM_THREADS=1 )?python benchmarks/": "measures for minutes; its options are checked",
     r"torchrun --nproc-per-node 8 benchmarks/": "measures for minutes; its options are checked",
     r"python tests/fuzz/fuzz.py ": "needs atheris",
-    r"for blind in |done$": "a loop of the shell; what it repeats is run",
     r"#!/bin/bash\n#SBATCH": "needs Slurm",
 }
 
 CLASSIFIER = ["--metrics", "classes", "--extractor-weights", "classifier"]
 SMALL = "train.steps=1 train.batch_size=1 sample.steps=1 sample.num=1"
+#: Instead of the six levels of the EuroSAT configuration.
+SMALL_NET = "data.image_size=16 model.dim_mults=[1,3] quantum.encoder.levels=[1]"
 NO_STUDY = "inference=[] inference_variants=null inference_evaluate=null"
 SMALL_JOB = (
     "images=1 classes=[Forest] steps=1 hardware_steps=1 shots=16 packing=1 "
     "limits.jobs_per_minute=1000"
 )
-#: Words that are appended to end in time; the first pattern that fits decides.
+#: Words to append, by pattern; the first that matches decides.
 CHEAPER = {
-    # Of the published size: counts, circuits and time, no training.
-    r"qhdm train configs/(eurosat|released)": ["--dry-run", *SMALL.split()],
+    # At the published size: counts, circuits and time.
+    r"qhdm train configs/(released/unet|eurosat)\.yaml --dry-run$": SMALL.split(),
+    r"qhdm train (configs/)?eurosat": [*SMALL.split(), *SMALL_NET.split()],
     r"qhdm train --resume ": [],
     r"qhdm train ": SMALL.split(),
     r"qhdm sample .*--engine-steps 5": [
@@ -71,6 +76,7 @@ CHEAPER = {
         "unet",
         "seeds=[0]",
         *SMALL.split(),
+        *SMALL_NET.split(),
         *NO_STUDY.split(),
     ],
     r"qhdm submit ": SMALL_JOB.split(),
@@ -79,12 +85,13 @@ CHEAPER = {
     r"qhdm circuits verify ": ["--batch", "1", "--qubits", "4"],
 }
 
-#: What stands for what, where a page leaves it open; other names in capitals are in the folder.
+#: Values of placeholders; other names in capitals exist in the folder.
 MEANT = {
     "BASE": "CONFIG",
     "CELL": "RUN",
     "CHECKPOINT": "runs/golden/qcunet_fqconv.npz",
     "checkpoint_60000": "runs/golden/qcunet_fqconv.npz",
+    "COMMAND": "train",
     "COMPARISON": "comparisons/NAME",
     "circuits/NAME.qasm": "circuits/hqconv.qasm",
     "NAME": "hqconv",
@@ -94,16 +101,16 @@ MEANT = {
     "train.steps=N": "train.steps=3",
     "N": "16",
     "DEVICE": "fake_torino",
-    "released.time_blind=$blind": "released.time_blind=true",
+    "released.time_blind=BLIND": "released.time_blind=true",
 }
-#: The same in Python.
+#: Replacements in Python code.
 IN_CODE = {
-    "runs/quickstart-20260101-120000": "RUN",
-    "runs/a": "RUN",
     # In reasonable time: of 700 images, with a classifier of 600 steps.
     "num=700, steps=50,": "num=66, steps=1, extractor_weights='classifier',",
+    "qhdm.evaluate(images, dataset)": "qhdm.evaluate(images, dataset, qhdm.EvaluationSettings("
+    "metrics=('memorisation',), extractor_weights='classifier_two'))",
 }
-#: Options that name what a command makes: a new one each time, unless it is there to be replaced.
+#: Options that name output: a new path each time, unless it is to be replaced.
 MADE = ("--out", "--save", "--plot")
 
 
@@ -139,7 +146,7 @@ def alternatives(text: str) -> list[str]:
 
 
 def words_of(text: str, place: Place) -> list[str]:
-    """The words of a command of qhdm that is complete and soon done."""
+    """The arguments of a complete command of qhdm, with placeholders replaced."""
     text = text.replace(" --set ...", "").removesuffix(" ...")
     words = [MEANT.get(word, word) for word in shlex.split(text)[1:]]
     if "ID" in words:
@@ -148,7 +155,7 @@ def words_of(text: str, place: Place) -> list[str]:
         place.comparison()
     if any(word.startswith("runs/golden/") for word in words):
         place.golden()
-    if "--resume" in words:  # goes on with it, and changes it
+    if "--resume" in words:  # changes the run
         copy = place.new("run")
         shutil.copytree("RUN", copy)
         words[words.index("RUN")] = copy
@@ -160,11 +167,11 @@ def words_of(text: str, place: Place) -> list[str]:
 
 
 def job_id(place: Place) -> str:
-    """Of a job that is done."""
+    """The id of a finished job."""
     done = place.once(["submit", "jobs/aer.yaml", *with_settings(SMALL_JOB.split())])
-    found = re.search(r"^job: (\S+)", done.out, re.M)
-    assert found, done.err
-    return found[1]
+    printed = re.search(r"^job: (\S+)", done.out, re.M)
+    assert printed, done.err
+    return printed[1]
 
 
 RUN_BY_NAME = {str(snippet): snippet for snippet in snippets()}
@@ -177,8 +184,9 @@ def why_not(snippet: Snippet) -> str | None:
 TO_RUN = [name for name, snippet in RUN_BY_NAME.items() if not why_not(snippet)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TO_RUN, ids=str)
-def test_what_the_pages_say_runs(name: str, place: Place) -> None:
+def test_snippet_runs(name: str, place: Place) -> None:
     snippet = RUN_BY_NAME[name]
     if snippet.kind == "command":
         for text in alternatives(re.sub(r"^torchrun .*-m (-- )?qhdm ", "qhdm ", snippet.text)):
@@ -187,12 +195,9 @@ def test_what_the_pages_say_runs(name: str, place: Place) -> None:
         check_setting(snippet.text.removeprefix("ansatz: "))
     elif snippet.kind == "yaml":
         check_yaml(snippet.text)
-    elif snippet.kind == "python":
-        check_code(snippet.text, place)
     else:
-        assert snippet.kind == "sh"
-        (code,) = re.findall(r"python - <<'EOF'\n(.*)\nEOF", snippet.text, re.S)
-        check_code(code, place)
+        assert snippet.kind == "python"
+        check_code(snippet.text, place)
 
 
 def check_command(text: str, answer: str | None, place: Place) -> None:
@@ -201,7 +206,7 @@ def check_command(text: str, answer: str | None, place: Place) -> None:
         assert Path(text.split()[-1], "unet.npz").exists()
         return
     assert text.startswith("qhdm ")
-    if re.fullmatch(r"qhdm( [a-z-]+)+", text):  # not a command, but the name of one
+    if re.fullmatch(r"qhdm( [a-z-]+)+", text):  # the name of a command
         words = text.split()[1:]
         done = run([*(word for word in words if word[0] != "-"), "--help"])
         assert done.code == 0, done.err
@@ -244,8 +249,9 @@ def check_code(code: str, place: Place) -> None:
         exec(compile(code, "page", "exec"), {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in RUN_BY_NAME if n not in TO_RUN], ids=str)
-def test_files_and_options_of_what_is_not_run_exist(name: str) -> None:
+def test_files_and_options_of_other_commands_exist(name: str) -> None:
     words = RUN_BY_NAME[name].text.split()
     for word in words:
         if re.fullmatch(r"(benchmarks|tests|configs|jobs)/\S+\.(py|yaml)", word):
@@ -256,8 +262,8 @@ def test_files_and_options_of_what_is_not_run_exist(name: str) -> None:
             assert option in text, f"{script} {option}"
 
 
-def test_every_rule_is_of_use() -> None:
-    """A list that outlives what it excuses would excuse more."""
+def test_every_rule_matches_a_snippet() -> None:
+    """A rule that outlives its command would excuse others."""
     commands = [a for s in RUN_BY_NAME.values() for a in alternatives(s.text)]
     commands += [re.sub(r"^torchrun .*-m (-- )?qhdm ", "qhdm ", text) for text in commands]
     for rule in (*NOT_RUN, *CHEAPER):
@@ -267,3 +273,78 @@ def test_every_rule_is_of_use() -> None:
         assert word in words, word
     for part in IN_CODE:
         assert any(part in snippet.text for snippet in RUN_BY_NAME.values()), part
+
+
+def test_links_resolve() -> None:
+    for page, target in links():
+        file, _, anchor = target.partition("#")
+        path = (page.parent / file).resolve() if file else page
+        assert path.exists(), f"{page}: {target}"
+        assert not anchor or anchor in anchors(path), f"{page}: {target}"
+
+
+REFERENCE = ROOT / "docs" / "reference.md"
+
+
+def sections(title: str) -> dict[str, str]:
+    """The parts of a chapter of the reference, by heading."""
+    (chapter,) = re.findall(
+        rf"^## {title}$(.*?)(?=^## |\Z)", REFERENCE.read_text(encoding="utf-8"), re.M | re.S
+    )
+    parts = re.split(r"^### (.*)$", chapter, flags=re.M)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def options(parser: argparse.ArgumentParser) -> set[str]:
+    """The options of a command and its subcommands."""
+    names = {option for action in parser._actions for option in action.option_strings}
+    for sub in subparsers(parser).values():
+        names |= options(sub)
+    return names - {"-h", "--help"}
+
+
+def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    return {
+        name: sub
+        for action in parser._actions
+        if isinstance(action, argparse._SubParsersAction)
+        for name, sub in action.choices.items()
+    }
+
+
+def test_reference_lists_every_command_and_option() -> None:
+    parts = sections("Commands")
+    commands = subparsers(cli._parser())
+    headings = {re.findall(r"`qhdm ([a-z-]+)", title)[0]: title for title in parts if "`" in title}
+    assert headings.keys() == commands.keys()
+    for command, parser in commands.items():
+        text = parts[headings[command]]
+        for shared in re.findall(r"\(#(\w+)-options\)", text):
+            text += parts[f"{shared.capitalize()} options"]
+        for name in subparsers(parser):
+            assert re.search(rf"`{name}[ `]", text), f"{command} {name}"
+        documented = set(re.findall(r"`(--[a-z-]+)", text))
+        assert options(parser) <= documented, f"{command}: {options(parser) - documented}"
+
+
+def keys(section: type, prefix: str = "") -> Iterator[str]:
+    """The dotted keys of a configuration class."""
+    for name, hint in get_type_hints(section).items():
+        if dataclasses.is_dataclass(hint):
+            yield from keys(hint, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def test_reference_lists_every_configuration_key() -> None:
+    documented = set()
+    for section, text in sections("Configuration keys").items():
+        name = section.strip("`")
+        documented |= {f"{name}.{key}" for key in re.findall(r"`([a-z0-9_.]+)`", text)}
+    missing = set(keys(Config)) - documented - {"name", "seed"}
+    assert not missing
+
+
+def test_library_page_lists_every_public_name() -> None:
+    text = (ROOT / "docs" / "library.md").read_text(encoding="utf-8").split("## Public names")[1]
+    assert set(re.findall(r"`(\w+)`", text)) >= set(qhdm.__all__) - {"__version__"}

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Cli
+from command_line import Cli
 from PIL import Image
 from qiskit import qasm2, qasm3, qpy
 from qiskit.circuit import QuantumCircuit

@@ -28,7 +28,7 @@ from qhdm.quantum import Filter, expectation
 from qhdm.quantum.analysis.cross_check import verify
 from qhdm.quantum.analysis.transpile import to_isa
 from qhdm.quantum.files.load import load_filter
-from qhdm.quantum.files.save import bind, named_circuit, to_openqasm2, to_openqasm3
+from qhdm.quantum.files.save import named_circuit, to_openqasm2, to_openqasm3
 
 ONCE = settings(
     max_examples=40,
@@ -91,7 +91,7 @@ def on_every_path(filter: Filter) -> dict[str, np.ndarray]:
     x = torch.tensor([[VALUES["x0"], VALUES["x1"]]], dtype=torch.float64)
     w = torch.tensor([VALUES["w0"]], dtype=torch.float64)
     values = {e: expectation(filter, x, w, engine=e)[0].numpy() for e in ("exact", "aer")}
-    bound = bind(named_circuit(filter), {"x00": VALUES["x0"], "x01": VALUES["x1"], "w000": 1.1})
+    bound = filter.assign(VALUES.values())
     values["openqasm2"] = _read_out(qasm2.loads(to_openqasm2(bound)), (0, 1))
     isa = to_isa(bound, DEVICE)
     values["inspect --backend"] = _read_out(isa.circuit, isa.physical_qubits[:2])

@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 import reference
 import torch
-from conftest import Cli
+from command_line import Cli, refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from test_cli import refused
 from test_released import small
 from tolerances import PUBLISHED
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import TINY, Cli
+from command_line import Cli
+from conftest import TINY
 from PIL import Image
 
 from qhdm import data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -11,16 +12,17 @@ from torch import nn
 
 import qhdm
 from qhdm.config import Config, load_config
+from qhdm.errors import ConfigError
 from qhdm.models import UNet, build_model, frozen
 from qhdm.models.blocks import (
     Attention,
     ChannelNorm,
     Condition,
+    HybridConv2d,
     LinearAttention,
     WeightStandardizedConv2d,
 )
 from qhdm.models.counts import count_parameters, filter_evaluations
-from qhdm.models.quantum_blocks import HybridConv2d, QResnetBlock, QuanResnetBlock
 from qhdm.quantum.connector import FilterConnector
 from qhdm.quantum.exact.engine import BoundFilter
 
@@ -165,24 +167,23 @@ def test_time_reaches_the_encoder() -> None:
     assert float((seen[0] - seen[1]).abs().max()) > 1e-4
 
 
-def test_kinds_put_the_blocks_where_they_say() -> None:
-    def kinds_of(model: UNet) -> list[type]:
-        levels = [type(level.block1) for level in model.encoder]
-        return [*levels, type(model.vertex["block1"]), type(model.vertex["block2"])]
+def hybrid_convolutions(model: UNet) -> set[str]:
+    return {name for name, module in model.named_modules() if isinstance(module, HybridConv2d)}
 
-    plain = type(build_model(small("unet")).final_block)
-    assert kinds_of(build_model(small("unet"))) == [plain] * 5
-    assert kinds_of(build_model(small("qvunet"))) == [plain] * 3 + [QResnetBlock] * 2
-    qcunet = build_model(small("qcunet"))
-    assert kinds_of(qcunet) == [plain, QuanResnetBlock, plain, QResnetBlock, QResnetBlock]
-    block = qcunet.encoder[1].block1
-    assert isinstance(block.conv1, HybridConv2d)
-    assert isinstance(block.conv2, WeightStandardizedConv2d)
-    both = build_model(small("qcunet", "quantum.encoder.replace=both"))
-    assert isinstance(both.encoder[1].block1.conv2, HybridConv2d)
-    full = build_model(small("fullqvunet")).vertex["block1"].conv1
-    assert full.conv is None
-    assert full.quantum.count == 8
+
+def test_kinds_put_hybrid_convolutions_where_they_say() -> None:
+    vertex = {f"vertex.block{b}.conv{c}" for b in (1, 2) for c in (1, 2)}
+    encoder = {f"encoder.1.block{b}.conv1" for b in (1, 2)}
+    both = encoder | {f"encoder.1.block{b}.conv2" for b in (1, 2)}
+    assert hybrid_convolutions(build_model(small("unet"))) == set()
+    assert hybrid_convolutions(build_model(small("qvunet"))) == vertex
+    assert hybrid_convolutions(build_model(small("qcunet"))) == vertex | encoder
+    replaced = build_model(small("qcunet", "quantum.encoder.replace=both"))
+    assert hybrid_convolutions(replaced) == vertex | both
+    full = build_model(small("fullqvunet"))
+    assert hybrid_convolutions(full) == vertex
+    assert full.vertex["block1"].conv1.conv is None
+    assert full.vertex["block1"].conv1.quantum.count == 8
 
 
 @pytest.mark.parametrize(
@@ -244,6 +245,20 @@ def test_frozen_network_is_the_same_function_and_binds_weights_once(
         for parameter in model.parameters():
             parameter.mul_(0.5)
         assert not torch.allclose(model(x, t, label), expected)  # nothing of it is left
+
+
+def test_the_number_of_classes_is_the_configurations(tmp_path: Path) -> None:
+    """No data set is opened: a folder that is absent is enough, if the classes are named."""
+    for root, classes, expected in (
+        ("eurosat", None, 10), ("bundled", None, 10), ("bundled", ("Forest", "River"), 2),
+        (str(tmp_path / "absent"), ("a", "b", "c"), 3),
+    ):  # fmt: skip
+        config = small("unet")
+        data = dataclasses.replace(config.data, root=root, classes=classes)
+        model = build_model(dataclasses.replace(config, data=data))
+        assert model.condition.label.num_embeddings == expected
+    with pytest.raises(ConfigError, match=r"^data\.classes: "):
+        build_model(small("unet", f"data.root={tmp_path}"))
 
 
 def test_networks_thaw_when_sampling_fails() -> None:

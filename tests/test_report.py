@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import yaml
 from browser import CHROMIUM, opened
-from conftest import TINY, Cli
+from command_line import Cli, refused
+from conftest import TINY
 from PIL import Image
-from test_cli import refused
 
 from qhdm import Run, data
 from qhdm.cli import main
@@ -27,6 +27,7 @@ from qhdm.comparison.estimate import parameters_of
 from qhdm.comparison.results import collect, write_results
 from qhdm.comparison.spec import load_grid
 from qhdm.config import Sampling, load_config
+from qhdm.console import duration
 from qhdm.data.batches import symmetries
 from qhdm.diffusion.samplers import timesteps_of
 from qhdm.errors import ComparisonError, EvaluationError, RunError
@@ -41,7 +42,7 @@ from qhdm.metrics.records import (
 from qhdm.metrics.samples import described
 from qhdm.models import build_model
 from qhdm.report.pages.comparison import write_comparison_page
-from qhdm.report.pages.html import duration, number
+from qhdm.report.pages.html import number
 from qhdm.report.pages.neighbours import nearest
 from qhdm.report.pages.run import write_run_page
 from qhdm.runs.directory import RunDirectory
@@ -467,13 +468,3 @@ def test_nearest_images_by_brute_force(turned: bool) -> None:
 )
 def test_numbers_have_three_digits(value: float | None, text: str) -> None:
     assert number(value) == text
-
-
-def test_durations() -> None:
-    assert [duration(seconds) for seconds in (5.4, 59.6, 61, 3599, 7500)] == [
-        "5 s",
-        "1 min 00 s",
-        "1 min 01 s",
-        "59 min 59 s",
-        "2 h 05 min",
-    ]

@@ -177,7 +177,7 @@ def _measure(target: _Target, arguments: argparse.Namespace, plot: Path) -> None
     print(describe_measures(found))
     sizes = _sizes(target)
     variances: dict[tuple[int, int], GradientVariance] = {}
-    for size in console.bar(sizes, desc="gradients", unit="circuit", disable=None):
+    for size in console.bar(sizes, desc="gradients", unit="circuit", in_logs=False):
         at = sizes[size]
         variance = gradient_variance(at, samples=arguments.gradients, seed=arguments.seed)
         if variance.weights:  # a size at which no output sees a weight has no gradients

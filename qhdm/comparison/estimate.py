@@ -11,11 +11,12 @@ from qhdm.comparison.results import Parameters
 from qhdm.comparison.spec import Specification, variant_settings
 from qhdm.comparison.table import markdown
 from qhdm.config import Config
+from qhdm.console import duration
 from qhdm.device import resolve_device
 from qhdm.metrics.settings import EvaluationSettings
 from qhdm.models import build_model
 from qhdm.models.counts import count_parameters
-from qhdm.training.estimate import duration, seconds_per_evaluation, seconds_per_step
+from qhdm.training.estimate import seconds_per_evaluation, seconds_per_step
 
 
 def parameters_of(cells: Sequence[Cell]) -> dict[str, Parameters]:

@@ -84,7 +84,7 @@ def work(
         bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
         miniters=0,  # time goes on where nothing is counted
         smoothing=0,  # cells differ: the mean speed of all tells most
-        disable=not progress or not jobs,
+        show=progress and bool(jobs),
     )
     failures: dict[str, str] = {}
     with bar, _signals() as signals, _closing(executor):

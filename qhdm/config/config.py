@@ -12,8 +12,6 @@ from pydantic import Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
 from qhdm.config.sections import (
-    PATCH_CHANNELS,
-    PATCH_SIZE,
     STRICT,
     DataConfig,
     DiffusionConfig,
@@ -26,6 +24,7 @@ from qhdm.config.sections import (
     is_circuit_file,
 )
 from qhdm.errors import ConfigError
+from qhdm.quantum.options import PATCH_CHANNELS, PATCH_SIZE
 from qhdm.schema import read_document, validate, with_overrides
 from qhdm.shipped import find_shipped
 

@@ -8,13 +8,15 @@ corrected; `configs/eurosat.yaml` spells them out.
 from __future__ import annotations
 
 from dataclasses import field, replace
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
-from qhdm.quantum.options import ENGINES, Aer, EngineOptions
+from qhdm.errors import ConfigError
+from qhdm.quantum.ansatz import ANSATZE
+from qhdm.quantum.options import ENGINES, PATCH_CHANNELS, Aer, EngineName, EngineOptions
 from qhdm.shipped import shipped_files
 
 #: Unknown keys are refused, and so is what is not a number.
@@ -23,17 +25,15 @@ STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
-Family = Literal["hqconv", "fqconv", "basic", "product", "hqconv_released"]
-
 
 def _ansatz(name: str) -> str:
     """A family or the path of a circuit file, which may be given as the name of a shipped one."""
-    if name in get_args(Family) or is_circuit_file(name):
+    if name in ANSATZE or is_circuit_file(name):
         return name
     shipped = shipped_files("circuits")
     if name in shipped:
         return str(shipped[name])
-    expected = ", ".join(map(repr, dict.fromkeys([*get_args(Family), *shipped])))
+    expected = ", ".join(map(repr, dict.fromkeys([*ANSATZE, *shipped])))
     raise PydanticCustomError("literal_error", "unknown", {"expected": expected})
 
 
@@ -66,12 +66,8 @@ FilePath = Annotated[str, Field(min_length=1), AfterValidator(_path)]
 ClassName = Annotated[str, AfterValidator(_class_name)]
 #: A built-in family, or the path of a circuit file (also given as the name of a shipped one).
 Ansatz = Annotated[str, AfterValidator(_path), AfterValidator(_ansatz)]
-Engine = Literal["exact", "exact:network", "exact:statevector", "aer"]
 SamplerName = Literal["ddpm", "ddim", "dpm++"]
 
-#: A filter reads a 2x2 patch of three channels: one value per qubit.
-PATCH_SIZE = 2
-PATCH_CHANNELS = 3
 #: Ansatz layers of a family that is given none.
 FAMILY_LAYERS = 3
 
@@ -108,6 +104,22 @@ class DataConfig:
     augment: bool = False
     skip_broken: bool = False
 
+    @property
+    def num_classes(self) -> int:
+        """How many classes labels count: those named, or the ten of EuroSAT.
+
+        Raises:
+            ConfigError: the classes of a folder are not named; `qhdm.data.resolved` finds them.
+        """
+        if self.classes is not None:
+            return len(self.classes)
+        if self.root in ("bundled", "eurosat"):
+            return 10
+        raise ConfigError(
+            f"data.classes: null, and {self.root} is not opened to count them; name them, or use "
+            "qhdm.data.resolved(config)"
+        )
+
 
 @dataclass(frozen=True, config=STRICT)
 class ModelConfig:
@@ -137,6 +149,11 @@ class ModelConfig:
     heads: Annotated[int, Field(ge=1, le=256)] = 4
     dim_head: Annotated[int, Field(ge=1, le=4096)] = 32
     label_dim: Annotated[int, Field(ge=1, le=4096)] = 10
+
+    @property
+    def emb_dim(self) -> int:
+        """Size of the vector that conditions every block on timestep and label."""
+        return 4 * self.dim
 
     @property
     def level_channels(self) -> tuple[int, ...]:
@@ -224,7 +241,7 @@ class QuantumConfig:
     """
 
     filter: Literal["circuit", "frozen", "cosine", "linear", "identity"] = "circuit"
-    engine: Engine = "exact"
+    engine: EngineName = "exact"
     aer: Aer = Aer()
     vertex: VertexConfig = field(default_factory=VertexConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -359,7 +376,7 @@ class ReleasedConfig:
 
     Each switch is one difference, to chase published numbers and to import published weights; all
     false is the corrected network. Two more differences are settings of their own: the ansatz
-    `hqconv_released`, and `quantum.encoder.replace: both`. docs/reference.md gives the evidence.
+    `hqconv_released`, and `quantum.encoder.replace: both`. docs/reproduction.md gives the evidence.
 
     Attributes:
         time_blind: paper: every block is conditioned on the timestep and the label. Code: the

@@ -164,7 +164,8 @@ def _append(
             unit="B",
             unit_scale=True,
             unit_divisor=1024,
-            disable=None if progress else True,
+            show=progress,
+            in_logs=False,
         ) as bar,
     ):
         file.seek(start)
@@ -194,7 +195,8 @@ def _unpack(archive: Archive, part: Path, target: Path, *, progress: bool) -> No
             file.infolist(),
             desc=f"unpacking {archive.name}",
             unit=" files",
-            disable=None if progress else True,
+            show=progress,
+            in_logs=False,
         ):
             info.filename = info.filename.removeprefix(f"{archive.folder}/")
             if info.filename:

@@ -195,7 +195,7 @@ def generate(
     timesteps_of(schedule, steps)
     images = np.empty((len(labels), *shape[1:], shape[0]), dtype=np.uint8)
     total = -(-len(labels) // batch_size) * steps
-    with console.bar(total=total, desc="sampling", unit="step", disable=not progress) as bar:
+    with console.bar(total=total, desc="sampling", unit="step", show=progress) as bar:
         for evaluation in chain(
             model,
             schedule,

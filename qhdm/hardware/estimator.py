@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 from qiskit.circuit import Parameter, QuantumCircuit
 from qiskit.primitives import (
     BaseEstimatorV2,
-    DataBin,
     EstimatorPubLike,
     PrimitiveJob,
     PrimitiveResult,
@@ -28,9 +26,9 @@ from qhdm.hardware.isa import IsaCache, IsaCircuit
 from qhdm.hardware.ledger import Ledger
 from qhdm.hardware.runtime import Device
 from qhdm.hardware.submission import Submitter
-from qhdm.quantum.aer.engine import parameter_sets
 from qhdm.quantum.exact import engine as exact
 from qhdm.quantum.filter import Filter
+from qhdm.quantum.pubs import PubRows, filter_pub, parameter_sets
 
 #: Of a job's bytes, what its parameter values may take; circuits and JSON take the rest.
 _SHARE_OF_VALUES = 0.5
@@ -230,10 +228,7 @@ class HardwareEstimator(BaseEstimatorV2):
         return PrimitiveResult(values, metadata={"version": 2})
 
     def _groups(self, pub: EstimatorPub, layout: int) -> list[Group]:
-        parameters = pub.circuit.parameters
-        sets = pub.parameter_values.as_array(parameters)
-        flat = sets.reshape(math.prod(pub.parameter_values.shape), len(parameters))
-        return groups_of(pub.circuit, flat, self._weights, self._cache, layout)
+        return groups_of(pub.circuit, PubRows(pub).sets, self._weights, self._cache, layout)
 
     def _values(
         self,
@@ -242,26 +237,18 @@ class HardwareEstimator(BaseEstimatorV2):
         measured: Sequence[np.ndarray],
         references: Sequence[np.ndarray],
     ) -> PubResult:
-        shape = pub.parameter_values.shape
-        index, which = np.broadcast_arrays(
-            np.arange(math.prod(shape)).reshape(shape),
-            np.arange(pub.observables.size).reshape(pub.observables.shape),
-        )
-        flat = pub.observables.reshape(pub.observables.size)
-        weights = [_z_weights(dict(flat[i].items()), pub.circuit) for i in range(flat.size)]
+        rows = PubRows(pub)
+        weights = [_z_weights(terms, pub.circuit) for terms in rows.observables]
         constants = np.array([constant for constant, _ in weights])
         matrix = np.array([row for _, row in weights])  # (m, n)
-        values, variances = np.empty((index.max() + 1, 2, len(matrix))).swapaxes(0, 1)
+        values, variances = np.empty((len(rows.sets), 2, len(matrix))).swapaxes(0, 1)
         for group, z, reference in zip(groups, measured, references, strict=True):
             if np.any(reference <= 0):
                 raise HardwareError("readout: a qubit reads at random; another backend is needed")
             values[group.rows] = (z / reference) @ matrix.T + constants
             one = (1 - z**2).clip(0) / self._shots / reference**2
             variances[group.rows] = one @ (matrix**2).T
-        data = DataBin(
-            evs=values[index, which], stds=np.sqrt(variances)[index, which], shape=which.shape
-        )
-        return PubResult(data, metadata={"shots": self._shots})
+        return rows.result(values, variances, shots=self._shots)
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,12 +272,7 @@ class HardwareEngine:
 
     def __call__(self, filter: Filter, x: Tensor, w: Tensor) -> Tensor:
         """Values (F, B, m) at inputs (F, B, n) and weights (F, P), radians."""
-        F, B, _ = x.shape
-        sets = parameter_sets(filter, x, w).reshape(F, B, -1)
-        observables = [[[observable]] for observable in filter.observables]
-        pub = EstimatorPub.coerce(
-            (filter.circuit, observables, {tuple(filter.circuit.parameters): sets})
-        )
+        pub = filter_pub(filter, parameter_sets(filter, x, w))
         self.estimator.bind(filter.weights)
         step, stage = self.estimator.position
         result = self.estimator.evaluate([pub], self.place)
@@ -300,15 +282,15 @@ class HardwareEngine:
         return torch.as_tensor(values).to(x)
 
 
-def _z_weights(terms: dict[str, complex], circuit: QuantumCircuit) -> tuple[float, np.ndarray]:
+def _z_weights(terms: Mapping[str, float], circuit: QuantumCircuit) -> tuple[float, np.ndarray]:
     """A sum of single-qubit Z: its constant, and the weight of each qubit."""
     constant, weights = 0.0, np.zeros(circuit.num_qubits)
     for label, coefficient in terms.items():
         letters = {q: letter for q, letter in enumerate(reversed(label)) if letter != "I"}
         if not letters:
-            constant += float(np.real(coefficient))
+            constant += coefficient
         elif list(letters.values()) == ["Z"]:
-            weights[next(iter(letters))] += float(np.real(coefficient))
+            weights[next(iter(letters))] += coefficient
         else:
             raise HardwareError(
                 f"{circuit.name}: observable {label}: on hardware only Z of single qubits is "

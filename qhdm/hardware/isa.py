@@ -17,9 +17,9 @@ from qiskit.transpiler import Target, TranspilerError, generate_preset_pass_mana
 
 from qhdm.errors import HardwareError
 from qhdm.files import atomic_path
-from qhdm.hardware.packing import Compact, Rating, compact, pack, rate
+from qhdm.hardware.packing import Rating, pack, rate
 from qhdm.quantum.devices.calibration import left_out, working_part
-from qhdm.quantum.ir.light_cones import components
+from qhdm.quantum.ir.connectivity import Compact, compact, components, on_qubits
 
 _OPTIMIZATION_LEVEL = 3
 #: Changes when circuits are made otherwise: kept files of another recipe are not read.
@@ -312,12 +312,8 @@ def _load(path: Path) -> IsaCircuit:
 
 def _measured(bound: QuantumCircuit, part: tuple[int, ...]) -> QuantumCircuit:
     """A component on its own qubits, all of them measured."""
-    local = {qubit: i for i, qubit in enumerate(part)}
-    circuit = QuantumCircuit(len(part), len(part))
-    for entry in bound.data:
-        qubits = [bound.find_bit(q).index for q in entry.qubits]
-        if entry.operation.name != "barrier" and qubits[0] in local:
-            circuit.append(entry.operation, [local[q] for q in qubits])
+    circuit = on_qubits(bound, part)
+    circuit.add_register(ClassicalRegister(len(part)))
     circuit.measure(range(len(part)), range(len(part)))
     return circuit
 

@@ -23,6 +23,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from qhdm.errors import HardwareError
 from qhdm.quantum.devices.calibration import working_part
+from qhdm.quantum.ir.connectivity import Compact
 
 #: Places of one circuit that are looked at: more than any of three qubits has on a chip of today.
 _MOST_PLACES = 20_000
@@ -31,21 +32,6 @@ _AUTO_WORST = 2.0
 #: The search for the best choice ends after so many nodes with the best so far. Not after a time: a
 #: busy machine would find other layouts. The shipped filters need one node.
 _NODES = 200
-
-
-@dataclass(frozen=True, eq=False)
-class Compact:
-    """A transpiled circuit on the qubits that it uses, numbered from 0.
-
-    Attributes:
-        circuit: gates and delays, without measurements.
-        ends: which of its qubits hold the measured qubits at the end.
-        physical: where it stood on the device.
-    """
-
-    circuit: QuantumCircuit
-    ends: tuple[int, ...]
-    physical: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -72,20 +58,6 @@ class Rating:
 
     costs: tuple[float, ...]
     broken: tuple[str, ...]
-
-
-def compact(laid: QuantumCircuit) -> Compact:
-    """Take the unused qubits out of a transpiled circuit whose clbit i reads qubit i."""
-    where = {bit: i for i, bit in enumerate(laid.qubits)}
-    used = sorted({where[q] for e in laid.data if e.operation.name != "barrier" for q in e.qubits})
-    local = {qubit: i for i, qubit in enumerate(used)}
-    circuit, ends = QuantumCircuit(len(used)), [0] * laid.num_clbits
-    for entry in laid.data:
-        if entry.operation.name == "measure":
-            ends[laid.find_bit(entry.clbits[0]).index] = local[where[entry.qubits[0]]]
-        elif entry.operation.name != "barrier":
-            circuit.append(entry.operation, [local[where[q]] for q in entry.qubits])
-    return Compact(circuit, tuple(ends), tuple(used))
 
 
 def regions_of(circuit: Compact, target: Target) -> list[Region]:

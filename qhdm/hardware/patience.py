@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from qhdm.errors import NetworkError, RateLimitError, ResultLostError, ServiceError
+from qhdm.retries import retry
 
 T = TypeVar("T")
 
@@ -49,13 +50,13 @@ class Patience:
         Raises:
             HardwareError: it does so each time, or something else is wrong.
         """
-        for attempt in range(ATTEMPTS - 1):
-            try:
-                return call()
-            except (NetworkError, ServiceError, RateLimitError) as error:
-                self.notify("waiting for the service")
-                time.sleep(pause_after(attempt, error))
-        return call()
+        return retry(
+            call,
+            (NetworkError, ServiceError, RateLimitError),
+            attempts=ATTEMPTS,
+            pause=pause_after,
+            notify=lambda *_: self.notify("waiting for the service"),
+        )
 
     def insist(self, call: Callable[[], T]) -> T:
         """Ask again, too, when the service does not have what it should have, or gives it broken.

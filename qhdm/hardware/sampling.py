@@ -42,11 +42,11 @@ from qhdm.hardware.runtime import Device, Service
 from qhdm.hardware.spec import JobSpec, Place
 from qhdm.hardware.submission import Submitter
 from qhdm.models import UNet, frozen
-from qhdm.quantum.aer.engine import parameter_sets
 from qhdm.quantum.connector import FilterConnector
 from qhdm.quantum.engines import Bound, make_engine
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.options import Exact
+from qhdm.quantum.pubs import parameter_sets
 from qhdm.run import Run
 
 #: So many gates that are broken are named.
@@ -230,7 +230,7 @@ class Task:
             total=self.first_hardware_step + self.hardware_steps * stages,
             desc="sampling",
             unit="stage",
-            disable=not progress,
+            show=progress,
         ) as bar:
             submitter = Submitter(
                 ledger,
@@ -329,7 +329,7 @@ class Stage:
     def groups(self, cache: IsaCache, layout: int = 0) -> list[Group]:
         """Its circuits, of the layout of a number, with inputs that stand for those to come."""
         zeros = torch.zeros(len(self.weights), self.rows, len(self.filter.inputs))
-        sets = parameter_sets(self.filter, zeros, self.weights)
+        sets = np.concatenate(parameter_sets(self.filter, zeros, self.weights))
         return groups_of(self.filter.circuit, sets, frozenset(self.filter.weights), cache, layout)
 
 

@@ -23,7 +23,7 @@ from qhdm.quantum.aer.rebase import Bindable, make_bindable
 from qhdm.quantum.aer.run import as_read, readout_of, results_of
 from qhdm.quantum.devices.calibration import unitary_part
 from qhdm.quantum.devices.noise import noise_of
-from qhdm.quantum.ir.light_cones import components
+from qhdm.quantum.ir.connectivity import components, on_qubits
 
 #: Up to so many connected qubits, noisy circuits are density matrices; beyond, trajectories.
 _DENSITY_QUBITS = 7
@@ -98,37 +98,22 @@ class DeviceSimulator:
     def _parts(self, circuit: QuantumCircuit) -> list[_Part]:
         index = {bit: i for i, bit in enumerate(circuit.qubits)}
         read: dict[int, int] = {}
-        gates = []
+        gates = circuit.copy_empty_like()
         for entry in circuit.data:
-            qubits = tuple(index[q] for q in entry.qubits)
             if entry.operation.name == "measure":
-                read[qubits[0]] = circuit.find_bit(entry.clbits[0]).index
+                read[index[entry.qubits[0]]] = circuit.find_bit(entry.clbits[0]).index
             elif entry.operation.name not in ("barrier", "delay"):
-                if any(q in read for q in qubits):
+                if any(index[q] in read for q in entry.qubits):
                     raise HardwareError(f"{circuit.name}: a gate follows a measurement")
-                gates.append((entry.operation, qubits))
-        plain = QuantumCircuit(circuit.num_qubits)
-        for operation, qubits in gates:
-            plain.append(operation, qubits)
+                gates.append(entry)
         column = {parameter: i for i, parameter in enumerate(circuit.parameters)}
         parts = []
-        for qubits in components(plain):
-            measured = [q for q in qubits if q in read]
+        for qubits in components(gates):
+            measured = {i: read[q] for i, q in enumerate(qubits) if q in read}
             if measured:
-                local = {q: i for i, q in enumerate(qubits)}
-                own = QuantumCircuit(len(qubits), name=circuit.name)
-                for operation, touched in gates:
-                    if touched[0] in local:
-                        own.append(operation, [local[q] for q in touched])
-                parts.append(
-                    self._part(
-                        own,
-                        qubits,
-                        [local[q] for q in measured],
-                        [read[q] for q in measured],
-                        column,
-                    )
-                )
+                own = on_qubits(gates, qubits)
+                ends, clbits = list(measured), list(measured.values())
+                parts.append(self._part(own, qubits, ends, clbits, column))
         return parts
 
     def _part(

@@ -151,7 +151,7 @@ def train_network(
         range(settings.steps),
         desc=progress,
         unit="step",
-        disable=progress is None,
+        show=progress is not None,
         leave=False,
     ):
         batches = [stream.batch(step) for stream in streams]

@@ -103,7 +103,7 @@ def sampled(
             initial=present,
             desc="sampling",
             unit="image",
-            disable=not progress,
+            show=progress,
         ) as bar:
             for start in range(present, settings.num, _CHUNK):
                 numbers = range(start, min(start + _CHUNK, settings.num))

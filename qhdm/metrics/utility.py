@@ -176,7 +176,7 @@ def utility(
         total=SEEDS * (2 + sum(2 if s.per_class is None else 3 for s in settings)),
         desc="training classifiers",
         unit="training",
-        disable=not progress,
+        show=progress,
     ) as bar:
         trainings = _Trainings(training, test, generated, device=device, bar=bar)
         found = list(_score(trainings, num))

@@ -1,8 +1,8 @@
-"""What stands where quantum filters would, to find out what they are good for.
+"""Classical baselines in the place of quantum filters (`quantum.filter`).
 
-Each control answers one question: are trained circuits better than random ones (`frozen`), than
-what a circuit without entanglement computes (`cosine`), than a classical map with as many weights
-(`linear`), than nothing at all (`identity`)?
+Each answers one question: are trained circuits better than what a circuit without entanglement
+computes (`cosine`), than a classical map with as many weights (`linear`), than no filter at all
+(`identity`)? A fourth, `frozen`, is the circuit itself with untrained weights.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from qhdm.errors import CircuitError
-from qhdm.quantum.engines import Engine
 from qhdm.quantum.filter import Filter
-from qhdm.quantum.layer import PatchTiling, QuantumConv2d
+from qhdm.quantum.layer import PATCH_VALUES, PatchTiling
 
 
 class ElementwiseCosine(nn.Module):
@@ -38,7 +37,7 @@ class SparseLinear(nn.Module):
 
     def __init__(self, weights: int, *, count: int) -> None:
         super().__init__()
-        n = PatchTiling.VALUES
+        n = PATCH_VALUES
         place = torch.arange(weights)
         self.rows: Tensor
         self.columns: Tensor
@@ -55,29 +54,22 @@ class SparseLinear(nn.Module):
         return torch.einsum("fbj,fij->fbi", x, matrix.to(x.dtype))
 
 
-def check_linear(filter: Filter) -> None:
+def check_linear(circuit_filter: Filter) -> None:
     """Raise `CircuitError` unless a linear map of a patch can have as many weights as a filter."""
-    weights, most = len(filter.weights), PatchTiling.VALUES**2
+    weights, most = len(circuit_filter.weights), PATCH_VALUES**2
     if not 1 <= weights <= most:
         raise CircuitError(
-            f"quantum.filter: linear cannot have the {weights} weights of {filter.name}, a map of "
-            f"{PatchTiling.VALUES} values has 1 to {most}; use fewer layers or another ansatz"
+            f"quantum.filter: linear cannot have the {weights} weights of {circuit_filter.name}, a "
+            f"map of {PATCH_VALUES} values has 1 to {most}; use fewer layers or another ansatz"
         )
 
 
-def filter_layer(
-    kind: Literal["circuit", "frozen", "cosine", "linear", "identity"],
-    filter: Filter,
-    *,
-    count: int,
-    engine: Engine,
-) -> PatchTiling:
-    """The layer of `quantum.filter: kind` (`qhdm.config.QuantumConfig`)."""
+def baseline(
+    kind: Literal["cosine", "linear", "identity"], circuit_filter: Filter, *, count: int
+) -> nn.Module:
+    """The module that replaces `count` filters of a circuit, (B, 3 count, H, W) to the same."""
     if kind == "cosine":
-        return PatchTiling(ElementwiseCosine(), count=count)
-    if kind == "linear":
-        return PatchTiling(SparseLinear(len(filter.weights), count=count), count=count)
+        return ElementwiseCosine()
     if kind == "identity":
-        return PatchTiling(nn.Identity(), count=count)
-    layer = QuantumConv2d(PatchTiling.CHANNELS * count, filter, engine=engine)
-    return layer.requires_grad_(kind == "circuit")
+        return nn.Identity()
+    return PatchTiling(SparseLinear(len(circuit_filter.weights), count=count), count=count)

@@ -1,4 +1,4 @@
-"""The classical blocks of the U-Net.
+"""The blocks of the U-Net.
 
 Feature maps are (B, C, H, W), conditioning vectors (B, E). Constants (epsilons, tanh GELU) are
 those of the published Flax code.
@@ -62,7 +62,8 @@ class ChannelNorm(nn.Module):
 class ResnetBlock(nn.Module):
     """Two convolutions with GroupNorm and SiLU; the condition scales and shifts (FiLM) the first.
 
-    Quantum blocks are this block with other convolutions.
+    With hybrid convolutions it is a quantum block: QResNet with two of them (arXiv 2402.16147),
+    QuanResNet with the first alone (arXiv 2512.20448; its released code replaces both).
 
     Args:
         dim_in, dim_out: channels.
@@ -104,6 +105,39 @@ class ResnetBlock(nn.Module):
         `first` convolution or at the block's input x.
         """
         return self.conv2(h)
+
+
+class HybridConv2d(nn.Module):
+    """Quantum filters on the first channels of a map, a convolution on the others.
+
+    (B, C, H, W) to the same shape: the first 3F channels pass F filters, the others the
+    weight-standardised 3x3 convolution; the outputs are concatenated in that order.
+
+    Args:
+        dim: C.
+        quantum: `qhdm.quantum.layer.QuantumConv2d`, or a baseline in its place.
+        quantum_channels: 3F.
+    """
+
+    def __init__(self, dim: int, quantum: nn.Module, quantum_channels: int) -> None:
+        super().__init__()
+        self.quantum_channels = quantum_channels
+        classical = dim - quantum_channels
+        self.quantum = quantum
+        self.conv = WeightStandardizedConv2d(classical, classical) if classical else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.with_values(self.filtered(x), x)
+
+    def filtered(self, x: Tensor) -> Tensor:
+        """The filters' values on their channels of x, (B, 3F, H, W)."""
+        return self.quantum(x[:, : self.quantum_channels])
+
+    def with_values(self, values: Tensor, x: Tensor) -> Tensor:
+        """The output for x if the filters gave `values` (B, 3F, H, W)."""
+        if self.conv is None:
+            return values
+        return torch.cat([values, self.conv(x[:, self.quantum_channels :])], dim=1)
 
 
 class LinearAttention(nn.Module):

@@ -1,15 +1,16 @@
 """The published code where it differs from its paper (arXiv 2512.20448).
 
-Each class is one difference, chosen by a switch of `qhdm.config.ReleasedConfig`; docs/reference.md
-gives the evidence. None is used by default.
+Each class is one difference, enabled by a switch of `qhdm.config.ReleasedConfig`. None is used by
+default; docs/reproduction.md gives the evidence.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
-from qhdm.models.blocks import Attention
-from qhdm.models.quantum_blocks import FilterBank, HybridConv2d, QResnetBlock, QuanResnetBlock
+from qhdm.models.blocks import Attention, HybridConv2d, ResnetBlock
 
 
 class TokenNormalisedAttention(Attention):
@@ -21,24 +22,28 @@ class TokenNormalisedAttention(Attention):
     UNIT_DIM = -2
 
 
-class DiscardingQResnetBlock(QResnetBlock):
+class DiscardingResnetBlock(ResnetBlock):
     """QResNet whose second convolution repeats the filter values of the first.
 
     The published block evaluates the second filters and forgets the result. They are not evaluated
     here; their weights exist, as there, and are frozen, which is what a gradient of zero does.
     """
 
-    def __init__(self, dim: int, bank: FilterBank, *, emb_dim: int, groups: int) -> None:
-        super().__init__(dim, bank, emb_dim=emb_dim, groups=groups)
+    conv1: HybridConv2d
+    conv2: HybridConv2d
+
+    def __init__(self, *dims: int, **arguments: Any) -> None:
+        super().__init__(*dims, **arguments)
         self.conv2.quantum.requires_grad_(False)
 
     def second_pass(self, h: Tensor, first: Tensor, x: Tensor) -> Tensor:
         return self.conv2.with_values(first[:, : self.conv1.quantum_channels], h)
 
 
-class InputReadingQuanResnetBlock(QuanResnetBlock):
+class InputReadingResnetBlock(ResnetBlock):
     """QuanResNet whose second filters read the block's input, not the first convolution."""
 
+    conv2: HybridConv2d
+
     def second_pass(self, h: Tensor, first: Tensor, x: Tensor) -> Tensor:
-        assert isinstance(self.conv2, HybridConv2d)
         return self.conv2.with_values(self.conv2.filtered(x), h)

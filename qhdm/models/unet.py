@@ -9,12 +9,13 @@ Sizes at the EuroSAT configuration (dim 10, dim_mults 1..6, 64x64):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from qhdm.config import ModelConfig
 from qhdm.models.blocks import (
     Attention,
     Condition,
@@ -25,8 +26,9 @@ from qhdm.models.blocks import (
     init_like_flax,
 )
 
-#: Makes a residual block dim -> dim, given its place ("vertex" or an encoder level).
-BlockFactory = Callable[["int | str", int], ResnetBlock]
+#: Makes the residual block of a place ("encoder.0", "vertex", "decoder.0", "final"), given its
+#: channels in and out.
+MakeBlock = Callable[[str, int, int], ResnetBlock]
 
 
 class DownLevel(nn.Module):
@@ -65,14 +67,11 @@ class UNet(nn.Module):
     """eps(x_t, t, label), or x0(x_t, t, label).
 
     Args:
-        condition: makes one vector (B, 4 dim) of timestep and label.
+        config: sizes.
         channels: C of the images.
-        dim: channels of the first feature map.
-        dim_mults: channels of each level as multiples of `dim`.
-        groups, heads, dim_head: see `qhdm.config.ModelConfig`.
-        block: makes the blocks of the encoder levels and of the vertex, which is where quantum
-            filters may stand; None makes classical ones.
-        attention: class of the attention at the vertex.
+        condition: makes one vector (B, 4 dim) of timestep and label.
+        block: makes the residual blocks, any of which may have quantum filters.
+        vertex_attention: class of the attention at the vertex.
 
     Shapes:
         x_t (B, C, H, W) in [-1, 1] units, t (B,) and label (B,) integers; returns (B, C, H, W).
@@ -80,66 +79,43 @@ class UNet(nn.Module):
 
     def __init__(
         self,
+        config: ModelConfig,
         *,
-        condition: Condition,
         channels: int,
-        dim: int,
-        dim_mults: Sequence[int],
-        groups: int,
-        heads: int,
-        dim_head: int,
-        block: BlockFactory | None = None,
-        attention: type[Attention] = Attention,
+        condition: Condition,
+        block: MakeBlock,
+        vertex_attention: type[Attention] = Attention,
     ) -> None:
         super().__init__()
-        emb_dim = 4 * dim
-        widths = [dim, *(dim * mult for mult in dim_mults)]  # of each level, then of the vertex
-
-        def resnet(dim_in: int, dim_out: int) -> ResnetBlock:
-            return ResnetBlock(dim_in, dim_out, emb_dim=emb_dim, groups=groups)
-
-        def linear_attention(width: int) -> LinearAttention:
-            return LinearAttention(width, heads=heads, dim_head=dim_head)
-
-        block = block or (lambda place, width: resnet(width, width))
+        widths = [*config.level_channels, config.vertex_channels]
+        heads = {"heads": config.heads, "dim_head": config.dim_head}
         self.condition = condition
-        self.init_conv = nn.Conv2d(channels, dim, 7, padding=3)
+        self.init_conv = nn.Conv2d(channels, config.dim, 7, padding=3)
+        last = len(config.dim_mults) - 1
 
-        last = len(dim_mults) - 1
         self.encoder = nn.ModuleList()
         for level, (width, below) in enumerate(pairwise(widths)):
-            down = (
-                Downsample(width, below) if level < last else nn.Conv2d(width, below, 3, padding=1)
-            )
-            self.encoder.append(
-                DownLevel(block(level, width), block(level, width), linear_attention(width), down)
-            )
+            down = Downsample(width, below) if level < last else conv3x3(width, below)
+            block1, block2 = (block(f"encoder.{level}", width, width) for _ in range(2))
+            attention = LinearAttention(width, **heads)
+            self.encoder.append(DownLevel(block1, block2, attention, down))
 
         mid = widths[-1]
-        self.vertex = nn.ModuleDict(
-            {
-                "block1": block("vertex", mid),
-                "attention": attention(mid, heads=heads, dim_head=dim_head),
-                "block2": block("vertex", mid),
-            }
-        )
+        self.vertex = nn.ModuleDict()
+        self.vertex["block1"] = block("vertex", mid, mid)
+        self.vertex["attention"] = vertex_attention(mid, **heads)
+        self.vertex["block2"] = block("vertex", mid, mid)
 
         self.decoder = nn.ModuleList()
         for level in range(last, -1, -1):
-            width = dim * dim_mults[level]
-            above = dim * dim_mults[level - 1] if level else dim
-            up = Upsample(width, above) if level else nn.Conv2d(width, above, 3, padding=1)
-            self.decoder.append(
-                UpLevel(
-                    resnet(width + widths[level], width),
-                    resnet(width + widths[level], width),
-                    linear_attention(width),
-                    up,
-                )
-            )
+            above, width = widths[level], widths[level + 1]
+            up = Upsample(width, above) if level else conv3x3(width, above)
+            block1, block2 = (block(f"decoder.{level}", width + above, width) for _ in range(2))
+            attention = LinearAttention(width, **heads)
+            self.decoder.append(UpLevel(block1, block2, attention, up))
 
-        self.final_block = resnet(2 * dim, dim)
-        self.final_conv = nn.Conv2d(dim, channels, 1)
+        self.final_block = block("final", 2 * config.dim, config.dim)
+        self.final_conv = nn.Conv2d(config.dim, channels, 1)
         self.apply(init_like_flax)
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor) -> Tensor:
@@ -157,3 +133,8 @@ class UNet(nn.Module):
             x = up(x, emb, *skips.pop())
         x = self.final_block(torch.cat([x, first], dim=1), emb)
         return self.final_conv(x)
+
+
+def conv3x3(dim_in: int, dim_out: int) -> nn.Conv2d:
+    """A plain 3x3 convolution, which keeps the resolution."""
+    return nn.Conv2d(dim_in, dim_out, 3, padding=1)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-from qiskit.circuit import ParameterVector, QuantumCircuit
+from typing import TYPE_CHECKING
 
 from qhdm.errors import CircuitError
+
+if TYPE_CHECKING:  # configurations read the names of the families without loading Qiskit
+    from qiskit.circuit import ParameterVector, QuantumCircuit
 
 
 @dataclass(frozen=True)

@@ -24,16 +24,14 @@ class FilterQNN(EstimatorQNN):
 
     Args:
         filter: the circuit and its observables. Weights that the circuit does not contain are
-            left out: `live` holds the indices of those that it does.
+            left out (`Filter.present_weights`).
         estimator: evaluates values and parameter-shift gradients; None is Qiskit's exact
             reference estimator. One of Aer's is given the circuit in rotations and CNOTs, since it
             binds parameters of controlled rotations wrongly (`qhdm.quantum.aer.rebase`).
     """
 
     def __init__(self, filter: Filter, *, estimator: BaseEstimatorV2 | None = None) -> None:
-        present = set(filter.circuit.parameters)
         self.filter = filter
-        self.live = [i for i, weight in enumerate(filter.weights) if weight in present]
         circuit = filter.circuit
         if _is_aer(estimator):
             from qhdm.quantum.aer.rebase import rebased
@@ -44,7 +42,7 @@ class FilterQNN(EstimatorQNN):
             estimator=estimator,
             observables=list(filter.observables),
             input_params=list(filter.inputs),
-            weight_params=[filter.weights[i] for i in self.live],
+            weight_params=[filter.weights[i] for i in filter.present_weights],
             input_gradients=True,
             default_precision=0.0,
         )
@@ -96,15 +94,13 @@ class FilterConnector(TorchConnector):
         estimator: BaseEstimatorV2 | None = None,
     ) -> None:
         chosen = as_engine(engine)
-        network = FilterQNN(filter, estimator=estimator or chosen.estimator)
-        super().__init__(network)
+        super().__init__(FilterQNN(filter, estimator=estimator or chosen.estimator))
         # The stock parameter holds the weights of one network, registered under two names.
         del self._parameters["weight"], self._parameters["_weights"]
         self.filter = filter
         self.engine = chosen
         self.theta = nn.Parameter(torch.rand(count, len(filter.weights)))
         self._stock = estimator is not None
-        self._live = network.live
         self._bound: Bound | None = None
 
     def freeze(self) -> None:
@@ -129,7 +125,7 @@ class FilterConnector(TorchConnector):
             return self._bound(input_data)
         if not self._stock:
             return expectation(self.filter, input_data, self.weight, engine=self.engine)
-        weights = self.weight[:, self._live]
+        weights = self.weight[:, self.filter.present_weights]
         outputs = [
             _TorchNNFunction.apply(x, w, self.neural_network, False)
             for x, w in zip(input_data, weights, strict=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from qiskit.circuit import Parameter, ParameterVector, QuantumCircuit
@@ -45,6 +46,28 @@ class Filter:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Filter:
         return self
+
+    @cached_property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The inputs, then the weights."""
+        return (*self.inputs, *self.weights)
+
+    @cached_property
+    def columns(self) -> list[int]:
+        """For each parameter of the circuit, in the circuit's order, its index in `parameters`."""
+        index = {parameter: i for i, parameter in enumerate(self.parameters)}
+        return [index[parameter] for parameter in self.circuit.parameters]
+
+    @cached_property
+    def present_weights(self) -> list[int]:
+        """The indices of the weights that the circuit contains."""
+        present = set(self.circuit.parameters)
+        return [i for i, weight in enumerate(self.weights) if weight in present]
+
+    def assign(self, values: Iterable[float | Parameter]) -> QuantumCircuit:
+        """The circuit with a value (radians) or parameter for each of `parameters`."""
+        mapping = dict(zip(self.parameters, values, strict=True))
+        return self.circuit.assign_parameters(mapping, strict=False)
 
 
 def build_filter(ansatz: str, *, qubits: int = 12, layers: int = 3) -> Filter:

@@ -9,24 +9,23 @@ from qhdm.quantum.connector import FilterConnector
 from qhdm.quantum.engines import Engine, make_engine
 from qhdm.quantum.files.load import find_filter
 from qhdm.quantum.filter import Filter
-from qhdm.quantum.options import EngineOptions
+from qhdm.quantum.options import PATCH_CHANNELS, PATCH_SIZE, EngineOptions
+
+#: Values of a patch, one per qubit.
+PATCH_VALUES = PATCH_SIZE**2 * PATCH_CHANNELS
 
 
 class PatchTiling(nn.Module):
     """F maps of small patches, side by side on a feature map (B, 3F, H, W) to the same shape.
 
-    Map f reads channels 3f..3f+2. Patches of 2x2 pixels tile the map with stride 2; within a patch,
-    value (h, w, c) is number 3(2h + w) + c of the twelve, and the same number of the result takes
-    its place (design of the quanvolution: Henderson et al. 2020).
+    Map f reads channels 3f..3f+2. Patches of 2x2 pixels tile the map with stride 2; value (h, w, c)
+    of a patch is number 3(2h + w) + c of the twelve, and the same number of the result takes its
+    place (quanvolution: Henderson et al. 2020).
 
     Args:
         connector: (F, patches, 12) to the same shape.
         count: F.
     """
-
-    PATCH = 2
-    CHANNELS = 3
-    VALUES = PATCH**2 * CHANNELS
 
     def __init__(self, connector: nn.Module, *, count: int) -> None:
         super().__init__()
@@ -39,7 +38,7 @@ class PatchTiling(nn.Module):
         Raises:
             CircuitError: another shape.
         """
-        F, k, c = self.count, self.PATCH, self.CHANNELS
+        F, k, c = self.count, PATCH_SIZE, PATCH_CHANNELS
         if x.dim() != 4 or x.shape[1] != F * c or x.shape[2] % k or x.shape[3] % k:
             raise CircuitError(
                 f"a layer of {F} filters takes (B, {F * c}, H, W) with even H and W; got "
@@ -49,7 +48,7 @@ class PatchTiling(nn.Module):
         h, w = H // k, W // k
         # Pixels of a patch are contiguous, channels last: row-major (h, w, c) within the patch.
         patches = x.reshape(B, F, c, h, k, w, k).permute(1, 0, 3, 5, 4, 6, 2)
-        values = self.connector(patches.reshape(F, B * h * w, self.VALUES))
+        values = self.connector(patches.reshape(F, B * h * w, PATCH_VALUES))
         values = values.reshape(F, B, h, w, k, k, c).permute(1, 0, 6, 2, 4, 3, 5)
         return values.reshape(B, F * c, H, W)
 
@@ -87,27 +86,27 @@ class QuantumConv2d(PatchTiling):
         layers: int | None = None,
         engine: Engine | EngineOptions | str = "exact",
     ) -> None:
-        if channels < 1 or channels % self.CHANNELS:
+        if channels < 1 or channels % PATCH_CHANNELS:
             raise CircuitError(
-                f"channels: {channels} is no multiple of {self.CHANNELS}, the channels of a patch"
+                f"channels: {channels} is no multiple of {PATCH_CHANNELS}, the channels of a patch"
             )
-        filter = ansatz if isinstance(ansatz, Filter) else find_filter(ansatz, layers=layers)
-        check_patch(filter)
-        count = channels // self.CHANNELS
-        super().__init__(
-            FilterConnector(filter, count=count, engine=make_engine(engine)), count=count
-        )
+        if isinstance(ansatz, str):
+            ansatz = find_filter(ansatz, layers=layers)
+        check_patch(ansatz)
+        count = channels // PATCH_CHANNELS
+        connector = FilterConnector(ansatz, count=count, engine=make_engine(engine))
+        super().__init__(connector, count=count)
 
     def circuits(self, height: int, width: int) -> int:
         """Circuits evaluated per image on a map of that size."""
-        return self.count * (height // self.PATCH) * (width // self.PATCH)
+        return self.count * (height // PATCH_SIZE) * (width // PATCH_SIZE)
 
 
-def check_patch(filter: Filter) -> None:
+def check_patch(circuit_filter: Filter) -> None:
     """Raise `CircuitError` unless the filter's inputs and outputs fit a patch."""
-    values = PatchTiling.VALUES
-    if (len(filter.inputs), len(filter.observables)) != (values, values):
+    inputs, outputs = len(circuit_filter.inputs), len(circuit_filter.observables)
+    if (inputs, outputs) != (PATCH_VALUES, PATCH_VALUES):
         raise CircuitError(
-            f"{filter.name}: a 2x2x3 patch needs {values} inputs and {values} observables, the "
-            f"filter has {len(filter.inputs)} and {len(filter.observables)}"
+            f"{circuit_filter.name}: a 2x2x3 patch needs {PATCH_VALUES} inputs and {PATCH_VALUES} "
+            f"observables, the filter has {inputs} and {outputs}"
         )

@@ -1,4 +1,4 @@
-"""Which engine evaluates circuits, and how, as plain data: no engine is imported here."""
+"""What configurations say about filters and engines, as plain data: no engine is imported here."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ from pydantic import ConfigDict, Field
 #: More shots than this say nothing that `shots: null`, the exact values, does not.
 MAX_SHOTS = 1_000_000
 
+#: A filter reads a patch of 2x2 pixels of three channels: one value per qubit.
+PATCH_SIZE = 2
+PATCH_CHANNELS = 3
+
+#: What a configuration calls the engines.
+EngineName = Literal["exact", "exact:network", "exact:statevector", "aer"]
 Method = Literal["auto", "statevector", "density_matrix", "matrix_product_state"]
 Shots = Annotated[int, Field(ge=1, le=MAX_SHOTS)]
 #: The name of a device, or the path of a calibration file.

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from qhdm.models import UNet
-from qhdm.models.blocks import Attention
-from qhdm.models.quantum_blocks import HybridConv2d, QuanResnetBlock
+from qhdm.models.blocks import Attention, HybridConv2d
 from qhdm.quantum.layer import QuantumConv2d
 
 #: Names of encoder, vertex and decoder in the published tree, by `model.kind`.
@@ -80,7 +79,7 @@ def _encoder(part: str, model: UNet) -> Iterator[Slot]:
     last = len(model.encoder) - 1
     level: Any
     for i, level in enumerate(model.encoder):
-        quantum = isinstance(level.block1, QuanResnetBlock)
+        quantum = isinstance(level.block1.conv1, HybridConv2d)
         name = f"{part}/down_{i}.{'qresblock' if quantum else 'resblock'}"
         yield from _block(f"{name}_0", level.block1)
         yield from _block(f"{name}_1", level.block2)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from qhdm.config import Config
+from qhdm.console import duration
 from qhdm.models import UNet, build_model
 from qhdm.models.counts import count_parameters, filter_evaluations
 from qhdm.quantum.engines import make_engine
@@ -134,14 +135,6 @@ def describe_circuits(config: Config, model: UNet | None = None) -> str:
         f"gradient {options.gradient}"
     )
     return "\n".join([head, *lines])
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: `45 s`, `7 min`, `3.2 h`, `5.1 days`."""
-    for unit, size in (("days", 86_400), ("h", 3_600)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
 def _exact(config: Config) -> Config:

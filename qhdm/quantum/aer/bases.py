@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from qiskit.circuit import QuantumCircuit
 
-from qhdm.quantum.ir.light_cones import Pauli
+from qhdm.quantum.ir.paulis import Pauli
 
 
 @dataclass(frozen=True)
@@ -17,19 +17,16 @@ class MeasurementBasis:
     """Pauli strings that commute qubit by qubit: measured in one execution.
 
     Attributes:
-        basis: for each qubit, `X`, `Y` or `Z`.
+        qubits: number of qubits of the circuit.
+        basis: X or Y on the qubits that are not measured in Z.
         members: the strings' positions in the list that was grouped.
         masks: for each of them, the qubits whose outcomes' parity is its value.
     """
 
-    basis: str
+    qubits: int
+    basis: Pauli
     members: tuple[int, ...]
     masks: tuple[int, ...]
-
-    @property
-    def qubits(self) -> int:
-        """Of the circuit."""
-        return len(self.basis)
 
     @cached_property
     def signs(self) -> np.ndarray:
@@ -38,36 +35,32 @@ class MeasurementBasis:
         signs: np.ndarray = 1.0 - 2.0 * (np.bitwise_count(outcomes & np.array(self.masks)) & 1)
         return signs
 
+    def rotate(self, circuit: QuantumCircuit) -> None:
+        """Append the rotations that turn the letters of the basis into Z."""
+        x, z = self.basis
+        for qubit in range(self.qubits):
+            if x & z & 1 << qubit:
+                circuit.sdg(qubit)
+            if x & 1 << qubit:
+                circuit.h(qubit)
+
 
 def bases_of(paulis: Sequence[Pauli], qubits: int) -> tuple[MeasurementBasis, ...]:
     """Group Pauli strings, each into the first group that it commutes with qubit by qubit."""
-    groups: list[tuple[dict[int, str], list[int]]] = []
-    for index, pauli in enumerate(paulis):
-        letters = _letters(pauli)
-        for basis, members in groups:
-            if all(basis.get(q, letter) == letter for q, letter in letters.items()):
-                basis.update(letters)
-                members.append(index)
+    groups: list[tuple[Pauli, list[int]]] = []
+    for index, (x, z) in enumerate(paulis):
+        for number, ((X, Z), members) in enumerate(groups):
+            if not ((x ^ X) | (z ^ Z)) & (x | z) & (X | Z):
+                groups[number] = ((x | X, z | Z), [*members, index])
                 break
         else:
-            groups.append((dict(letters), [index]))
+            groups.append(((x, z), [index]))
     return tuple(
         MeasurementBasis(
-            "".join(basis.get(q, "Z") for q in range(qubits)),
-            tuple(members),
-            tuple(paulis[i][0] | paulis[i][1] for i in members),
+            qubits, basis, tuple(members), tuple(paulis[i][0] | paulis[i][1] for i in members)
         )
         for basis, members in groups
     )
-
-
-def rotate(circuit: QuantumCircuit, basis: str) -> None:
-    """Append the rotations that turn the letters of `basis` into Z."""
-    for qubit, letter in enumerate(basis):
-        if letter == "Y":
-            circuit.sdg(qubit)
-        if letter in "XY":
-            circuit.h(qubit)
 
 
 def parities(counts: Mapping[str, int], masks: Sequence[int]) -> list[float]:
@@ -82,12 +75,3 @@ def parities(counts: Mapping[str, int], masks: Sequence[int]) -> list[float]:
         / shots
         for mask in masks
     ]
-
-
-def _letters(pauli: Pauli) -> dict[int, str]:
-    x, z = pauli
-    letters = {}
-    for q in range((x | z).bit_length()):
-        if (x | z) >> q & 1:
-            letters[q] = "XY"[z >> q & 1] if x >> q & 1 else "Z"
-    return letters

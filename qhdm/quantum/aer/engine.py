@@ -21,6 +21,7 @@ from qhdm.quantum.aer.gradients import (
 from qhdm.quantum.exact import engine as exact
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.options import Aer
+from qhdm.quantum.pubs import filter_pub, parameter_sets
 
 
 @dataclass(frozen=True)
@@ -99,22 +100,13 @@ class _Evaluate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, engine: AerEngine, filter: Filter) -> Tensor:
-        F, B, _ = x.shape
         # The gradient's own draws: errors of the values must not come back in it.
         seeds = engine.estimator.draw()
         sets = parameter_sets(filter, x, w)
         ctx.save_for_backward(x, w)
-        ctx.engine, ctx.filter, ctx.seeds, ctx.sets = engine, filter, seeds, sets
-        parameters = tuple(filter.circuit.parameters)
-        # One PUB: observables (m, 1, 1) against parameter sets (F, B).
-        pub = (
-            filter.circuit,
-            [[[observable]] for observable in filter.observables],
-            {parameters: sets.reshape(F, B, -1)} if parameters else None,
-        )
-        result = engine.estimator.run([pub]).result()
-        values = np.broadcast_to(result[0].data.evs, (len(filter.observables), F, B))
-        return torch.as_tensor(values.transpose(1, 2, 0).copy()).to(x)
+        ctx.engine, ctx.filter, ctx.seeds, ctx.sets = engine, filter, seeds, np.concatenate(sets)
+        result = engine.estimator.run([filter_pub(filter, sets)]).result()
+        return torch.as_tensor(result[0].data.evs.transpose(1, 2, 0).copy()).to(x)
 
     @staticmethod
     @once_differentiable
@@ -140,21 +132,7 @@ class _Evaluate(torch.autograd.Function):
                 engine.estimator, prepared, ctx.sets, rows, seeds, batch=B, options=options.spsa
             )
         both = np.zeros((F * B, n + len(filter.weights)))
-        both[:, _columns(filter)] = found
+        both[:, filter.columns] = found
         of_inputs = both[:, :n].reshape(F, B, n)
         of_weights = both[:, n:].reshape(F, B, -1).sum(axis=1)
         return torch.as_tensor(of_inputs).to(x), torch.as_tensor(of_weights).to(w), None, None
-
-
-def _columns(filter: Filter) -> list[int]:
-    """For each parameter of the circuit, its place among inputs and weights."""
-    place = {p: i for i, p in enumerate((*filter.inputs, *filter.weights))}
-    return [place[p] for p in filter.circuit.parameters]
-
-
-def parameter_sets(filter: Filter, x: Tensor, w: Tensor) -> np.ndarray:
-    """Parameter sets (F x B, C) in the order of the circuit's parameters, float64."""
-    F, B, _ = x.shape
-    both = torch.cat([x, w[:, None].expand(F, B, -1)], dim=2).detach().double().cpu().numpy()
-    sets: np.ndarray = both.reshape(F * B, -1)[:, _columns(filter)]
-    return sets

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from qiskit.circuit import QuantumCircuit
 from qiskit.primitives import (
     BaseEstimatorV2,
-    DataBin,
     EstimatorPubLike,
     PrimitiveJob,
     PrimitiveResult,
@@ -26,6 +24,7 @@ from qhdm.quantum.aer.run import Execution, Executor
 from qhdm.quantum.aer.subcircuits import Subcircuits, subcircuits_of
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.options import MAX_SHOTS, Aer
+from qhdm.quantum.pubs import PubRows
 from qhdm.seeds import Stream, current_draws, derive_seed
 
 #: Circuits that are kept prepared.
@@ -133,32 +132,18 @@ class AerEstimator(BaseEstimatorV2):
             return self._with_precision(pub.precision)._evaluate(
                 EstimatorPub(pub.circuit, pub.observables, pub.parameter_values), seeds
             )
-        circuit, shots = pub.circuit, self.options.shots
-        shape = pub.parameter_values.shape
-        sets = pub.parameter_values.as_array(circuit.parameters)
-        sets = sets.reshape(math.prod(shape), circuit.num_parameters)
-        index, which = np.broadcast_arrays(
-            np.arange(math.prod(shape)).reshape(shape),
-            np.arange(pub.observables.size).reshape(pub.observables.shape),
-        )
-        flat = pub.observables.reshape(pub.observables.size)
-        wanted = [tuple(sorted(flat[i].items())) for i in range(flat.size)]
-        known = list(dict.fromkeys(wanted))
-        column = np.array([known.index(terms) for terms in wanted], dtype=int)[which]
-        prepared = self.prepare(circuit, [_operator(terms) for terms in known])
-        angles = prepared.parts.angles(np.empty((len(sets), 0)), sets)
+        rows, shape = PubRows(pub), pub.parameter_values.shape
+        prepared = self.prepare(pub.circuit, [_operator(terms) for terms in rows.observables])
+        angles = prepared.parts.angles(np.empty((len(rows.sets), 0)), rows.sets)
         measured = self.measure(prepared, angles, seeds, batch=shape[-1] if shape else 1)
         values = prepared.parts.combine(measured)
-        errors = np.zeros_like(values)
-        if shots is not None:
-            variances = (1 - measured**2).clip(0) / shots
+        variances = np.zeros_like(values)
+        if self.options.shots is not None:
+            of_strings = (1 - measured**2).clip(0) / self.options.shots
             for m, outputs in enumerate(prepared.parts.outputs):
                 for coefficient, factors in outputs:
-                    errors[:, m] += coefficient**2 * variances[:, factors].sum(axis=1)
-        data = DataBin(
-            evs=values[index, column], stds=np.sqrt(errors)[index, column], shape=which.shape
-        )
-        return PubResult(data, metadata={"target_precision": 0.0, "shots": shots})
+                    variances[:, m] += coefficient**2 * of_strings[:, factors].sum(axis=1)
+        return rows.result(values, variances, target_precision=0.0, shots=self.options.shots)
 
     def measure(
         self, prepared: Prepared, angles: np.ndarray, seeds: tuple[int, ...], *, batch: int
@@ -215,8 +200,8 @@ class AerEstimator(BaseEstimatorV2):
         return AerEstimator(replace(self.options, shots=shots), seed=self.seed)
 
 
-def _operator(terms: Sequence[tuple[str, Any]]) -> SparsePauliOp:
-    for label, _ in terms:
+def _operator(terms: Mapping[str, float]) -> SparsePauliOp:
+    for label in terms:
         if set(label) - set("IXYZ"):
             raise CircuitError(f"observable {label}: only Pauli strings are measured")
-    return SparsePauliOp.from_list(list(terms))
+    return SparsePauliOp.from_list(sorted(terms.items()))

@@ -59,11 +59,11 @@ def make_bindable(circuit: QuantumCircuit, angles: Sequence[Parameter]) -> Binda
     """
     program = lower(Filter(circuit.name or "circuit", circuit, (), tuple(angles), ()))
     plain = QuantumCircuit(circuit.num_qubits)
-    for gate, op in zip(program.gates, program.ops, strict=True):
-        if op.angle >= 0 and gate.name not in BINDABLE:
+    for op in program.ops:
+        if op.angle >= 0 and op.source.name not in BINDABLE:
             raise CircuitError(
-                f"{circuit.name}: Aer is not known to bind a parameterised {gate.name} correctly; "
-                f"rewrite it in {', '.join(BASIS)}"
+                f"{circuit.name}: Aer is not known to bind a parameterised {op.source.name} "
+                f"correctly; rewrite it in {', '.join(BASIS)}"
             )
-        plain.append(gate, op.qubits)
+        plain.append(op.source, op.qubits)
     return Bindable(plain, program.parameters, program.from_weights, program.offsets)

@@ -15,7 +15,7 @@ from qiskit_aer import AerSimulator
 from qiskit_aer.noise import NoiseModel
 
 from qhdm.errors import EngineError
-from qhdm.quantum.aer.bases import MeasurementBasis, bases_of, parities, rotate
+from qhdm.quantum.aer.bases import MeasurementBasis, bases_of, parities
 from qhdm.quantum.aer.rebase import Bindable, make_bindable, rebased
 from qhdm.quantum.aer.subcircuits import Subcircuit
 from qhdm.quantum.devices.calibration import find_calibration
@@ -130,14 +130,14 @@ class Executor:
 
     def _execution(self, part: Subcircuit, setting: MeasurementBasis, name: str) -> Execution:
         circuit = part.circuit.copy()
-        rotate(circuit, setting.basis)
+        setting.rotate(circuit)
         noise: NoiseModel | None = None
         ends = tuple(range(circuit.num_qubits))
         if self.device is None:
             circuit = rebased(circuit)
         else:
-            placed = place(circuit, self.device)
-            circuit, ends, noise = placed.circuit, placed.qubits, placed.noise
+            placed, noise = place(circuit, self.device)
+            circuit, ends = placed.circuit, placed.ends
         bindable = make_bindable(circuit, part.parameters)
         method = self._method(bindable.circuit.num_qubits, name)
         size = part.circuit.num_qubits

@@ -10,8 +10,8 @@ from qiskit.circuit import Parameter, QuantumCircuit
 
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.ir.components import Component, Term, angle_rows, split
-from qhdm.quantum.ir.light_cones import Pauli, light_cone
 from qhdm.quantum.ir.lowering import Op, Program
+from qhdm.quantum.ir.paulis import Pauli
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,26 +83,22 @@ def subcircuits_of(filter: Filter, *, keep_all: bool) -> Subcircuits:
     Raises:
         CircuitError: a gate or an observable cannot be used.
     """
-    found = split(filter)
-    parts = tuple(_part(found.program, members, keep_all) for members in found.alike)
-    return Subcircuits(found.program, parts, found.outputs)
+    parts = split(filter)
+    subcircuits = tuple(_subcircuit(parts.program, group, keep_all) for group in parts.alike)
+    return Subcircuits(parts.program, subcircuits, parts.outputs)
 
 
-def _part(program: Program, members: Sequence[Component], keep_all: bool) -> Subcircuit:
+def _subcircuit(program: Program, members: Sequence[Component], keep_all: bool) -> Subcircuit:
     first = members[0]
-    seen = set().union(*(light_cone(first.ops, pauli) for pauli in first.paulis))
-    if keep_all:
-        seen = set(range(len(first.ops)))
+    ops = first.ops if keep_all else [first.ops[i] for i in first.seen]
     circuit = QuantumCircuit(first.size)
-    for i, (op, place) in enumerate(zip(first.ops, first.places, strict=True)):
-        if i in seen:
-            circuit.append(program.gates[place], op.qubits)
-    with_angle = [(i, op) for i, op in enumerate(first.ops) if op.angle >= 0]
+    for op in ops:
+        circuit.append(op.source, op.qubits)
     return Subcircuit(
         circuit,
         tuple(program.parameters[row] for row in first.angles),
         angle_rows(members),
-        tuple(op for _, op in with_angle),
-        tuple(op.angle for i, op in with_angle if i in seen),
+        tuple(op for op in first.ops if op.angle >= 0),
+        tuple(op.angle for op in ops if op.angle >= 0),
         first.paulis,
     )

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from qiskit.circuit import QuantumCircuit
 from qiskit.providers import BackendV2
 
 from qhdm.quantum.analysis.transpile import to_isa
 from qhdm.quantum.exact.plan import Plan, make_plan
 from qhdm.quantum.filter import Filter
-from qhdm.quantum.ir.light_cones import components, light_cone, live_weights, masks
+from qhdm.quantum.ir.connectivity import components, on_qubits
+from qhdm.quantum.ir.light_cones import light_cone, live_weights
 from qhdm.quantum.ir.lowering import Program
+from qhdm.quantum.ir.paulis import union_of
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -111,7 +112,7 @@ def audit(filter: Filter) -> Audit:
         CircuitError: the filter cannot be simulated.
     """
     plan = make_plan(filter)
-    paulis = [masks(observable) for observable in filter.observables]
+    paulis = [union_of(observable) for observable in filter.observables]
     return Audit(
         filter,
         plan,
@@ -124,22 +125,11 @@ def audit(filter: Filter) -> Audit:
 
 def device_costs(facts: Audit, backend: BackendV2, *, seed: int = 0) -> list[DeviceCost]:
     """Each component with gates, transpiled apart: a device may run them apart."""
-    found = []
+    costs = []
     for qubits in facts.components:
-        part = component_circuit(facts.filter.circuit, qubits)
-        isa = to_isa(part, backend, seed=seed)
-        found.append(DeviceCost(qubits, isa.two_qubit_gates, isa.two_qubit_depth, isa.depth))
-    return found
-
-
-def component_circuit(circuit: QuantumCircuit, qubits: Sequence[int]) -> QuantumCircuit:
-    """The gates on a connected component, as a circuit on as many qubits."""
-    local = {circuit.qubits[qubit]: i for i, qubit in enumerate(qubits)}
-    part = QuantumCircuit(len(qubits))
-    for entry in circuit.data:
-        if entry.operation.name != "barrier" and all(q in local for q in entry.qubits):
-            part.append(entry.operation, [local[q] for q in entry.qubits])
-    return part
+        isa = to_isa(on_qubits(facts.filter.circuit, qubits), backend, seed=seed)
+        costs.append(DeviceCost(qubits, isa.two_qubit_gates, isa.two_qubit_depth, isa.depth))
+    return costs
 
 
 def conclusions(facts: Audit) -> list[str]:
@@ -174,8 +164,7 @@ def _on_weights(facts: Audit) -> list[str]:
     total, live = len(facts.filter.weights), len(facts.live)
     if live == total:
         return []
-    present = set(facts.filter.circuit.parameters)
-    absent = sum(weight not in present for weight in facts.filter.weights)
+    absent = total - len(facts.filter.present_weights)
     why = []
     if absent:
         why.append(f"{absent} are in no gate")

@@ -8,7 +8,6 @@ from itertools import combinations
 
 import numpy as np
 import torch
-from qiskit.circuit import QuantumCircuit
 from qiskit.quantum_info import SparsePauliOp, Statevector
 
 from qhdm import console
@@ -130,7 +129,7 @@ def verify(
     steps = {name: batch * (1 + 6 * _DIRECTIONS) if name == REFERENCE else 1 for name in names}
     found = {}
     with console.bar(
-        total=sum(steps.values()), unit="evaluation", disable=not progress or None
+        total=sum(steps.values()), unit="evaluation", show=progress, in_logs=False
     ) as bar:
         task = _Task(filter, rows, moves / max(1.0, np.sqrt(n + P)), g, bar.update)
         for name in names:
@@ -208,21 +207,13 @@ def _reference(task: _Task) -> _Found:
     return _Found(values, slopes, None)
 
 
-def _bound(filter: Filter, row: np.ndarray) -> QuantumCircuit:
-    present = set(filter.circuit.parameters)
-    parameters = (*filter.inputs, *filter.weights)
-    return filter.circuit.assign_parameters(
-        {p: v for p, v in zip(parameters, row, strict=True) if p in present}
-    )
-
-
 def _state(filter: Filter, row: np.ndarray) -> Statevector:
-    return Statevector(_bound(filter, row))
+    return Statevector(filter.assign(row))
 
 
 def _speed(filter: Filter, row: np.ndarray, move: np.ndarray) -> float:
     """How far the angles of all gates move together, radians per unit of `move`."""
-    before, after = (_bound(filter, r) for r in (row, row + move))
+    before, after = (filter.assign(r) for r in (row, row + move))
     return sum(
         abs(float(b) - float(a))
         for old, new in zip(before.data, after.data, strict=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,9 +22,12 @@ from qhdm.quantum.engines import expectation
 from qhdm.quantum.exact.plan import fuse
 from qhdm.quantum.exact.register import Register
 from qhdm.quantum.filter import Filter
+from qhdm.quantum.ir.components import Component
+from qhdm.quantum.ir.connectivity import connected
 from qhdm.quantum.ir.fusion import FusedGate
-from qhdm.quantum.ir.light_cones import connected, light_cone, masks
+from qhdm.quantum.ir.light_cones import light_cone
 from qhdm.quantum.ir.lowering import Program, lower
+from qhdm.quantum.ir.paulis import union_of
 from qhdm.seeds import Stream, derive_seed
 
 #: Bins of the fidelity histogram, as Sim et al. use them.
@@ -114,7 +117,7 @@ def measure(
     chunk = max(2, _CHUNK // 2**most // 2 * 2)
     generator = torch.Generator().manual_seed(derive_seed(seed, Stream.MEASURE, 0))
     starts = range(0, 2 * pairs, chunk)
-    for start in console.bar(starts, desc=filter.name, unit="batch", disable=not progress or None):
+    for start in console.bar(starts, desc=filter.name, unit="batch", show=progress, in_logs=False):
         count = min(chunk, 2 * pairs - start)
         states = random_states(program, count, generator)
         fidelities.append(pair_fidelities(list(states.values())))
@@ -142,7 +145,7 @@ def gradient_variance(filter: Filter, *, samples: int = 200, seed: int = 0) -> G
         CircuitError: the filter cannot be simulated.
     """
     program = lower(filter)
-    cones = [light_cone(program.ops, masks(observable)) for observable in filter.observables]
+    cones = [light_cone(program.ops, union_of(observable)) for observable in filter.observables]
     output = max(range(len(cones)), key=lambda m: len(cones[m]))
     angles = [program.ops[i].angle for i in cones[output] if program.ops[i].angle >= 0]
     seen = np.flatnonzero(program.from_weights[angles].any(axis=0))
@@ -180,19 +183,15 @@ def random_states(
     angles = x @ _float(inputs).T + w @ _float(weights).T + _float(program.offsets)
     states = {}
     for part in _parts(program):
-        local = {qubit: i for i, qubit in enumerate(part)}
-        ops = [
-            replace(op, qubits=tuple(local[q] for q in op.qubits))
-            for op in program.ops
-            if op.qubits[0] in local
-        ]
-        units, _ = fuse(ops, [False] * len(program.offsets))
-        zero = torch.zeros(count, 1, 2 ** len(part), 1, dtype=torch.complex64)
+        component = Component.of(program, part)
+        own = angles[:, list(component.angles)]
+        units, _ = fuse(component.ops, [False] * len(component.angles))
+        zero = torch.zeros(count, 1, 2**component.size, 1, dtype=torch.complex64)
         zero[:, :, 0] = 1
-        island = Register(tuple(reversed(range(len(part)))), zero)
+        register = Register(tuple(reversed(range(component.size))), zero)
         for unit in units:
-            island = island.apply(unit.qubits, _matrices(unit, angles)[:, None])
-        states[part] = island.ordered(range(len(part)))[:, 0, :, 0]
+            register = register.apply(unit.qubits, _matrices(unit, own)[:, None])
+        states[part] = register.ordered(range(component.size))[:, 0, :, 0]
     return states
 
 

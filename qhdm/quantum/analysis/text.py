@@ -14,15 +14,13 @@ from qhdm.quantum.exact.tree import Network
 def describe(facts: Audit) -> str:
     """Gates, live weights, light cones, components, the cost of simulation, and what follows."""
     filter = facts.filter
-    present = set(filter.circuit.parameters)
-    absent = sum(weight not in present for weight in filter.weights)
     cones = [f"{len(c)}/{len(facts.reach(m))}" for m, c in enumerate(facts.cones)]
     lines = [
         f"{filter.name}: {filter.circuit.num_qubits} qubits, depth {filter.circuit.depth()}, "
         f"{len(facts.program.ops)} gates of which {facts.wide_gates} on two qubits or more "
         f"({', '.join(f'{name} {count}' for name, count in facts.gates.most_common())})",
         f"inputs {len(filter.inputs)}, outputs {len(filter.observables)}, "
-        f"weights {len(filter.weights)} of which {len(filter.weights) - absent} in gates and "
+        f"weights {len(filter.weights)} of which {len(filter.present_weights)} in gates and "
         f"{len(facts.live)} live",
         f"light cones (gates/qubits per output): {', '.join(cones)}",
         f"connected components: {len(facts.components)}: "

@@ -10,7 +10,6 @@ readout errors. Idle qubits are not noisy, nor is there crosstalk.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from qiskit import transpile
 from qiskit.circuit import QuantumCircuit
@@ -21,31 +20,18 @@ from qiskit_aer.noise import NoiseModel
 
 from qhdm.errors import EngineError
 from qhdm.quantum.devices.calibration import Calibration, left_out, working_part
+from qhdm.quantum.ir.connectivity import Compact, compact
 
 _OPTIMIZATION_LEVEL = 2
 #: The layout is part of what a run means: it must be the same each time.
 _SEED = 0
 
 
-@dataclass(frozen=True, eq=False)
-class Placed:
-    """A circuit on the qubits of a device that it needs.
-
-    Attributes:
-        circuit: in the device's gates, on the used qubits, numbered in order.
-        qubits: which of them hold the original qubits at the end.
-        physical: which qubits of the device the used ones are.
-        noise: of those, under the same numbers.
-    """
-
-    circuit: QuantumCircuit
-    qubits: tuple[int, ...]
-    physical: tuple[int, ...]
-    noise: NoiseModel
-
-
-def place(circuit: QuantumCircuit, device: Calibration) -> Placed:
+def place(circuit: QuantumCircuit, device: Calibration) -> tuple[Compact, NoiseModel]:
     """Lay a circuit of gates out on a device.
+
+    Returns:
+        The circuit in the device's gates, and the noise of its qubits under the same numbers.
 
     Raises:
         EngineError: the device has too few qubits, or not the gates and couplings it takes.
@@ -59,7 +45,7 @@ def place(circuit: QuantumCircuit, device: Calibration) -> Placed:
     measured.compose(circuit, inplace=True)
     measured.measure(range(size), range(size))
     try:
-        laid = transpile(
+        laid_out = transpile(
             measured,
             target=working_part(target),
             optimization_level=_OPTIMIZATION_LEVEL,
@@ -72,17 +58,8 @@ def place(circuit: QuantumCircuit, device: Calibration) -> Placed:
             f"noise: {device} ({'; '.join(filter(None, facts))}) cannot run a circuit of {size} "
             f"connected qubits: {reason}; name another device, or complete its file"
         ) from None
-    where = {bit: i for i, bit in enumerate(laid.qubits)}
-    physical = sorted({where[q] for entry in laid.data for q in entry.qubits})
-    local = {qubit: i for i, qubit in enumerate(physical)}
-    placed, ends = QuantumCircuit(len(physical)), [0] * size
-    for entry in laid.data:
-        qubits = [local[where[q]] for q in entry.qubits]
-        if entry.operation.name == "measure":
-            ends[laid.find_bit(entry.clbits[0]).index] = qubits[0]
-        elif entry.operation.name != "barrier":
-            placed.append(entry.operation, qubits)
-    return Placed(placed, tuple(ends), tuple(physical), noise_of(target, physical))
+    placed = compact(laid_out)
+    return placed, noise_of(target, placed.physical)
 
 
 def noise_of(target: Target, physical: Sequence[int]) -> NoiseModel:

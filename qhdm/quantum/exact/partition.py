@@ -30,16 +30,11 @@ from qhdm.quantum.exact.tree import (
     Readout,
     real_form,
 )
-from qhdm.quantum.ir.fusion import (
-    LETTERS,
-    FusedGate,
-    embed,
-    letters_on,
-    random_angles,
-    string_matrix,
-)
-from qhdm.quantum.ir.light_cones import Pauli, connected, interaction_graph, light_cone
+from qhdm.quantum.ir.connectivity import connected, interaction_graph
+from qhdm.quantum.ir.fusion import FusedGate, embed, random_angles
+from qhdm.quantum.ir.light_cones import light_cone
 from qhdm.quantum.ir.lowering import Op
+from qhdm.quantum.ir.paulis import LETTERS, Pauli, letters_on, string_matrix
 
 #: Largest block, in qubits.
 MAX_BLOCK = 5

@@ -22,8 +22,8 @@ from qhdm.quantum.exact.tree import Network
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.ir.components import Component, Term, angle_rows, split
 from qhdm.quantum.ir.fusion import FusedGate
-from qhdm.quantum.ir.light_cones import Pauli, light_cone
 from qhdm.quantum.ir.lowering import Op, Program
+from qhdm.quantum.ir.paulis import Pauli
 
 Method = Literal["auto", "network", "statevector"]
 
@@ -99,8 +99,7 @@ def make_plan(filter: Filter, method: Method = "auto") -> Plan:
 
 def _group(name: str, program: Program, members: Sequence[Component], method: Method) -> Group:
     first = members[0]
-    seen = sorted(set().union(*(light_cone(first.ops, pauli) for pauli in first.paulis)))
-    units, reads = fuse([first.ops[i] for i in seen], first.reads_inputs)
+    units, reads = fuse([first.ops[i] for i in first.seen], first.reads_inputs)
     cost = 4 * sum(2 ** (first.size + len(unit.qubits)) for unit in units)
     network = None
     if method != "statevector":

@@ -20,7 +20,7 @@ from qhdm.quantum.exact.gate_matrices import GateMatrices
 from qhdm.quantum.exact.memory import require_memory
 from qhdm.quantum.exact.plan import Group
 from qhdm.quantum.exact.register import Register
-from qhdm.quantum.ir.light_cones import Pauli
+from qhdm.quantum.ir.paulis import Pauli
 
 #: States of less are made without asking whether there is room.
 _SMALL = 2**30

@@ -6,7 +6,7 @@ readers sort them, is then the order of numbers. Bind them by name all the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from qiskit import qasm2, qasm3, qpy, transpile
@@ -37,21 +37,8 @@ def _names(letter: str, count: int, digits: int) -> list[str]:
 
 def named_circuit(filter: Filter) -> QuantumCircuit:
     """The circuit of `filter`, its parameters under padded names."""
-    parameters = [*filter.inputs, *filter.weights]
     names = [*input_names(filter), *weight_names(filter)]
-    present = set(filter.circuit.parameters)
-    renamed = {
-        parameter: Parameter(name)
-        for parameter, name in zip(parameters, names, strict=True)
-        if parameter in present
-    }
-    return filter.circuit.assign_parameters(renamed)
-
-
-def bind(circuit: QuantumCircuit, values: Mapping[str, float]) -> QuantumCircuit:
-    """`circuit` with parameters bound by name, radians; names it does not hold are passed over."""
-    present = {parameter.name for parameter in circuit.parameters}
-    return circuit.assign_parameters({k: v for k, v in values.items() if k in present})
+    return filter.assign(map(Parameter, names))
 
 
 def to_openqasm3(circuit: QuantumCircuit) -> str:

@@ -1,16 +1,19 @@
-"""A filter as its connected components: what every engine simulates or runs apart."""
+"""A filter as its connected components, which every engine simulates or runs separately."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from qhdm.errors import CircuitError
 from qhdm.quantum.filter import Filter
-from qhdm.quantum.ir.light_cones import Pauli, connected
+from qhdm.quantum.ir.connectivity import connected
+from qhdm.quantum.ir.light_cones import light_cone
 from qhdm.quantum.ir.lowering import Op, Program, lower
+from qhdm.quantum.ir.paulis import Pauli, restricted, strings_of
 
 #: A coefficient, and the positions of the measured values that it multiplies.
 Term = tuple[float, tuple[int, ...]]
@@ -21,27 +24,44 @@ class Component:
     """One connected component, on local qubits and local angles.
 
     Attributes:
-        index: its number, by its first qubit.
         qubits: its qubits in the circuit, sorted; local qubit i is qubits[i].
         ops: its gates in order.
-        places: where they stand among the program's gates.
         angles: for each local angle, its row of the program's angles.
         reads_inputs: for each local angle, whether it depends on the inputs.
         paulis: measured Pauli strings over local qubits.
     """
 
-    index: int
     qubits: tuple[int, ...]
     ops: tuple[Op, ...]
-    places: tuple[int, ...]
     angles: tuple[int, ...]
     reads_inputs: tuple[bool, ...]
     paulis: tuple[Pauli, ...]
+
+    @classmethod
+    def of(cls, program: Program, qubits: Sequence[int], paulis: Iterable[Pauli] = ()) -> Component:
+        """The component of a program on these qubits."""
+        local = {qubit: i for i, qubit in enumerate(qubits)}
+        ops: list[Op] = []
+        angles: list[int] = []
+        for op in program.ops:
+            if op.qubits[0] in local:
+                angle = -1
+                if op.angle >= 0:
+                    angle = len(angles)
+                    angles.append(op.angle)
+                ops.append(replace(op, qubits=tuple(local[q] for q in op.qubits), angle=angle))
+        reads = tuple(bool(program.from_inputs[row].any()) for row in angles)
+        return cls(tuple(qubits), tuple(ops), tuple(angles), reads, tuple(paulis))
 
     @property
     def size(self) -> int:
         """Its number of qubits."""
         return len(self.qubits)
+
+    @property
+    def seen(self) -> list[int]:
+        """The indices of the gates that any of its Pauli strings can see, in order."""
+        return sorted(set().union(*(light_cone(self.ops, pauli) for pauli in self.paulis)))
 
     @property
     def signature(self) -> object:
@@ -69,32 +89,36 @@ class Split:
 
 
 def split(filter: Filter) -> Split:
-    """Take `filter` apart.
+    """Split a filter into components.
 
     Raises:
         CircuitError: a gate cannot be lowered, or an observable is not Hermitian or of other size.
     """
     program = lower(filter)
     parts = connected(program.qubits, [op.qubits for op in program.ops])
-    terms = _terms(filter, parts)
+    observables = [_terms(filter, m, parts) for m in range(len(filter.observables))]
     measured: list[dict[Pauli, None]] = [{} for _ in parts]
-    for term in terms:
-        for component, pauli in term.touched.items():
-            measured[component][pauli] = None
+    for _, touched in itertools.chain.from_iterable(observables):
+        for number, pauli in touched:
+            measured[number][pauli] = None
 
-    alike: dict[object, list[Component]] = {}
-    for index, part in enumerate(parts):
-        if measured[index]:
-            local = _localise(program, index, part, tuple(measured[index]))
-            alike.setdefault(local.signature, []).append(local)
+    alike: dict[object, list[tuple[int, Component]]] = {}
+    for number, (qubits, paulis) in enumerate(zip(parts, measured, strict=True)):
+        if paulis:
+            component = Component.of(program, qubits, paulis)
+            alike.setdefault(component.signature, []).append((number, component))
 
-    order = [(m.index, pauli) for members in alike.values() for m in members for pauli in m.paulis]
+    groups = list(alike.values())
+    order = [(n, pauli) for group in groups for n, member in group for pauli in member.paulis]
     position = {item: i for i, item in enumerate(order)}
-    outputs: list[list[Term]] = [[] for _ in filter.observables]
-    for term in terms:
-        factors = tuple(position[item] for item in term.touched.items())
-        outputs[term.observable].append((term.coefficient, factors))
-    return Split(program, tuple(map(tuple, alike.values())), tuple(map(tuple, outputs)))
+    return Split(
+        program,
+        tuple(tuple(member for _, member in group) for group in groups),
+        tuple(
+            tuple((factor, tuple(position[item] for item in touched)) for factor, touched in terms)
+            for terms in observables
+        ),
+    )
 
 
 def angle_rows(members: Sequence[Component]) -> np.ndarray:
@@ -103,53 +127,21 @@ def angle_rows(members: Sequence[Component]) -> np.ndarray:
     return angles.reshape(len(members), -1)
 
 
-def _localise(
-    program: Program, index: int, part: tuple[int, ...], paulis: tuple[Pauli, ...]
-) -> Component:
-    local = {qubit: i for i, qubit in enumerate(part)}
-    ops: list[Op] = []
-    angles: list[int] = []
-    places: list[int] = []
-    for place, op in enumerate(program.ops):
-        if op.qubits[0] in local:
-            places.append(place)
-            angle = -1
-            if op.angle >= 0:
-                angle = len(angles)
-                angles.append(op.angle)
-            ops.append(Op(tuple(local[q] for q in op.qubits), op.gate, angle))
-    reads = tuple(bool(np.any(program.from_inputs[row])) for row in angles)
-    return Component(index, part, tuple(ops), tuple(places), tuple(angles), reads, paulis)
-
-
-@dataclass(frozen=True)
-class _String:
-    """A Pauli string of an observable: for each component it touches, local (x, z) masks."""
-
-    observable: int
-    coefficient: float
-    touched: dict[int, Pauli]
-
-
-def _terms(filter: Filter, parts: Sequence[tuple[int, ...]]) -> list[_String]:
-    home = {qubit: (c, i) for c, part in enumerate(parts) for i, qubit in enumerate(part)}
+def _terms(
+    filter: Filter, m: int, parts: Sequence[tuple[int, ...]]
+) -> list[tuple[float, list[tuple[int, Pauli]]]]:
+    """Terms of observable m: each with the components that it touches, and its string on them."""
+    observable = filter.observables[m]
+    if observable.num_qubits != filter.circuit.num_qubits:
+        raise CircuitError(
+            f"{filter.name}: observable {m} acts on {observable.num_qubits} qubits, the circuit "
+            f"has {filter.circuit.num_qubits}"
+        )
+    coefficients = observable.coeffs.astype(complex)
+    if np.abs(coefficients.imag).max(initial=0) > 1e-12:
+        raise CircuitError(f"{filter.name}: observable {m} is not Hermitian")
     terms = []
-    for m, observable in enumerate(filter.observables):
-        if observable.num_qubits != filter.circuit.num_qubits:
-            raise CircuitError(
-                f"{filter.name}: observable {m} acts on {observable.num_qubits} qubits, the "
-                f"circuit has {filter.circuit.num_qubits}"
-            )
-        for string, qubits, coefficient in observable.to_sparse_list():
-            if abs(complex(coefficient).imag) > 1e-12:
-                raise CircuitError(f"{filter.name}: observable {m} is not Hermitian")
-            touched: dict[int, Pauli] = {}
-            for letter, qubit in zip(string, qubits, strict=True):
-                component, bit = home[qubit]
-                x, z = touched.get(component, (0, 0))
-                touched[component] = (
-                    x | (letter in "XY") << bit,
-                    z | (letter in "YZ") << bit,
-                )
-            terms.append(_String(m, float(complex(coefficient).real), touched))
+    for pauli, coefficient in zip(strings_of(observable), coefficients.real, strict=True):
+        local = [(number, restricted(pauli, part)) for number, part in enumerate(parts)]
+        terms.append((float(coefficient), [item for item in local if item[1] != (0, 0)]))
     return terms

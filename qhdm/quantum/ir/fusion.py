@@ -8,12 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from qhdm.quantum.ir.light_cones import Pauli
 from qhdm.quantum.ir.lowering import Op, Trig
-
-_PAULI = np.array([[[1, 0], [0, 1]], [[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]]])
-#: (x, z) of I, X, Y, Z.
-LETTERS = ((0, 0), (1, 0), (1, 1), (0, 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,20 +78,6 @@ def embed(matrix: np.ndarray, qubits: Sequence[int], among: Sequence[int]) -> np
     axes = [n - 1 - among.index(q) for q in reversed(qubits)]
     tensor = np.tensordot(matrix.reshape([2] * (2 * k)), tensor, axes=(range(k, 2 * k), axes))
     return np.moveaxis(tensor, range(k), axes).reshape(2**n, 2**n)
-
-
-def string_matrix(letters: Sequence[int]) -> np.ndarray:
-    """The matrix of a Pauli string of letters 0..3 (I, X, Y, Z), least significant qubit first."""
-    matrix = np.eye(1, dtype=complex)
-    for letter in letters:
-        matrix = np.kron(_PAULI[letter], matrix)
-    return matrix
-
-
-def letters_on(pauli: Pauli, qubits: Sequence[int]) -> tuple[int, ...]:
-    """The letters of a Pauli string, given as masks, on `qubits`."""
-    x, z = pauli
-    return tuple(LETTERS.index((x >> q & 1, z >> q & 1)) for q in qubits)
 
 
 def random_angles(units: Sequence[FusedGate], draw: int) -> dict[int, float]:

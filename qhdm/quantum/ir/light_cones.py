@@ -1,56 +1,13 @@
-"""What the gates of a circuit connect and what its observables can see: pure analysis."""
+"""Light cones: the gates and weights that can change an observable."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import rustworkx as rx
-from qiskit.circuit import QuantumCircuit
-from qiskit.quantum_info import SparsePauliOp
 
 from qhdm.quantum.ir.lowering import Op, Program
-
-#: A Pauli string as bit masks over qubits (x, z); Y has both bits.
-Pauli = tuple[int, int]
-
-
-def components(circuit: QuantumCircuit) -> list[tuple[int, ...]]:
-    """The sets of qubits that gates connect, each sorted, ordered by their first qubit.
-
-    Barriers connect nothing. Different components never become entangled: each can be simulated,
-    or run on hardware, apart.
-
-    Example:
-        >>> components(build_filter("fqconv").circuit)
-        [(0, 4, 8), (1, 5, 9), (2, 6, 10), (3, 7, 11)]
-    """
-    index = {qubit: i for i, qubit in enumerate(circuit.qubits)}
-    return connected(
-        circuit.num_qubits,
-        (
-            [index[qubit] for qubit in entry.qubits]
-            for entry in circuit.data
-            if entry.operation.name != "barrier"
-        ),
-    )
-
-
-def connected(nodes: int, groups: Iterable[Sequence[int]]) -> list[tuple[int, ...]]:
-    """Connected components of `nodes` nodes, any two nodes of a group being connected."""
-    parts = rx.connected_components(interaction_graph(nodes, groups))
-    return sorted(tuple(sorted(part)) for part in parts)
-
-
-def interaction_graph(nodes: int, groups: Iterable[Sequence[int]]) -> rx.PyGraph:
-    """The simple graph with an edge between any two nodes of a group."""
-    graph: rx.PyGraph = rx.PyGraph(multigraph=False)
-    graph.add_nodes_from(range(nodes))
-    for group in groups:
-        for i, one in enumerate(group):
-            for other in group[:i]:
-                graph.add_edge(one, other, None)
-    return graph
+from qhdm.quantum.ir.paulis import Pauli
 
 
 def live_weights(program: Program, paulis: Iterable[Pauli]) -> list[int]:
@@ -80,13 +37,3 @@ def light_cone(ops: Sequence[Op], pauli: Pauli) -> list[int]:
         for q, flag in zip(op.qubits, flags, strict=True):
             support[q] = support.get(q, True) and flag
     return kept[::-1]
-
-
-def masks(observable: SparsePauliOp) -> Pauli:
-    """Where any string of an observable is X or Y, and where Z or Y."""
-    x = z = 0
-    for string, qubits, _ in observable.to_sparse_list():
-        for letter, qubit in zip(string, qubits, strict=True):
-            x |= (letter in "XY") << qubit
-            z |= (letter in "YZ") << qubit
-    return x, z

@@ -11,7 +11,8 @@ read off the gate's own matrix; gates of several parameters are taken apart by t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -71,11 +72,13 @@ class Op:
         gate: its trigonometric form, shared by all gates of the kind in a program; a constant gate
             has A = B = 0.
         angle: row of the program's angles; -1 for a constant gate.
+        source: the gate as Qiskit has it; one with an angle reads a parameter of its own.
     """
 
     qubits: tuple[int, ...]
     gate: Trig
     angle: int
+    source: Gate = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +91,7 @@ class Program:
     Attributes:
         qubits: n.
         ops: gates in order.
-        gates: the same as Qiskit has them; those with an angle read a parameter of their own.
-        parameters: those parameters, angle by angle.
+        parameters: of their sources, angle by angle.
         from_inputs: (angles, n_in).
         from_weights: (angles, P).
         offsets: (angles,).
@@ -97,7 +99,6 @@ class Program:
 
     qubits: int
     ops: tuple[Op, ...]
-    gates: tuple[Gate, ...]
     parameters: tuple[Parameter, ...]
     from_inputs: np.ndarray
     from_weights: np.ndarray
@@ -133,90 +134,93 @@ def lower(filter: Filter) -> Program:
         CircuitError: a gate is not unitary, or an angle is not an affine real expression of the
             filter's inputs and weights.
     """
-    columns = {p: i for i, p in enumerate((*filter.inputs, *filter.weights))}
-    forms: dict[tuple[object, ...], Trig | None] = {}
-    ops: list[Op] = []
-    gates: list[Gate] = []
-    parameters: list[Parameter] = []
-    rows: list[np.ndarray] = []
-    offsets: list[float] = []
+    lowering = _Lowering(filter)
+    lowering.circuit(filter.circuit, range(filter.circuit.num_qubits))
+    count, n = len(lowering.rows), len(filter.inputs)
+    matrix = np.array(lowering.rows).reshape(count, len(filter.parameters))
+    return Program(
+        filter.circuit.num_qubits,
+        tuple(lowering.ops),
+        tuple(lowering.parameters),
+        matrix[:, :n],
+        matrix[:, n:],
+        np.array(lowering.offsets, dtype=float),
+    )
 
-    def form(gate: Gate) -> Trig | None:
-        # Only gates of the library are known by their type; controlled ones may be open.
-        if type(gate) not in _STANDARD:
-            return None
-        key = (type(gate), getattr(gate, "ctrl_state", None))
-        if key not in forms:
-            forms[key] = _trigonometric(gate)
-        return forms[key]
 
-    def constant(matrix: np.ndarray) -> Trig:
-        key = ("constant", matrix.shape, matrix.tobytes())
-        if key not in forms:
-            zero = np.zeros_like(matrix)
-            forms[key] = Trig(matrix, zero, zero, 1.0)
-        found = forms[key]
-        assert found is not None
-        return found
+class _Lowering:
+    """Collects the operations of a filter's circuit, and the rows of their angles."""
 
-    def visit(circuit: QuantumCircuit, wires: tuple[int, ...]) -> None:
-        wire_of = dict(zip(circuit.qubits, wires, strict=True))
+    def __init__(self, filter: Filter) -> None:
+        self.name = filter.name
+        self.ops: list[Op] = []
+        self.parameters: list[Parameter] = []
+        self.rows: list[np.ndarray] = []
+        self.offsets: list[float] = []
+        self._columns = {p: i for i, p in enumerate(filter.parameters)}
+        self._constants: dict[tuple[object, ...], Trig] = {}
+        self._forms: dict[tuple[object, ...], Trig | None] = {}
+
+    def circuit(self, circuit: QuantumCircuit, qubits: Sequence[int]) -> None:
+        """Add the gates of a circuit whose qubit i is `qubits[i]`."""
+        index = dict(zip(circuit.qubits, qubits, strict=True))
         for entry in circuit.data:
-            gate, qubits = entry.operation, tuple(wire_of[q] for q in entry.qubits)
+            gate, places = entry.operation, tuple(index[q] for q in entry.qubits)
             if isinstance(gate, IGNORED):
                 continue
             if not isinstance(gate, Gate):
                 raise CircuitError(
-                    f"{filter.name}: {gate.name} on qubits {list(qubits)} is not a unitary gate; "
+                    f"{self.name}: {gate.name} on qubits {list(places)} is not a unitary gate; "
                     "filters hold gates alone"
                 )
-            emit(gate, qubits)
+            self._gate(gate, places)
 
-    def emit(gate: Gate, qubits: tuple[int, ...]) -> None:
+    def _gate(self, gate: Gate, qubits: tuple[int, ...]) -> None:
         free = [p for p in gate.params if isinstance(p, ParameterExpression) and p.parameters]
         if not free and (gate.num_qubits <= MATRIX_QUBITS or gate.definition is None):
-            try:
-                matrix = np.asarray(Operator(gate).data)
-            except QiskitError:
-                raise CircuitError(
-                    f"{filter.name}: gate {gate.name} has neither a matrix nor a definition"
-                ) from None
-            if not np.isfinite(matrix).all():
-                raise CircuitError(f"{filter.name}: an angle of {gate.name} is not a finite number")
-            ops.append(Op(qubits, constant(matrix), -1))
-            gates.append(gate)
-        elif free and len(gate.params) == 1 and (trig := form(gate)):
-            row, offset = _affine(filter.name, free[0], columns)
-            ops.append(Op(qubits, trig, len(rows)))
-            parameters.append(Parameter(f"a{len(rows)}"))
-            gates.append(with_angle(gate, parameters[-1]))
-            rows.append(row)
-            offsets.append(offset)
+            self.ops.append(Op(qubits, self._constant(gate), -1, gate))
+        elif free and len(gate.params) == 1 and (form := self._form(gate)):
+            row, offset = _affine(self.name, free[0], self._columns)
+            angle = len(self.rows)
+            own = Parameter(f"a{angle}")
+            self.ops.append(Op(qubits, form, angle, with_angle(gate, own)))
+            self.parameters.append(own)
+            self.rows.append(row)
+            self.offsets.append(offset)
         elif isinstance(gate, UGate):
             # U is a basis gate without a definition: U(t, p, l) = P(p) RY(t) P(l).
             theta, phi, lam = gate.params
             for part in (PhaseGate(lam), RYGate(theta), PhaseGate(phi)):
-                emit(part, qubits)
+                self._gate(part, qubits)
         elif gate.definition is not None:
-            visit(gate.definition, qubits)
+            self.circuit(gate.definition, qubits)
         else:
             raise CircuitError(
-                f"{filter.name}: gate {gate.name} has free parameters but neither a trigonometric "
+                f"{self.name}: gate {gate.name} has free parameters but neither a trigonometric "
                 "matrix nor a definition; rewrite it in standard gates"
             )
 
-    visit(filter.circuit, tuple(range(filter.circuit.num_qubits)))
-    split = len(filter.inputs)
-    matrix = np.array(rows).reshape(len(rows), len(columns))
-    return Program(
-        filter.circuit.num_qubits,
-        tuple(ops),
-        tuple(gates),
-        tuple(parameters),
-        matrix[:, :split],
-        matrix[:, split:],
-        np.array(offsets, dtype=float),
-    )
+    def _constant(self, gate: Gate) -> Trig:
+        try:
+            matrix = np.asarray(Operator(gate).data)
+        except QiskitError:
+            raise CircuitError(
+                f"{self.name}: gate {gate.name} has neither a matrix nor a definition"
+            ) from None
+        if not np.isfinite(matrix).all():
+            raise CircuitError(f"{self.name}: an angle of {gate.name} is not a finite number")
+        zero = np.zeros_like(matrix)
+        key = (matrix.shape, matrix.tobytes())
+        return self._constants.setdefault(key, Trig(matrix, zero, zero, 1.0))
+
+    def _form(self, gate: Gate) -> Trig | None:
+        # Only gates of the library are known by their type; controlled ones may be open.
+        if type(gate) not in _STANDARD:
+            return None
+        key = (type(gate), getattr(gate, "ctrl_state", None))
+        if key not in self._forms:
+            self._forms[key] = _trigonometric(gate)
+        return self._forms[key]
 
 
 def with_angle(gate: Gate, angle: float | Parameter) -> Gate:

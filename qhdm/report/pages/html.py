@@ -12,6 +12,7 @@ import jinja2
 import numpy as np
 
 from qhdm._version import __version__
+from qhdm.console import duration
 from qhdm.pictures import to_picture
 
 
@@ -48,16 +49,6 @@ def number(value: float | None) -> str:
         return f"{value:.2e}".replace("-", "\N{MINUS SIGN}")
     digits = 2 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def duration(seconds: float) -> str:
-    """In its two largest units: `3 h 05 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 @cache
