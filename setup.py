@@ -67,7 +67,7 @@ setup(
     package_data={
         "qhdm": ["py.typed"],
         "qhdm.data": ["bundled/*"],
-        "qhdm.report.pages": ["templates/*"],
+        "qhdm.report": ["templates/*"],
         **{f"qhdm.shipped.{folder}": files for folder, files in SHIPPED.items()},
     },
     entry_points={"console_scripts": ["qhdm = qhdm.cli:main"]},

@@ -1,6 +1,6 @@
-"""The processes of one command, as torchrun starts them: who is who, and what they tell each other.
+"""The processes of one command under torchrun: their ranks, and communication between them.
 
-Without a launcher there is one process: nothing here costs anything then, or imports torch.
+Without a launcher there is one process, and nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from qhdm.errors import ConfigError, DistributedError, PeerFailed, QhdmError, first_line
 
@@ -23,31 +23,30 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
 E = TypeVar("E", bound=QhdmError)
+T = TypeVar("T")
 
-_NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-#: A lost process closes its connections, which is noticed at once; this is for one that hangs. It
-#: must be longer than what one process may do alone: a batch of images on Aer can take hours.
+_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+#: For processes that hang; lost ones close their connections, which is noticed at once. Longer than
+#: anything one process does alone: a batch of images on Aer can take hours.
 _TIMEOUT = timedelta(hours=12)
-
-
-#: Between looks for an answer of another process, seconds.
+#: Seconds between polls of the store.
 _POLL = 0.02
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes that work on one command together.
+    """The processes that run one command together.
 
-    All of them compute, each on its share; process 0 alone writes and speaks. Collective methods
-    are called by all processes in the same order.
+    Each computes its share; only rank 0 writes files and prints. All processes must call the
+    collective methods in the same order.
 
     Attributes:
         rank: of this process, from 0 to `size` - 1.
-        size: how many there are.
-        local_rank, local_size: the same among those on this machine.
-        launch: tells this launch from others, and is the same when the launcher starts the
-            processes again; None without torchrun.
-        restarts: how many times torchrun may do so (--max-restarts).
+        size: number of processes.
+        local_rank, local_size: the same on this machine.
+        launch: identifies this launch, also when the launcher restarts the processes; None
+            without torchrun.
+        restarts: how often torchrun may restart them (--max-restarts).
     """
 
     rank: int = 0
@@ -59,35 +58,34 @@ class World:
 
     @classmethod
     def from_environment(cls) -> World:
-        """As torchrun, or another launcher with the same variables, says; else one process.
+        """Read the variables that torchrun sets; one process if they are absent.
 
         Raises:
             ConfigError: a variable is not a number, or out of range.
         """
-        if not all(name in os.environ for name in _NEEDED):
+        if not _launched():
             return cls()
         size = _number("WORLD_SIZE", least=1)
-        local_size = _number("LOCAL_WORLD_SIZE", least=1, absent=size)
+        local_size = _number("LOCAL_WORLD_SIZE", least=1, default=size)
         return cls(
             rank=_number("RANK", below=size),
             size=size,
-            local_rank=_number("LOCAL_RANK", below=local_size, absent=0),
+            local_rank=_number("LOCAL_RANK", below=local_size, default=0),
             local_size=local_size,
             launch=_launch(),
-            restarts=_number("TORCHELASTIC_MAX_RESTARTS", absent=0),
+            restarts=_number("TORCHELASTIC_MAX_RESTARTS", default=0),
         )
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this process has rank 0, which writes files and prints."""
         return self.rank == 0
 
     def share(self, count: int, *, whole: int = 1) -> slice:
-        """This process's part of a row of `count` things: no process has two pieces more.
+        """This process's contiguous share of `count` items.
 
-        Args:
-            count: how many things.
-            whole: they stay together in pieces of so many, counted from the first.
+        Shares consist of pieces of `whole` items, counted from the first; numbers of pieces differ
+        by at most one.
         """
         pieces = -(-count // whole)
         start, end = (
@@ -97,10 +95,10 @@ class World:
 
     @contextmanager
     def joined(self) -> Iterator[None]:
-        """Within, the processes can talk: by gloo between CPUs, by NCCL between GPUs.
+        """Connect the processes, by gloo between CPUs and NCCL between GPUs.
 
         Raises:
-            DistributedError: they do not find each other.
+            DistributedError: they cannot reach each other.
         """
         if self.size == 1:
             yield
@@ -116,7 +114,7 @@ class World:
             store, rank, size = next(distributed.rendezvous("env://", timeout=_TIMEOUT))
             distributed.init_process_group(
                 backend,
-                store=distributed.PrefixStore(_name_of_start(store, rank, size), store),
+                store=distributed.PrefixStore(_agree_on_name(store, rank, size), store),
                 rank=rank,
                 world_size=size,
                 timeout=_TIMEOUT,
@@ -127,11 +125,11 @@ class World:
                 f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({first_line(error)})"
             ) from None
         yield
-        # Not after an error: there, the others may be gone, and leaving closes everything.
+        # Not after an error: the others may be gone then, and leaving closes everything.
         distributed.destroy_process_group()
 
     def add_up(self, tensor: Tensor) -> None:
-        """Replace `tensor` by its sum over the processes, bit by bit the same on each."""
+        """Replace `tensor` by its sum over the processes, identical on each to the bit."""
         if self.size > 1:
             from torch import distributed
 
@@ -148,41 +146,30 @@ class World:
         self.add_up(count)
         return bool(count)
 
-    def broadcast(self, text: str) -> str:
-        """The text that process 0 has."""
-        return self.gather(text.encode() if self.first else b"")[0].decode()
+    def broadcast(self, value: T) -> T:
+        """The value of rank 0."""
+        return self.gather(value if self.first else None)[0]  # type: ignore[return-value]
 
-    def gather(self, data: bytes) -> list[bytes]:
-        """What each process has, in the order of ranks, for all of them."""
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes, by rank; every process gets them."""
         if self.size == 1:
-            return [data]
-        import torch
+            return [value]
         from torch import distributed
 
-        length = torch.tensor([len(data)])
-        lengths = [torch.empty_like(length) for _ in range(self.size)]
+        values: list[Any] = [None] * self.size
         with self._contact():
-            distributed.all_gather(lengths, length)
-        longest = max(1, *(int(found) for found in lengths))
-        padded = torch.zeros(longest, dtype=torch.uint8)
-        if data:
-            padded[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        found = [torch.empty_like(padded) for _ in range(self.size)]
-        with self._contact():
-            distributed.all_gather(found, padded)
-        return [
-            bytes(tensor[: int(own)].numpy()) for tensor, own in zip(found, lengths, strict=True)
-        ]
+            distributed.all_gather_object(values, value)
+        return values
 
     def wait(self) -> None:
-        """Go on when all processes have come here."""
+        """Wait until all processes have come here."""
         self.any(False)
 
     @contextmanager
     def agreed(self) -> Iterator[None]:
-        """Let all processes get through the body, or none: an error in one ends all of them.
+        """Let either all processes complete the body or none: an error in one ends all.
 
-        The first process that has an error raises it, the others `PeerFailed`.
+        The first process with an error raises it, the others raise `PeerFailed`.
         """
         if self.size == 1:
             yield
@@ -192,7 +179,7 @@ class World:
             yield
         except Exception as caught:
             error = caught
-        failed = [bool(found) for found in self.gather(b"" if error is None else b"failed")]
+        failed = self.gather(error is not None)
         if True not in failed:
             return
         if error is not None and failed.index(True) == self.rank:
@@ -200,27 +187,42 @@ class World:
         raise PeerFailed(f"process {failed.index(True)} failed")
 
     def common(self, error: E) -> E | PeerFailed:
-        """What to raise for an error that all processes find at once: only one speaks."""
+        """What this process raises for an error that all have: only rank 0 reports it."""
         return error if self.first else PeerFailed(str(error))
 
     @contextmanager
     def _contact(self) -> Iterator[None]:
         try:
             yield
-        except RuntimeError as error:  # of no type of its own, in gloo as in NCCL
+        except RuntimeError as error:  # gloo and NCCL have no type of their own
             lost = DistributedError(
-                f"lost contact with another process ({first_line(error)}); what was saved last "
-                "stands, and torchrun --max-restarts N goes on from there by itself"
+                f"lost contact with another process ({first_line(error)}); the last checkpoint is "
+                "kept, and torchrun --max-restarts N resumes from it automatically"
             )
             raise self.common(lost) from None
 
 
-def _name_of_start(store: Store, rank: int, size: int) -> str:
+#: One process.
+ALONE = World()
+
+
+def leave(code: int) -> NoReturn:
+    """End this process, whose work is done."""
+    if _launched():
+        # A thread of gloo that still holds a tensor aborts Python as that ends; seen once in some
+        # thirty launches on busy cores (https://github.com/pytorch/pytorch/pull/179291).
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _agree_on_name(store: Store, rank: int, size: int) -> str:
     """A name for this start of the processes, the same for all of them and never used before.
 
     torchrun may keep one store over its restarts, with the addresses of processes that are gone,
-    and its counts of restarts differ between machines that came at different times. So process 0
-    makes up a name, and each of the others takes one only when it has been answered under it.
+    and its counts of restarts differ between machines that joined at different times. So rank 0
+    makes up a name, and each of the others takes it only once rank 0 has answered under it.
     """
     own = uuid.uuid4().hex
     if rank == 0:
@@ -239,27 +241,16 @@ def _name_of_start(store: Store, rank: int, size: int) -> str:
             time.sleep(_POLL)
 
 
-def leave(code: int) -> NoReturn:
-    """End this process, whose work is done."""
-    if all(name in os.environ for name in _NEEDED):
-        # A thread of gloo that still holds a tensor aborts Python while that ends; seen once in
-        # some thirty launches on busy cores (https://github.com/pytorch/pytorch/pull/179291).
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
-
-
-#: One process.
-ALONE = World()
+def _launched() -> bool:
+    return all(name in os.environ for name in _VARIABLES)
 
 
 def _number(
-    name: str, *, least: int = 0, below: int | None = None, absent: int | None = None
+    name: str, *, least: int = 0, below: int | None = None, default: int | None = None
 ) -> int:
     text = os.environ.get(name)
-    if text is None and absent is not None:
-        return absent
+    if text is None and default is not None:
+        return default
     if text is None or not text.isdecimal() or int(text) < least:
         raise ConfigError(f"{name}: {text!r} in the environment is not a number from {least} up")
     if below is not None and int(text) >= below:
@@ -268,7 +259,7 @@ def _number(
 
 
 def _launch() -> str | None:
-    """The job's id (--rdzv-id); where torchrun was given none, its process."""
+    """The id of the job (--rdzv-id), or the launcher's process where it was given none."""
     name = os.environ.get("TORCHELASTIC_RUN_ID")
     if name != "none":
         return name

@@ -1,7 +1,7 @@
-"""The errors qhdm raises for input it cannot use.
+"""Exceptions for input that qhdm cannot use, and helpers for their messages.
 
-Each message is one line that names the place (key, file, image, job) and the remedy; the command
-line prints it as it stands and exits with the class's code. Anything else that escapes is a bug.
+A message is one line that names the place (key, file, image, job) and the remedy. The command line
+prints it and exits with the code of the class. Any other exception that escapes is a bug.
 """
 
 import difflib
@@ -11,7 +11,7 @@ from typing import ClassVar
 
 
 def shortened(message: str) -> str:
-    """`message` with words of more than 60 characters cut, as names from files may be."""
+    """`message` with words of more than 60 characters cut."""
     return re.sub(r"\S{61,}", lambda word: f"{word[0][:57]}...", message)
 
 
@@ -37,7 +37,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 class QhdmError(Exception):
-    """Base of all errors that a user can cause and mend.
+    """Base of all errors that a user can cause and fix.
 
     Attributes:
         exit_code: of the command line.
@@ -62,7 +62,7 @@ class DataError(QhdmError):
 
 
 class DownloadError(DataError):
-    """A download failed or what came is not the archive that was asked for."""
+    """A download failed, or its content is not the requested archive."""
 
 
 class CircuitError(QhdmError):
@@ -70,7 +70,7 @@ class CircuitError(QhdmError):
 
 
 class EngineError(QhdmError):
-    """An engine cannot be set up as asked for, or cannot hold a circuit."""
+    """An engine cannot be set up as requested, or cannot hold a circuit."""
 
 
 class ExportError(QhdmError):
@@ -90,19 +90,19 @@ class SamplingError(QhdmError):
 
 
 class TrainingError(QhdmError):
-    """Training cannot go on, for example because the loss is no longer finite."""
+    """Training cannot continue, for example because the loss is not finite."""
 
 
 class DistributedError(QhdmError):
-    """The processes of one command do not find, or have lost, each other."""
+    """The processes of one command cannot reach each other."""
 
 
 class PeerFailed(QhdmError):  # noqa: N818 (a consequence, not a fault)
-    """Another process of the same command has said what is wrong: this one leaves in silence."""
+    """Another process of the same command failed and reports it; this one exits silently."""
 
 
 class ComparisonError(QhdmError):
-    """A comparison's directory holds other runs than it asks for, or some of its cells failed."""
+    """The directory of a comparison holds other runs than specified, or some cells failed."""
 
 
 class EvaluationError(QhdmError):
@@ -211,6 +211,6 @@ class QueueError(HardwareError):
 
 
 class Interrupted(QhdmError):  # noqa: N818 (an event, not a fault)
-    """The user stopped the work; the message says what was saved and how to go on."""
+    """The user interrupted a command; the message tells what was saved and how to resume."""
 
     exit_code = 130

@@ -1,7 +1,7 @@
-"""YAML files as frozen dataclasses: unknown keys, wrong types and bad values are refused.
+"""YAML files as frozen dataclasses, strictly: no unknown keys, no coercion of types.
 
-Every refusal is a `ConfigError` of one line that names the file, the line where YAML knows it, the
-key, and the nearest known key or value.
+Each problem is a `ConfigError` of one line that names the file, the line if known, the key, and the
+nearest known key or value.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from qhdm.errors import ConfigError, QhdmError, closest, did_you_mean, shortened
 from qhdm.files import write_text
 
-#: What a file may hold, far above what any needs; aliases count as what they stand for.
+#: Limits of a file, far above what any needs. Aliases count as the values they refer to.
 MAX_BYTES = 64 * 1024
 MAX_NODES = 10_000
 MAX_DEPTH = 50
@@ -41,17 +41,19 @@ _Loader.add_implicit_resolver(
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """Parsed YAML: the plain data, where it came from, and the line of each key (1-based).
+    """Plain data and its places.
 
     Attributes:
-        source: the file; what contradictions between keys are reported at.
-        origin: the file whose `lines` these are, where it is not the source.
-        given: the places of keys that were put over those of the file.
+        source: the file; contradictions between keys are reported here.
+        data: dicts, lists and scalars.
+        lines: the line of each key, counted from 1.
+        origin: the file that `lines` refers to, if it is not `source`.
+        given: the places of keys that were set over those of the file.
     """
 
     source: str
     data: Any
-    lines: dict[Key, int]
+    lines: Mapping[Key, int] = dataclasses.field(default_factory=dict)
     origin: str | None = None
     given: Mapping[Key, str] = dataclasses.field(default_factory=dict)
 
@@ -70,11 +72,11 @@ class Document:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A value to put over a document.
+    """A value to set in a document.
 
     Attributes:
         key, value: what to set.
-        place: where it was given, with its key, for messages.
+        place: where it was given, including the key, for messages.
     """
 
     key: tuple[str, ...]
@@ -86,7 +88,7 @@ def dotted(key: Key) -> str:
     """`("a", "b", 1)` as `a.b[1]`."""
     text = ""
     for part in key:
-        # A message is one line, whatever a key holds.
+        # Keys may hold line breaks, messages must not.
         name = part if isinstance(part, int) or part.isprintable() else repr(part)
         text += f"[{name}]" if isinstance(part, int) else f".{name}"
     return shortened(text.removeprefix("."))
@@ -117,10 +119,10 @@ def read_document(path: Path) -> Document:
 
 
 def _parse(text: str, source: str) -> tuple[Any, dict[Key, int]]:
-    """The plain data of a YAML text, all of which JSON can hold, and the line of each key.
+    """The plain data of a YAML text, and the line of each key.
 
     Raises:
-        ConfigError: it is not YAML, or holds more than the limits, or something else than that.
+        ConfigError: it is not YAML, exceeds the limits, or holds what JSON cannot.
     """
     lines: dict[Key, int] = {}
     try:
@@ -141,39 +143,40 @@ def _parse(text: str, source: str) -> tuple[Any, dict[Key, int]]:
         where = f"{source}:{mark.line + 1}" if mark else source
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise ConfigError(f"{where}: not valid YAML: {problem}") from None
-    except Exception as error:  # its constructors raise many kinds, as for the date 2026-99-99
+    except Exception as error:  # constructors raise many types, as for the date 2026-99-99
         raise ConfigError(f"{source}: holds a value that cannot be read ({error})") from None
 
 
 def _collect_lines(
     node: yaml.Node, key: Key, lines: dict[Key, int], source: str, budget: list[int]
 ) -> None:
-    """Fill `lines`; `budget` is a list of one number, the nodes that may follow."""
+    """Fill `lines`; `budget` holds one number, the nodes that may follow."""
+
+    def refuse(at: yaml.Node, problem: str) -> NoReturn:
+        raise ConfigError(f"{source}:{_line(at)}: {problem}")
+
     budget[0] -= 1
-    if budget[0] < 0 or len(key) > MAX_DEPTH:
-        limit = (
-            f"nested deeper than {MAX_DEPTH} levels"
-            if budget[0] >= 0
-            else (f"more than {MAX_NODES:,} values, aliases counted as what they stand for")
-        )
-        raise ConfigError(f"{source}:{node.start_mark.line + 1}: {limit}")
+    if budget[0] < 0:
+        refuse(node, f"more than {MAX_NODES:,} values, aliases counted as what they refer to")
+    if len(key) > MAX_DEPTH:
+        refuse(node, f"nested deeper than {MAX_DEPTH} levels")
     if isinstance(node, yaml.MappingNode):
-        seen = set()
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                line = key_node.start_mark.line + 1
-                raise ConfigError(f"{source}:{line}: a key must be a name, not a list or mapping")
-            name = str(key_node.value)
-            line = key_node.start_mark.line + 1
-            if name in seen:
-                raise ConfigError(f"{source}:{line}: {dotted((*key, name))}: given twice")
-            seen.add(name)
-            lines[(*key, name)] = line
-            _collect_lines(value_node, (*key, name), lines, source, budget)
+                refuse(key_node, "a key must be a name, not a list or mapping")
+            inner = (*key, str(key_node.value))
+            if inner in lines:
+                refuse(key_node, f"{dotted(inner)}: given twice")
+            lines[inner] = _line(key_node)
+            _collect_lines(value_node, inner, lines, source, budget)
     elif isinstance(node, yaml.SequenceNode):
         for index, value_node in enumerate(node.value):
-            lines[(*key, index)] = value_node.start_mark.line + 1
+            lines[(*key, index)] = _line(value_node)
             _collect_lines(value_node, (*key, index), lines, source, budget)
+
+
+def _line(node: yaml.Node) -> int:
+    return node.start_mark.line + 1
 
 
 def with_overrides(document: Document, overrides: Iterable[str]) -> Document:
@@ -241,7 +244,7 @@ def validate(cls: type[T], document: Document) -> T:
 
 
 def _key_of(problem: Mapping[str, Any], data: Any) -> Key:
-    """The key that a problem is of: its place without the names of a union's types."""
+    """The key of a problem: its location without the names of a union's types."""
     key: Key = ()
     for part in problem["loc"]:
         known = range(len(data)) if isinstance(data, list) else data
@@ -251,7 +254,7 @@ def _key_of(problem: Mapping[str, Any], data: Any) -> Key:
 
 
 def _describe(cls: type, document: Document, key: Key, problems: list[dict[str, Any]]) -> str:
-    """What is wrong with a key; with one of several types it is a problem for each."""
+    """Message for the problems of one key: a union has one for each of its types."""
     problem = problems[0]
     kind, value = problem["type"], problem["input"]
     if kind == "unexpected_keyword_argument":
@@ -259,7 +262,7 @@ def _describe(cls: type, document: Document, key: Key, problems: list[dict[str, 
         hint = f"; did you mean {guess}?" if guess else ""
         return f"{document.place(key)}: unknown key{hint}"
     if kind == "value_error":
-        # Cross-checks name their keys themselves: their place is the document, or the section.
+        # Cross-checks name their keys themselves, within the document or section.
         where = document.place(key) if key else document.source
         return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
     known = [name for p in problems for name in _names(p)]
@@ -278,27 +281,27 @@ def _describe(cls: type, document: Document, key: Key, problems: list[dict[str, 
 
 
 def _names(problem: Mapping[str, Any]) -> list[str]:
-    """The values that a key might have had, where it is one of some."""
+    """The values to choose from, if there is such a list."""
     if problem["type"] != "literal_error":
         return []
     return re.findall(r"'([^']*)'", problem["ctx"]["expected"])
 
 
 def write_record(record: Any, path: Path) -> None:
-    """Write a dataclass with a field `format` as JSON, that field first, whole or not at all."""
+    """Write a dataclass with a field `format` as JSON, that field first, atomically."""
     plain = TypeAdapter(type(record)).dump_python(record, mode="json", by_alias=True)
     ordered = {"format": plain.pop("format"), **plain}
     write_text(path, json.dumps(ordered, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path, refusal: type[QhdmError], *, missing: str, again: str) -> Any:
-    """The plain data of a JSON file that a verb wrote.
+    """The plain data of a JSON file that a command wrote.
 
     Args:
         path: the file.
-        refusal: what to raise.
-        missing: the remedy where there is no file.
-        again: the remedy where it is damaged.
+        refusal: type of the error.
+        missing: remedy if there is no file.
+        again: remedy if it is damaged.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -134,7 +134,7 @@ class Place:
         }
         (self.folder / "spec.yaml").write_text(yaml.safe_dump(spec))
         for cell in cells_of(load_grid(self.folder / "spec.yaml"), Path("comparisons/NAME")):
-            cell.begin()
+            cell.create()
             job = cell.job(self.folder / "log")
             assert job is not None
             for command in job.commands:  # what `qhdm compare` would start

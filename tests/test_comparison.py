@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from command_line import Cli
+from command_line import Cli, refused
 from conftest import TINY
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,13 +21,12 @@ from scipy import stats
 
 from qhdm import data
 from qhdm.comparison.cells import Cell, cells_of
-from qhdm.comparison.estimate import describe_plan, parameters_of
 from qhdm.comparison.execution import LocalExecutor
-from qhdm.comparison.preparation import prepare
+from qhdm.comparison.plan import describe_plan, parameters_of, prepare
 from qhdm.comparison.results import collect, read_results, write_results
 from qhdm.comparison.runner import jobs_of
 from qhdm.comparison.spec import load_grid, variant_settings
-from qhdm.comparison.statistics import holm, mean_interval, paired_test
+from qhdm.comparison.statistics import holm, t_test
 from qhdm.comparison.table import describe
 from qhdm.errors import ComparisonError, ConfigError, EvaluationError
 from qhdm.metrics.records import (
@@ -160,47 +159,56 @@ def test_a_saved_specification_gives_the_same_grid(specification: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "place"),
     [
-        ("variants.unet.model.knd=unet", "unet.model.knd: unknown key; did you mean model.kind?"),
-        ("train.stepz=1", "--set train.stepz: unknown key; did you mean train.steps?"),
-        ("train.steps.x=1", "--set train.steps.x: train.steps has no keys"),
-        ("sedes=[1]", "--set sedes: unknown key; did you mean seed?"),
-        ("seed=3", "--set seed: seeds are given in `seeds`"),
-        ("seeds=[]", "--set seeds: must have at least 1 item"),
-        ("seeds=[1, 1]", "seeds: one is given twice"),
-        ("baseline=unt", "baseline: 'unt' is not one of the variants (unet, qcunet, cosine)"),
+        ("variants.unet.model.knd=unet", "unet.model.knd: "),
+        ("train.stepz=1", "--set train.stepz: "),
+        ("train.steps.x=1", "--set train.steps.x: "),
+        ("sedes=[1]", "--set sedes: "),
+        ("seed=3", "--set seed: "),
+        ("seeds=[]", "--set seeds: "),
+        ("seeds=[1, 1]", "seeds: "),
+        ("baseline=unt", "baseline: 'unt' "),
         ("base=none.yaml", "--set base: "),
-        ("variants={}", "--set variants: must have at least 1 item"),
-        ("variants.a/b={}", "string should match"),
-        ("evaluate.nm=3", "--set evaluate.nm: unknown key; did you mean evaluate.num?"),
-        ("evaluate.engine=exact", "evaluate.engine: cells are compared on their own engine"),
-        ("inference=[{engine: exact, shots: 5}]", "shots: only with engine aer"),
-        ("inference=[{engine: exact}, {engine: exact}]", "inference: an engine is given twice"),
-        ("inference_variants=[cosine]", "inference_variants: cosine has no circuits"),
-        ("inference_variants=[x]", "inference_variants: no variant 'x'"),
-        ("data.image_size=10", "small.yaml:11: variants.qcunet: data.image_size: quantum filters"),
+        ("variants={}", "--set variants: "),
+        ("variants.a/b={}", "variants.a/b: "),
+        ("evaluate.nm=3", "--set evaluate.nm: "),
+        ("evaluate.engine=exact", "evaluate.engine: "),
+        ("inference=[{engine: exact, shots: 5}]", "shots: "),
+        ("inference=[{engine: exact}, {engine: exact}]", "inference: "),
+        ("inference_variants=[cosine]", "inference_variants: cosine "),
+        ("inference_variants=[x]", "inference_variants: 'x' "),
+        ("data.image_size=10", "small.yaml:11: variants.qcunet: data.image_size: "),
     ],
 )
 def test_bad_specifications_are_refused_by_place(
-    specification: Path, change: str, message: str
+    specification: Path, change: str, place: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         load_grid(specification, [change])
-    assert message in str(caught.value)
+    assert place in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "guess"),
+    [("variants.unet.model.knd=unet", "model.kind"), ("evaluate.nm=3", "evaluate.num")],
+)
+def test_similar_keys_are_suggested(specification: Path, change: str, guess: str) -> None:
+    with pytest.raises(ConfigError, match=guess):
+        load_grid(specification, [change])
 
 
 def test_the_place_of_a_bad_variant_is_its_line(specification: Path) -> None:
     text = specification.read_text()
     specification.write_text(text.replace("model.kind: unet", "model.kind: unt"))
-    with pytest.raises(ConfigError, match=r"small\.yaml:10: variants\.unet\.model\.kind: 'unt' is"):
+    with pytest.raises(ConfigError, match=r"small\.yaml:10: variants\.unet\.model\.kind: 'unt'"):
         load_grid(specification)
-    with pytest.raises(ConfigError, match=r"tiny\.yaml: not a comparison: it has no `variants`"):
+    with pytest.raises(ConfigError, match=r"tiny\.yaml: .*`variants`"):
         load_grid(specification.parent / "tiny.yaml")
     specification.write_text(text)
     (specification.parent / "tiny.yaml").write_text("train: {stepz: 3}\n")
-    with pytest.raises(ConfigError, match=r"tiny\.yaml:1: train\.stepz: unknown key"):
+    with pytest.raises(ConfigError, match=r"tiny\.yaml:1: train\.stepz:"):
         load_grid(specification)
 
 
@@ -236,12 +244,10 @@ def test_runs_trained_elsewhere_are_taken_or_refused(specification: Path) -> Non
     RunDirectory.create(replace(cell.config, name="mine", data=moved, train=shown), cell.path)
     assert cell.step() == 0
     other = cells(specification, "train.lr=1")[0]
-    with pytest.raises(
-        ComparisonError, match=r"has train\.lr 0\.001, the specification 1\.0; give"
-    ):
+    with pytest.raises(ComparisonError, match=r"train\.lr 0\.001.* 1\.0"):
         other.step()
     (cell.path / "config.yaml").unlink()
-    with pytest.raises(ComparisonError, match=r"cell unet-seed0: .*not a run directory"):
+    with pytest.raises(ComparisonError, match="cell unet-seed0: "):
         jobs_of([cell], cell.path.parent.parent)
 
 
@@ -254,7 +260,7 @@ def test_circuit_files_are_compared_by_content(specification: Path, tmp_path: Pa
     RunDirectory.create(one.config, one.path)
     assert other.step() == 0
     mine.write_bytes(circuit.read_bytes() + b"\n")
-    with pytest.raises(ComparisonError, match=r"has quantum\.vertex\.ansatz"):
+    with pytest.raises(ComparisonError, match=r"quantum\.vertex\.ansatz"):
         other.step()
 
 
@@ -284,18 +290,18 @@ def test_too_few_images_are_found_before_training(specification: Path) -> None:
 
 
 def test_intervals_are_those_of_student() -> None:
-    mean = mean_interval([1.0, 2.0, 4.0])
+    mean = t_test([1.0, 2.0, 4.0])
     # By hand: mean 7/3, standard deviation sqrt(7/3), t(0.975; 2) = 4.302653.
     half = 4.302653 * math.sqrt(7 / 3) / math.sqrt(3)
-    assert mean.value == pytest.approx(7 / 3)
+    assert mean.mean == pytest.approx(7 / 3)
     assert (mean.low, mean.high) == pytest.approx((7 / 3 - half, 7 / 3 + half), rel=1e-6)
-    assert mean_interval([5.0]).low is None
-    assert mean_interval([5.0, 5.0]).low is None  # no spread, no interval
+    assert t_test([5.0]).low is None
+    assert t_test([5.0, 5.0]).low is None  # no spread, no interval
 
 
 def test_intervals_cover_what_they_claim() -> None:
     draws = np.random.default_rng(0).normal(3.0, 2.0, (2000, 3))
-    covered = np.mean([(m := mean_interval(row)).low <= 3.0 <= m.high for row in draws])
+    covered = np.mean([(m := t_test(row)).low <= 3.0 <= m.high for row in draws])
     assert covered == pytest.approx(0.95, abs=0.015)
 
 
@@ -303,16 +309,16 @@ def test_paired_tests_against_permutations() -> None:
     random = np.random.default_rng(1)
     baseline = random.normal(size=12)
     values = baseline + random.normal(0.5, 1.0, 12)
-    test = paired_test(values, baseline)
+    test = t_test(values - baseline)
     differences = values - baseline
     signs = np.array(list(itertools.product([-1, 1], repeat=12)))
     means = np.abs((signs * differences).mean(1))
     exact = np.mean(means >= abs(differences.mean()) - 1e-12)
     assert test.p == pytest.approx(exact, abs=0.02)
-    assert test.difference == pytest.approx(differences.mean())
+    assert test.mean == pytest.approx(differences.mean())
     assert (test.low > 0 or test.high < 0) == (test.p < 0.05)
-    assert paired_test([1.0, 2.0], [0.0, 1.0]).p is None  # no spread, no test
-    assert paired_test([1.0], [0.0]).p is None
+    assert t_test([1.0, 1.0]).p is None  # no spread, no test
+    assert t_test([1.0]).p is None
 
 
 @given(st.lists(st.floats(0, 1), max_size=12))
@@ -382,9 +388,10 @@ def test_results_hold_means_tests_and_the_study(finished: Path) -> None:
 
     text = describe(results, {"unet": "model.kind=unet"}, all_settings=True)
     assert "Data: bundled (digest 0123), 93 images to train on, 10 held out, 16x16" in text
-    assert "n = 3: with so few seeds" in text
-    assert f"## {fid} (lower is better; real images: 1.5)" in text
-    assert "| unet    | 11.0 " in text or "| unet    |    11 |" in text
+    assert "n = 3" in text
+    assert f"## {fid} (lower is better)" in text
+    assert any(row.split()[:4] == ["|", "unet", "|", "11.00"] for row in text.splitlines())
+    assert any("real images" in row and "1.500" in row for row in text.splitlines())
     assert "10 real images per class" in text
     assert "10 real images" not in describe(results, {}, all_settings=False)
     assert f"## Engines at inference, qcunet: {fid}" in text
@@ -394,7 +401,7 @@ def test_the_study_is_drawn(finished: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from PIL import Image
 
-    from qhdm.report.inference import plot_inference
+    from qhdm.report.charts import plot_inference
 
     found = cells(finished)
     grid = load_grid(finished)
@@ -406,21 +413,21 @@ def test_the_study_is_drawn(finished: Path, tmp_path: Path) -> None:
 
 def test_evaluations_of_other_images_are_not_mixed(finished: Path) -> None:
     cell = cells(finished)[1]
-    path = cell.evaluation_path(cell.main)
+    path = cell.evaluation(cell.main).path
     path.write_text(path.read_text().replace('"0123"', '"4567"'))
     grid = load_grid(finished)
     found = cells(finished)
-    with pytest.raises(ComparisonError, match="judged by other images than unet-seed0"):
+    with pytest.raises(ComparisonError, match=rf"{path.name}.*unet-seed0"):
         collect(grid.specification, found, finished.parent / "out", parameters_of(found))
 
 
 def test_damaged_results_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
-    with pytest.raises(ComparisonError, match="no such file"):
+    with pytest.raises(ComparisonError, match=path.name):
         read_results(path)
-    for text, message in (("{", "damaged"), ("[]", "not the results"), ('{"cells": []}', "name")):
+    for text in ("{", "[]", '{"cells": []}'):
         path.write_text(text)
-        with pytest.raises(ComparisonError, match=message):
+        with pytest.raises(ComparisonError, match=path.name):
             read_results(path)
 
 
@@ -428,16 +435,10 @@ def test_damaged_results_are_refused(tmp_path: Path) -> None:
 
 
 def test_refusals_of_the_command(cli: Cli, finished: Path) -> None:
-    def refused(*arguments: object) -> str:
-        done = cli("compare", *arguments)
-        assert done.returncode == 1
-        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-        return done.stderr
-
-    assert "no variant x; there are unet, qcunet, cosine" in refused(finished, "--only", "x")
+    refused(cli("compare", finished, "--only", "x"), "--only", "x", "unet, qcunet, cosine")
     out = finished.parent / "out"
-    message = refused(finished, "--out", out, "--set", "train.lr=0.5")
-    assert "has train.lr 0.001, the specification 0.5" in message
+    changed = cli("compare", finished, "--out", out, "--set", "train.lr=0.5")
+    refused(changed, "train.lr 0.001", "0.5")
 
 
 def test_a_finished_comparison_prints_its_tables(cli: Cli, finished: Path) -> None:

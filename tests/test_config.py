@@ -1,7 +1,8 @@
-"""Configuration files: what is read, what is refused, and how the refusal reads."""
+"""Configuration files: reading, refusals and their places."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 EUROSAT = ROOT / "configs" / "eurosat.yaml"
 
 
-#: Comparisons lie beside the configurations they start from (tests/test_comparison.py).
+#: Comparisons are in the same folder (tests/test_comparison.py).
 SHIPPED = [
     path for path in sorted((ROOT / "configs").rglob("*.yaml")) if "ablation" not in path.name
 ]
@@ -35,45 +36,60 @@ def test_eurosat_is_the_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"),
+    ("setting", "place"),
     [
-        ("model.knd=unet", "model.knd: unknown key; did you mean model.kind?"),
-        ("batch_size=3", "batch_size: unknown key; did you mean train.batch_size?"),
-        ("model.kind=unt", "model.kind: 'unt' is not one of unet, qvunet, fullqvunet, qcunet; did"),
-        ("quantum.vertex.ansatz=hqcnv", "did you mean hqconv?"),
-        ("train.steps=many", "train.steps: must be a valid integer, got 'many'"),
-        ("train.steps=true", "train.steps: must be a valid integer, got True"),
-        ("train.steps=0", "train.steps: must be greater than or equal to 1, got 0"),
-        ("train.lr=.inf", "train.lr: must be a finite number"),
-        ("train=3", "train: must be a mapping of keys, got 3"),
-        ("model.dim_mults=[1, 0]", "model.dim_mults[1]: must be greater than or equal to 1"),
-        ("model.dim=12", "model.groups: 10 does not divide model.dim (12)"),
-        ("data.image_size=48", "data.image_size: 48 is not divisible by 32"),
-        ("data.image_size=32", "the vertex has 1x1 pixels at image size 32"),
-        ("quantum.encoder.levels=[6]", "quantum.encoder.levels: there is no level 6"),
-        ("quantum.encoder.levels=[]", "quantum.encoder.levels: qcunet needs one"),
-        ("quantum.encoder.levels=[4, 4]", "quantum.encoder.levels: a level is given twice"),
-        ("quantum.vertex.filters=21", "quantum.vertex.filters: gives 21 filters of 3 channels"),
-        ("quantum.vertex.rho=0.01", "quantum.vertex.rho: gives 0 filters"),
-        ("data.range=[1]", "data.range[1]: is required"),
-        ("data.range=[2750, 0]", "data.range: must be [low, high], low being less than high"),
-        ("data.range=[1, 1]", "data.range: must be [low, high], low being less than high"),
-        ("data.range=[0, .inf]", "data.range[1]: must be a finite number"),
-        ("data.range=2750", "data.range: must be a list, got 2750"),
-        ("data.classes=[a, a]", "data.classes: must name at least one class, each once"),
-        ("data.classes=[]", "data.classes: must name at least one class, each once"),
-        ("sample.steps=2000", "sample.steps: 2000 exceeds diffusion.timesteps (1000)"),
-        ("name=../up", "name: string should match"),
-        ("train.steps", "--set train.steps: expected key=value"),
-        ("train.steps.x=1", "--set train.steps.x: train.steps has no keys"),
-        ("train.steps={", "--set train.steps={:1: not valid YAML"),
+        ("train.steps=many", "--set train.steps"),
+        ("train.steps=true", "--set train.steps"),
+        ("train.steps=0", "--set train.steps"),
+        ("train.lr=.inf", "--set train.lr"),
+        ("train={lr: abc}", "--set train.lr"),
+        ("train=3", "--set train"),
+        ("model.dim_mults=[]", "--set model.dim_mults"),
+        ("model.dim_mults=[1, 0]", "--set model.dim_mults[1]"),
+        ("quantum.encoder.levels=[4, 4]", "--set quantum.encoder.levels"),
+        ("data.range=[1]", "--set data.range[1]"),
+        ("data.range=[2750, 0]", "--set data.range"),
+        ("data.range=[1, 1]", "--set data.range"),
+        ("data.range=[0, .inf]", "--set data.range[1]"),
+        ("data.range=2750", "--set data.range"),
+        ("data.classes=[a, a]", "--set data.classes"),
+        ("data.classes=[]", "--set data.classes"),
+        ("name=../up", "--set name"),
+        ("train.steps", "--set train.steps"),
+        ("train.steps.x=1", "--set train.steps.x"),
+        ("train.steps={", "--set train.steps={:1"),
+        # Contradictions between keys are the document's.
+        ("model.dim=12", f"{EUROSAT}: model.groups"),
+        ("data.image_size=48", f"{EUROSAT}: data.image_size"),
+        ("data.image_size=32", f"{EUROSAT}: data.image_size"),
+        ("quantum.encoder.levels=[6]", f"{EUROSAT}: quantum.encoder.levels"),
+        ("quantum.encoder.levels=[]", f"{EUROSAT}: quantum.encoder.levels"),
+        ("quantum.vertex.filters=21", f"{EUROSAT}: quantum.vertex.filters"),
+        ("quantum.vertex.rho=0.01", f"{EUROSAT}: quantum.vertex.rho"),
+        ("sample.steps=2000", f"{EUROSAT}: sample.steps"),
     ],
 )
-def test_bad_settings_are_refused_by_name(setting: str, message: str) -> None:
+def test_bad_settings_are_refused_by_place(setting: str, place: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(EUROSAT, [setting])
-    assert message in str(caught.value)
+    assert str(caught.value).startswith(f"{place}: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "near"),
+    [
+        ("model.knd=unet", "model.kind"),
+        ("batch_size=3", "train.batch_size"),
+        ("model.kind=unt", "unet"),
+        ("quantum.vertex.ansatz=hqcnv", "hqconv"),
+    ],
+)
+def test_misspelt_settings_get_a_suggestion(setting: str, near: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(EUROSAT, [setting])
+    assert str(caught.value).startswith(f"--set {setting.partition('=')[0]}: ")
+    assert str(caught.value).endswith(f"did you mean {near}?")
 
 
 def test_ranges_are_kept(tmp_path: Path) -> None:
@@ -83,21 +99,14 @@ def test_ranges_are_kept(tmp_path: Path) -> None:
     assert load_config(tmp_path / "copy.yaml") == config
 
 
-def test_the_place_of_a_bad_setting_is_the_setting() -> None:
-    with pytest.raises(ConfigError, match=r"^--set train\.lr: must be a valid number, got 'abc'"):
-        load_config(EUROSAT, ["train={lr: abc}"])
-    with pytest.raises(ConfigError, match=r"^--set model\.dim_mults: must have at least 1 item"):
-        load_config(EUROSAT, ["model.dim_mults=[]"])
-
-
 def test_guidance_needs_label_dropout() -> None:
-    with pytest.raises(ConfigError, match=r"sample.guidance: .* set train.label_dropout above 0"):
+    with pytest.raises(ConfigError, match=r"sample\.guidance: .* train\.label_dropout"):
         load_config(EUROSAT, ["train.label_dropout=0", "sample.guidance=2"])
 
 
 def test_fullqvunet_needs_whole_filters() -> None:
     sets = ["model.kind=fullqvunet", "model.dim=8", "model.groups=8", "model.dim_mults=[1,2,3,4,5]"]
-    with pytest.raises(ConfigError, match="fullqvunet needs vertex channels in multiples of 3"):
+    with pytest.raises(ConfigError, match=r"model\.kind: "):
         load_config(EUROSAT, sets)
 
 
@@ -109,34 +118,30 @@ def test_rho_sets_the_number_of_filters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "place"),
     [
-        ("train:\n  steps: 1\n  steps: 2\n", ":3: train.steps: given twice"),
-        ("train:\n  stepz: 1\n", ":2: train.stepz: unknown key; did you mean train.steps?"),
-        ("train: {steps: 1\n", ":2: not valid YAML"),
-        ("- a\n- b\n", "must be a mapping of keys, got ['a', 'b']"),
-        ("just text", "must be a mapping of keys, got 'just text'"),
-        ("a: !!python/object/apply:os.system ['true']\n", ":1: not valid YAML"),
+        ("train:\n  steps: 1\n  steps: 2\n", ":3: train.steps: "),
+        ("train:\n  stepz: 1\n", ":2: train.stepz: "),
+        ("train: {steps: 1\n", ":2: "),
+        ("- a\n- b\n", ": "),
+        ("just text", ": "),
+        ("a: !!python/object/apply:os.system ['true']\n", ":1: "),
     ],
 )
-def test_bad_files_are_refused_with_the_line(tmp_path: Path, text: str, message: str) -> None:
+def test_bad_files_are_refused_with_the_line(tmp_path: Path, text: str, place: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
         load_config(path)
-    assert str(caught.value).startswith(str(path))
-    assert message in str(caught.value)
+    assert str(caught.value).startswith(f"{path}{place}")
 
 
 def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.yaml: no such file"):
-        load_config(tmp_path / "none.yaml")
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(ConfigError, match="not a UTF-8 text file"):
-        load_config(binary)
-    with pytest.raises(ConfigError, match="cannot be read"):
-        load_config(tmp_path)
+    for path in (tmp_path / "none.yaml", binary, tmp_path):
+        with pytest.raises(ConfigError, match=f"^{re.escape(str(path))}: "):
+            load_config(path)
 
 
 def test_empty_file_gives_the_defaults_and_exponents_are_numbers(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Messages stand on lines of their own, wherever an interrupt hits a progress bar."""
+"""Messages are on lines of their own, wherever an interrupt hits a progress bar."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qhdm.cli import main
 
 
 class Screen:
-    """A stderr that keeps what is written, and sends this process SIGTERM at one of its calls."""
+    """A stderr that records what is written, and raises SIGTERM at one of its calls."""
 
     def __init__(self, interrupt_at: int = -1) -> None:
         self.text = ""
@@ -39,7 +39,7 @@ class Screen:
 
     @property
     def lines(self) -> list[str]:
-        """As a terminal shows them: what follows a carriage return covers what stood there."""
+        """As a terminal shows them: text after a carriage return overwrites."""
         lines = []
         for line in self.text.split("\n"):
             shown = ""
@@ -50,7 +50,7 @@ class Screen:
 
 
 @pytest.mark.parametrize("command", ["train-classifier", "sample"])
-def test_an_interrupt_is_told_on_a_line_of_its_own(
+def test_an_interrupt_is_reported_on_a_line_of_its_own(
     command: str, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGTERM at every write of the bar, one run for each."""
@@ -78,30 +78,30 @@ def test_an_interrupt_is_told_on_a_line_of_its_own(
     assert interrupted >= 4
 
 
-def test_messages_stand_above_the_bars_that_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_are_above_running_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)
     with console.bar(total=3, desc="work", mininterval=0) as bar:
         bar.update()
-        console.message("said")
+        console.message("message")
         bar.update()
-    assert screen.lines[0] == "said"
+    assert screen.lines[0] == "message"
     assert screen.lines[1].startswith("work:  67%")
     assert screen.lines[2:] == [""]
 
 
-def test_bars_that_are_left_end_before_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_abandoned_bars_end_before_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)
     bars = [console.bar(total=3, desc=f"bar {i}", leave=i == 0) for i in range(2)]
     console.end_bars()
-    console.message("said")
-    assert screen.lines[-2:] == ["said", ""]
+    console.message("message")
+    assert screen.lines[-2:] == ["message", ""]
     del bars
     gc.collect()
-    assert screen.lines[-2:] == ["said", ""]
+    assert screen.lines[-2:] == ["message", ""]
     console.end_bars()  # nothing is left to end
-    assert screen.lines[-2:] == ["said", ""]
+    assert screen.lines[-2:] == ["message", ""]
 
 
 def test_durations_are_in_their_largest_unit() -> None:

@@ -25,8 +25,9 @@ from place import Place, call_script, ready, run
 
 import qhdm
 from qhdm import cli
-from qhdm.comparison.spec import load_grid
+from qhdm.comparison.spec import Specification, load_grid
 from qhdm.config import Config, load_config
+from qhdm.hardware.spec import JobSpec
 from qhdm.models.build import build_filters
 
 #: Commands that do not run, with the reason.
@@ -343,6 +344,16 @@ def test_reference_lists_every_configuration_key() -> None:
         documented |= {f"{name}.{key}" for key in re.findall(r"`([a-z0-9_.]+)`", text)}
     missing = set(keys(Config)) - documented - {"name", "seed"}
     assert not missing
+
+
+def test_pages_list_every_key_of_jobs_and_comparisons() -> None:
+    nested = {key.split(".")[-1] for key in keys(JobSpec)}
+    for page, names in (
+        ("hardware.md", nested),
+        ("comparison.md", {field.name for field in dataclasses.fields(Specification)}),
+    ):
+        text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+        assert names <= set(re.findall(r"\w+", text)), page
 
 
 def test_library_page_lists_every_public_name() -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from qhdm.cli import main
 from qhdm.comparison.cells import cells_of
-from qhdm.comparison.estimate import parameters_of
+from qhdm.comparison.plan import parameters_of
 from qhdm.comparison.results import collect, read_results, write_results
 from qhdm.comparison.spec import load_grid
 from qhdm.comparison.table import describe
@@ -188,7 +188,7 @@ def test_evaluations_and_their_names_say_what_ran(
         (["--engine", "exact"], "exact_", "exact"),
     ):
         assert main([*evaluate, *options]) == 0
-        assert f", engine {label}\n" in capsys.readouterr().out
+        assert f"engine {label}\n" in capsys.readouterr().out
         (path,) = (runs["noise"] / "evaluations").glob(f"*_ema-step1_{name}classifier*.json")
         assert read_evaluation(path).generated.engine_label == label
 
@@ -245,7 +245,7 @@ def test_rows_of_a_study_say_what_ran(kind: str, runs: dict[str, Path], tmp_path
     try:
         write_evaluation(evaluation(own, -1.0), folder / "own.json")
         # Of a run on another engine, nothing of the study is done by that.
-        done = [engine.options for engine, request in cell.study if cell.is_evaluated(request)]
+        done = [engine for engine, request in cell.study.items() if cell.is_evaluated(request)]
         assert done == [options for options in named if options == replaced_gradient(KINDS[kind])]
         for value, options in enumerate(named):
             aer = vars(options) if isinstance(options, Aer) else {}

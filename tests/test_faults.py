@@ -1,6 +1,6 @@
-"""Training that is killed, finds the disk full or its files damaged goes on to the same weights.
+"""Training reaches the same weights after kills, full disks and damaged files.
 
-A few rounds by default; more, with their counts, by QHDM_FAULTS=50 pytest tests/test_faults.py -s
+QHDM_FAULTS=50 pytest tests/test_faults.py -s runs more rounds and prints counts.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CONFIG = {
     "sample": {"steps": 2, "num": 1},
 }  # fmt: skip
 
-# Processes of their own, which share the seconds that imports take.
+# Processes are forked from one server, which imports only once.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     ["qhdm.cli", "qhdm.training.loop", "qhdm.quantum.files.openqasm", "qhdm.pictures"]
@@ -83,7 +83,7 @@ def start(folder: Path, *arguments: object) -> Command:
 
 
 def begin(folder: Path, run: Path, config: Path) -> Command:
-    """Go on with a run, or start it where it was killed before it was one."""
+    """Resume a run, or start it again if it was killed before it was one."""
     if (run / "config.yaml").exists():
         return start(folder, "train", "--resume", run)
     shutil.rmtree(run, ignore_errors=True)
@@ -101,9 +101,9 @@ def final(run: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_same(run: Path, expected: dict[str, torch.Tensor]) -> None:
-    found = final(run)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    weights = final(run)
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[key], expected[key]) for key in expected)
 
 
 @dataclass
@@ -150,7 +150,7 @@ def killed(command: Command, run: Path, moment: random.Random, seconds: float) -
     return command.process.exitcode == -signal.SIGKILL
 
 
-def test_killed_training_goes_on_to_the_same_weights(reference: Reference, tmp_path: Path) -> None:
+def test_killed_training_reaches_the_same_weights(reference: Reference, tmp_path: Path) -> None:
     moment = random.Random(0)
     kills = in_writes = runs = 0
     while kills < ROUNDS:
@@ -163,7 +163,7 @@ def test_killed_training_goes_on_to_the_same_weights(reference: Reference, tmp_p
         code, lines = command.finish()
         assert (code, lines) == (0, [])
         assert_same(run, reference.weights)
-        assert not list((run / "checkpoints").glob(".*"))  # what the killed left half-written
+        assert not list((run / "checkpoints").glob(".*"))  # partial files of killed processes
         runs += 1
     print(f"{kills} kills, {in_writes} while a checkpoint was written, {runs} runs: same weights")
 
@@ -200,7 +200,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(
             assert code == 1
             (line,) = lines
             assert "No space left on device" in line
-            assert "make room" in line
+            assert "free some space" in line
             assert not list(run.rglob(".*.tmp"))
         ballast.unlink()
         code, lines = begin(tmp_path, run, reference.config).finish()
@@ -209,8 +209,8 @@ def test_a_full_disk_is_named_and_nothing_is_lost(
     print(f"{ROUNDS} small disks, {refused} of them full in training: same weights")
 
 
-def read_back(run: Path) -> list[Path]:
-    """Files that resuming reads, those of the newest checkpoint first."""
+def files_of(run: Path) -> list[Path]:
+    """Files that resuming reads, newest checkpoint first."""
     checkpoints = sorted((run / "checkpoints").iterdir(), reverse=True)
     files = [file for folder in checkpoints for file in sorted(folder.iterdir())]
     files = [file for file in files if file.name != "config.yaml"]
@@ -237,7 +237,7 @@ def test_damaged_files_are_named_and_passed_over(reference: Reference, tmp_path:
     for number in range(max(ROUNDS, 7)):
         run = tmp_path / f"run{number}"
         shutil.copytree(reference.half, run)
-        files = read_back(run)
+        files = files_of(run)
         file = files[number % len(files)]
         good = file.read_bytes()
         kind = damage(file, moment)
@@ -251,13 +251,13 @@ def test_damaged_files_are_named_and_passed_over(reference: Reference, tmp_path:
             (line,) = lines
             assert file.name in line
             assert str(file.parent) in line
-            assert f"going on from {run}/checkpoints/step_{HALF - 2:07d}" in line
+            assert f"resuming from {run}/checkpoints/step_{HALF - 2:07d}" in line
         elif code != 0:
             outcome = "named"
             assert file.name == "config.yaml" or file.parent.name == "circuits", (file, lines)
             (line,) = lines
             assert file.name in line
-            if "cp " in line:  # the remedy, as it says
+            if "cp " in line:  # run the suggested remedy
                 subprocess.run(shlex.split(line[line.index("cp ") :]), check=True)
             else:
                 file.write_bytes(good)
@@ -284,7 +284,7 @@ def test_without_a_good_checkpoint_there_is_an_error(reference: Reference, tmp_p
     assert code == 1
     (line,) = lines
     assert f"{run}/checkpoints/step_{HALF:07d}/training.pt: damaged" in line
-    assert f"no other checkpoint of {run} is good" in line
+    assert f"{run} has no undamaged checkpoint" in line
 
 
 def test_sigterm_saves_and_a_second_process_is_refused(

@@ -1,4 +1,4 @@
-"""Files and arguments from anyone: read or refused, in bounded time and memory, nothing else done.
+"""Untrusted files and arguments are read or refused within bounds of time and memory.
 
 Coverage-guided fuzzing of the same readers is in tests/fuzz (docs/reliability.md).
 """

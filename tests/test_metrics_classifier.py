@@ -23,6 +23,7 @@ from qhdm.metrics.classifier import (
     weights_digest,
 )
 from qhdm.metrics.features import Extractor
+from qhdm.metrics.records import Metric
 from qhdm.metrics.trained import classifier_path, load_classifier, trained_classifier
 from qhdm.metrics.utility import utility
 
@@ -50,10 +51,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("size", [8, 16, 32, 50, 64, 128])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_features_have_one_size(size: int, channels: int) -> None:
-    network = PatchClassifier(
-        ClassifierSettings(), channels=channels, image_size=size, num_classes=5
-    ).eval()
+def test_features_have_one_size(whole: Dataset, size: int, channels: int) -> None:
+    images = np.zeros((1, size, size, channels), np.uint8)
+    like = dataclasses.replace(whole, images=images, class_names=tuple("abcde"))
+    network = PatchClassifier(ClassifierSettings(), like).eval()
     x = torch.rand(2, channels, size, size) * 2 - 1
     assert network.features(x).shape == (2, 64)
     assert (network.features(x) >= 0).all()
@@ -158,9 +159,11 @@ def test_utility_tells_useful_images_from_useless(whole: Dataset, training: Data
     few = training.where(np.arange(len(training)) % 2 == 0)
     good, bad = (utility(training, test, made, device=CPU) for made in (few, wrong))
 
-    def value(found: utility_module.Utility, name: str, setting: str | None = None) -> float:
+    def value(
+        found: tuple[list[Metric], list[str]], name: str, setting: str | None = None
+    ) -> float:
         (metric,) = (
-            m for m in found.metrics if (m.name, m.setting, m.class_name) == (name, setting, None)
+            m for m in found[0] if (m.name, m.setting, m.class_name) == (name, setting, None)
         )
         return metric.value
 
@@ -174,22 +177,20 @@ def test_utility_tells_useful_images_from_useless(whole: Dataset, training: Data
 def test_utility_says_what_it_is(whole: Dataset, training: Dataset, cache: Path) -> None:
     test = whole.split("test")
     made = training.where(np.arange(len(training)) % 2 == 0)
-    found = utility(training, test, made, device=CPU)
+    metrics, notes = utility(training, test, made, device=CPU)
     num = len(made)
-    overall = [metric for metric in found.metrics if metric.class_name is None]
+    overall = [metric for metric in metrics if metric.class_name is None]
     assert [metric.label for metric in overall] == [
         f"CAS[retrained network, N={num}, test]",
         f"augmentation gain[retrained network, all {len(training)} real, N={num}, test]",
         f"augmentation gain[retrained network, 3 real per class, N={num}, test]",
     ]
     assert [metric.floor is not None for metric in overall] == [True, False, False]
-    assert len(found.metrics) == 3 * (1 + 3)
-    (note,) = found.notes
+    assert len(metrics) == 3 * (1 + 3)
+    (note,) = notes
     assert "50 real images per class: left out" in note
     for metric in overall:  # classes are even, so that the whole is the mean of its classes
-        classes = [
-            m.value for m in found.metrics if m.label == metric.label and m.class_name is not None
-        ]
+        classes = [m.value for m in metrics if m.label == metric.label and m.class_name is not None]
         counts = np.bincount(test.labels)
         assert metric.value == pytest.approx(np.average(classes, weights=counts))
 
@@ -198,5 +199,5 @@ def test_utility_says_what_it_is(whole: Dataset, training: Dataset, cache: Path)
     assert len(kept) == 2 * (2 + 2 * 2)
     stamps = [path.stat().st_mtime_ns for path in kept]
     kept[0].write_text("damaged")
-    assert utility(training, test, made, device=CPU).metrics == found.metrics
+    assert utility(training, test, made, device=CPU)[0] == metrics
     assert [path.stat().st_mtime_ns for path in kept][1:] == stamps[1:]

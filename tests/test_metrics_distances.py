@@ -165,14 +165,14 @@ def test_copies_are_memorised_and_fresh_images_are_not() -> None:
     assert 0.2 < memorised(fresh, training).mean() < 0.6
 
 
-def test_too_few_images_are_refused() -> None:
-    with pytest.raises(
-        EvaluationError, match=r"64 images \(generated\) for 64 features.*give more"
-    ):
-        check_counts(64, 64, what="generated", remedy="give more")
-    with pytest.raises(EvaluationError, match="too few for 5 nearest neighbours, which take 50"):
-        check_counts(49, 8, what="test split", remedy="give more")
-    check_counts(65, 64, what="generated", remedy="give more")
+@pytest.mark.parametrize("small", ["generated", "test", "training"])
+@pytest.mark.parametrize(("dim", "least"), [(64, 65), (8, 50)])
+def test_too_few_images_are_refused(small: str, dim: int, least: int) -> None:
+    counts = dict.fromkeys(("generated", "test", "training"), least)
+    check_counts(dim, **counts, more="give {}")
+    with pytest.raises(EvaluationError, match=f"{least - 1} images .{small}") as caught:
+        check_counts(dim, **{**counts, small: least - 1}, more="give {}")
+    assert (f"give {least}" in str(caught.value)) == (small == "generated")
 
 
 def test_no_error_of_halves_that_are_too_small(real: np.ndarray) -> None:

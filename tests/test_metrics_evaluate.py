@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from command_line import Cli
+from command_line import Done, call
 from conftest import TINY
 from PIL import Image
 
@@ -17,13 +17,10 @@ from qhdm import data
 from qhdm.cli import main
 from qhdm.config import DataConfig, Sampling
 from qhdm.errors import EvaluationError
-from qhdm.metrics import EvaluationSettings, evaluate_run, read_evaluation
+from qhdm.metrics import EvaluationSettings, evaluate, read_evaluation
 from qhdm.metrics.samples import sampled
 from qhdm.run import Run
 from qhdm.runs.directory import RunDirectory
-
-#: Run a command in this process, so that torch is loaded once; returns exit code, stdout, stderr.
-Here = Callable[..., tuple[int, str, str]]
 
 CLASSES = ("Forest", "Industrial", "SeaLake")
 
@@ -35,26 +32,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def here(capsys: pytest.CaptureFixture[str]) -> Here:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:  # of argparse
-            code = int(stop.code or 0)
-        return code, *capsys.readouterr()
-
-    return run
-
-
-def refused(done: tuple[int, str, str], *words: str, code: int = 1) -> None:
-    """One line on stderr, after what progress bars left, that holds `words`."""
-    found, _, errors = done
-    assert found == code
-    last = errors.strip().splitlines()[-1]
+def refused(done: Done, *words: str, code: int = 1) -> None:
+    """Check that the last line on stderr, below the bars, is a refusal that holds `words`."""
+    assert done.returncode == code
+    last = done.stderr.strip().splitlines()[-1]
     assert "qhdm" in last
-    assert "Traceback" not in errors
+    assert "Traceback" not in done.stderr
     for word in words:
         assert word in last
 
@@ -92,10 +75,10 @@ def classifier(run: Path) -> Path:
     return path
 
 
-def test_a_run_is_evaluated_once(cli: Cli, here: Here, run: Path, classifier: Path) -> None:
+def test_a_run_is_evaluated_once(run: Path, classifier: Path) -> None:
     request = ("evaluate", run, "--num", 80, "--steps", 2, "--extractor-weights", classifier)
     groups = ("--metrics", "distances", "classes")
-    done = cli(*request, *groups)
+    done = call(*request, *groups)
     assert done.returncode == 0, done.stderr
     (path,) = (run / "evaluations").glob("*.json")
     assert "80images_dpmpp-2steps_guidance1_seed0_ema-step5_exact_classifier-" in path.name
@@ -116,34 +99,34 @@ def test_a_run_is_evaluated_once(cli: Cli, here: Here, run: Path, classifier: Pa
     assert found.find("class accuracy") is not None
     assert found.find("class accuracy", class_name="Forest") is not None
 
-    code, again, _ = here(*request, *groups)
-    assert code == 0
-    assert f"distances, classes: read from {path}" in again
-    assert "sampled" not in again
-    assert again.splitlines()[-20:] == done.stdout.splitlines()[-20:]
+    again = call(*request, *groups)
+    assert again.returncode == 0
+    assert str(path) in again.stderr
+    assert "sampl" not in again.stderr
+    assert again.stdout == done.stdout
 
-    code, more, _ = here(*request, "--metrics", "classes", "memorisation")
-    assert code == 0
-    assert "80 of the 80 images were sampled before" in more
+    more = call(*request, "--metrics", "classes", "memorisation")
+    assert more.returncode == 0
+    assert "80 of the 80 images" in more.stderr
     assert read_evaluation(path).groups == ("distances", "classes", "memorisation")
     assert read_evaluation(path).metrics[: len(found.metrics)] == found.metrics
     with Image.open(path.with_name(f"{path.stem}_neighbours.png")) as picture:
         assert picture.height > 500  # two rows for each of three classes
 
 
-def test_images_of_a_folder(here: Here, quarters: Path, classifier: Path, tmp_path: Path) -> None:
+def test_images_of_a_folder(quarters: Path, classifier: Path, tmp_path: Path) -> None:
     """Real images in the place of generated ones are about as near as the floor says."""
     request = (
         *("evaluate", "--images", quarters, "--data", quarters),
         *("--size", 16, "--test-fraction", 0.4, "--extractor-weights", classifier),
     )
-    code, printed, _ = here(*request, "--metrics", "distances")
-    assert code == 0
-    assert "FID[classifier" in printed
+    done = call(*request, "--metrics", "distances")
+    assert done.returncode == 0
+    assert "FID[classifier" in done.stdout
     assert list(tmp_path.iterdir()) == []
     out = tmp_path / "evaluation.json"
-    code, _, _ = here(*request, "--metrics", "distances", "memorisation", "--out", out)
-    assert code == 0
+    done = call(*request, "--metrics", "distances", "memorisation", "--out", out)
+    assert done.returncode == 0
     found = read_evaluation(out)
     assert found.generated.steps is None
     fid = found.find("FID", split="test")
@@ -162,41 +145,41 @@ def test_images_of_a_folder(here: Here, quarters: Path, classifier: Path, tmp_pa
 
 
 def test_what_cannot_be_evaluated_is_refused(
-    here: Here, run: Path, tiny_run: Path, classifier: Path, quarters: Path, tmp_path: Path
+    run: Path, tiny_run: Path, classifier: Path, quarters: Path, tmp_path: Path
 ) -> None:
     weights = ("--extractor-weights", classifier)
-    small = here("evaluate", run, "--num", 64, *weights)
+    small = call("evaluate", run, "--num", 64, *weights)
     refused(small, "64 images (generated) for 64 features", "singular", "--num 65 or more")
-    bundled = here("train-classifier", tiny_run, "--steps", 1, "--out", tmp_path / "c.safetensors")
-    assert bundled[0] == 0
-    assert "SeaLake" in bundled[1]
-    assert "64 features" in bundled[1]
-    few = here("evaluate", tiny_run, "--extractor-weights", tmp_path / "c.safetensors")
+    bundled = call("train-classifier", tiny_run, "--steps", 1, "--out", tmp_path / "c.safetensors")
+    assert bundled.returncode == 0
+    assert "SeaLake" in bundled.stdout
+    assert "64 features" in bundled.stdout
+    few = call("evaluate", tiny_run, "--extractor-weights", tmp_path / "c.safetensors")
     refused(few, "10 images (test split)", "--metrics classes utility memorisation")
     assert not (tiny_run / "evaluations").exists()
-    refused(here("evaluate"), "give a run directory")
-    refused(here("evaluate", tmp_path), "not a run directory")
-    refused(here("evaluate", run, "--shots", 64), "shots: only with engine aer")
-    refused(here("evaluate", run, "--extractor", "dinov2"), "extractor_weights: give the file")
-    refused(here("evaluate", run, "--set", "data.test_fraction=0.5"), "data.test_fraction")
-    refused(here("evaluate", run, *weights, "--set", f"data.root={tmp_path}/no"), "no such folder")
-    refused(here("evaluate", run, "--images", quarters, "--steps", 3), "--steps: not with --images")
+    refused(call("evaluate"), "give a run directory")
+    refused(call("evaluate", tmp_path), "not a run directory")
+    refused(call("evaluate", run, "--shots", 64), "shots: only with engine aer")
+    refused(call("evaluate", run, "--extractor", "dinov2"), "extractor_weights: give the file")
+    refused(call("evaluate", run, "--set", "data.test_fraction=0.5"), "data.test_fraction")
+    refused(call("evaluate", run, *weights, "--set", f"data.root={tmp_path}/no"), "no such folder")
+    refused(call("evaluate", run, "--images", quarters, "--steps", 3), "--steps: not with --images")
     none = tmp_path / "none"
-    refused(here("evaluate", run, "--images", none), f"error: --images: {none}: no such folder")
-    refused(here("evaluate", run, "--metrics", "beauty"), "invalid choice: 'beauty'", code=2)
-    refused(here("evaluate", run, "--out", tmp_path), "--out", "is a folder")
+    refused(call("evaluate", run, "--images", none), f"error: --images: {none}: no such folder")
+    refused(call("evaluate", run, "--metrics", "beauty"), "invalid choice: 'beauty'", code=2)
+    refused(call("evaluate", run, "--out", tmp_path), "--out", "is a folder")
     other = tmp_path / "other"
     (other / "Desert").mkdir(parents=True)
     Image.new("RGB", (16, 16)).save(other / "Desert" / "a.png")
-    unknown = here("evaluate", run, "--images", other, *weights)
+    unknown = call("evaluate", run, "--images", other, *weights)
     refused(unknown, "class folder Desert is not a class", "Forest")
     (tmp_path / "notes.json").write_text("{}")
-    mine = here("evaluate", run, "--num", 70, *weights, "--out", tmp_path / "notes.json")
+    mine = call("evaluate", run, "--num", 70, *weights, "--out", tmp_path / "notes.json")
     refused(mine, "not an evaluation")
     assert (tmp_path / "notes.json").read_text() == "{}"
-    refused(here("train-classifier"), "either a configuration file, a run directory, or --data")
-    refused(here("train-classifier", run, "--size", 16), "--size: only with --data")
-    refused(here("train-classifier", run, "--out", classifier), "exists already")
+    refused(call("train-classifier"), "either a configuration file, a run directory, or --data")
+    refused(call("train-classifier", run, "--size", 16), "--size: only with --data")
+    refused(call("train-classifier", run, "--out", classifier), "exists already")
 
 
 def test_sampled_images_are_those_of_the_pipeline(run: Path) -> None:
@@ -267,7 +250,7 @@ def test_the_python_interface_tells_requests_apart(
         num=9, steps=1, metrics=("classes",), extractor_weights=str(classifier)
     )
     out = tmp_path / "evaluation.json"
-    found = evaluate_run(run, settings, out=out)
+    found = evaluate(run, settings=settings, out=out)
     assert found == read_evaluation(out)
     accuracy = found.find("class accuracy")
     assert accuracy is not None
@@ -276,4 +259,4 @@ def test_the_python_interface_tells_requests_apart(
         num=12, steps=1, metrics=("classes",), extractor_weights=str(classifier)
     )
     with pytest.raises(EvaluationError, match="of other data or another request"):
-        evaluate_run(run, other, out=out)
+        evaluate(run, settings=other, out=out)

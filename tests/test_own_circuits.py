@@ -13,7 +13,7 @@ import yaml
 from conftest import TINY
 
 from qhdm.cli import main
-from qhdm.config import Config, Sampling, VertexConfig, load_config, to_yaml, with_ansatz
+from qhdm.config import Config, Sampling, VertexConfig, load_config, to_yaml, with_circuit_files
 from qhdm.errors import ConfigError, RunError
 from qhdm.models.build import build_filters
 from qhdm.models.named_filters import named_filters
@@ -171,4 +171,4 @@ def test_two_files_of_one_name_are_both_kept(tmp_path: Path) -> None:
     run = RunDirectory.create(config, tmp_path / "run")
     assert len(list((tmp_path / "run" / "circuits").iterdir())) == 2
     assert RunDirectory.open(run.path).config == run.config
-    assert with_ansatz(run.config, lambda name: name) == run.config
+    assert with_circuit_files(run.config, lambda name: name) == run.config

@@ -1,20 +1,21 @@
-"""Arguments that verbs share: types, each of which refuses what is out of bounds, and options."""
+"""Options and argument types that several commands share."""
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from qhdm.errors import ConfigError, ExportError, QhdmError
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 
 
 def add_sampler(parser: argparse.ArgumentParser) -> None:
-    """How a trained model is sampled (`qhdm.config.SamplerOptions`)."""
+    """Add the options of `qhdm.config.SamplerOptions`."""
     parser.add_argument("--steps", type=positive, metavar="N", help="network evaluations")
     parser.add_argument("--sampler", choices=["ddpm", "ddim", "dpm++"])
     parser.add_argument(
@@ -30,77 +31,81 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
-    """The engine that evaluates the filters of a trained model (`qhdm.config.EngineRequest`)."""
+    """Add the options of `qhdm.config.EngineRequest`."""
     parser.add_argument(
         "--engine",
         choices=["run", "exact", "aer"],
-        help="evaluates the filters: as the run has it (default), or a complete engine, which "
-        "takes nothing from the run",
+        help="evaluates the filters: the run's own (default), or a complete engine that takes "
+        "nothing from the run",
     )
     parser.add_argument(
-        "--shots", type=shots, metavar="N", help="samples per circuit on aer (none: exact values)"
+        "--shots",
+        type=positive,
+        metavar="N",
+        help="per circuit on aer (none: exact values)",
     )
     parser.add_argument(
         "--noise",
         metavar="DEVICE",
-        help="of a device (fake_torino) or a calibration file, on aer (none)",
+        help="noise of a device (fake_torino) or a calibration file, on aer (none)",
     )
     parser.add_argument(
         "--method",
         choices=["auto", "statevector", "density_matrix", "matrix_product_state"],
-        help="of simulation on aer (auto)",
+        help="simulation method of aer (auto)",
     )
 
 
 def settings(cls: type[T], given: Mapping[str, Any], refusal: type[QhdmError]) -> T:
-    """The dataclass `cls` of what the command line gives; None is not given.
+    """Build the dataclass `cls` from options; those that are None were not given.
 
     Raises:
-        QhdmError: `refusal`, where it cannot be.
+        QhdmError: of type `refusal`, if a value is invalid.
     """
     from qhdm.schema import Document, validate
 
     known = {name: value for name, value in given.items() if value is not None}
     try:
-        return validate(cls, Document("", known, {}))
+        return validate(cls, Document("", known))
     except ConfigError as error:
         raise refusal(str(error).removeprefix(": ")) from None
 
 
-def add_force(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--force", action="store_true", help="overwrite the file")
-
-
-class _Range(argparse.Action):
-    """Takes two numbers, the first of which is less."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        low, high = values
-        if not -math.inf < low < high < math.inf:
-            raise argparse.ArgumentError(self, f"{low:g} {high:g}: give the lower number first")
-        setattr(namespace, self.dest, (low, high))
-
-
-def add_range(parser: argparse.ArgumentParser, more: str = "") -> None:
-    """Let the command line give `data.range`."""
+def add_range(parser: argparse.ArgumentParser, description: str = "") -> None:
+    """Add `--range`, the option `data.range`."""
     parser.add_argument(
         "--range",
         type=float,
         nargs=2,
-        action=_Range,
         metavar=("LOW", "HIGH"),
-        help=f"values that become black and white, of images of more than 8 bits{more}",
+        help=f"values that become black and white, of images of more than 8 bits{description}",
     )
 
 
+def add_set(
+    parser: argparse.ArgumentParser,
+    description: str = "change a setting",
+    *,
+    metavar: str = "KEY=VALUE",
+) -> None:
+    """Add `--set`, which may be given several times."""
+    parser.add_argument("--set", action="append", default=[], metavar=metavar, help=description)
+
+
+def add_device(parser: argparse.ArgumentParser, default: str | None = "auto") -> None:
+    """Add `--device` for torch."""
+    parser.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default=default, help="auto prefers CUDA"
+    )
+
+
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """Add `--force`."""
+    parser.add_argument("--force", action="store_true", help="overwrite the file")
+
+
 def check_new(option: str, path: Path, *, force: bool) -> None:
-    """Raise `ExportError` where `option` would overwrite something unasked."""
+    """Raise `ExportError` if `option` would overwrite something without `force`."""
     if path.is_dir():
         raise ExportError(f"{option}: {path}: is a folder; name a file")
     if path.exists() and not force:
@@ -109,59 +114,35 @@ def check_new(option: str, path: Path, *, force: bool) -> None:
         )
 
 
-def whole(text: str, *, least: int, most: int | None = None) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-    if value < least or (most is not None and value > most):
-        bounds = f"from {least} up" if most is None else f"from {least} to {most}"
-        raise argparse.ArgumentTypeError(f"{text} is not a number {bounds}")
-    return value
+def bounded(
+    convert: Callable[[str], N], name: str, fits: Callable[[N], bool], bounds: str
+) -> Callable[[str], N]:
+    """An argparse type for numbers within `bounds`."""
+
+    def parse(text: str) -> N:
+        try:
+            value = convert(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {name}") from None
+        if not fits(value):
+            raise argparse.ArgumentTypeError(f"{text} is not a number {bounds}")
+        return value
+
+    return parse
 
 
-def positive(text: str) -> int:
-    return whole(text, least=1)
+def integer(least: int, most: int | None = None) -> Callable[[str], int]:
+    """An argparse type for integers from `least` to `most`."""
+    bounds = f"from {least} up" if most is None else f"from {least} to {most}"
+    return bounded(
+        int, "whole number", lambda n: least <= n and (most is None or n <= most), bounds
+    )
 
 
-def shots(text: str) -> int:
-    return whole(text, least=1, most=1_000_000)
-
-
-def images(text: str) -> int:
-    return whole(text, least=1, most=1_000_000)
-
-
-def natural(text: str) -> int:
-    return whole(text, least=0)
-
-
-def pixels(text: str) -> int:
-    return whole(text, least=2, most=4096)
-
-
-def number(text: str, *, below: float = float("inf"), most: float = float("inf")) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not 0 <= value < below or value > most:
-        bounds = "from 0 up"
-        if below < float("inf"):
-            bounds = f"from 0 to below {below:g}"
-        elif most < float("inf"):
-            bounds = f"from 0 to {most:g}"
-        raise argparse.ArgumentTypeError(f"{text} is not a number {bounds}")
-    return value
-
-
-def non_negative(text: str) -> float:
-    return number(text)
-
-
-def unit(text: str) -> float:
-    return number(text, most=1)
-
-
-def fraction(text: str) -> float:
-    return number(text, below=1)
+natural, positive = integer(0), integer(1)
+images, several = integer(1, 1_000_000), integer(2, 1_000_000)
+pixels = integer(2, 4096)
+non_negative = bounded(float, "number", lambda x: 0 <= x < math.inf, "from 0 up")
+above_zero = bounded(float, "number", lambda x: 0 < x < math.inf, "above 0")
+fraction = bounded(float, "number", lambda x: 0 <= x < 1, "from 0 to below 1")
+unit = bounded(float, "number", lambda x: 0 <= x <= 1, "from 0 to 1")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from qhdm import console
 from qhdm.commands import verify
-from qhdm.commands.arguments import add_force, check_new, natural, positive
+from qhdm.commands.arguments import add_force, check_new, natural, positive, several
 
 if TYPE_CHECKING:
     from qiskit.providers import BackendV2
@@ -77,18 +77,20 @@ def _add_audit(parser: argparse.ArgumentParser) -> None:
         help="also expressibility, entangling capability and gradient variance over random angles",
     )
     parser.add_argument(
-        "--pairs", type=_several, default=2000, metavar="N", help="of random states (2000)"
+        "--pairs",
+        type=several,
+        default=2000,
+        metavar="N",
+        help="of random states (2000)",
     )
     parser.add_argument(
-        "--gradients", type=_several, default=200, metavar="N", help="random gradients (200)"
+        "--gradients",
+        type=several,
+        default=200,
+        metavar="N",
+        help="random gradients (200)",
     )
     parser.add_argument("--seed", type=natural, default=0, metavar="N")
-
-
-def _several(text: str) -> int:
-    from qhdm.commands.arguments import whole
-
-    return whole(text, least=2, most=1_000_000)
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
 def _measure(target: _Target, arguments: argparse.Namespace, plot: Path) -> None:
     from qhdm.quantum.analysis.expressibility import gradient_variance, measure
     from qhdm.quantum.analysis.text import describe_gradients, describe_measures
-    from qhdm.report.measures import plot_measures
+    from qhdm.report.charts import plot_measures
 
     filter = target.filter
     found = measure(filter, pairs=arguments.pairs, seed=arguments.seed, progress=True)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qhdm import console
-from qhdm.commands.arguments import positive
+from qhdm.commands.arguments import add_set, positive
 from qhdm.errors import ComparisonError, Interrupted, QhdmError
 
 if TYPE_CHECKING:
     from qhdm.comparison.cells import Cell
     from qhdm.comparison.execution import Executor
     from qhdm.comparison.results import Results
-    from qhdm.comparison.spec import Grid
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -34,12 +34,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     compare.add_argument(
         "--out", type=Path, metavar="DIR", help="its directory (comparisons/<name>)"
     )
-    compare.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change the comparison (seeds=[0]), or a setting of all cells (train.steps=100)",
+    add_set(
+        compare, "change the comparison (seeds=[0]), or a setting of all cells (train.steps=100)"
     )
     compare.add_argument(
         "--jobs", type=positive, metavar="N", help="cells at a time (one per core; one on CUDA)"
@@ -60,65 +56,67 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from qhdm.comparison.spec import load_grid
+    from qhdm.comparison.spec import load_grid, variant_settings
 
     grid = load_grid(arguments.spec, arguments.set)
-    only = _chosen(grid, arguments.only)
+    spec = grid.specification
+    for name in arguments.only or ():
+        if name not in spec.variants:
+            raise ComparisonError(
+                f"--only: no variant {name}; there are {', '.join(spec.variants)}"
+            )
 
     # Only now the heavy imports: bad input is refused at once.
     from qhdm.comparison.cells import cells_of
-    from qhdm.comparison.estimate import describe_plan, parameters_of
-    from qhdm.comparison.preparation import prepare
+    from qhdm.comparison.plan import describe_plan, parameters_of, prepare
     from qhdm.comparison.results import collect, write_results
-    from qhdm.comparison.runner import jobs_of, work
+    from qhdm.comparison.runner import jobs_of, run_cells
 
-    folder = arguments.out or Path("comparisons") / grid.specification.name
+    folder = arguments.out or Path("comparisons") / spec.name
     cells = cells_of(grid, folder)
     parameters = parameters_of(cells)
-    chosen = [cell for cell in cells if cell.variant in only]
+    chosen = [cell for cell in cells if cell.variant in (arguments.only or spec.variants)]
     executor = _executor(arguments, cells)
     if arguments.dry_run:
-        print(describe_plan(grid.specification, chosen, parameters, executor))
+        print(describe_plan(spec, chosen, parameters, executor))
         return
     names = {cell.name for cell in chosen}
     left = {name: job for name, job in jobs_of(cells, folder).items() if name in names}
     prepare([cell for cell in chosen if cell.name in left])
 
-    def results() -> Results:
-        found = collect(grid.specification, cells, folder, parameters)
-        write_results(found, folder / "results.json")
-        return found
+    def save_results() -> Results:
+        results = collect(spec, cells, folder, parameters)
+        write_results(results, folder / "results.json")
+        return results
+
+    def on_end() -> None:
+        # The results so far, should this process be killed. A cell whose files cannot be used must
+        # not end the others; it is refused below, when all have ended.
+        with suppress(QhdmError):
+            save_results()
 
     grid.save(folder)
     print(f"comparison: {folder} ({len(left)} of {len(chosen)} cells to do, {executor})")
     sys.stdout.flush()
-
-    def done() -> None:
-        # What is there so far, should this process be killed. A cell whose files cannot be used
-        # must not end the others: it is refused below, when all have ended.
-        with suppress(QhdmError):
-            results()
-
-    outcome = work(chosen, left, executor, done=done)
+    outcome = run_cells(chosen, left, executor, on_end=on_end)
     for name, reason in outcome.failures.items():
         console.message(f"cell {name}: {reason}")
-    _show(grid, cells, results(), folder)
+    settings = {variant: variant_settings(spec, variant) for variant in spec.variants}
+    _show(save_results(), settings, folder)
     if outcome.interrupted:
         finished = len(chosen) - len(jobs_of(chosen, folder))
         raise Interrupted(
-            f"interrupted: {finished} of {len(chosen)} cells are done, the others saved; go on "
+            f"interrupted: {finished} of {len(chosen)} cells are done, the others saved; resume "
             f"with `{_again(arguments)}`"
         )
     if outcome.failures:
         raise ComparisonError(
             f"{len(outcome.failures)} of {len(chosen)} cells failed (logs in {folder / 'logs'}); "
-            f"mend what is wrong and go on with `{_again(arguments)}`"
+            f"fix the cause and resume with `{_again(arguments)}`"
         )
 
 
 def _executor(arguments: argparse.Namespace, cells: list[Cell]) -> Executor:
-    from qhdm.comparison.runner import default_jobs
-
     if arguments.executor == "ray":
         print("connecting to the Ray cluster", flush=True)
         from qhdm.comparison.cluster import RayExecutor
@@ -126,43 +124,28 @@ def _executor(arguments: argparse.Namespace, cells: list[Cell]) -> Executor:
         gpu = any(cell.config.train.device != "cpu" for cell in cells)
         return RayExecutor(arguments.jobs, gpu=gpu)
     from qhdm.comparison.execution import LocalExecutor
+    from qhdm.comparison.runner import default_jobs
 
     return LocalExecutor(arguments.jobs or default_jobs(cells))
 
 
-def _chosen(grid: Grid, only: list[str] | None) -> list[str]:
-    known = list(grid.specification.variants)
-    for name in only or ():
-        if name not in known:
-            raise ComparisonError(f"--only: no variant {name}; there are {', '.join(known)}")
-    return only or known
-
-
-def _show(grid: Grid, cells: list[Cell], results: Results, folder: Path) -> None:
-    from qhdm.comparison.spec import variant_settings
+def _show(results: Results, settings: Mapping[str, str], folder: Path) -> None:
     from qhdm.comparison.table import describe
     from qhdm.files import write_text
 
-    spec = grid.specification
-    settings = {variant: variant_settings(spec, variant) for variant in spec.variants}
     write_text(folder / "results.md", describe(results, settings, all_settings=True))
     print("\n" + describe(results, settings, all_settings=False))
     print(f"results: {folder / 'results.json'}, {folder / 'results.md'}")
-    if results.inference:
-        _plot(results, folder / "inference.png")
+    if results.inference and results.data:
+        from qhdm.report.charts import plot_inference
 
-
-def _plot(results: Results, path: Path) -> None:
-    from qhdm.report.inference import plot_inference
-
-    assert results.data is not None
-    plot_inference(
-        path, f"{results.name}: engines at inference ({results.data.name})", results.inference
-    )
-    print(f"engines at inference: {path}")
+        title = f"{results.name}: engines at inference ({results.data.name})"
+        plot_inference(folder / "inference.png", title, results.inference)
+        print(f"engines at inference: {folder / 'inference.png'}")
 
 
 def _again(arguments: argparse.Namespace) -> str:
+    """The command that resumes the comparison."""
     words = ["qhdm", "compare", str(arguments.spec)]
     if arguments.out:
         words += ["--out", str(arguments.out)]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
+
+from qhdm.commands.arguments import above_zero, add_set
 
 #: Relative; float32 arithmetic of another order stays a hundred times below it.
 TOLERANCE = 2e-4
@@ -28,30 +29,18 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="CONFIG",
         help="of that network, for example released/qcunet_fqconv",
     )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting"
-    )
+    add_set(parser)
     parser.add_argument(
         "--out", type=Path, required=True, metavar="RUN", help="the run directory to make"
     )
     parser.add_argument(
         "--tolerance",
-        type=_tolerance,
+        type=above_zero,
         default=TOLERANCE,
         metavar="E",
         help="largest relative error where the file holds x, t, label and output (%(default)g)",
     )
     parser.set_defaults(command=_import_flax)
-
-
-def _tolerance(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
 
 
 def _import_flax(arguments: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from qhdm.shipped import SUFFIXES, shipped_files
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Make the parser of `init`."""
+    """Add `init` to the commands."""
     parser = commands.add_parser("init", help="copy the shipped configs, circuits and jobs to edit")
     parser.add_argument(
         "folder", nargs="?", type=Path, default=Path(), metavar="DIR", help="where to (here)"
@@ -28,7 +28,7 @@ def _init(arguments: argparse.Namespace) -> None:
     for copy in copies.values():
         if copy.exists() or copy.is_symlink():
             raise ExportError(f"{copy}: exists already; name another folder: qhdm init DIR")
-    with ExitStack() as stack:  # all are copied before the first takes its place
+    with ExitStack() as stack:  # all or nothing: folders take their places on leaving
         for kind, copy in copies.items():
             temporary = stack.enter_context(atomic_path(copy))
             for name, file in shipped_files(kind).items():

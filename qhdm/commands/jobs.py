@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qhdm.commands.arguments import add_set
 from qhdm.errors import ConfigError, QhdmError, ResultLostError
 
 if TYPE_CHECKING:
@@ -31,10 +32,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         verb = verbs.add_parser(name, help=text)
         verb.add_argument("id", metavar="ID", help="of a job, or its folder")
         if name == "resume":
-            verb.add_argument(
-                "--set", action="append", default=[], metavar="limits.KEY=VALUE",
-                help="change a limit",
-            )  # fmt: skip
+            add_set(verb, "change a limit", metavar="limits.KEY=VALUE")
             verb.add_argument(
                 "--relayout", action="store_true",
                 help="lay out anew what is not sent yet, by the device's present calibration",

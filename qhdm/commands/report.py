@@ -30,10 +30,10 @@ def _report(arguments: argparse.Namespace) -> None:
     from qhdm.runs.config import config_path
 
     if (path / "comparison.yaml").is_file():
-        from qhdm.report.pages.comparison import write_comparison_page as write_page
+        from qhdm.report.comparison import write_comparison_page as write_page
     else:
         config_path(path)  # refused before the heavy imports
-        from qhdm.report.pages.run import write_run_page as write_page
+        from qhdm.report.run import write_run_page as write_page
 
     for line in write_page(path, out):
         console.message(f"qhdm: {line}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qhdm.commands.arguments import add_engine, add_sampler, images, positive, settings
+from qhdm.commands.arguments import add_device, add_engine, add_sampler, images, positive, settings
 from qhdm.distributed import World
 from qhdm.errors import SamplingError
 
@@ -39,7 +39,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--num", type=images, metavar="N", help="images per class")
     add_sampler(parser)
     parser.add_argument("--batch", type=positive, default=64, metavar="N", help="images at once")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    add_device(parser)
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="also write one PNG per image, in class folders"
     )

@@ -7,6 +7,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from qhdm.commands.arguments import add_set
 from qhdm.errors import BudgetError
 
 
@@ -19,9 +20,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="SPEC",
         help="a job specification (YAML file), or the name of a shipped one: rehearsal",
     )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting"
-    )
+    add_set(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="print circuits, cost and limits; needs no network"
     )

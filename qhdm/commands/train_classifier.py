@@ -6,7 +6,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qhdm.commands.arguments import add_range, fraction, natural, pixels, positive, settings
+from qhdm.commands.arguments import (
+    add_device,
+    add_range,
+    add_set,
+    fraction,
+    natural,
+    pixels,
+    positive,
+    settings,
+)
 from qhdm.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -21,25 +30,23 @@ def add(verbs: argparse._SubParsersAction) -> None:
     add_data(train, "CONFIG", "a configuration file or a run directory, for its data section")
     train.add_argument("--steps", type=positive, metavar="N", help="of training (600)")
     train.add_argument("--seed", type=natural, metavar="N", help="of training (0)")
-    train.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    add_device(train)
     train.add_argument(
         "--out", type=Path, metavar="FILE", help="a safetensors file (in the cache if absent)"
     )
     train.set_defaults(command=_train)
 
 
-def add_data(parser: argparse.ArgumentParser, name: str, help: str) -> None:
-    """Let the command line name the real images: by a file, or by themselves."""
-    parser.add_argument("source", nargs="?", type=Path, metavar=name, help=help)
+def add_data(parser: argparse.ArgumentParser, name: str, description: str) -> None:
+    """Add options that name the real images: by a file, or by themselves."""
+    parser.add_argument("source", nargs="?", type=Path, metavar=name, help=description)
     parser.add_argument(
         "--data", metavar="ROOT", help="the real images: bundled, eurosat, a folder or zip"
     )
     parser.add_argument("--size", type=pixels, metavar="PIXELS", help="of --data (64)")
     parser.add_argument("--test-fraction", type=fraction, metavar="F", help="of --data (0.1)")
     add_range(parser, ", of --data")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting"
-    )
+    add_set(parser)
 
 
 def data_config(arguments: argparse.Namespace) -> DataConfig:
@@ -80,32 +87,28 @@ def _train(arguments: argparse.Namespace) -> None:
         raise EvaluationError(f"--out: {arguments.out}: exists already; name another file")
 
     # Only now the heavy imports: bad input is refused at once.
-    import dataclasses
+    import numpy as np
 
     from qhdm import data
     from qhdm.device import resolve_device
     from qhdm.metrics.classifier import ClassifierSettings
     from qhdm.metrics.trained import classifier_path, trained_classifier
+    from qhdm.tables import Table
 
     device = resolve_device(arguments.device, key="--device")
     dataset = data.load(config, progress=True)
-    training, test = dataset.split("train"), dataset.split("test")
+    training = dataset.split("train")
     given = {"steps": arguments.steps, "seed": arguments.seed}
-    settings = dataclasses.replace(
-        ClassifierSettings(), **{name: value for name, value in given.items() if value is not None}
-    )
-    path = arguments.out or classifier_path(training, settings)
+    chosen = settings(ClassifierSettings, given, EvaluationError)
+    path = arguments.out or classifier_path(training, chosen)
     if path.exists():
         print("trained already")
-    classifier = trained_classifier(training, settings, device=device, path=path, progress=True)
-    splits = [part for part in (training, test) if len(part)]
-    right = [classifier.predict(part.images) == part.labels for part in splits]
-    width = max(map(len, dataset.class_names))
-    print(f"{'accuracy':<{width}}{'train':>10}{'test':>10}")
+    classifier = trained_classifier(training, chosen, device=device, path=path, progress=True)
+    right = classifier.predict(dataset.images) == dataset.labels
+    rows = []
     for label, name in [*enumerate(dataset.class_names), (None, "all")]:
-        row = ""
-        for part, found in zip(splits, right, strict=True):
-            members = found if label is None else found[part.labels == label]
-            row += f"{members.mean() if len(members) else float('nan'):>10.3f}"
-        print(f"{name:<{width}}{row}")
+        own = np.full(len(right), True) if label is None else dataset.labels == label
+        parts = right[own & ~dataset.is_test], right[own & dataset.is_test]
+        rows.append([name, *(f"{part.mean():.3f}" if len(part) else "" for part in parts)])
+    print(Table(["accuracy", "train", "test"], rows).markdown())
     print(f"classifier {classifier.digest}, {classifier.dim} features: {path}")

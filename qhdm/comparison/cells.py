@@ -11,41 +11,46 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from qhdm import data
 from qhdm.comparison.execution import Job
-from qhdm.comparison.spec import Grid, InferenceOptions, Specification, has_circuits
-from qhdm.config import Config, is_circuit_file, to_dict, with_ansatz
+from qhdm.comparison.spec import Grid, has_circuits, leaves
+from qhdm.config import Config, to_dict, with_circuit_files
 from qhdm.errors import ComparisonError
-from qhdm.metrics.records import Evaluation, GeneratedRecord, read_evaluation
+from qhdm.metrics.records import Evaluation, read_evaluation
 from qhdm.metrics.samples import described
 from qhdm.metrics.settings import EvaluationSettings
+from qhdm.quantum.options import EngineOptions
 from qhdm.runs.config import circuit_digest
 from qhdm.runs.directory import RunDirectory
+from qhdm.schema import Key, dotted
 from qhdm.training.log import read_metrics, training_seconds
 
-#: What may differ in a run that stands for a cell: nothing of it enters the weights.
-_BOOKKEEPING = {
+#: What may differ in a run that is taken for a cell, as it does not change the weights.
+_BOOKKEEPING: set[Key] = {
     ("name",),
     ("sample",),
-    ("data", "root"),  # the same images may lie elsewhere
-    *(
-        ("train", key)
-        for key in (
-            "device",
-            "tensorboard",
-            "sample_every",
-            "checkpoint_every",
-            "log_every",
-            "keep_checkpoints",
-        )
-    ),
+    ("data", "root"),  # the same images may have moved
+    ("train", "device"),
+    ("train", "tensorboard"),
+    ("train", "sample_every"),
+    ("train", "checkpoint_every"),
+    ("train", "log_every"),
+    ("train", "keep_checkpoints"),
 }
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An evaluation and its file."""
+
+    path: Path
+    evaluation: Evaluation
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Cell:
         path: its run directory.
         config: resolved (`data.classes` is not null).
         main: the evaluation that variants are compared by.
-        study: those of the study of noise and shots, for each engine.
+        study: the evaluations of the study of noise and shots, by engine.
     """
 
     variant: str
@@ -64,7 +69,7 @@ class Cell:
     path: Path
     config: Config
     main: EvaluationSettings
-    study: tuple[tuple[InferenceOptions, EvaluationSettings], ...]
+    study: Mapping[EngineOptions, EvaluationSettings]
 
     @property
     def name(self) -> str:
@@ -73,98 +78,98 @@ class Cell:
     @property
     def requests(self) -> tuple[EvaluationSettings, ...]:
         """All evaluations, each once."""
-        return tuple(dict.fromkeys([self.main, *(request for _, request in self.study)]))
+        return tuple(dict.fromkeys([self.main, *self.study.values()]))
 
     def step(self) -> int:
-        """The step it is trained to; 0 where it is not begun.
+        """The step it is trained to; 0 if it has not started.
 
         Raises:
             ComparisonError: its directory holds a run of another configuration.
             RunError: its directory holds something else.
         """
-        if not self._is_begun():
+        if not self._has_started():
             return 0
         run = RunDirectory.open(self.path)
         different = sorted(_differences(run.config, self.config))
         if different:
-            key, found, wanted = different[0]
+            key, present, wanted = different[0]
             more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
             raise ComparisonError(
-                f"{self.path}: has {key} {found}, the specification {wanted}{more}; give another "
+                f"{self.path}: has {key} {present}, the specification {wanted}{more}; give another "
                 "--out, or move that run away"
             )
         return run.last_step()
 
-    def progress(self) -> int:
-        """The last step in its log: where training is between checkpoints."""
+    def logged_step(self) -> int:
+        """The last step in its log, which is ahead of the last checkpoint."""
         records = read_metrics(self.path / "metrics.jsonl")
         return min(int(records[-1]["step"]), self.config.train.steps) if records else 0
 
-    def evaluation(self, request: EvaluationSettings) -> Evaluation | None:
-        """Of its final weights, whoever made it; None where it is not there, or not whole.
+    def evaluation(self, request: EvaluationSettings) -> Judged | None:
+        """The newest complete evaluation of its final weights, whoever made it; None if absent.
 
         Raises:
             EvaluationError: a file among its evaluations is damaged.
         """
-        path = self.evaluation_path(request)
-        return None if path is None else _read(path, path.stat().st_mtime_ns)
-
-    def is_evaluated(self, request: EvaluationSettings) -> bool:
-        """Whether `evaluation` gives one."""
-        return self.evaluation_path(request) is not None
-
-    def evaluation_path(self, request: EvaluationSettings) -> Path | None:
-        """Its file; the newest, where different extractors have judged it."""
         run = RunDirectory(self.path, self.config)
         if run.last_step() < self.config.train.steps:
             return None
         asked = described(run, request)
-        found = [
-            path
-            for path in (self.path / "evaluations").glob("*.json")
-            if _answers(_read(path, path.stat().st_mtime_ns), asked, request)
-        ]
-        return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+        newest: dict[int, Judged] = {}
+        for path in (self.path / "evaluations").glob("*.json"):
+            modified = path.stat().st_mtime_ns
+            evaluation = _read(path, modified)
+            if (
+                evaluation.generated.answers(asked)
+                and evaluation.extractor.name == request.extractor
+                and set(request.metrics) <= set(evaluation.groups)
+            ):
+                newest[modified] = Judged(path, evaluation)
+        return newest[max(newest)] if newest else None
+
+    def is_evaluated(self, request: EvaluationSettings) -> bool:
+        """Whether `evaluation` returns one."""
+        return self.evaluation(request) is not None
 
     def train_seconds(self) -> float:
-        """Spent in training steps, from the log; pauses and sample pictures do not count."""
+        """Time spent in training steps, without pauses and sample pictures, from the log."""
         return training_seconds(read_metrics(self.path / "metrics.jsonl"))
 
     def job(self, log: Path) -> Job | None:
-        """What is left to do, as processes; None if all is done.
+        """The commands for what is left to do; None if all is done.
 
         Raises:
             ComparisonError, RunError: as `step`.
             EvaluationError: as `evaluation`.
         """
         commands = []
-        where = self._moved_data()
+        root = self._moved_root()
         if self.step() < self.config.train.steps:
-            commands.append(_command("train", "--resume", self.path, *where))
+            commands.append(_command("train", "--resume", self.path, *root))
         commands += [
-            _command("evaluate", self.path, *_options(request), *where)
+            _command("evaluate", self.path, *_options(request), *root)
             for request in self.requests
             if not self.is_evaluated(request)
         ]
         return Job(self.name, tuple(commands), log) if commands else None
 
-    def _moved_data(self) -> list[str]:
-        """How to tell its run where the data lie, if it does not know."""
+    def create(self) -> None:
+        """Make its run directory, for `qhdm train --resume` to start from step 0."""
+        if not self._has_started():
+            RunDirectory.create(self.config, self.path)
+
+    def _moved_root(self) -> list[str]:
+        """The option that tells its run where the data are, if they have moved."""
         root = self.config.data.root
-        known = not self._is_begun() or RunDirectory.open(self.path).config.data.root == root
+        known = not self._has_started() or RunDirectory.open(self.path).config.data.root == root
         return [] if known else ["--set", f"data.root={json.dumps(root)}"]
 
-    def _is_begun(self) -> bool:
+    def _has_started(self) -> bool:
         return self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir()))
-
-    def begin(self) -> None:
-        """Make its run directory, which `qhdm train --resume` then goes on with from step 0."""
-        if not self._is_begun():
-            RunDirectory.create(self.config, self.path)
 
 
 def cells_of(grid: Grid, folder: Path) -> list[Cell]:
-    """The cells of a grid, with the classes found in their data.
+    """The cells of a grid, with the classes of their data.
 
     Raises:
         DataError: a data set cannot be listed, or lacks a class.
@@ -173,48 +178,33 @@ def cells_of(grid: Grid, folder: Path) -> list[Cell]:
     cells = []
     for (variant, seed), config in grid.configs.items():
         config = data.resolved(config)
-        studied = has_circuits(config) and variant in (spec.inference_variants or spec.variants)
-        study = tuple(
-            (engine, _study_request(spec, engine, config))
-            for engine in (spec.inference if studied else ())
-        )
-        path = folder / "cells" / f"{variant}-seed{seed}"
-        # Without defaults of a run's own, in which runs made elsewhere may differ.
+        # Resolved: runs made elsewhere may have other defaults of their own.
         main = spec.evaluate.resolved(config)
+        study = {}
+        if has_circuits(config) and variant in (spec.inference_variants or spec.variants):
+            settings = (spec.inference_evaluate or spec.evaluate).resolved(config)
+            for engine in spec.inference:
+                # The run's own engine is not named, as in `main`, which is then the same request.
+                own = engine.options == config.quantum.engine_options
+                study[engine.options] = settings if own else replace(settings, **vars(engine))
+        path = folder / "cells" / f"{variant}-seed{seed}"
         cells.append(Cell(variant, seed, path, config, main, study))
     return cells
 
 
-def _study_request(
-    spec: Specification, engine: InferenceOptions, config: Config
-) -> EvaluationSettings:
-    settings = (spec.inference_evaluate or spec.evaluate).resolved(config)
-    # The run's own engine needs no name: cells are compared on it.
-    return settings if engine.options == config.quantum.engine_options else engine.of(settings)
-
-
 def _options(request: EvaluationSettings) -> list[str]:
-    """A request on the command line."""
-    found: list[str] = []
+    """A request as options of `qhdm evaluate`."""
+    options: list[str] = []
     for name, value in vars(request).items():
         if value is not None:
             values = value if isinstance(value, tuple) else (value,)
-            found += [f"--{name.replace('_', '-')}", *map(str, values)]
-    return found
-
-
-def _answers(evaluation: Evaluation, asked: GeneratedRecord, request: EvaluationSettings) -> bool:
-    """Whether an evaluation is of the images that are asked for, and whole."""
-    return (
-        evaluation.generated.answers(asked)
-        and evaluation.extractor.name == request.extractor
-        and set(request.metrics) <= set(evaluation.groups)
-    )
+            options += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return options
 
 
 @lru_cache(maxsize=4096)
 def _read(path: Path, modified: int) -> Evaluation:
-    """An evaluation; its time of modification tells files of one name apart."""
+    """Read an evaluation once for each time of modification."""
     return read_evaluation(path)
 
 
@@ -222,30 +212,19 @@ def _command(*arguments: Any) -> tuple[str, ...]:
     return (sys.executable, "-m", "qhdm", *map(str, arguments))
 
 
-def _differences(found: Config, wanted: Config) -> Iterable[tuple[str, Any, Any]]:
+def _differences(present: Config, wanted: Config) -> Iterable[tuple[str, Any, Any]]:
     """The settings that differ, bookkeeping apart: key, and both values."""
 
-    def plain(config: Config) -> dict[tuple[str, ...], Any]:
-        return dict(_flat(to_dict(with_ansatz(config, _content)), ()))
+    def settings(config: Config) -> dict[Key, Any]:
+        return dict(leaves(to_dict(with_circuit_files(config, _content))))
 
-    one, other = plain(found), plain(wanted)
+    one, other = settings(present), settings(wanted)
     for key in one.keys() | other.keys():
-        kept = not any(key[: len(known)] == known for known in _BOOKKEEPING)
-        if kept and one.get(key) != other.get(key):
-            yield ".".join(key), one.get(key), other.get(key)
+        if one.get(key) != other.get(key) and not _BOOKKEEPING & {key[:1], key[:2]}:
+            yield dotted(key), one.get(key), other.get(key)
 
 
-def _flat(values: dict[str, Any], prefix: tuple[str, ...]) -> Iterable[tuple[tuple[str, ...], Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, (*prefix, name))
-        else:
-            yield (*prefix, name), value
-
-
-def _content(ansatz: str) -> str:
-    """A circuit file by what is in it: a run has its own copy."""
-    if not is_circuit_file(ansatz):
-        return ansatz
-    path = Path(ansatz)
+def _content(circuit: str) -> str:
+    """A digest of a circuit file, of which each run has its own copy."""
+    path = Path(circuit)
     return f"{circuit_digest(path.read_bytes())}{path.suffix}"

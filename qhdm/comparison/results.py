@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,19 +10,20 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from qhdm.comparison.cells import Cell
-from qhdm.comparison.spec import InferenceOptions, Specification
-from qhdm.comparison.statistics import holm, mean_interval, paired_test
+from qhdm.comparison.cells import Cell, Judged
+from qhdm.comparison.spec import Specification
+from qhdm.comparison.statistics import MeanTest, holm, t_test
 from qhdm.errors import ComparisonError, ConfigError
-from qhdm.metrics.records import DataRecord, Evaluation, Metric
+from qhdm.metrics.records import DataRecord, Metric
+from qhdm.quantum.options import Aer, EngineOptions, Exact
 from qhdm.schema import Document, read_json, validate, write_record
 
 _STRICT = ConfigDict(
     extra="forbid", allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
 )
 
-#: What makes two numbers comparable.
-Key = tuple[str, str | None, str | None]
+#: Comparable metrics, by (label, class, setting), variant and seed.
+Values = dict[tuple[str, str | None, str | None], dict[str, dict[int, Metric]]]
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -167,69 +168,75 @@ def collect(
         ComparisonError: evaluations are of different images.
         EvaluationError: an evaluation is damaged.
     """
-    found = {cell.name: cell.evaluation(cell.main) for cell in cells}
-    paths = {cell.name: cell.evaluation_path(cell.main) for cell in cells}
-    evaluations = [evaluation for evaluation in found.values() if evaluation is not None]
-    _check_same_data(cells, found)
-    records = [
-        CellResult(
-            variant=cell.variant,
-            seed=cell.seed,
-            run=cell.path.relative_to(folder).as_posix(),
-            evaluation=path.relative_to(folder).as_posix() if path else None,
-            parameters=parameters[cell.variant],
-            step=cell.step(),
-            steps=cell.config.train.steps,
-            train_seconds=cell.train_seconds(),
-            engine=judged.generated.engine_label if judged else None,
+    main = {cell.name: cell.evaluation(cell.main) for cell in cells}
+    _check_same_data({name: judged for name, judged in main.items() if judged is not None})
+    records = []
+    for cell in cells:
+        judged = main[cell.name]
+        records.append(
+            CellResult(
+                variant=cell.variant,
+                seed=cell.seed,
+                run=cell.path.relative_to(folder).as_posix(),
+                evaluation=judged.path.relative_to(folder).as_posix() if judged else None,
+                parameters=parameters[cell.variant],
+                step=cell.step(),
+                steps=cell.config.train.steps,
+                train_seconds=cell.train_seconds(),
+                engine=judged.evaluation.generated.engine_label if judged else None,
+            )
         )
-        for cell in cells
-        for path, judged in [(paths[cell.name], found[cell.name])]
-    ]
-    table = _Table(cells, lambda cell: found[cell.name])
+    values = _values(cells, main)
     return Results(
         name=specification.name,
         baseline=specification.baseline,
-        data=evaluations[0].data if evaluations else None,
+        data=next((judged.evaluation.data for judged in main.values() if judged), None),
         cells=tuple(records),
-        summary=tuple(_summaries(table)),
-        paired=tuple(_tests(table, specification.baseline)),
+        summary=tuple(_summaries(values)),
+        paired=tuple(_tests(values, specification.baseline)),
         inference=tuple(_inference(specification, cells)),
     )
 
 
-class _Table:
-    """The metrics of cells: by key, then variant, then seed."""
+def _check_same_data(judged: Mapping[str, Judged]) -> None:
+    """Refuse evaluations with different real images, whose numbers do not compare."""
+    first: str | None = None
+    for name, one in judged.items():
+        first = first or name
+        if one.evaluation.data.digest != judged[first].evaluation.data.digest:
+            raise ComparisonError(
+                f"{one.path}: evaluated with other real images than {first}; delete it to evaluate "
+                "the cell again"
+            )
 
-    def __init__(
-        self, cells: Sequence[Cell], evaluation: Callable[[Cell], Evaluation | None]
-    ) -> None:
-        self.variants = list(dict.fromkeys(cell.variant for cell in cells))
-        self.metrics: dict[Key, dict[str, dict[int, Metric]]] = {}
-        for cell in cells:
-            if (judged := evaluation(cell)) is None:
+
+def _values(cells: Sequence[Cell], judged: Mapping[str, Judged | None]) -> Values:
+    """The metrics of evaluated cells."""
+    values: Values = {}
+    variants = dict.fromkeys(cell.variant for cell in cells)
+    for cell in cells:
+        if (one := judged[cell.name]) is None:
+            continue
+        for metric in one.evaluation.metrics:
+            key = metric.label, metric.class_name, metric.setting
+            values.setdefault(key, {v: {} for v in variants})[cell.variant][cell.seed] = metric
+    return values
+
+
+def _summaries(values: Values) -> Iterable[Summary]:
+    for (label, class_name, setting), variants in values.items():
+        for variant, metrics in variants.items():
+            if not metrics:
                 continue
-            for metric in judged.metrics:
-                key = metric.label, metric.class_name, metric.setting
-                of_variant = self.metrics.setdefault(key, {}).setdefault(cell.variant, {})
-                of_variant[cell.seed] = metric
-
-
-def _summaries(table: _Table) -> Iterable[Summary]:
-    for (label, class_name, setting), variants in table.metrics.items():
-        for variant in table.variants:
-            if variant not in variants:
-                continue
-            metrics = list(variants[variant].values())
-            mean = mean_interval([metric.value for metric in metrics])
-            floors = [metric.floor for metric in metrics if metric.floor is not None]
+            mean = t_test([metric.value for metric in metrics.values()])
+            floors = [metric.floor for metric in metrics.values() if metric.floor is not None]
             yield Summary(
                 variant=variant,
                 label=label,
                 class_name=class_name,
                 setting=setting,
-                better=metrics[0].better,
-                mean=mean.value,
+                better=next(iter(metrics.values())).better,
+                mean=mean.mean,
                 low=mean.low,
                 high=mean.high,
                 n=mean.n,
@@ -237,20 +244,22 @@ def _summaries(table: _Table) -> Iterable[Summary]:
             )
 
 
-def _tests(table: _Table, baseline: str) -> Iterable[Paired]:
-    for (label, class_name, setting), variants in table.metrics.items():
-        tests = {}
-        for variant in table.variants:
-            if variant == baseline:
-                continue
-            ours, theirs = variants.get(variant, {}), variants.get(baseline, {})
-            if seeds := sorted(ours.keys() & theirs.keys()):
-                tests[variant] = paired_test(
-                    [ours[seed].value for seed in seeds], [theirs[seed].value for seed in seeds]
-                )
+def _paired(ours: Mapping[int, Metric], theirs: Mapping[int, Metric]) -> MeanTest | None:
+    """The paired t test over common seeds; None if there are none."""
+    seeds = sorted(ours.keys() & theirs.keys())
+    return t_test([ours[s].value - theirs[s].value for s in seeds]) if seeds else None
+
+
+def _tests(values: Values, baseline: str) -> Iterable[Paired]:
+    for (label, class_name, setting), variants in values.items():
+        tests = {
+            variant: test
+            for variant, metrics in variants.items()
+            if variant != baseline and (test := _paired(metrics, variants[baseline]))
+        }
         # Corrected within a metric: the question is which variant differs from the baseline.
-        known = {variant: test.p for variant, test in tests.items() if test.p is not None}
-        corrected = dict(zip(known, holm(list(known.values())), strict=True))
+        p_values = {variant: test.p for variant, test in tests.items() if test.p is not None}
+        corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
         for variant, test in tests.items():
             yield Paired(
                 variant=variant,
@@ -258,7 +267,7 @@ def _tests(table: _Table, baseline: str) -> Iterable[Paired]:
                 label=label,
                 class_name=class_name,
                 setting=setting,
-                difference=test.difference,
+                difference=test.mean,
                 low=test.low,
                 high=test.high,
                 p=test.p,
@@ -268,64 +277,42 @@ def _tests(table: _Table, baseline: str) -> Iterable[Paired]:
 
 
 def _inference(specification: Specification, cells: Sequence[Cell]) -> Iterable[Inference]:
-    requests = {cell.name: dict(cell.study) for cell in cells}
-    exact = InferenceOptions(engine="exact")
-
-    def evaluated(engine: InferenceOptions, cell: Cell) -> Evaluation | None:
-        request = requests[cell.name].get(engine)
-        return cell.evaluation(request) if request is not None else None
-
-    tables = {
-        engine: _Table(cells, lambda cell, engine=engine: evaluated(engine, cell))  # type: ignore[misc]
-        for engine in specification.inference
-    }
-    reference = tables[exact].metrics if exact in tables else {}
-    for engine, table in tables.items():
-        for key, variants in table.metrics.items():
+    tables: dict[EngineOptions, Values] = {}
+    for engine in (entry.options for entry in specification.inference):
+        requests = {cell.name: cell.study.get(engine) for cell in cells}
+        judged = {
+            cell.name: cell.evaluation(request) if (request := requests[cell.name]) else None
+            for cell in cells
+        }
+        tables[engine] = _values(cells, judged)
+    exact = tables.get(Exact(), {})
+    for engine, values in tables.items():
+        aer = engine if isinstance(engine, Aer) else None
+        for key, variants in values.items():
             label, class_name, setting = key
             if class_name is not None or setting is not None:
                 continue
             for variant, metrics in variants.items():
-                mean = mean_interval([metric.value for metric in metrics.values()])
-                base = reference.get(key, {}).get(variant, {})
-                seeds = sorted(metrics.keys() & base.keys()) if engine != exact else []
-                test = (
-                    paired_test([metrics[s].value for s in seeds], [base[s].value for s in seeds])
-                    if seeds
-                    else None
-                )
+                if not metrics:
+                    continue
+                mean = t_test([metric.value for metric in metrics.values()])
+                test = _paired(metrics, exact.get(key, {}).get(variant, {})) if aer else None
                 yield Inference(
                     variant=variant,
                     engine=engine.label,
-                    shots=engine.shots,
-                    noise=engine.noise,
-                    method=engine.method if engine.engine == "aer" else None,
+                    shots=aer.shots if aer else None,
+                    noise=aer.noise if aer else None,
+                    method=aer.method if aer else None,
                     label=label,
-                    mean=mean.value,
+                    mean=mean.mean,
                     low=mean.low,
                     high=mean.high,
                     n=mean.n,
-                    difference=test.difference if test else None,
+                    difference=test.mean if test else None,
                     difference_low=test.low if test else None,
                     difference_high=test.high if test else None,
                     p=test.p if test else None,
                 )
-
-
-def _check_same_data(cells: Sequence[Cell], found: Mapping[str, Evaluation | None]) -> None:
-    """Numbers against other images, or by another extractor, do not compare."""
-    first: tuple[Cell, Evaluation] | None = None
-    for cell in cells:
-        evaluation = found[cell.name]
-        if evaluation is None:
-            continue
-        if first is None:
-            first = cell, evaluation
-        elif evaluation.data.digest != first[1].data.digest:
-            raise ComparisonError(
-                f"{cell.evaluation_path(cell.main)}: judged by other images than {first[0].name}; "
-                "delete it to judge it anew"
-            )
 
 
 def write_results(results: Results, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Working through the cells of a comparison."""
+"""Runs the cells of a comparison."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from qhdm.comparison.execution import Executor, Job, cores
 from qhdm.device import resolve_device
 from qhdm.errors import ComparisonError, QhdmError
 
-#: Between looks at the cells' directories, seconds.
+#: Interval of reading the cells' progress, seconds.
 _POLL = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of the cells that had something left to do.
+    """What became of the cells that were not done.
 
     Attributes:
-        failures: of each cell that failed, why, in one line.
-        interrupted: whether a signal stopped the work; cells that it stopped have not failed.
+        failures: why each failed cell did, in one line.
+        interrupted: whether a signal stopped them; cells that it stopped have not failed.
     """
 
     failures: Mapping[str, str]
@@ -34,7 +34,7 @@ class Outcome:
 
 
 def jobs_of(cells: Sequence[Cell], folder: Path) -> dict[str, Job]:
-    """What is left to do, for each cell that is not done.
+    """The jobs of the cells that are not done, by name.
 
     Raises:
         ComparisonError: a cell's directory holds a run of another configuration, or no run.
@@ -53,17 +53,17 @@ def jobs_of(cells: Sequence[Cell], folder: Path) -> dict[str, Job]:
 
 
 def default_jobs(cells: Sequence[Cell]) -> int:
-    """Cells at a time: one per core, but one where they share a CUDA device."""
+    """How many cells to run at a time: one per core, or one if they share a CUDA device."""
     devices = {resolve_device(cell.config.train.device).type for cell in cells}
     return 1 if "cuda" in devices else cores()
 
 
-def work(
+def run_cells(
     cells: Sequence[Cell],
     jobs: Mapping[str, Job],
     executor: Executor,
     *,
-    done: Callable[[], object],
+    on_end: Callable[[], object],
     progress: bool = True,
 ) -> Outcome:
     """Run the jobs of `cells`. One that fails does not stop the others.
@@ -72,18 +72,17 @@ def work(
         cells: all that are asked for.
         jobs: of those that are not done.
         executor: where they run.
-        done: called when one has ended.
+        on_end: called when a job has ended.
         progress: show a bar on stderr.
     """
-    begun = {cell.name: cell for cell in cells if cell.name in jobs}
-    for cell in begun.values():
-        cell.begin()
-    parts = {name: _Parts(cell, len(jobs[name].commands)) for name, cell in begun.items()}
+    for cell in (own := [cell for cell in cells if cell.name in jobs]):
+        cell.create()
+    meters = {cell.name: _Meter(cell, len(jobs[cell.name].commands)) for cell in own}
     bar = console.bar(
         total=sum(len(job.commands) for job in jobs.values()),
         bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
-        miniters=0,  # time goes on where nothing is counted
-        smoothing=0,  # cells differ: the mean speed of all tells most
+        miniters=0,  # the time shown advances where the count does not
+        smoothing=0,  # cells differ: the mean speed of all predicts best
         show=progress and bool(jobs),
     )
     failures: dict[str, str] = {}
@@ -92,7 +91,7 @@ def work(
         waiting, handled = set(futures), 0
         while waiting:
             wait(waiting, timeout=_POLL, return_when=FIRST_COMPLETED)
-            # Asked themselves: `wait` is never told of futures that were cancelled.
+            # Not what `wait` returns: it never reports futures that were cancelled.
             ended = {future for future in waiting if future.done()}
             waiting -= ended
             for future in ended:
@@ -100,22 +99,22 @@ def work(
                 failure = _result(future)
                 if failure is not None and not signals:
                     failures[name] = failure
-                parts[name].end()
-                done()
+                meters[name].finish()
+                on_end()
             if len(signals) > handled:
                 handled = len(signals)
                 executor.stop(kill=handled > 1)
                 console.message("stopping: running cells save")
-            shown = [
-                f"{name} {parts[name].look()}"
+            running = [
+                f"{name} {meters[name].update()}"
                 for future, name in futures.items()
                 if future in waiting and future.running()
             ]
             finished = len(cells) - len(waiting) - len(failures)
             failed = f", {len(failures)} failed" if failures else ""
             bar.set_description_str(f"{finished}/{len(cells)} cells{failed}", False)
-            bar.set_postfix_str(", ".join(shown), False)
-            bar.update(sum(part.finished for part in parts.values()) - bar.n)
+            bar.set_postfix_str(", ".join(running), False)
+            bar.update(sum(meter.finished for meter in meters.values()) - bar.n)
         return Outcome(failures, interrupted=bool(signals))
 
 
@@ -128,8 +127,8 @@ def _result(future: Future[str | None]) -> str | None:
         return f"{error.filename or 'process'}: {error.strerror or error}"
 
 
-class _Parts:
-    """Progress of a cell in processes, a training counting by its steps, read from its files."""
+class _Meter:
+    """How many processes of a cell are finished, read from its files; a training by its steps."""
 
     def __init__(self, cell: Cell, commands: int) -> None:
         self._cell, self._commands = cell, commands
@@ -138,9 +137,9 @@ class _Parts:
         self._evaluated = self._evaluations()
         self.finished = 0.0
 
-    def look(self) -> str:
-        """Find out how far it is, and say so."""
-        step, steps = self._cell.progress(), self._cell.config.train.steps
+    def update(self) -> str:
+        """Read how far the cell is; returns that as text."""
+        step, steps = self._cell.logged_step(), self._cell.config.train.steps
         if self._steps and step < steps:
             self.finished = max(0, step - self._first_step) / self._steps
             return f"{step}/{steps}"
@@ -148,7 +147,7 @@ class _Parts:
         self.finished = min(bool(self._steps) + evaluated, self._commands)
         return "evaluating"
 
-    def end(self) -> None:
+    def finish(self) -> None:
         self.finished = self._commands
 
     def _evaluations(self) -> int:
@@ -157,7 +156,7 @@ class _Parts:
 
 @contextmanager
 def _closing(executor: Executor) -> Iterator[None]:
-    """Leave nothing running behind."""
+    """Stop the executor's jobs on errors, and wait for them."""
     try:
         yield
     except BaseException:
@@ -169,7 +168,7 @@ def _closing(executor: Executor) -> Iterator[None]:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect the signals that ask to stop, instead of ending at once."""
+    """Collect signals that ask to stop, in place of their usual effect."""
     received: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:

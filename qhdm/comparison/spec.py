@@ -1,10 +1,9 @@
-"""Comparison specifications: configs/*ablation.yaml to frozen dataclasses, validated like
-configurations.
-"""
+"""Comparison specifications: configs/*ablation.yaml, validated like configurations."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
@@ -21,6 +20,7 @@ from qhdm.metrics.settings import EvaluationSettings
 from qhdm.quantum.options import EngineOptions
 from qhdm.schema import (
     Document,
+    Key,
     Setting,
     dotted,
     read_document,
@@ -39,44 +39,35 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 @dataclass(frozen=True, config=_STRICT)
 class InferenceOptions(EngineRequest):
-    """One engine of the study of noise and shots at inference: a complete one, never the run's."""
+    """One engine of the study of noise and shots at inference, never the run's own."""
 
-    engine: Literal["exact", "aer"] = Field()  # required: without it, the base's would be inherited
+    engine: Literal["exact", "aer"] = Field()  # required, unlike in the base class
 
     @property
     def options(self) -> EngineOptions:
-        """The engine, as one value."""
+        """The engine as one value."""
         assert self.named is not None
         return self.named
-
-    @property
-    def label(self) -> str:
-        """For people: `exact`, `64 shots`, `fake_torino, 1024 shots`."""
-        return self.options.label
-
-    def of(self, settings: EvaluationSettings) -> EvaluationSettings:
-        """`settings` on this engine."""
-        return dataclasses.replace(settings, **dataclasses.asdict(self))
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Specification:
     """What `qhdm compare` trains, evaluates and compares.
 
-    Settings are those of a training configuration, named as in `--set` (`model.kind: unet`), or
-    nested; each names single settings, and the others stay.
+    Settings change single values of the training configuration. They are named as in `--set`
+    (`model.kind: unet`), or nested.
 
     Attributes:
         name: of the comparison; its directory is `comparisons/<name>`.
         base: training configuration, relative to the specification's folder.
         baseline: the variant that the others are tested against.
         variants: the settings of each.
-        seeds: every variant is trained once with each.
-        settings: for all cells, put over the base; those of a variant win.
-        evaluate: how cells are evaluated: the options of `qhdm evaluate`.
-        inference: engines on which trained circuits are evaluated: what noise and shots cost.
-        inference_variants: whose circuits; null takes all variants that have some.
-        inference_evaluate: how, in this study; null is as `evaluate`.
+        seeds: each variant is trained once with each.
+        settings: of all cells; a variant's own take precedence.
+        evaluate: how cells are evaluated, as by `qhdm evaluate`.
+        inference: engines on which trained circuits are evaluated, to see what noise and shots do.
+        inference_variants: the variants whose circuits are; null is all that have circuits.
+        inference_evaluate: how they are evaluated; null is as `evaluate`.
     """
 
     name: Name
@@ -92,23 +83,24 @@ class Specification:
 
     @model_validator(mode="after")
     def _check(self) -> Specification:
-        if self.baseline not in self.variants:
-            known = ", ".join(self.variants)
-            raise ValueError(f"baseline: {self.baseline!r} is not one of the variants ({known})")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: one is given twice in {list(self.seeds)}")
-        labels = [engine.label for engine in self.inference]
+        labels = [engine.options.label for engine in self.inference]
         if twice := [label for label in labels if labels.count(label) > 1]:
             raise ValueError(
                 f"inference: an engine is given twice, or two have one label ({twice[0]})"
             )
         for section in ("inference_evaluate", "inference_variants"):
             if getattr(self, section) is not None and not self.inference:
-                raise ValueError(f"{section}: there is no `inference` that it could be for")
-        for name in self.inference_variants or ():
-            if name not in self.variants:
-                known = ", ".join(self.variants)
-                raise ValueError(f"inference_variants: no variant {name!r}; there are {known}")
+                raise ValueError(f"{section}: only with `inference`")
+        known = ", ".join(self.variants)
+        for key, names in (
+            ("baseline", [self.baseline]),
+            ("inference_variants", self.inference_variants or ()),
+        ):
+            for name in names:
+                if name not in self.variants:
+                    raise ValueError(f"{key}: {name!r} is not one of the variants ({known})")
         for section in ("evaluate", "inference_evaluate"):
             settings: EvaluationSettings | None = getattr(self, section)
             if settings is not None and settings.named is not None:
@@ -134,21 +126,23 @@ class Grid:
     configs: Mapping[tuple[str, int], Config]
 
     def save(self, folder: Path) -> None:
-        """Write `comparison.yaml` and `base.yaml`, from which the grid can be read again."""
+        """Write `comparison.yaml` and `base.yaml`, from which `load_grid` makes an equal grid."""
         own = dataclasses.replace(self.specification, base="base.yaml")
-        data = TypeAdapter(Specification).dump_python(own, mode="json")
-        write_text(folder / "base.yaml", _to_yaml(self.base))
-        write_text(folder / "comparison.yaml", _to_yaml(data))
+        for name, plain in (
+            ("base.yaml", self.base),
+            ("comparison.yaml", TypeAdapter(Specification).dump_python(own, mode="json")),
+        ):
+            text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+            write_text(folder / name, text)
 
 
 def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
-    """Read a comparison specification, and build and check every cell's configuration.
+    """Read a comparison specification, and check the configuration of every cell.
 
     Args:
         path: the file, or the name of a shipped one: `ablation`.
-        overrides: `key=value`, put over the specification where the key is one of its own
-            (`seeds=[0]`, `evaluate.num=200`), else over every cell's configuration, as one of
-            `settings` (`train.steps=100`).
+        overrides: `key=value`; changes the specification if the key is one of its own
+            (`seeds=[0]`, `evaluate.num=200`), else the settings of all cells (`train.steps=100`).
 
     Raises:
         ConfigError: with the file, line, key and remedy.
@@ -157,7 +151,10 @@ def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
     own = {entry.name for entry in dataclasses.fields(Specification)}
     document = with_overrides(
         read_document(path),
-        [text if _first(text) in own else f"settings.{text}" for text in overrides],
+        [
+            text if re.split("[=.]", text)[0].strip() in own else f"settings.{text}"
+            for text in overrides
+        ],
     )
     if not isinstance(document.data, dict) or "variants" not in document.data:
         raise ConfigError(
@@ -172,11 +169,9 @@ def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
     common = with_settings(base, _settings(document, ("settings",), specification.settings))
     configs = {}
     for variant, values in specification.variants.items():
-        place = document.place(("variants", variant))
-        settings = list(_settings(document, ("variants", variant), values))
-        varied = dataclasses.replace(
-            with_settings(common, settings), source=place, origin=base.source
-        )
+        key = ("variants", variant)
+        varied = with_settings(common, _settings(document, key, values))
+        varied = dataclasses.replace(varied, source=document.place(key), origin=base.source)
         for seed in specification.seeds:
             of_seed = Setting(("seed",), seed, document.place(("seeds",)))
             cell = with_settings(varied, [of_seed])
@@ -187,8 +182,8 @@ def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
             configs[variant, specification.seeds[0]]
         ):
             raise ConfigError(
-                f"{document.place(('inference_variants',))}: {variant} has no circuits that an "
-                "engine could evaluate; leave it out"
+                f"{document.place(('inference_variants',))}: {variant} has no circuits for an "
+                "engine to evaluate; leave it out"
             )
     return Grid(specification, base.data, configs)
 
@@ -196,7 +191,7 @@ def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
 def _check_sampling(
     document: Document, section: str, settings: EvaluationSettings | None, cell: Document
 ) -> None:
-    """Whether a model can be sampled as an evaluation will, before it is trained."""
+    """Check that a model can be sampled as an evaluation will, before it is trained."""
     if settings is None:
         return
     place = document.place((section,))
@@ -209,47 +204,36 @@ def _check_sampling(
 
 
 def has_circuits(config: Config) -> bool:
-    """Whether an engine evaluates circuits in the network of `config`."""
+    """Whether the network of `config` has circuits that an engine evaluates."""
     return config.model.kind != "unet" and config.quantum.filter in ("circuit", "frozen")
 
 
-def _first(override: str) -> str:
-    return override.partition("=")[0].strip().split(".")[0]
-
-
-def _settings(document: Document, key: tuple[str, ...], values: Mapping[str, Any]) -> list[Setting]:
-    """Single settings of a section of the specification, with the places they were given at."""
-    found = []
-    for path, value in _leaves(values, ()):
-        name = tuple(".".join(path).split("."))
+def _settings(document: Document, key: Key, values: Mapping[str, Any]) -> Iterator[Setting]:
+    """The settings in a section of the specification, with their places."""
+    for path, value in leaves(values):
+        name = tuple(".".join(map(str, path)).split("."))
         # `--set train.steps=1` is how settings of all cells are given.
         place = document.place((*key, *path)).replace("--set settings.", "--set ")
         if not all(name):
             raise ConfigError(f"{place}: expected the name of a setting, for example train.steps")
         if name == ("seed",):
             raise ConfigError(f"{place}: seeds are given in `seeds`, the same for all variants")
-        found.append(Setting(name, value, place))
-    return found
+        yield Setting(name, value, place)
 
 
-def _leaves(
-    values: Mapping[str, Any], prefix: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], Any]]:
+def leaves(values: Mapping[str, Any], prefix: Key = ()) -> Iterator[tuple[Key, Any]]:
+    """The plain values in nested mappings, with their keys."""
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from _leaves(value, (*prefix, name))
+            yield from leaves(value, (*prefix, name))
         else:
             yield (*prefix, name), value
 
 
 def variant_settings(specification: Specification, variant: str) -> str:
-    """The settings that make a variant, in one line: `model.kind=unet`."""
+    """The settings of a variant in one line: `model.kind=unet`."""
     parts = []
-    for path, value in _leaves(specification.variants[variant], ()):
+    for path, value in leaves(specification.variants[variant]):
         text = yaml.safe_dump(value, default_flow_style=True).replace("\n...", "").strip()
         parts.append(f"{dotted(path)}={text}")
     return " ".join(parts)
-
-
-def _to_yaml(data: dict[str, Any]) -> str:
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)

@@ -13,56 +13,35 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Mean:
-    """A mean with its interval; `low` and `high` are None where values have no spread to tell."""
+class MeanTest:
+    """A mean with its interval, and the two-sided p of the t test of a zero mean.
 
-    value: float
-    low: float | None
-    high: float | None
-    n: int
-
-
-@dataclass(frozen=True)
-class PairedTest:
-    """A paired t test: the mean difference, its interval, and the two-sided p.
-
-    `low`, `high` and `p` are None below two pairs, and where all differences are equal.
+    `low`, `high` and `p` are None for a single value and for values without spread.
     """
 
-    difference: float
+    mean: float
     low: float | None
     high: float | None
     p: float | None
     n: int
 
 
-def mean_interval(values: Sequence[float]) -> Mean:
-    """The mean and its 95 % interval by Student's t with n - 1 degrees of freedom.
+def t_test(values: Sequence[float]) -> MeanTest:
+    """The mean of `values` with its 95 % interval, by Student's t with n - 1 degrees of freedom.
 
-    Of three values it reaches 2.5 standard deviations to either side, of two, 9.
+    The interval of three values extends 2.5 standard deviations to either side, that of two 9. For
+    differences at equal seeds, this is the paired t test.
     """
-    array = np.asarray(values, dtype=float)
-    mean, n = float(array.mean()), len(array)
-    if n < 2 or np.ptp(array) == 0:
-        return Mean(mean, None, None, n)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * array.std(ddof=1) / np.sqrt(n))
-    return Mean(mean, mean - half, mean + half, n)
-
-
-def paired_test(values: Sequence[float], baseline: Sequence[float]) -> PairedTest:
-    """Whether `values` differ from those of the baseline at the same seeds, pair by pair.
-
-    Args:
-        values, baseline: equally long; at the same place, of the same seed.
-    """
-    differences = np.subtract(values, baseline)
-    mean = mean_interval(differences.tolist())
-    p = None if mean.low is None else float(stats.ttest_1samp(differences, 0.0).pvalue)
-    return PairedTest(mean.value, mean.low, mean.high, p, mean.n)
+    mean, n = float(np.mean(values)), len(values)
+    if n < 2 or np.ptp(values) == 0:
+        return MeanTest(mean, None, None, None, n)
+    test = stats.ttest_1samp(values, 0.0)
+    low, high = test.confidence_interval(CONFIDENCE)
+    return MeanTest(mean, float(low), float(high), float(test.pvalue), n)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p values corrected for being many (Holm 1979).
+    """Correct p values for multiple tests (Holm 1979).
 
     Rejecting those below alpha keeps the chance of any false rejection below alpha.
     """

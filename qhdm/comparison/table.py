@@ -1,74 +1,90 @@
-"""Results as text: tables in Markdown, aligned, so that they can be read as they stand."""
+"""Results of comparisons as tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from qhdm.comparison.results import Inference, Paired, Results, Summary
+from qhdm.comparison.results import Paired, Results, Summary
 from qhdm.comparison.statistics import CONFIDENCE
+from qhdm.console import duration
+from qhdm.tables import Table, interval, number, p_value, signed
 
-#: With fewer seeds than this, the table says what that means.
+#: With fewer seeds than this, a warning about their number is printed.
 _FEW = 5
+_INTERVAL = f"{CONFIDENCE:.0%} interval"
+#: Metrics in the overview: the first ones.
+_OVERVIEW = 6
 
 
-def describe(results: Results, settings: Mapping[str, str], *, all_settings: bool) -> str:
-    """The tables of a comparison.
+@dataclass(frozen=True)
+class MetricBlock:
+    """One metric over all classes: the mean of every variant, and its test if there is one.
+
+    Attributes:
+        floor: of real images in the place of generated ones, averaged over variants.
+    """
+
+    label: str
+    setting: str | None
+    better: Literal["lower", "higher"] | None
+    floor: float | None
+    rows: Sequence[tuple[Summary, Paired | None]]
+
+    @property
+    def title(self) -> str:
+        name = self.label if self.setting is None else f"{self.label}, {self.setting}"
+        return f"{name} ({self.better} is better)" if self.better else name
+
+    def table(self, baseline: str) -> Table:
+        """A row for each variant and one for real images."""
+        rows = []
+        for row, test in self.rows:
+            cells = [row.variant, number(row.mean), interval(row.low, row.high), str(row.n)]
+            if test is not None:
+                cells += [signed(test.difference), interval(test.low, test.high)]
+                cells += [p_value(test.p), p_value(test.p_holm)]
+            rows.append([*cells, *[""] * (8 - len(cells))])
+        if self.floor is not None:
+            rows.append(["real images", number(self.floor), *[""] * 6])
+        header = ["variant", "mean", _INTERVAL, "n", f"less {baseline}", _INTERVAL, "p", "p (Holm)"]
+        return Table(header, rows, shaded=baseline)
+
+
+def metric_blocks(results: Results) -> list[MetricBlock]:
+    """The metrics over all classes; values for single classes are in results.json alone."""
+    tests = {
+        (row.variant, row.label, row.setting): row
+        for row in results.paired
+        if row.class_name is None
+    }
+    by_metric: dict[tuple[str, str | None], list[Summary]] = {}
+    for row in results.summary:
+        if row.class_name is None:
+            by_metric.setdefault((row.label, row.setting), []).append(row)
+    blocks = []
+    for (label, setting), own in by_metric.items():
+        floors = [row.floor for row in own if row.floor is not None]
+        floor = sum(floors) / len(floors) if floors else None
+        rows = [(row, tests.get((row.variant, label, setting))) for row in own]
+        blocks.append(MetricBlock(label, setting, own[0].better, floor, rows))
+    return blocks
+
+
+def variant_table(results: Results, settings: Mapping[str, str]) -> Table:
+    """What the variants are, and how many of their cells are done.
 
     Args:
-        results: what was found.
+        results: of the comparison.
         settings: of each variant, in one line.
-        all_settings: also metrics of special settings, such as few real images per class; values
-            for single classes are in results.json alone.
     """
-    blocks = [f"# {results.name}", *_head(results), _cells(results, settings)]
-    keys = dict.fromkeys(
-        (row.label, row.setting)
-        for row in results.summary
-        if row.class_name is None and (all_settings or row.setting is None)
-    )
-    for label, setting in keys:
-        rows = [row for row in results.summary if _is(row, label, setting)]
-        tests = {row.variant: row for row in results.paired if _is(row, label, setting)}
-        blocks += [_title(rows[0]), _metric(results.baseline, rows, tests)]
-    blocks += _inference(results.inference)
-    return "\n\n".join(blocks) + "\n"
-
-
-def _is(row: Summary | Paired, label: str, setting: str | None) -> bool:
-    return row.label == label and row.setting == setting and row.class_name is None
-
-
-def _head(results: Results) -> list[str]:
-    data = results.data
-    if data is None:
-        return ["No cell has been evaluated yet."]
-    seeds = sorted({cell.seed for cell in results.cells if cell.evaluation})
-    engines = list(dict.fromkeys(cell.engine for cell in results.cells if cell.engine))
-    variants = len({row.variant for row in results.paired})
-    lines = [
-        f"Data: {data.name} (digest {data.digest}), {data.train} images to train on, {data.test} "
-        f"held out, {data.image_size}x{data.image_size} pixels.",
-        f"Means over seeds with {CONFIDENCE:.0%} intervals (Student's t). Differences from "
-        f"`{results.baseline}` are paired over seeds; p is that of the paired t test, p (Holm) "
-        f"corrected within a metric for the number of variants ({variants}), not of metrics.",
-    ]
-    if engines not in ([], ["exact"]):
-        lines.append(f"Images of variants are sampled on: {'; '.join(engines)}.")
-    if len(seeds) < _FEW:
-        lines.append(
-            f"n = {len(seeds)}: with so few seeds, intervals are wide and only large differences "
-            "can be told from chance; the absence of one is no evidence of equality."
-        )
-    return ["\n".join(lines)]
-
-
-def _cells(results: Results, settings: Mapping[str, str]) -> str:
     rows = []
     for variant in dict.fromkeys(cell.variant for cell in results.cells):
         cells = [cell for cell in results.cells if cell.variant == variant]
         trained = [cell for cell in cells if cell.step == cell.steps]
         evaluated = sum(cell.evaluation is not None for cell in cells)
-        seconds = sum(cell.train_seconds for cell in trained) / len(trained) if trained else None
+        seconds = sum(cell.train_seconds for cell in trained)
         counts = cells[0].parameters
         rows.append(
             [
@@ -78,52 +94,35 @@ def _cells(results: Results, settings: Mapping[str, str]) -> str:
                 f"{counts.quantum:,}",
                 f"{len(trained)}/{len(cells)}",
                 f"{evaluated}/{len(cells)}",
-                f"{seconds / 60:.1f}" if seconds is not None else "",
+                duration(seconds / len(trained)) if trained else "",
             ]
         )
-    header = [
-        "variant",
-        "settings",
-        "parameters",
-        "of circuits",
-        "trained",
-        "evaluated",
-        "minutes each",
-    ]
-    return markdown(header, rows, left=2)
+    header = ["variant", "settings", "parameters", "of circuits", "trained", "evaluated"]
+    return Table([*header, "time each"], rows, left=2, shaded=results.baseline)
 
 
-def _title(row: Summary) -> str:
-    name = row.label if row.setting is None else f"{row.label}, {row.setting}"
-    better = f"{row.better} is better" if row.better else ""
-    floor = f"real images: {number(row.floor)}" if row.floor is not None else ""
-    notes = "; ".join(note for note in (better, floor) if note)
-    return f"## {name}" + (f" ({notes})" if notes else "")
+def overview_table(blocks: Sequence[MetricBlock], baseline: str) -> Table:
+    """The first metrics that have no special setting, a column each."""
+    shown = [block for block in blocks if block.setting is None][:_OVERVIEW]
+    means = [{row.variant: row for row, _ in block.rows} for block in shown]
+    rows = []
+    for variant in dict.fromkeys(variant for of_metric in means for variant in of_metric):
+        own = [of_metric.get(variant) for of_metric in means]
+        cells = [f"{number(row.mean)} {interval(row.low, row.high)}" if row else "" for row in own]
+        rows.append([variant, *map(str.strip, cells)])
+    rows.append(["real images", *(number(block.floor) for block in shown)])
+    header = ["variant"]
+    for block in shown:  # FID[..., test] as `FID, test`
+        name, _, rest = block.label.partition("[")
+        header.append(f"{name}, {rest.rpartition(', ')[2].removesuffix(']')}" if rest else name)
+    return Table(header, rows, shaded=baseline)
 
 
-def _metric(baseline: str, rows: Sequence[Summary], tests: Mapping[str, Paired]) -> str:
-    lines = []
-    for row in rows:
-        test = tests.get(row.variant)
-        compared = ["", "", "", ""]
-        if test is not None:
-            compared = [
-                signed(test.difference),
-                interval(test.low, test.high),
-                _p(test.p),
-                _p(test.p_holm),
-            ]
-        lines.append(
-            [row.variant, number(row.mean), interval(row.low, row.high), str(row.n), *compared]
-        )
-    range_ = f"{CONFIDENCE:.0%} interval"
-    header = ["variant", "mean", range_, "n", f"less {baseline}", range_, "p", "p (Holm)"]
-    return markdown(header, lines, left=1)
-
-
-def _inference(rows: Sequence[Inference]) -> Iterable[str]:
-    for variant, label in dict.fromkeys((row.variant, row.label) for row in rows):
-        lines = [
+def inference_tables(results: Results) -> Iterator[tuple[str, Table]]:
+    """The study of engines at inference: a title and a table for each variant and metric."""
+    header = ["engine", "mean", _INTERVAL, "n", "less exact", _INTERVAL, "p"]
+    for variant, label in dict.fromkeys((row.variant, row.label) for row in results.inference):
+        rows = [
             [
                 row.engine,
                 number(row.mean),
@@ -131,45 +130,51 @@ def _inference(rows: Sequence[Inference]) -> Iterable[str]:
                 str(row.n),
                 signed(row.difference),
                 interval(row.difference_low, row.difference_high),
-                _p(row.p),
+                p_value(row.p),
             ]
-            for row in rows
+            for row in results.inference
             if (row.variant, row.label) == (variant, label)
         ]
-        yield f"## Engines at inference, {variant}: {label}"
-        range_ = f"{CONFIDENCE:.0%} interval"
-        header = ["engine", "mean", range_, "n", "less exact", range_, "p"]
-        yield markdown(header, lines, left=1)
+        yield f"Engines at inference, {variant}: {label}", Table(header, rows)
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> str:
-    """A table in Markdown with aligned columns, the first `left` of them to the left."""
-    widths = [max(3, *(len(row[i]) for row in [header, *rows])) for i in range(len(header))]
+def describe(results: Results, settings: Mapping[str, str], *, all_settings: bool) -> str:
+    """The tables of a comparison in Markdown.
 
-    def line(cells: Sequence[str]) -> str:
-        texts = [
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return f"| {' | '.join(texts)} |"
-
-    rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    return "\n".join([line(header), line(rule), *map(line, rows)])
-
-
-def number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    Args:
+        results: of the comparison.
+        settings: of each variant, in one line.
+        all_settings: include metrics of special settings, such as few real images per class.
+    """
+    text = [f"# {results.name}", _head(results), variant_table(results, settings).markdown()]
+    for block in metric_blocks(results):
+        if all_settings or block.setting is None:
+            text += [f"## {block.title}", block.table(results.baseline).markdown()]
+    for title, table in inference_tables(results):
+        text += [f"## {title}", table.markdown()]
+    return "\n\n".join(text) + "\n"
 
 
-def signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.3g}"
-
-
-def interval(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"[{low:.3g}, {high:.3g}]"
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return ""
-    return "< 0.0001" if value < 1e-4 else f"{value:.2g}"
+def _head(results: Results) -> str:
+    real = results.data
+    if real is None:
+        return "No cell has been evaluated yet."
+    seeds = {cell.seed for cell in results.cells if cell.evaluation}
+    engines = list(dict.fromkeys(cell.engine for cell in results.cells if cell.engine))
+    variants = len({row.variant for row in results.paired})
+    lines = [
+        f"Data: {real.name} (digest {real.digest}), {real.train} images to train on, {real.test} "
+        f"held out, {real.image_size}x{real.image_size} pixels.",
+        f"Means over seeds with {CONFIDENCE:.0%} intervals (Student's t). Differences from "
+        f"`{results.baseline}` are paired over seeds; p is that of the paired t test, p (Holm) is "
+        f"corrected within a metric for the number of variants ({variants}), not of metrics. Real "
+        "images: the metric of real images in the place of generated ones.",
+    ]
+    if engines not in ([], ["exact"]):
+        lines.append(f"Images of variants are sampled on: {'; '.join(engines)}.")
+    if len(seeds) < _FEW:
+        lines.append(
+            f"n = {len(seeds)}: with so few seeds, intervals are wide and only large differences "
+            "can be told from chance; no evidence of a difference is not evidence of equality."
+        )
+    return "\n".join(lines)

@@ -5,7 +5,7 @@ from qhdm.config.config import (
     load_config,
     to_dict,
     to_yaml,
-    with_ansatz,
+    with_circuit_files,
 )
 from qhdm.config.sampling import EngineRequest, SamplerOptions, Sampling
 from qhdm.config.sections import (
@@ -43,5 +43,5 @@ __all__ = [
     "load_config",
     "to_dict",
     "to_yaml",
-    "with_ansatz",
+    "with_circuit_files",
 ]

@@ -8,7 +8,7 @@ corrected; `configs/eurosat.yaml` spells them out.
 from __future__ import annotations
 
 from dataclasses import field, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
@@ -55,6 +55,12 @@ def _class_name(name: str) -> str:
     return name
 
 
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) != len(values):
+        raise PydanticCustomError("distinct", "must not repeat a value")
+    return values
+
+
 def _ascending(limits: tuple[float, float]) -> tuple[float, float]:
     if not limits[0] < limits[1]:
         raise PydanticCustomError("range", "must be [low, high], low being less than high")
@@ -99,7 +105,9 @@ class DataConfig:
     image_size: Annotated[int, Field(ge=2, le=4096)] = 64
     channels: Annotated[int, Field(ge=1, le=64)] = 3
     range: Annotated[tuple[float, float], AfterValidator(_ascending)] | None = None
-    classes: tuple[ClassName, ...] | None = None
+    classes: (
+        Annotated[tuple[ClassName, ...], Field(min_length=1), AfterValidator(_distinct)] | None
+    ) = None
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     augment: bool = False
     skip_broken: bool = False
@@ -218,7 +226,7 @@ class EncoderConfig(VertexConfig):
         'hqconv'
     """
 
-    levels: tuple[Annotated[int, Field(ge=0)], ...] = (4,)
+    levels: Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(_distinct)] = (4,)
     replace: Literal["first", "both"] = "first"
 
 
@@ -245,6 +253,11 @@ class QuantumConfig:
     aer: Aer = Aer()
     vertex: VertexConfig = field(default_factory=VertexConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+
+    @property
+    def places(self) -> dict[str, VertexConfig]:
+        """The places of filters by name."""
+        return {"vertex": self.vertex, "encoder": self.encoder}
 
     @property
     def engine_options(self) -> EngineOptions:

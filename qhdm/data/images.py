@@ -133,12 +133,14 @@ def _read(picture: Image.Image, data: bytes) -> tuple[str | None, Raster]:
     if deep:
         check_bomb(*picture.size, picture.width * picture.height * 2 * len(picture.getbands()))
     picture.load()
-    orientation, raster = _orientation(picture), None if deep else from_picture(picture)
-    picture.close()  # large ones need the memory
-    if raster is not None:
+    if not deep:
+        raster = from_picture(picture)
+        picture.close()  # large ones need the memory
         return picture.mode, raster
     from imagecodecs import png_decode
 
+    orientation = _orientation(picture)
+    picture.close()
     values = png_decode(data)
     bands = 3 if data[25] & 2 else 1  # an alpha channel may follow
     values = values.reshape(*values.shape[:2], -1)[:, :, :bands]

@@ -1,7 +1,7 @@
 """A small convolutional classifier of Earth-Observation patches, and its training.
 
-It is trained on the user's own images, so that everything runs offline; the layer before the last
-gives the features that distances are computed on.
+It is trained on the user's own images, offline; its penultimate layer gives the features that
+distances are computed on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from qhdm.diffusion.pixels import from_uint8
 from qhdm.seeds import Stream, derive_seed
 
 _SMALLEST_MAP = 4
-_BATCH = 256  # images at once where nothing is learned
+_BATCH = 256  # in inference
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,11 @@ class ClassifierSettings:
     """Network and training of a classifier.
 
     Attributes:
-        resolution: larger images are brought to about this many pixels by the stride of the first
-            convolution.
+        resolution: pixels to which the stride of the first convolution reduces larger images.
         width: channels of the first convolution; they double from map to map, up to `dim`.
-        dim: features per image. Few, because the covariance of a Fréchet distance needs more
-            images than features.
+        dim: features per image; few, as a Fréchet distance needs more images than features.
         steps, batch_size: of training.
-        lr: the largest; it rises and falls within the training (one cycle).
+        lr: maximum of the learning rate (one cycle).
         weight_decay: of AdamW.
         label_smoothing: of the cross entropy.
         seed: of initialisation, batches and augmentation.
@@ -53,21 +51,18 @@ class ClassifierSettings:
 
 
 class PatchClassifier(nn.Module):
-    """Convolutions of 3x3 with batch normalisation, halving the map from one to the next.
+    """Convolutions of 3x3 with batch normalisation and pooling, and a linear layer.
 
-    The features are the averages over the last map (4x4 to 7x7), non-negative; a linear layer reads
-    them.
+    The features are averages over the last map (4x4 to 7x7), non-negative.
 
     Args:
         settings: sizes.
-        channels, image_size: of the images.
-        num_classes: C.
+        like: images with the size, channels and classes (C) to build the network for.
     """
 
-    def __init__(
-        self, settings: ClassifierSettings, *, channels: int, image_size: int, num_classes: int
-    ) -> None:
+    def __init__(self, settings: ClassifierSettings, like: Dataset) -> None:
         super().__init__()
+        _, _, image_size, channels = like.images.shape
         stride = max(image_size // settings.resolution, 1)
         width, size = settings.width, -(-image_size // stride)
         layers = _convolution(channels, width, kernel=2 * stride + 1, stride=stride)
@@ -78,7 +73,7 @@ class PatchClassifier(nn.Module):
         if width < settings.dim:  # few halvings: the image is small
             layers += _convolution(width, settings.dim, kernel=3, stride=1)
         self.trunk = nn.Sequential(*layers)
-        self.head = nn.Linear(settings.dim, num_classes)
+        self.head = nn.Linear(settings.dim, len(like.class_names))
 
     def features(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) in [-1, 1] to (B, dim)."""
@@ -103,16 +98,14 @@ def train_network(
     device: torch.device,
     progress: str | None = None,
 ) -> PatchClassifier:
-    """Train a classifier from scratch.
-
-    Every batch has the same share of each part, whatever their sizes: a few real images are not
-    drowned by many generated ones. Images are flipped and turned at random.
+    """Train a classifier from scratch on images that are flipped and turned at random.
 
     Args:
-        parts: images with the same classes, size and channels.
+        parts: images with the same classes, size and channels. Each has an equal share of every
+            batch, so that many generated images do not outweigh a few real ones.
         settings: network and training.
         device: where to train.
-        progress: what the bar on stderr says; None shows none.
+        progress: title of the bar on stderr; None shows none.
 
     Returns:
         The network in evaluation mode, without gradients.
@@ -120,44 +113,27 @@ def train_network(
     Raises:
         DataError: a part has no images.
     """
-    share = settings.batch_size // len(parts)
+    share, seed = settings.batch_size // len(parts), settings.seed
     streams = [
-        Batches(
-            part,
-            batch_size=share,
-            seed=derive_seed(settings.seed, Stream.CLASSIFIER, number),
-            augment=True,
-        )
-        for number, part in enumerate(parts)
+        Batches(part, batch_size=share, seed=derive_seed(seed, Stream.CLASSIFIER, i), augment=True)
+        for i, part in enumerate(parts)
     ]
-    images = parts[0].images
     with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(settings.seed, Stream.CLASSIFIER))
-        network = PatchClassifier(
-            settings,
-            channels=images.shape[3],
-            image_size=images.shape[1],
-            num_classes=len(parts[0].class_names),
-        )
-    # On CPUs, convolutions of few channels are faster with the channels last.
-    network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        torch.manual_seed(derive_seed(seed, Stream.CLASSIFIER))
+        network = PatchClassifier(settings, parts[0])
+    network = on_device(network, device)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
     )
     cycle = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=settings.lr, total_steps=settings.steps, pct_start=0.2
     )
-    for step in console.bar(
-        range(settings.steps),
-        desc=progress,
-        unit="step",
-        show=progress is not None,
-        leave=False,
-    ):
-        batches = [stream.batch(step) for stream in streams]
-        x = from_uint8(np.concatenate([found for found, _ in batches]), device)
-        labels = torch.as_tensor(np.concatenate([found for _, found in batches]), device=device)
-        loss = F.cross_entropy(network(x), labels, label_smoothing=settings.label_smoothing)
+    steps, shown = range(settings.steps), progress is not None
+    for step in console.bar(steps, show=shown, desc=progress, unit="step", leave=False):
+        images, labels = zip(*(stream.batch(step) for stream in streams), strict=True)
+        x = from_uint8(np.concatenate(images), device)
+        target = torch.as_tensor(np.concatenate(labels), device=device)
+        loss = F.cross_entropy(network(x), target, label_smoothing=settings.label_smoothing)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -165,20 +141,21 @@ def train_network(
     return network.eval().requires_grad_(False)
 
 
+def on_device(network: PatchClassifier, device: torch.device) -> PatchClassifier:
+    """Move a network; with the channels last, in which few channels are faster on CPUs."""
+    return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 @torch.inference_mode()
 def in_batches(
     function: Callable[[Tensor], Tensor], images: np.ndarray, device: torch.device
 ) -> np.ndarray:
-    """`function` of images, uint8 (N, H, W, C) with N > 0, batch by batch.
-
-    Returns:
-        float64 (N, ...).
-    """
-    found = [
+    """Apply `function` to images, uint8 (N, H, W, C) with N > 0; returns float64 (N, ...)."""
+    outputs = [
         function(from_uint8(images[start : start + _BATCH], device)).double().cpu()
         for start in range(0, len(images), _BATCH)
     ]
-    return torch.cat(found).numpy()
+    return torch.cat(outputs).numpy()
 
 
 def predicted(network: PatchClassifier, images: np.ndarray, device: torch.device) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Distances between sets of images as pure functions of their features, (N, D) float64 arrays.
 
-Lower-level work is done by torchmetrics (FID, KID) and by the authors' own prdc (precision, recall,
-density, coverage); tests compare all of them with independent formulas.
+FID and KID are computed by torchmetrics, precision, recall, density and coverage by their authors'
+prdc.
 """
 
 from __future__ import annotations
@@ -22,44 +22,58 @@ from qhdm.seeds import Stream, derive_seed
 PRECISION_NEIGHBOURS = 3
 #: Neighbours of density and coverage (Naeem et al. 2020, section 3.1.3).
 COVERAGE_NEIGHBOURS = 5
-#: Fewer images than this have no neighbourhoods to speak of: ten times the neighbours.
+#: Neighbourhoods among fewer images than this say nothing: ten times the neighbours.
 FEWEST_IMAGES = 10 * COVERAGE_NEIGHBOURS
 
 _KID_SUBSETS = 100
 _KID_LARGEST_SUBSET = 1000
 _FID_HALVES = 20
-_ROWS = 1024  # of distance matrices at once
+_ROWS = 1024  # of a distance matrix at a time
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its standard error, where there is one."""
+    """A value and its standard error, if known."""
 
     value: float
     error: float | None
 
 
-def check_counts(num: int, dim: int, *, what: str, remedy: str) -> None:
-    """Refuse sets of images too small for distances of features.
+def fewest_images(dim: int) -> int:
+    """How many images the distances of `dim` features take, in each set."""
+    return max(dim + 1, FEWEST_IMAGES)
+
+
+def check_counts(dim: int, *, generated: int, test: int, training: int, more: str) -> None:
+    """Refuse sets of images that are too small for distances of features.
 
     Args:
-        num: N, images of the smaller set.
         dim: D, features per image.
-        what: whose images these are, for the message.
-        remedy: what to do about it, for the message.
+        generated, test, training: N, the images of each set.
+        more: how to have more generated images, with {} for a number.
 
     Raises:
         EvaluationError: N <= D, or too few for neighbourhoods.
     """
-    if num <= dim:
-        raise EvaluationError(
-            f"distances: {num} images ({what}) for {dim} features: the covariance of no more "
-            f"images than features is singular, so that FID would measure N; {remedy}"
+    least = fewest_images(dim)
+    larger = "evaluate on a larger set"
+    for num, what, remedy in (
+        (generated, "generated", more.format(least)),
+        (test, "test split", larger),
+        (training, "training split", larger),
+    ):
+        if num >= least:
+            continue
+        reason = (
+            f"for {dim} features: the covariance of no more images than features is singular, so "
+            "that FID would measure N"
+            if num <= dim
+            else f"are too few for {COVERAGE_NEIGHBOURS} nearest neighbours, which take "
+            f"{FEWEST_IMAGES}"
         )
-    if num < FEWEST_IMAGES:
         raise EvaluationError(
-            f"distances: {num} images ({what}) are too few for {COVERAGE_NEIGHBOURS} nearest "
-            f"neighbours, which take {FEWEST_IMAGES}; {remedy}"
+            f"distances: {num} images ({what}) {reason}; {remedy}, or leave distances out: "
+            "--metrics classes utility memorisation"
         )
 
 
@@ -83,11 +97,11 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
 def frechet_distance_error(real: np.ndarray, generated: np.ndarray, *, seed: int) -> float | None:
     """The standard error of `frechet_distance`, by the delete-half jackknife.
 
-    That is the standard deviation over random halves of both sets (Shao & Wu 1989: deleting half of
-    the sample makes the jackknife's factor 1).
+    This is the standard deviation over random halves of both sets (Shao & Wu 1989: when half of the
+    sample is deleted, the jackknife's factor is 1).
 
     Returns:
-        None where half a set has no more images than features.
+        None if half a set has no more images than features.
     """
     if min(len(real), len(generated)) // 2 <= real.shape[1]:
         return None
@@ -105,7 +119,7 @@ def frechet_distance_error(real: np.ndarray, generated: np.ndarray, *, seed: int
 def kernel_distance(real: np.ndarray, generated: np.ndarray, *, seed: int) -> Estimate:
     """KID: the squared maximum mean discrepancy (Binkowski et al. 2018), unbiased at any N.
 
-    Its kernel is (x.y / D + 1)^3. The value is the mean over random subsets of m images, half of
+    The kernel is (x.y / D + 1)^3. The value is the mean over random subsets of m images, half of
     the smaller set (at most 1000); the standard error of N images is the standard deviation over
     subsets times sqrt(m / (N - m)), the jackknife that deletes N - m (Shao & Wu 1989).
 
@@ -135,27 +149,27 @@ def precision_recall(real: np.ndarray, generated: np.ndarray) -> tuple[float, fl
     Precision is the share of generated images within the k-th neighbour's distance of a real one;
     recall the share of real images within that of a generated one.
     """
-    found = _prdc(real, generated, PRECISION_NEIGHBOURS)
-    return found["precision"], found["recall"]
+    shares = _prdc(real, generated, PRECISION_NEIGHBOURS)
+    return shares["precision"], shares["recall"]
 
 
 def density_coverage(real: np.ndarray, generated: np.ndarray) -> tuple[float, float]:
     """Density and coverage (Naeem et al. 2020, eq. 4 and 5), k = 5.
 
-    Density is how many neighbourhoods of real images a generated one lies in, over k (its mean is
-    1 for equal distributions); coverage is the share of real images whose neighbourhood holds a
-    generated one.
+    Density is the number of neighbourhoods of real images that a generated one lies in, over k (1
+    on average for equal distributions); coverage is the share of real images whose neighbourhood
+    contains a generated one.
     """
-    found = _prdc(real, generated, COVERAGE_NEIGHBOURS)
-    return found["density"], found["coverage"]
+    shares = _prdc(real, generated, COVERAGE_NEIGHBOURS)
+    return shares["density"], shares["coverage"]
 
 
 def _prdc(real: np.ndarray, generated: np.ndarray, neighbours: int) -> dict[str, float]:
     from prdc import compute_prdc
 
     with redirect_stdout(io.StringIO()):  # it prints the counts
-        found = compute_prdc(real_features=real, fake_features=generated, nearest_k=neighbours)
-    return {name: float(value) for name, value in found.items()}
+        values = compute_prdc(real_features=real, fake_features=generated, nearest_k=neighbours)
+    return {name: float(value) for name, value in values.items()}
 
 
 def nearest(
@@ -164,29 +178,31 @@ def nearest(
     """The nearest of `others` (M, D) to each of `images` (N, D).
 
     Args:
-        same: the sets are one, and no image is its own neighbour.
+        images, others: features, or pixels.
+        same: the sets are the same, and no image is its own neighbour.
 
     Returns:
-        Euclidean distances (N,) and places in `others` (N,).
+        Euclidean distances (N,) and indices into `others` (N,).
     """
-    distances, places = [], []
-    found = torch.as_tensor(others)
+    distances, indices = [], []
+    columns = torch.as_tensor(others)
     for start in range(0, len(images), _ROWS):
         rows = torch.as_tensor(images[start : start + _ROWS])
-        # Without matrix products: they lose the small distances, which are what is looked for.
-        table = torch.cdist(rows, found, compute_mode="donot_use_mm_for_euclid_dist")
+        # Matrix products would lose the small distances, which are those of interest.
+        table = torch.cdist(rows, columns, compute_mode="donot_use_mm_for_euclid_dist")
         if same:
             own = torch.arange(len(rows))
             table[own, start + own] = torch.inf
         lowest = table.min(dim=1)
         distances.append(lowest.values)
-        places.append(lowest.indices)
-    return torch.cat(distances).numpy(), torch.cat(places).numpy()
+        indices.append(lowest.indices)
+    return torch.cat(distances).numpy(), torch.cat(indices).numpy()
 
 
 def memorised(images: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """Which images lie closer to a training image than that one lies to any other (Alaa et al.
-    2022, section 4.3: those that are not authentic).
+    """Which images are closer to a training image than that one is to any other.
+
+    These are not authentic in the sense of Alaa et al. (2022, section 4.3).
 
     Args:
         images, training: features, (N, D) and (M, D), M at least 2.
@@ -194,13 +210,13 @@ def memorised(images: np.ndarray, training: np.ndarray) -> np.ndarray:
     Returns:
         (N,) bool.
     """
-    distances, places = nearest(images, training)
+    distances, indices = nearest(images, training)
     own, _ = nearest(training, training, same=True)
-    return distances < own[places]
+    return distances < own[indices]
 
 
 class _Given(nn.Module):
-    """Features in, features out: for metrics that insist on an extractor."""
+    """Identity of features, for metrics that require an extractor."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -1,28 +1,25 @@
-"""The evaluation: images against the real ones they should look like (docs/evaluation.md)."""
+"""The evaluation of generated images by real ones (docs/evaluation.md)."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
-from qhdm import data
+from qhdm import console, data
 from qhdm.config import DataConfig
 from qhdm.data import Dataset
 from qhdm.device import resolve_device
-from qhdm.errors import ConfigError, EvaluationError
+from qhdm.errors import EvaluationError
 from qhdm.metrics.classifier import ClassifierSettings
+from qhdm.metrics.distances import fewest_images
 from qhdm.metrics.features import Extractor, make_extractor
-from qhdm.metrics.groups import (
-    Neighbours,
-    check_size,
-    class_accuracy,
-    distances,
-    memorisation,
-    neighbours,
-)
+from qhdm.metrics.groups import class_accuracy, distances, memorisation, save_neighbours
 from qhdm.metrics.records import (
     DataRecord,
     Evaluation,
@@ -32,117 +29,233 @@ from qhdm.metrics.records import (
     read_evaluation,
     write_evaluation,
 )
-from qhdm.metrics.samples import described, from_folder, sampled
+from qhdm.metrics.samples import described, from_arrays, from_folder, real_images, sampled
 from qhdm.metrics.settings import GROUPS, EvaluationSettings, Group
 from qhdm.metrics.trained import TrainedClassifier, trained_classifier
 from qhdm.metrics.utility import utility
-from qhdm.runs.config import load_run_config
+from qhdm.run import Run
 from qhdm.runs.directory import RunDirectory
 
-#: What of the data a run may be given anew: the same images may lie elsewhere by now.
-_MOVABLE = ("data.root", "data.skip_broken")
-#: Pairs of each class in the picture of nearest neighbours.
-_PAIRS = 8
+#: Groups that need no labels.
+_UNLABELLED: tuple[Group, ...] = ("distances", "memorisation")
+
+
+def evaluate(
+    generated: Any,
+    real: Any = None,
+    settings: EvaluationSettings | None = None,
+    *,
+    labels: Sequence[int | str] | None = None,
+    out: str | Path | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Evaluate generated images by real ones.
+
+    Groups of metrics that the file already holds are read from it.
+
+    Args:
+        generated: uint8 images (N, H, W, C), as `Run.sample` returns them; a data set; a `Run` or
+            the path of its directory, which is then sampled; or a folder or zip of class folders.
+        real: the real images: any torch `Dataset` of (image, label), a `qhdm.data.Dataset`, or a
+            `DataConfig`. A set without a split of its own is split by `held_out`, a tenth of each
+            class being the test images. For a folder, a `DataConfig`. A run has its own; if they
+            have moved, give its `DataConfig` with another `root`.
+        settings: metrics, extractor and device; of runs, also how they are sampled. By default all
+            metrics that the images allow.
+        labels: classes of the images of an array, by number or name. Without them, only distances
+            and memorisation are computed.
+        out: the JSON file; by default, of a run, one in its `evaluations/` that is named after the
+            request, of others none. A picture of nearest neighbours is written beside it.
+        progress: show bars and messages on stderr.
+
+    Returns:
+        The metrics, each with its feature extractor and the numbers of images.
+
+    Raises:
+        EvaluationError: there are too few images for the metrics that are asked for, weights
+            cannot be used, or the file is of another request.
+        DataError, RunError, ConfigError, SamplingError, EngineError: images, run or settings
+            cannot be used.
+
+    Example:
+        >>> images = np.random.default_rng(0).integers(0, 255, (20, 16, 16, 3), dtype=np.uint8)
+        >>> result = qhdm.evaluate(images, DATASET)
+        >>> [metric.name for metric in result.metrics]
+        ['memorisation']
+    """
+    path = Path(out) if out is not None else None
+    if isinstance(generated, Run):
+        if generated.path is None:
+            raise EvaluationError("evaluate: this network is of no run directory; give images")
+        generated = generated.path
+    if isinstance(generated, str | Path):
+        settings = settings or EvaluationSettings()
+        if real is None or (Path(generated) / "config.yaml").is_file():
+            return _evaluate_run(RunDirectory.open(generated), real, settings, path, progress)
+        if not isinstance(real, DataConfig):
+            raise EvaluationError("evaluate: real images for a folder are given as a DataConfig")
+        real = dataclasses.replace(real, classes=data.class_names(real))
+        images, labelled = from_folder(Path(generated), real), True
+        whole = data.load(real, progress=progress)
+    else:
+        whole = real_images(real, generated)
+        images, labelled = from_arrays(generated, whole, labels)
+        settings = settings or EvaluationSettings(metrics=_possible(whole, len(images), labelled))
+    if not labelled and (more := set(settings.metrics) - set(_UNLABELLED)):
+        raise EvaluationError(f"labels: needed by the metrics {', '.join(sorted(more))}")
+    source = str(generated) if isinstance(generated, str | Path) else "array"
+    record = GeneratedRecord(source=source, num=len(images))
+    return _evaluate(whole, settings, record, lambda: images, path, "give {} or more", progress)
+
+
+def _possible(real: Dataset, num: int, labelled: bool) -> tuple[Group, ...]:
+    """The metrics that so many images allow, without the costly ones (`utility`)."""
+    groups: list[Group] = ["classes"] if labelled else []
+    test = int(real.is_test.sum())
+    if min(num, test, len(real) - test) >= fewest_images(ClassifierSettings.dim):
+        groups.append("distances")
+    return (*groups, "memorisation")
+
+
+def _evaluate_run(
+    run: RunDirectory,
+    real: Any,
+    settings: EvaluationSettings,
+    path: Path | None,
+    progress: bool,
+) -> Evaluation:
+    own = run.config.data
+    real = own if real is None else real
+    if not isinstance(real, DataConfig) or own != dataclasses.replace(
+        real, root=own.root, skip_broken=own.skip_broken
+    ):
+        raise EvaluationError(
+            "evaluate: a run is evaluated with its own data; only their root and skip_broken may "
+            "be given anew"
+        )
+
+    def images() -> Dataset:
+        dataset, present = sampled(run, settings, progress=progress)
+        if present and progress:
+            console.message(f"{present} of the {settings.num} images were sampled before")
+        return dataset
+
+    record = described(run, settings)
+    whole = data.load(real, progress=progress)
+    more = "give --num {} or more"
+    return _evaluate(whole, settings, record, images, path, more, progress, run=run)
+
+
+def _evaluate(
+    real: Dataset,
+    settings: EvaluationSettings,
+    record: GeneratedRecord,
+    images: Callable[[], Dataset],
+    path: Path | None,
+    more: str,
+    progress: bool,
+    *,
+    run: RunDirectory | None = None,
+) -> Evaluation:
+    """Compute the groups of metrics that are not in the file yet.
+
+    Args:
+        real: the whole set.
+        settings: metrics, extractor and device.
+        record: of the generated images.
+        images: samples or returns them.
+        path: the file; None for the default of a run, or none.
+        more: how to have more generated images, with {} for a number.
+        progress: show bars and messages on stderr.
+        run: which is evaluated.
+    """
+    for split in ("training", "test"):
+        present = real.labels[real.is_test == (split == "test")]
+        for label in np.setdiff1d(np.arange(len(real.class_names)), present)[:1]:
+            raise EvaluationError(
+                f"{real.name}: class {real.class_names[label]} has no image in the {split} split, "
+                "and an evaluation needs both; train with data.test_fraction above 0 and two "
+                "images or more of each class"
+            )
+    device = resolve_device(settings.device, key="device")
+    extractor = make_extractor(
+        settings, real, num=record.num, more=more, device=device, progress=progress
+    )
+    if path is None and run is not None:
+        path = evaluation_path(run, record, extractor)
+    evaluation = Evaluation(DataRecord.of(real), record, extractor.record, metrics=())
+    if path and path.exists():
+        evaluation = _matching(path, evaluation)
+        if evaluation.groups and progress:
+            console.message(f"{', '.join(evaluation.groups)}: read from {path}")
+    wanted = [group for group in GROUPS if group in settings.metrics]
+    missing = [group for group in wanted if group not in evaluation.groups]
+    if not missing:
+        return evaluation
+    comparison = _Comparison(real, images(), extractor, device, progress)
+    for group in missing:
+        metrics, notes = comparison.group(group)
+        evaluation = dataclasses.replace(
+            evaluation,
+            groups=(*evaluation.groups, group),
+            metrics=(*evaluation.metrics, *metrics),
+            notes=(*evaluation.notes, *notes),
+        )
+        if path:  # after each group: an interruption loses one
+            write_evaluation(evaluation, path)
+            if group == "memorisation":
+                comparison.picture(path.with_name(f"{path.stem}_neighbours.png"))
+    return evaluation
 
 
 @dataclasses.dataclass(frozen=True)
-class Reporting:
-    """What happens beside the numbers.
+class _Comparison:
+    """Real and generated images, and their features once they are needed."""
 
-    Attributes:
-        progress: show bars on stderr.
-        say: receives a sentence about what is done or found done already.
-        picture: draws generated images beside their nearest training images, to a PNG file, given
-            the names of the classes.
-    """
+    real: Dataset
+    generated: Dataset
+    extractor: Extractor
+    device: torch.device
+    progress: bool
 
-    progress: bool = False
-    say: Callable[[str], None] = lambda _: None
-    picture: Callable[[Neighbours, Sequence[str], Path], None] | None = None
+    def group(self, group: Group) -> tuple[Iterable[Metric], Sequence[str]]:
+        """The metrics of a group, and notes on what was left out."""
+        if group == "distances":
+            return distances(self.extractor, self._features, self._real_features), ()
+        if group == "memorisation":
+            return [memorisation(self.extractor, self._features, self._real_features)], ()
+        training, test = self.real.split("train"), self.real.split("test")
+        if group == "utility":
+            return utility(
+                training, test, self.generated, device=self.device, progress=self.progress
+            )
+        classifier = self.extractor.network
+        if not isinstance(classifier, TrainedClassifier):
+            classifier = trained_classifier(
+                training, ClassifierSettings(), device=self.device, progress=self.progress
+            )
+        return class_accuracy(classifier, self.generated, test), ()
 
+    def picture(self, path: Path) -> None:
+        """Draw the generated images that are nearest to training images."""
+        training = self.real.split("train")
+        features = self._real_features["train"]
+        save_neighbours(path, self.generated, self._features, training, features)
+        if self.progress:
+            console.message(f"nearest training images: {path}")
 
-def evaluate_run(
-    run: str | Path,
-    settings: EvaluationSettings | None = None,
-    *,
-    out: Path | None = None,
-    overrides: Sequence[str] = (),
-    reporting: Reporting | None = None,
-) -> Evaluation:
-    """Sample a run and judge its images; a request that is done already is read.
+    @cached_property
+    def _features(self) -> np.ndarray:
+        return self.extractor.features(self.generated.images)
 
-    Args:
-        run: a run directory with a checkpoint.
-        settings: what to evaluate, and how.
-        out: the JSON file; by default in the run's `evaluations/`, named after the request.
-        overrides: `data.root=PATH`, where the data have moved.
-        reporting: progress, messages and the picture.
-
-    Returns:
-        What is in the file.
-
-    Raises:
-        EvaluationError: too few images, weights that cannot be used, a file that is in the way.
-        RunError, ConfigError, DataError, SamplingError, EngineError: of run, data and sampling.
-
-    Example:
-        >>> settings = EvaluationSettings(metrics=("classes",))
-        >>> evaluate_run("runs/quickstart", settings).find("class accuracy").value  # doctest: +SKIP
-        0.43
-    """
-    settings, reporting = settings or EvaluationSettings(), reporting or Reporting()
-    _check_overrides(overrides)
-    opened = RunDirectory.open(run)
-    real = load_run_config(opened.path, overrides).data
-    generated = described(opened, settings)
-    more = "give --num {} or more"
-    whole = data.load(real, progress=reporting.progress)
-    judge = Judge(whole, settings, reporting, num=generated.num, more=more)
-    path = out or evaluation_path(opened, generated, judge.extractor)
-
-    def images() -> Dataset:
-        found, present = sampled(opened, settings, progress=reporting.progress)
-        if present:
-            reporting.say(f"{present} of the {settings.num} images were sampled before")
-        return found
-
-    return judge.evaluate(generated, images, path)
-
-
-def evaluate_folder(
-    images: Path,
-    real: DataConfig,
-    settings: EvaluationSettings | None = None,
-    *,
-    out: Path | None = None,
-    reporting: Reporting | None = None,
-) -> Evaluation:
-    """Judge images of a folder, whoever made them.
-
-    Args:
-        images: class folders, or a zip of them; all are used.
-        real: the real images.
-        settings: extractor, metrics and device; what is about sampling is not read.
-        out: the JSON file; none is written without.
-        reporting: progress, messages and the picture.
-
-    Returns:
-        What is in the file.
-
-    Raises:
-        EvaluationError, DataError: as `evaluate`; or the folder has other classes.
-    """
-    settings, reporting = settings or EvaluationSettings(), reporting or Reporting()
-    real = dataclasses.replace(real, classes=data.class_names(real))
-    found = from_folder(images, real)
-    whole = data.load(real, progress=reporting.progress)
-    judge = Judge(whole, settings, reporting, num=len(found), more="give {} or more")
-    record = GeneratedRecord(source=str(images), num=len(found))
-    return judge.evaluate(record, lambda: found, out)
+    @cached_property
+    def _real_features(self) -> dict[Split, np.ndarray]:
+        features, is_test = self.extractor.reference(self.real), self.real.is_test
+        return {"train": features[~is_test], "test": features[is_test]}
 
 
 def evaluation_path(run: RunDirectory, generated: GeneratedRecord, extractor: Extractor) -> Path:
-    """Where the evaluation of a request is kept."""
+    """The default file of an evaluation, named after the request."""
     parts = [
         f"{generated.num}images",
         f"{generated.sampler}-{generated.steps}steps",
@@ -165,150 +278,13 @@ def evaluation_path(run: RunDirectory, generated: GeneratedRecord, extractor: Ex
     return run.path / "evaluations" / ("_".join(parts).replace("+", "p") + ".json")
 
 
-class Judge:
-    """Real images, extractor and settings: what generated images are judged by.
-
-    Raises:
-        EvaluationError: the wanted metrics cannot use `num` images (`more` says how to have more),
-            or a split.
-    """
-
-    def __init__(
-        self,
-        real: Dataset,
-        settings: EvaluationSettings,
-        reporting: Reporting,
-        *,
-        num: int,
-        more: str,
-    ) -> None:
-        self._settings, self._reporting = settings, reporting
-        self._device = resolve_device(settings.device, key="device")
-        self._real = real
-        self._training, self._test = self._real.split("train"), self._real.split("test")
-        for part, name in ((self._training, "training"), (self._test, "test")):
-            _check_classes(part, name)
-
-        def check(dim: int) -> None:
-            if "distances" in settings.metrics:
-                check_size(num, len(self._training), len(self._test), dim, more=more)
-
-        if settings.extractor == "classifier" and settings.extractor_weights is None:
-            check(ClassifierSettings.dim)  # before it is trained
-        self.extractor = make_extractor(
-            settings, self._training, device=self._device, progress=reporting.progress
-        )
-        check(self.extractor.record.dim)
-
-    def evaluate(
-        self, generated: GeneratedRecord, images: Callable[[], Dataset], path: Path | None
-    ) -> Evaluation:
-        """The evaluation of `images`, written to `path`; groups that are there are not redone."""
-        found = Evaluation(
-            data=DataRecord(
-                name=self._real.name,
-                digest=self._real.digest(),
-                train=len(self._training),
-                test=len(self._test),
-                image_size=self._real.images.shape[1],
-            ),
-            generated=generated,
-            extractor=self.extractor.record,
-            metrics=(),
-        )
-        if path and path.exists():
-            found = _matching(path, found)
-            if found.groups:
-                self._reporting.say(f"{', '.join(found.groups)}: read from {path}")
-        wanted = [group for group in GROUPS if group in self._settings.metrics]
-        missing = [group for group in wanted if group not in found.groups]
-        if not missing:
-            return found
-        judged = images()
-        for group in missing:
-            metrics, notes = self._group(group, judged, path)
-            found = dataclasses.replace(
-                found,
-                groups=(*found.groups, group),
-                metrics=(*found.metrics, *metrics),
-                notes=(*found.notes, *notes),
-            )
-            if path:  # group by group: an interruption loses one
-                write_evaluation(found, path)
-        return found
-
-    def _group(
-        self, group: Group, images: Dataset, path: Path | None
-    ) -> tuple[list[Metric], Sequence[str]]:
-        if group == "classes":
-            return list(class_accuracy(self._classifier(), images, self._test)), ()
-        if group == "utility":
-            found = utility(
-                self._training,
-                self._test,
-                images,
-                device=self._device,
-                progress=self._reporting.progress,
-            )
-            return list(found.metrics), found.notes
-        features = self.extractor.features(images.images)
-        whole = self.extractor.reference(self._real)
-        real: dict[Split, np.ndarray] = {
-            "train": whole[~self._real.is_test],
-            "test": whole[self._real.is_test],
-        }
-        if group == "distances":
-            return list(distances(self.extractor, features, real)), ()
-        if self._reporting.picture and path:
-            pairs = neighbours(images, features, self._training, real["train"], per_class=_PAIRS)
-            picture = path.with_name(f"{path.stem}_neighbours.png")
-            self._reporting.picture(pairs, self._real.class_names, picture)
-            self._reporting.say(f"nearest training images: {picture}")
-        return [memorisation(self.extractor, features, real)], ()
-
-    def _classifier(self) -> TrainedClassifier:
-        """The extractor, where it is a classifier; else the one of the training split."""
-        network = self.extractor.network
-        if isinstance(network, TrainedClassifier):
-            return network
-        return trained_classifier(
-            self._training,
-            ClassifierSettings(),
-            device=self._device,
-            progress=self._reporting.progress,
-        )
-
-
-def _check_classes(part: Dataset, name: str) -> None:
-    """Refuse a split that lacks a class."""
-    for label, class_name in enumerate(part.class_names):
-        if not (part.labels == label).any():
-            raise EvaluationError(
-                f"{part.name}: class {class_name} has no image in the {name} split, and an "
-                "evaluation needs both; train with data.test_fraction above 0 and two images or "
-                "more of each class"
-            )
-
-
 def _matching(path: Path, request: Evaluation) -> Evaluation:
-    """The evaluation in a file, if it is of this request."""
-    found = read_evaluation(path)
-
-    same = found.data == request.data and found.extractor == request.extractor
-    if not (same and found.generated.answers(request.generated)):
+    """The evaluation in a file, which must be of this request."""
+    present = read_evaluation(path)
+    same = present.data == request.data and present.extractor == request.extractor
+    if not (same and present.generated.answers(request.generated)):
         raise EvaluationError(
             f"{path}: is the evaluation of other data or another request; name another file with "
             "--out, or delete it"
         )
-    return found
-
-
-def _check_overrides(overrides: Sequence[str]) -> None:
-    """Refuse changes beyond where the data lie: they would mix training and test images."""
-    for override in overrides:
-        key = override.partition("=")[0].strip()
-        if key not in _MOVABLE:
-            raise ConfigError(
-                f"--set {key}: an evaluation keeps the run's configuration; only "
-                f"{' and '.join(_MOVABLE)} may be given anew"
-            )
+    return present

@@ -1,4 +1,4 @@
-"""Images to features: by the user's own classifier, or a pretrained network."""
+"""Features of images, by the user's own classifier or a pretrained network."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from safetensors.numpy import load_file, save_file
 from qhdm.data import Dataset, cache_folder
 from qhdm.files import atomic_path
 from qhdm.metrics.classifier import ClassifierSettings
+from qhdm.metrics.distances import check_counts
 from qhdm.metrics.records import ExtractorRecord
 from qhdm.metrics.settings import EvaluationSettings
 from qhdm.metrics.trained import load_classifier, trained_classifier
 
 
 class Network(Protocol):
-    """What extracts features."""
+    """Extracts features."""
 
     @property
     def dim(self) -> int:
@@ -34,62 +35,74 @@ class Network(Protocol):
 
 
 class Extractor:
-    """A network that extracts features, and its name.
+    """A network that extracts features, and its record.
 
     Args:
         name: `classifier`, `inception` or `dinov2`.
-        network: does the work.
+        network: the network.
     """
 
     def __init__(self, name: str, network: Network) -> None:
         self.network = network
+        self.features = network.features
         self.record = ExtractorRecord(name=name, digest=network.digest, dim=network.dim)
-
-    def features(self, images: np.ndarray) -> np.ndarray:
-        """uint8 (N, H, W, C) to float64 (N, dim)."""
-        return self.network.features(images)
 
     def reference(self, dataset: Dataset) -> np.ndarray:
         """Features of real images, (N, dim); kept in the cache folder by digests of both."""
         name = f"{dataset.digest()}-{self.record.name}-{self.record.digest}.safetensors"
         path = cache_folder() / "features" / name
         try:
-            found: np.ndarray = load_file(path)["features"]
-        except (FileNotFoundError, SafetensorError, KeyError):  # absent, or damaged: made anew
-            found = self.features(dataset.images)
+            features: np.ndarray = load_file(path)["features"]
+        except (FileNotFoundError, SafetensorError, KeyError):  # absent or damaged: computed
+            features = self.features(dataset.images)
             with atomic_path(path) as temporary:
-                save_file({"features": found}, temporary)
-        return found
+                save_file({"features": features}, temporary)
+        return features
 
 
 def make_extractor(
     settings: EvaluationSettings,
-    training: Dataset,
+    real: Dataset,
     *,
+    num: int,
+    more: str,
     device: torch.device,
     progress: bool = False,
 ) -> Extractor:
-    """The extractor that `settings` names.
+    """The extractor that `settings` names, if there are enough images for its features.
 
     Args:
-        settings: `extractor` and `extractor_weights`.
-        training: the training split, for the classifier.
+        settings: `extractor`, `extractor_weights` and `metrics`.
+        real: the real images, on whose training split a classifier is trained.
+        num: how many generated images there will be.
+        more: how to have more of them, with {} for a number.
         device: where to compute.
         progress: show a bar on stderr while a classifier is trained.
 
     Raises:
-        EvaluationError: the weights cannot be used, or a library is absent.
+        EvaluationError: the weights cannot be used, a library is absent, or there are too few
+            images for distances.
     """
-    weights = Path(settings.extractor_weights) if settings.extractor_weights else None
-    if settings.extractor == "classifier":
-        if weights:
-            return Extractor("classifier", load_classifier(weights, training, device=device))
-        trained = trained_classifier(
-            training, ClassifierSettings(), device=device, progress=progress
-        )
-        return Extractor("classifier", trained)
-    from qhdm.metrics.pretrained import load_dinov2, load_inception
+    training, test = real.split("train"), real.split("test")
 
-    assert weights is not None  # of EvaluationSettings
-    load = load_inception if settings.extractor == "inception" else load_dinov2
-    return Extractor(settings.extractor, load(weights, device))
+    def check(dim: int) -> None:
+        if "distances" in settings.metrics:
+            check_counts(dim, generated=num, test=len(test), training=len(training), more=more)
+
+    weights = Path(settings.extractor_weights) if settings.extractor_weights else None
+    network: Network
+    if settings.extractor == "classifier" and weights is None:
+        own = ClassifierSettings()
+        check(own.dim)  # before it is trained
+        network = trained_classifier(training, own, device=device, progress=progress)
+    elif settings.extractor == "classifier":
+        assert weights is not None
+        network = load_classifier(weights, training, device=device)
+    else:
+        from qhdm.metrics.pretrained import load_dinov2, load_inception
+
+        assert weights is not None  # of EvaluationSettings
+        load = load_inception if settings.extractor == "inception" else load_dinov2
+        network = load(weights, device)
+    check(network.dim)
+    return Extractor(settings.extractor, network)

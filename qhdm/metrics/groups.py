@@ -1,17 +1,15 @@
-"""The groups of metrics that features and classifiers give; utility.py has the fourth."""
+"""Groups of metrics of generated images; the fourth, `utility`, is in utility.py."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 
 from qhdm.data import Dataset
 from qhdm.errors import EvaluationError
 from qhdm.metrics.distances import (
-    FEWEST_IMAGES,
-    check_counts,
     density_coverage,
     frechet_distance,
     frechet_distance_error,
@@ -23,74 +21,41 @@ from qhdm.metrics.distances import (
 from qhdm.metrics.features import Extractor
 from qhdm.metrics.records import Metric, MetricName, Split
 from qhdm.metrics.trained import TrainedClassifier
+from qhdm.pictures import labelled_grid, save_png
 from qhdm.seeds import Stream, derive_seed
 
-_SPLITS: tuple[Split, ...] = ("test", "train")
-
-#: Of the random subsets that bring sets to the same N: part of what a metric is.
+#: Of the random subsets that bring sets to the same N. Metrics are defined by it.
 _SEED = 0
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """Generated images and the training images nearest to them, nearest pairs first.
-
-    Attributes:
-        generated, real: (N, H, W, C) uint8, pair by pair.
-        labels: classes of the generated images, (N,).
-        distances: between the features of each pair, (N,).
-    """
-
-    generated: np.ndarray
-    real: np.ndarray
-    labels: np.ndarray
-    distances: np.ndarray
-
-
-def check_size(num: int, training: int, test: int, dim: int, *, more: str) -> None:
-    """Refuse what would make distances meaningless, before anything is sampled.
-
-    Args:
-        num: generated images.
-        training, test: real images of each split.
-        dim: features per image.
-        more: how to have more generated images, with {} for a number.
-
-    Raises:
-        EvaluationError: a set is too small.
-    """
-    least = max(dim + 1, FEWEST_IMAGES)
-    leave = "or leave distances out: --metrics classes utility memorisation"
-    check_counts(num, dim, what="generated", remedy=f"{more.format(least)}, {leave}")
-    for count, split in ((test, "test split"), (training, "training split")):
-        check_counts(count, dim, what=split, remedy=f"evaluate on a larger set, {leave}")
+#: Pairs of each class in the picture of nearest neighbours.
+_PAIRS = 8
 
 
 def distances(
-    extractor: Extractor, generated: np.ndarray, real: dict[Split, np.ndarray]
+    extractor: Extractor, generated: np.ndarray, real: Mapping[Split, np.ndarray]
 ) -> Iterator[Metric]:
     """FID, KID, precision, recall, density and coverage against each split.
 
     N is the size of the smaller set, and as many images of the larger are drawn. The floor puts N
-    real images in the place of the generated ones: of the other split, or, where that has fewer,
-    the split is cut into two sets of N. None where neither is possible.
+    real images in the place of the generated ones: those of the other split or, if that has fewer,
+    half of 2 N images of the same split. It is None if neither has enough.
 
     Args:
-        extractor: that the features are of.
+        extractor: of the features.
         generated: (N, D) features.
         real: features of each split.
     """
-    for split in _SPLITS:
-        other = real["train" if split == "test" else "test"]
+    others: tuple[tuple[Split, Split], ...] = (("test", "train"), ("train", "test"))
+    for split, other in others:
         num = min(len(generated), len(real[split]))
-        found = _compared(_drawn(real[split], num, 0), _drawn(generated, num, 1))
+        own = _drawn(real[split], num, 0)
+        values = _compared(own, _drawn(generated, num, 1))
         floor: dict[MetricName, tuple[float, float | None]] = {}
-        if len(other) >= num:
-            floor = _compared(_drawn(real[split], num, 0), _drawn(other, num, 1), errors=False)
+        if len(real[other]) >= num:
+            floor = _compared(own, _drawn(real[other], num, 1), errors=False)
         elif len(real[split]) >= 2 * num:
             both = _drawn(real[split], 2 * num, 0)
             floor = _compared(both[:num], both[num:], errors=False)
-        for name, (value, error) in found.items():
+        for name, (value, error) in values.items():
             yield Metric(
                 name=name,
                 label=_label(name, extractor, num, split),
@@ -106,7 +71,7 @@ def distances(
 def class_accuracy(
     classifier: TrainedClassifier, generated: Dataset, test: Dataset
 ) -> Iterator[Metric]:
-    """Whether a classifier of real images sees the class that was asked for, overall and per class.
+    """How often a classifier of real images sees the requested class, overall and per class.
 
     The floor (here an upper bound) is its accuracy on the test split.
     """
@@ -132,10 +97,9 @@ def class_accuracy(
 
 
 def memorisation(
-    extractor: Extractor, generated: np.ndarray, real: dict[Split, np.ndarray]
+    extractor: Extractor, generated: np.ndarray, real: Mapping[Split, np.ndarray]
 ) -> Metric:
-    """The share of images nearer to a training image than that one is to any other; its floor is
-    that of the test split.
+    """The share of images that are memorised (`memorised`); the floor is that of the test split.
 
     Raises:
         EvaluationError: there are fewer than two training images.
@@ -156,37 +120,37 @@ def memorisation(
     )
 
 
-def neighbours(
+def save_neighbours(
+    path: Path,
     generated: Dataset,
     features: np.ndarray,
     training: Dataset,
     training_features: np.ndarray,
-    *,
-    per_class: int,
-) -> Neighbours:
-    """Of each class, the generated images nearest to a training image, with that one.
+) -> None:
+    """Write a PNG of the generated images that are nearest to training images, above those.
 
     Args:
+        path: the file.
         generated, training: the images.
-        features, training_features: theirs, (N, D) and (M, D).
-        per_class: pairs of each class.
+        features, training_features: their features, (N, D) and (M, D).
     """
-    apart, places = nearest(features, training_features)
+    apart, indices = nearest(features, training_features)
     chosen: list[int] = []
     for label in range(len(generated.class_names)):
         members = np.flatnonzero(generated.labels == label)
-        chosen += members[np.argsort(apart[members], kind="stable")[:per_class]].tolist()
-    return Neighbours(
-        generated=generated.images[chosen],
-        real=training.images[places[chosen]],
-        labels=generated.labels[chosen],
-        distances=apart[chosen],
-    )
+        chosen += members[np.argsort(apart[members], kind="stable")[:_PAIRS]].tolist()
+    images = np.concatenate([generated.images[chosen], training.images[indices[chosen]]])
+    labels = np.concatenate([2 * generated.labels[chosen], 2 * generated.labels[chosen] + 1])
+    names = generated.class_names
+    rows = [row for name in names for row in (f"{name}, generated", "nearest in training")]
+    title = "generated images and the training images nearest to them"
+    save_png(labelled_grid(images, labels, rows, title=title), path)
 
 
 def _compared(
     real: np.ndarray, images: np.ndarray, *, errors: bool = True
 ) -> dict[MetricName, tuple[float, float | None]]:
+    """Values and standard errors of all distances."""
     kernel = kernel_distance(real, images, seed=_SEED)
     precision, recall = precision_recall(real, images)
     density, coverage = density_coverage(real, images)
@@ -202,7 +166,7 @@ def _compared(
 
 
 def _drawn(features: np.ndarray, num: int, part: int) -> np.ndarray:
-    """`num` of the images, drawn at random; `part` tells the draws of a comparison apart."""
+    """`num` random images; each `part` of a comparison has a stream of its own."""
     rng = np.random.default_rng(derive_seed(_SEED, Stream.SUBSET, 4, part))
     return features[rng.permutation(len(features))[:num]]
 

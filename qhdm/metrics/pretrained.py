@@ -1,7 +1,7 @@
-"""Pretrained extractors: Inception v3 and DINOv2, from a file of weights that the user has.
+"""Pretrained extractors, Inception v3 and DINOv2, from the user's files of weights.
 
-Both libraries are of the extra `extractors`. Nothing is downloaded, and nothing in the file is
-executed: it is safetensors, or read with torch's restricted loader.
+Both libraries are in the extra `extractors`. Nothing is downloaded, and nothing in the files is
+executed: they are safetensors, or read with torch's restricted loader.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A pretrained network: `function` of uint8 (B, 3, H, W), giving (B, dim).
+    """A pretrained network: a `function` of uint8 (B, 3, H, W) that returns (B, dim).
 
     `digest` is of the file of weights.
     """
@@ -43,12 +43,12 @@ class Pretrained:
     @torch.inference_mode()
     def features(self, images: np.ndarray) -> np.ndarray:
         """uint8 (N, H, W, C), C being 1 or 3, to float64 (N, dim)."""
-        found = []
+        features = []
         for start in range(0, len(images), _BATCH):
             pixels = torch.as_tensor(images[start : start + _BATCH]).permute(0, 3, 1, 2)
             pixels = pixels.expand(-1, 3, -1, -1).to(self.device)
-            found.append(self.function(pixels).double().cpu())
-        return torch.cat(found).numpy()
+            features.append(self.function(pixels).double().cpu())
+        return torch.cat(features).numpy()
 
 
 def load_inception(path: Path, device: torch.device) -> Pretrained:
@@ -67,7 +67,7 @@ def load_inception(path: Path, device: torch.device) -> Pretrained:
     except ImportError:
         raise _missing("inception", "torch-fidelity") from None
     weights = _read(path)
-    # The library reads a file with a loader that executes what is in it: it gets a clean copy.
+    # The library's own loader would execute what is in a file, so it gets a clean copy.
     clean = io.BytesIO()
     torch.save(weights, clean)
     clean.seek(0)
@@ -106,7 +106,7 @@ def load_dinov2(path: Path, device: torch.device) -> Pretrained:
     logging.disable_progress_bar()
     try:
         config = Dinov2Config(**_dinov2_sizes(weights))
-        # It also maps the published names of weights to those of the library's version.
+        # Maps the published names of weights to those of the library's version.
         loaded: Any = Dinov2Model.from_pretrained(
             None, config=config, state_dict=weights, output_loading_info=True
         )
@@ -121,15 +121,15 @@ def load_dinov2(path: Path, device: torch.device) -> Pretrained:
         )
     network = network.to(device).eval().requires_grad_(False)
     mean, deviation = (
-        torch.tensor(found, device=device).view(3, 1, 1) for found in (_MEAN, _DEVIATION)
+        torch.tensor(colour, device=device).view(3, 1, 1) for colour in (_MEAN, _DEVIATION)
     )
 
     def class_token(pixels: Tensor) -> Tensor:
         x = F.interpolate(
             pixels.float() / 255, size=(224, 224), mode="bicubic", antialias=True
         ).clamp(0, 1)
-        found: Tensor = network((x - mean) / deviation).pooler_output
-        return found
+        token: Tensor = network((x - mean) / deviation).pooler_output
+        return token
 
     return Pretrained(class_token, network.config.hidden_size, _digest(path), device)
 
@@ -154,7 +154,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise EvaluationError(f"--extractor-weights: {path}: no such file") from None
     except (SafetensorError, OSError) as error:
@@ -164,9 +164,9 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"--extractor-weights: {path}: not weights that can be read without executing them; "
             "give a state dictionary (.pth) or safetensors"
         ) from None
-    if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
+    if not isinstance(weights, dict) or not all(isinstance(t, Tensor) for t in weights.values()):
         raise EvaluationError(f"--extractor-weights: {path}: not a state dictionary of weights")
-    return found
+    return weights
 
 
 def _digest(path: Path) -> str:

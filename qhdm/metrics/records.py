@@ -1,19 +1,22 @@
-"""Evaluations as records: what was compared, by which extractor, and what came out; JSON files."""
+"""Evaluations as records: what was compared, by which extractor, and the metrics; JSON files."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from qhdm.errors import ConfigError, EvaluationError
-from qhdm.quantum.options import Aer, Method
+from qhdm.quantum.options import ENGINES, Aer, EngineOptions, Method
 from qhdm.schema import Document, read_json, validate, write_record
 
-#: Of the files; to be raised when a reader of old files would misunderstand new ones.
+if TYPE_CHECKING:
+    from qhdm.data import Dataset
+
+#: Version of the files, raised when a reader of old files would misunderstand new ones.
 FORMAT = 1
 
 #: Unknown keys and numbers that are not finite are refused; `class` is a keyword, hence an alias.
@@ -39,19 +42,19 @@ Count = Annotated[int, Field(ge=0)]
 
 @dataclass(frozen=True, config=_STRICT)
 class Metric:
-    """One number, with all that is needed to read it (docs/evaluation.md).
+    """One value of a metric (docs/evaluation.md).
 
     Attributes:
         name: of the metric.
         label: the name with extractor, N and split: `FID[classifier ab12cd34, N=700, test]`.
-        split: the part of the real data that the images were compared with, or tested on.
-        class_name: of a value for one class alone (`class` in JSON).
-        num: N, generated images that entered.
-        value: shares and accuracies are in [0, 1].
-        error: its standard error, where there is one.
-        baseline: accuracy of real images alone, to which a gain is to be added.
-        floor: the same of real images in the place of the generated ones, where it can be had.
+        split: the part of the real images that was compared with, or tested on.
+        num: N, the number of generated images.
+        value: in [0, 1] for shares and accuracies.
         better: whether lower or higher values are better.
+        class_name: for a value of a single class (`class` in JSON).
+        error: the standard error, if there is one.
+        baseline: the accuracy with real images alone, to which a gain is added.
+        floor: the value for real images in the place of generated ones, if it can be computed.
         setting: of few-shot trainings: `10 real images per class`.
     """
 
@@ -78,20 +81,26 @@ class DataRecord:
     test: Count
     image_size: Count
 
+    @classmethod
+    def of(cls, images: Dataset) -> DataRecord:
+        test = int(images.is_test.sum())
+        size = images.images.shape[1]
+        return cls(images.name, images.digest(), len(images) - test, test, size)
+
 
 @dataclass(frozen=True, config=_STRICT)
 class GeneratedRecord:
-    """The images that were judged: where they come from, and how they were sampled.
+    """The generated images: where they come from, and how they were sampled.
 
-    Of images read from a folder, only source and number are known.
+    Of images that were not sampled from a run, only source and number are known.
 
     Attributes:
         source: the run directory, or the folder.
-        num: how many, over all classes.
-        eta: of DDIM, where it is not 0.
+        num: over all classes.
         step: training step of the weights.
-        engine, shots, noise, method, device: what evaluated the filters. Older versions did not
-            record method and device.
+        engine, shots, noise, method, device: what evaluated the filters (`engine_options`). Older
+            versions did not record method and device.
+        eta: of DDIM, if it is not 0.
     """
 
     source: str
@@ -110,19 +119,37 @@ class GeneratedRecord:
     eta: float | None = None
 
     @property
-    def engine_label(self) -> str | None:
-        """For people: `exact`, `aer, fake_torino, 64 shots`; None of images from a folder."""
+    def engine_options(self) -> EngineOptions | None:
+        """What evaluated the filters; None for images that were not sampled from a run."""
         if self.engine != "aer":
-            return self.engine
+            return ENGINES.get(self.engine or "")
         return Aer(
             method=self.method or "auto",
             shots=self.shots,
             noise=self.noise,
             device=self.device or "CPU",
-        ).description
+        )
+
+    @property
+    def engine_label(self) -> str | None:
+        """`exact`, or `aer, fake_torino, 64 shots`; None as `engine_options`."""
+        return self.engine_options.description if self.engine_options else self.engine
+
+    @property
+    def description(self) -> str:
+        """How the images were made, in a line."""
+        parts = [f"{self.num:,} generated images from {self.source}"]
+        if self.engine is not None:
+            parts += [
+                f"{self.weights} weights of step {self.step:,}",
+                f"{self.sampler}, {self.steps} steps",
+                f"guidance {self.guidance:g}, seed {self.seed}",
+                f"engine {self.engine_label}",
+            ]
+        return "; ".join(parts)
 
     def answers(self, asked: GeneratedRecord) -> bool:
-        """Whether these are the images that `asked` describes, apart from where the run lies."""
+        """Whether these are the images that `asked` describes, wherever the run was."""
         known = dataclasses.replace(self, source=asked.source)
         if self.method is None:
             known = dataclasses.replace(known, method=asked.method, device=asked.device)
@@ -131,7 +158,7 @@ class GeneratedRecord:
 
 @dataclass(frozen=True, config=_STRICT)
 class ExtractorRecord:
-    """What turned images into features: its name, a digest of its weights, features per image."""
+    """The network that extracted features: name, digest of its weights, features per image."""
 
     name: str
     digest: str
@@ -140,11 +167,11 @@ class ExtractorRecord:
 
 @dataclass(frozen=True, config=_STRICT)
 class Evaluation:
-    """What `qhdm evaluate` found.
+    """The results of an evaluation.
 
     Attributes:
-        groups: of metrics that were computed: `distances`, `classes`, `utility`, `memorisation`.
-        notes: what was left out, and why; one sentence each.
+        groups: the groups of metrics that were computed, such as `distances`.
+        notes: what was left out and why, one sentence each.
     """
 
     data: DataRecord
@@ -164,24 +191,17 @@ class Evaluation:
         setting: str | None = None,
     ) -> Metric | None:
         """The first metric of that name, split (any if None), class and setting; None if absent."""
+        wanted = (name, class_name, setting)
         for metric in self.metrics:
-            if (
-                metric.name == name
-                and split in (None, metric.split)
-                and metric.class_name == class_name
-                and metric.setting == setting
-            ):
+            known = (metric.name, metric.class_name, metric.setting)
+            if known == wanted and split in (None, metric.split):
                 return metric
         return None
 
 
 def write_evaluation(evaluation: Evaluation, path: Path) -> None:
-    """Write `evaluation` to a JSON file, whole or not at all."""
+    """Write `evaluation` to a JSON file, atomically."""
     write_record(evaluation, path)
-
-
-#: It is in the way of the next evaluation.
-_AGAIN = "delete it and evaluate again"
 
 
 def read_evaluation(path: str | Path) -> Evaluation:
@@ -191,14 +211,15 @@ def read_evaluation(path: str | Path) -> Evaluation:
         EvaluationError: the file is missing, unreadable, or not an evaluation.
     """
     path = Path(path)
-    data = read_json(path, EvaluationError, missing="`qhdm evaluate` makes one", again=_AGAIN)
+    again = "delete it and evaluate again"
+    data = read_json(path, EvaluationError, missing="`qhdm evaluate` makes one", again=again)
     if not isinstance(data, dict) or "format" not in data:
         raise EvaluationError(f"{path}: not an evaluation of qhdm")
     if data["format"] != FORMAT:
         raise EvaluationError(
-            f"{path}: format {data['format']!r}; this qhdm reads {FORMAT}; {_AGAIN}"
+            f"{path}: format {data['format']!r}; this qhdm reads {FORMAT}; {again}"
         )
     try:
         return validate(Evaluation, Document(str(path), data, {}))
     except ConfigError as error:
-        raise EvaluationError(f"{error}; {_AGAIN}") from None
+        raise EvaluationError(f"{error}; {again}") from None

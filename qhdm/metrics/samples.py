@@ -1,4 +1,4 @@
-"""The images to judge: sampled from a run and kept there as they come, or read from a folder."""
+"""The images to evaluate, sampled from a run, read from a folder or given, and the real ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import dataclasses
 import hashlib
 import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,27 +23,12 @@ from qhdm.quantum.options import Aer
 from qhdm.run import Run
 from qhdm.runs.directory import RunDirectory
 
-#: Images sampled and written at once: an interruption loses no more than these.
+#: Images that are sampled and written at once: what an interruption loses at most.
 _CHUNK = 25
 
 
-def as_dataset(
-    images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], name: str
-) -> Dataset:
-    """Generated images (N, H, W, C) and labels (N,) in the form of a data set."""
-    return Dataset(
-        name=name,
-        class_names=class_names,
-        images=images,
-        labels=np.asarray(labels, dtype=np.int64),
-        names=tuple(f"{class_names[label]}/{i}" for i, label in enumerate(labels)),
-        is_test=np.zeros(len(images), dtype=bool),
-        skipped=(),
-    )
-
-
 def described(run: RunDirectory, settings: EvaluationSettings) -> GeneratedRecord:
-    """What `settings` asks for, with the run's own defaults filled in.
+    """The record of the images that `settings` asks of a run, with the run's own defaults.
 
     Raises:
         RunError: the run has no checkpoint.
@@ -71,11 +58,11 @@ def described(run: RunDirectory, settings: EvaluationSettings) -> GeneratedRecor
 def sampled(
     run: RunDirectory, settings: EvaluationSettings, *, progress: bool = False
 ) -> tuple[Dataset, int]:
-    """Images of a run, labelled 0, 1, ... in turn, so that the classes are even.
+    """Sample a run, with the labels 0, 1, ... in turn, so that the classes are even.
 
-    Each is the image that `qhdm sample` gives that number. They are kept in the run's
-    `evaluations/samples/`, a few at a time: what an interrupted evaluation or one of fewer images
-    has sampled is not sampled again.
+    Each image is the one that `qhdm sample` gives that number. They are kept in the run's
+    `evaluations/samples/`, some at a time: images that an interrupted or smaller evaluation has
+    sampled are not sampled again.
 
     Args:
         run: an open run.
@@ -83,7 +70,7 @@ def sampled(
         progress: show a bar on stderr.
 
     Returns:
-        The images, and how many of them were there already.
+        The images, and how many of them were kept already.
 
     Raises:
         RunError, SamplingError, EngineError: as `Run.sample`.
@@ -93,8 +80,9 @@ def sampled(
     folder = run.path / "evaluations" / "samples" / _key(run, record)
     names = run.config.data.classes
     assert names is not None
-    found = _kept(folder)[: settings.num]
-    present = sum(map(len, found))
+    chunks = _kept(folder)
+    present = sum(map(len, chunks))
+    labels = np.arange(settings.num) % len(names)
     if present < settings.num:
         trained = Run.open(run.path, weights=settings.weights, device=settings.device)
         request = settings.on(settings.engine_of(run.config.quantum))  # as the record says
@@ -107,14 +95,13 @@ def sampled(
         ) as bar:
             for start in range(present, settings.num, _CHUNK):
                 numbers = range(start, min(start + _CHUNK, settings.num))
-                labels = [number % len(names) for number in numbers]
-                images = trained.sample(request, labels=labels, indices=numbers)
+                own = labels[start : numbers.stop].tolist()
+                images = trained.sample(request, labels=own, indices=numbers)
                 _keep(folder, start, images, record)
-                found.append(images)
+                chunks.append(images)
                 bar.update(len(images))
-    images = np.concatenate(found)[: settings.num]
-    of_class = np.arange(settings.num) % len(names)
-    return as_dataset(images, of_class, names, run.path.name), min(present, settings.num)
+    images = np.concatenate(chunks)[: settings.num]
+    return _dataset(images, labels, names, run.path.name), min(present, settings.num)
 
 
 def from_folder(path: Path, like: DataConfig) -> Dataset:
@@ -127,21 +114,80 @@ def from_folder(path: Path, like: DataConfig) -> Dataset:
     assert like.classes is not None
     own = dataclasses.replace(like, root=str(path), classes=None, test_fraction=0.0)
     try:
-        found = data.load(own)
+        dataset = data.load(own)
     except DataError as error:  # it names the option of the real images
         raise DataError(f"--images: {str(error).removeprefix('data.root: ')}") from None
-    unknown = [name for name in found.class_names if name not in like.classes]
+    unknown = [name for name in dataset.class_names if name not in like.classes]
     if unknown:
         raise EvaluationError(
             f"--images: {path}: class folder {unknown[0]} is not a class of the real images: "
             f"{', '.join(like.classes)}"
         )
-    numbers = np.array([like.classes.index(name) for name in found.class_names])
-    return as_dataset(found.images, numbers[found.labels], like.classes, found.name)
+    numbers = np.array([like.classes.index(name) for name in dataset.class_names])
+    return _dataset(dataset.images, numbers[dataset.labels], like.classes, dataset.name)
+
+
+def from_arrays(
+    generated: Any, real: Dataset, labels: Sequence[int | str] | None
+) -> tuple[Dataset, bool]:
+    """Images (N, H, W, C) with their labels as a data set, and whether the labels are known.
+
+    Raises:
+        EvaluationError: the images are not like the real ones, or labels are missing or unknown.
+    """
+    if isinstance(generated, Dataset):
+        return generated, True
+    images, names = np.asarray(generated), real.class_names
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != real.images.shape[1:]:
+        raise EvaluationError(
+            f"evaluate: images of type {images.dtype} and shape {images.shape}; give uint8 "
+            f"(N, {', '.join(map(str, real.images.shape[1:]))}), as the real ones are"
+        )
+    if labels is None:
+        return _dataset(images, np.zeros(len(images), int), names, "array"), False
+    known: dict[int | str, int] = {name: i for i, name in enumerate(names)}
+    known |= {i: i for i in range(len(names))}
+    if len(labels) != len(images) or not set(labels) <= known.keys():
+        raise EvaluationError("labels: give one class for each image")
+    return _dataset(images, np.array([known[label] for label in labels]), names, "array"), True
+
+
+def real_images(real: Any, generated: Any) -> Dataset:
+    """The real images as a data set of the size of `generated`, split if they have no split."""
+    if isinstance(real, DataConfig):
+        return data.load(real)
+    if real is None:
+        raise EvaluationError("evaluate: give the real images to compare with")
+    if not isinstance(real, Dataset):
+        images = generated.images if isinstance(generated, Dataset) else np.asarray(generated)
+        _, height, _, channels = images.shape
+        real = data.given(real, DataConfig(image_size=height, channels=channels))
+    if real.is_test.any():
+        return real
+    test = np.zeros(len(real), dtype=bool)
+    for label in range(len(real.class_names)):
+        own = np.flatnonzero(real.labels == label)
+        test[own] = data.held_out([real.names[i] for i in own], DataConfig.test_fraction)
+    return dataclasses.replace(real, is_test=test)
+
+
+def _dataset(
+    images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], name: str
+) -> Dataset:
+    """Generated images (N, H, W, C) and labels (N,) as a data set."""
+    return Dataset(
+        name=name,
+        class_names=class_names,
+        images=images,
+        labels=np.asarray(labels, dtype=np.int64),
+        names=tuple(f"{class_names[label]}/{i}" for i, label in enumerate(labels)),
+        is_test=np.zeros(len(images), dtype=bool),
+        skipped=(),
+    )
 
 
 def _key(run: RunDirectory, record: GeneratedRecord) -> str:
-    """Stands for the weights and for all of the request but the number of images."""
+    """A digest of the weights and of all of the request but the number of images."""
     weights = run.latest_checkpoint() / f"{record.weights}.safetensors"
     digest = hashlib.sha256(weights.read_bytes() if weights.exists() else b"")
     asked = dataclasses.asdict(dataclasses.replace(record, source="", num=0))
@@ -163,15 +209,15 @@ def _keep(folder: Path, start: int, images: np.ndarray, record: GeneratedRecord)
 
 
 def _kept(folder: Path) -> list[np.ndarray]:
-    """The images in a folder, from number 0 on without a gap, in pieces."""
-    found: list[np.ndarray] = []
+    """The images in a folder, from number 0 on without a gap, in chunks."""
+    chunks: list[np.ndarray] = []
     for path in sorted(folder.glob("[0-9]*.npy")):
-        if int(path.stem) != sum(map(len, found)):
+        if int(path.stem) != sum(map(len, chunks)):
             break
         try:
-            found.append(np.load(path, allow_pickle=False))
+            chunks.append(np.load(path, allow_pickle=False))
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             raise EvaluationError(
                 f"{path}: damaged; delete it to sample its images again"
             ) from None
-    return found
+    return chunks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -12,19 +12,19 @@ from qhdm.config.sections import STRICT, Positive
 
 #: Metrics that are computed together, cheapest first.
 Group = Literal["distances", "classes", "memorisation", "utility"]
-GROUPS: tuple[Group, ...] = ("distances", "classes", "memorisation", "utility")
+GROUPS: tuple[Group, ...] = get_args(Group)
 
 
 @dataclass(frozen=True, config=STRICT)
 class EvaluationSettings(SamplerOptions, EngineRequest):
-    """One request to evaluate a run; also readable from YAML with `qhdm.schema.validate`.
+    """A request to evaluate a run.
 
     Attributes:
         num: images to sample, spread evenly over the classes.
         sampler, steps, guidance, eta, seed, weights, engine, method, shots, noise: of sampling;
             see `qhdm.Sampling`.
         extractor: what turns images into features (docs/evaluation.md).
-        extractor_weights: file of its weights; null trains the classifier, and is needed by others.
+        extractor_weights: file of its weights. Only the classifier does without: it is trained.
         metrics: groups to compute.
         device: where to sample and to extract features.
 

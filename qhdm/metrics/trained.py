@@ -1,4 +1,4 @@
-"""Classifiers that last: trained once for a data set, kept in the cache folder or in a file."""
+"""Classifiers that are trained once for a data set and kept, in the cache folder or in a file."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from qhdm.metrics.classifier import (
     ClassifierSettings,
     PatchClassifier,
     in_batches,
+    on_device,
     predicted,
     train_network,
     weights_digest,
@@ -31,7 +32,7 @@ _KEY = "qhdm.classifier"
 
 @dataclass(frozen=True)
 class _Header:
-    """What a file says of its network, and of the images it was trained on."""
+    """The metadata of a file: the network, and the images it was trained on."""
 
     settings: ClassifierSettings
     class_names: tuple[str, ...]
@@ -47,13 +48,11 @@ class TrainedClassifier:
     Attributes:
         network: in evaluation mode.
         digest: of the weights.
-        class_names: what its outputs count.
-        path: the file it lies in.
+        path: its file.
     """
 
     network: PatchClassifier
     digest: str
-    class_names: tuple[str, ...]
     path: Path
     device: torch.device
 
@@ -72,7 +71,7 @@ class TrainedClassifier:
 
 
 def classifier_path(training: Dataset, settings: ClassifierSettings) -> Path:
-    """Where the classifier of these images and settings is kept."""
+    """The file in the cache folder for the classifier of these images and settings."""
     request = {"data": training.digest(), **dataclasses.asdict(settings)}
     key = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
     return cache_folder() / "classifiers" / f"{training.name}-{key}.safetensors"
@@ -86,18 +85,18 @@ def trained_classifier(
     path: Path | None = None,
     progress: bool = False,
 ) -> TrainedClassifier:
-    """The classifier of these images and settings: read where it exists, else trained and kept.
+    """Read the classifier of these images and settings from its file, or train and save it.
 
     Args:
         training: the training split.
         settings: network and training.
         device: where to compute.
-        path: the file; by default in the cache folder, under a name that stands for the request.
+        path: the file; by default in the cache folder.
         progress: show a bar on stderr while training.
 
     Raises:
         DataError: there are no images.
-        EvaluationError: the file is there, but cannot be read or is of another data set.
+        EvaluationError: the file exists, but cannot be read or is of another data set.
     """
     path = path or classifier_path(training, settings)
     if not path.exists():
@@ -128,35 +127,23 @@ def load_classifier(path: Path, images: Dataset, *, device: torch.device) -> Tra
         ) from None
     except ValidationError:
         raise EvaluationError(f"{path}: not a classifier of `qhdm train-classifier`") from None
-    size, channels = images.images.shape[1], images.images.shape[3]
-    for what, found, expected in (
+    for what, given, expected in (
         ("classes", ", ".join(header.class_names), ", ".join(images.class_names)),
-        ("image size", header.image_size, size),
-        ("channels", header.channels, channels),
+        ("image size", header.image_size, images.images.shape[1]),
+        ("channels", header.channels, images.images.shape[3]),
     ):
-        if found != expected:
+        if given != expected:
             raise EvaluationError(
-                f"{path}: its {what} {found} differ from those of {images.name}: {expected}; "
+                f"{path}: its {what} {given} differ from those of {images.name}: {expected}; "
                 "train another with `qhdm train-classifier`"
             )
-    network = PatchClassifier(
-        header.settings,
-        channels=channels,
-        image_size=size,
-        num_classes=len(images.class_names),
-    )
+    network = PatchClassifier(header.settings, images)
     try:
         network.load_state_dict(weights)
     except RuntimeError:
         raise EvaluationError(f"{path}: its weights do not fit its settings; train again") from None
-    network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return TrainedClassifier(
-        network=network.eval().requires_grad_(False),
-        digest=weights_digest(weights),
-        class_names=images.class_names,
-        path=path,
-        device=device,
-    )
+    network = on_device(network.eval().requires_grad_(False), device)
+    return TrainedClassifier(network, weights_digest(weights), path, device)
 
 
 def _save(

@@ -1,8 +1,8 @@
-"""Whether generated images are of use: classifiers trained with them, tested on real images.
+"""The utility of generated images as training data: classifiers trained with them.
 
-Each accuracy is of a small network trained from scratch with a fixed number of steps, several times
-with other seeds. All are kept in the cache folder: those on real images alone are the same for
-every model that is judged, and an interruption loses one.
+Each accuracy, on real images, is that of a small network trained from scratch with a fixed number
+of steps, with several seeds. All are kept in the cache folder: those of real images alone are the
+same for every evaluated model, and an interruption loses one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -25,119 +24,13 @@ from qhdm.metrics.classifier import ClassifierSettings, predicted, train_network
 from qhdm.metrics.records import Metric
 from qhdm.seeds import Stream, derive_seed
 
-#: Trained many times: coarser than the extractor, and for fewer steps.
+#: Coarser than the extractor and with fewer steps, as many are trained.
 RETRAINED = ClassifierSettings(resolution=16, steps=200)
 SEEDS = 3
 FEW_SHOTS = (10, 50, 100)
 
-
-@dataclass(frozen=True)
-class Utility:
-    """Metrics, and what was left out and why."""
-
-    metrics: tuple[Metric, ...]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Setting:
-    """One set of real images to augment: how many of each class (None: all), and its names."""
-
-    per_class: int | None
-    name: str | None
-    label: str
-
-
-class _Trainings:
-    """Accuracies per class of networks trained on parts of the data, each (SEEDS, classes + 1):
-    the last column is over all test images.
-
-    Args:
-        training, test: real images.
-        generated: what is judged, labelled alike.
-        device: where to train.
-        bar: advanced by one for each training.
-    """
-
-    def __init__(
-        self,
-        training: Dataset,
-        test: Dataset,
-        generated: Dataset,
-        *,
-        device: torch.device,
-        bar: tqdm,
-    ) -> None:
-        self.training, self.test, self.generated = training, test, generated
-        self._device, self._bar = device, bar
-        self._real = f"{training.digest()} {test.digest()}"
-        self._generated = generated.digest()
-
-    def with_generated(self, per_class: int | None) -> np.ndarray:
-        """Trained on generated images, and on real ones of each class (0: none; None: all)."""
-        what = f"{per_class} of each class and generated {self._generated}"
-        return self._each(what, lambda seed: self._parts(per_class, seed))
-
-    def real(self, per_class: int | None) -> np.ndarray:
-        """Trained on so many real images of each class (None: all)."""
-        return self._each(
-            f"{per_class} of each class",
-            lambda seed: [self.training if per_class is None else self._few(per_class, seed)[0]],
-        )
-
-    def real_with_others(self, per_class: int, num: int) -> np.ndarray:
-        """Trained on so many real images of each class, and on `num` others in the place of
-        generated ones."""
-
-        def parts(seed: int) -> list[Dataset]:
-            few, others = self._few(per_class, seed)
-            return [few, _some(others, num, seed)]
-
-        return self._each(f"{per_class} of each class and {num} others", parts)
-
-    def real_of(self, num: int) -> np.ndarray:
-        """Trained on `num` real images in the place of generated ones."""
-        return self._each(f"{num} images", lambda seed: [_some(self.training, num, seed)])
-
-    def _parts(self, per_class: int | None, seed: int) -> list[Dataset]:
-        if per_class is None:
-            return [self.training, self.generated]
-        if per_class == 0:
-            return [self.generated]
-        return [self._few(per_class, seed)[0], self.generated]
-
-    def _few(self, per_class: int, seed: int) -> tuple[Dataset, Dataset]:
-        """So many training images of each class, drawn at random, and the others."""
-        rng = np.random.default_rng(derive_seed(seed, Stream.SUBSET, 2))
-        chosen = np.zeros(len(self.training), dtype=bool)
-        for label in range(len(self.training.class_names)):
-            members = np.flatnonzero(self.training.labels == label)
-            chosen[rng.permutation(members)[:per_class]] = True
-        return self.training.where(chosen), self.training.where(~chosen)
-
-    def _accuracies(self, parts: Sequence[Dataset], seed: int) -> list[float]:
-        settings = dataclasses.replace(RETRAINED, seed=seed)
-        network = train_network(parts, settings, device=self._device)
-        right = predicted(network, self.test.images, self._device) == self.test.labels
-        classes = [self.test.labels == label for label in range(len(self.test.class_names))]
-        return [float(right[members].mean()) for members in (*classes, np.full(len(right), True))]
-
-    def _each(self, what: str, parts: Callable[[int], list[Dataset]]) -> np.ndarray:
-        """The accuracies of each seed, from the cache where they are there."""
-        return np.array([self._kept(what, seed, parts) for seed in range(SEEDS)])
-
-    def _kept(self, what: str, seed: int, parts: Callable[[int], list[Dataset]]) -> list[float]:
-        settings = dataclasses.asdict(RETRAINED)
-        request = json.dumps([self._real, what, seed, settings], sort_keys=True)
-        key = hashlib.sha256(request.encode()).hexdigest()[:16]
-        path = cache_folder() / "accuracies" / f"{self.training.name}-{key}.json"
-        try:
-            found: list[float] = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):  # absent, or damaged: made anew
-            found = self._accuracies(parts(seed), seed)
-            write_text(path, json.dumps(found))
-        self._bar.update()
-        return found
+#: The parts of a training set for a seed.
+Parts = Callable[[int], list[Dataset]]
 
 
 def utility(
@@ -147,8 +40,8 @@ def utility(
     *,
     device: torch.device,
     progress: bool = False,
-) -> Utility:
-    """Classification accuracy score, and the gain from augmenting real images with generated ones.
+) -> tuple[list[Metric], list[str]]:
+    """The classification accuracy score, and gains from adding generated images to real ones.
 
     Args:
         training, test: real images; every class is in both.
@@ -157,77 +50,128 @@ def utility(
         progress: show a bar on stderr.
 
     Returns:
-        Of each metric, overall and per class: means over seeds and their standard errors.
+        Of each metric, overall and per class, the mean over seeds and its standard error; and
+        notes on what was left out and why.
     """
-    num = len(generated)
-    smallest = int(np.bincount(training.labels, minlength=len(training.class_names)).min())
-    settings = [_Setting(None, None, f"all {len(training)} real")]
-    notes = []
-    for count in FEW_SHOTS:
-        name = f"{count} real images per class"
-        if count < smallest:
-            settings.append(_Setting(count, name, f"{count} real per class"))
-        else:
-            scarce = training.class_names[int(np.bincount(training.labels).argmin())]
-            notes.append(
-                f"augmentation gain with {name}: left out, {scarce} has {smallest} training images"
-            )
+    sizes = np.bincount(training.labels, minlength=len(training.class_names))
+    counts: list[int | None] = [None, *(count for count in FEW_SHOTS if count < sizes.min())]
+    notes = [
+        f"augmentation gain with {count} real images per class: left out, "
+        f"{training.class_names[sizes.argmin()]} has {sizes.min()} training images"
+        for count in FEW_SHOTS
+        if count not in counts
+    ]
     with console.bar(
-        total=SEEDS * (2 + sum(2 if s.per_class is None else 3 for s in settings)),
+        total=SEEDS * (2 + sum(2 if count is None else 3 for count in counts)),
         desc="training classifiers",
         unit="training",
         show=progress,
     ) as bar:
-        trainings = _Trainings(training, test, generated, device=device, bar=bar)
-        found = list(_score(trainings, num))
-        for setting in settings:
-            found += _gain(trainings, setting, num)
-    return Utility(tuple(found), tuple(notes))
+        trainings = _Trainings(training, test, device, bar)
+        metrics = list(_score(trainings, generated))
+        for count in counts:
+            metrics += _gain(trainings, generated, count)
+    return metrics, notes
 
 
-def _score(trainings: _Trainings, num: int) -> Iterator[Metric]:
-    """CAS (Ravuri & Vinyals 2019): trained on generated images, tested on real ones."""
-    score = trainings.with_generated(0)
-    floor = trainings.real_of(num) if num <= len(trainings.training) else None
-    yield from _by_class(
-        trainings.test,
-        score,
-        floor,
-        partial(
-            Metric,
-            name="CAS",
-            label=f"CAS[retrained network, N={num}, test]",
-            split="test",
-            num=num,
-            better="higher",
-        ),
+class _Trainings:
+    """Trains networks on parts of the data, and keeps their accuracies in the cache folder.
+
+    Args:
+        training, test: real images.
+        device: where to train.
+        bar: advanced by one for each training.
+    """
+
+    def __init__(self, training: Dataset, test: Dataset, device: torch.device, bar: tqdm) -> None:
+        self.training, self.test = training, test
+        self._device, self._bar = device, bar
+        self._real = f"{training.digest()} {test.digest()}"
+
+    def accuracies(self, what: str, parts: Parts) -> np.ndarray:
+        """Accuracies (SEEDS, classes + 1) per class and, in the last column, over all test images.
+
+        Args:
+            what: names the training set in the cache.
+            parts: of the training set, which have equal shares of each batch.
+        """
+        return np.array([self._kept(what, seed, parts) for seed in range(SEEDS)])
+
+    def _kept(self, what: str, seed: int, parts: Parts) -> list[float]:
+        settings = dataclasses.asdict(RETRAINED)
+        request = json.dumps([self._real, what, seed, settings], sort_keys=True)
+        key = hashlib.sha256(request.encode()).hexdigest()[:16]
+        path = cache_folder() / "accuracies" / f"{self.training.name}-{key}.json"
+        try:
+            accuracies: list[float] = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):  # absent or damaged: computed
+            accuracies = self._trained(parts(seed), seed)
+            write_text(path, json.dumps(accuracies))
+        self._bar.update()
+        return accuracies
+
+    def _trained(self, parts: Sequence[Dataset], seed: int) -> list[float]:
+        settings = dataclasses.replace(RETRAINED, seed=seed)
+        network = train_network(parts, settings, device=self._device)
+        right = predicted(network, self.test.images, self._device) == self.test.labels
+        classes = [self.test.labels == label for label in range(len(self.test.class_names))]
+        return [float(right[members].mean()) for members in (*classes, np.full(len(right), True))]
+
+
+def _score(trainings: _Trainings, generated: Dataset) -> Iterator[Metric]:
+    """CAS (Ravuri & Vinyals 2019): trained on generated images, tested on real ones.
+
+    The floor is of as many real images.
+    """
+    real, num = trainings.training, len(generated)
+    score = trainings.accuracies(
+        f"0 of each class and generated {generated.digest()}", lambda _: [generated]
     )
-
-
-def _gain(trainings: _Trainings, setting: _Setting, num: int) -> Iterator[Metric]:
-    """Accuracy with generated images minus without, seed by seed; the floor adds real ones."""
-    alone = trainings.real(setting.per_class)
-    gain = trainings.with_generated(setting.per_class) - alone
     floor = None
-    if setting.per_class is not None:
-        used = setting.per_class * len(trainings.training.class_names)
-        if num <= len(trainings.training) - used:
-            floor = trainings.real_with_others(setting.per_class, num) - alone
-    yield from _by_class(
-        trainings.test,
-        gain,
-        floor,
-        partial(
-            Metric,
-            name="augmentation gain",
-            label=f"augmentation gain[retrained network, {setting.label}, N={num}, test]",
-            split="test",
-            num=num,
-            better="higher",
-            setting=setting.name,
-        ),
-        baseline=alone,
+    if num <= len(real):
+        floor = trainings.accuracies(f"{num} images", lambda seed: [_some(real, num, seed)])
+    label = f"CAS[retrained network, N={num}, test]"
+    metric = partial(Metric, name="CAS", label=label, split="test", num=num, better="higher")
+    yield from _by_class(trainings.test, score, floor, metric)
+
+
+def _gain(trainings: _Trainings, generated: Dataset, count: int | None) -> Iterator[Metric]:
+    """Accuracy with generated images minus accuracy without, seed by seed.
+
+    Args:
+        count: how many real images of each class are used; None for all. With a number, the floor
+            is the gain from as many further real images, if there are.
+    """
+    real, num = trainings.training, len(generated)
+
+    def few(seed: int) -> Dataset:
+        return real if count is None else real.where(_few(real, count, seed))
+
+    def few_and_others(seed: int) -> list[Dataset]:
+        return [few(seed), _some(real.where(~_few(real, count or 0, seed)), num, seed)]
+
+    what = f"{count} of each class"
+    alone = trainings.accuracies(what, lambda seed: [few(seed)])
+    gain = (
+        trainings.accuracies(
+            f"{what} and generated {generated.digest()}", lambda seed: [few(seed), generated]
+        )
+        - alone
     )
+    floor = None
+    if count is not None and num <= len(real) - count * len(real.class_names):
+        floor = trainings.accuracies(f"{what} and {num} others", few_and_others) - alone
+    used = f"all {len(real)} real" if count is None else f"{count} real per class"
+    metric = partial(
+        Metric,
+        name="augmentation gain",
+        label=f"augmentation gain[retrained network, {used}, N={num}, test]",
+        split="test",
+        num=num,
+        better="higher",
+        setting=None if count is None else f"{count} real images per class",
+    )
+    yield from _by_class(trainings.test, gain, floor, metric, baseline=alone)
 
 
 def _by_class(
@@ -249,8 +193,17 @@ def _by_class(
         )
 
 
+def _few(images: Dataset, count: int, seed: int) -> np.ndarray:
+    """Mark `count` random images of each class."""
+    rng = np.random.default_rng(derive_seed(seed, Stream.SUBSET, 2))
+    chosen = np.zeros(len(images), dtype=bool)
+    for label in range(len(images.class_names)):
+        chosen[rng.permutation(np.flatnonzero(images.labels == label))[:count]] = True
+    return chosen
+
+
 def _some(images: Dataset, num: int, seed: int) -> Dataset:
-    """`num` of the images, drawn at random."""
+    """`num` random images."""
     rng = np.random.default_rng(derive_seed(seed, Stream.SUBSET, 3))
     chosen = np.zeros(len(images), dtype=bool)
     chosen[rng.permutation(len(images))[:num]] = True

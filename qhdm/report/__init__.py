@@ -1,1 +1,1 @@
-"""What a user looks at: pictures of data sets and samples."""
+"""Charts, drawings of circuits, and HTML pages of runs and comparisons."""

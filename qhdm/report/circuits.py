@@ -18,14 +18,16 @@ def draw_png(circuit: QuantumCircuit, path: Path) -> None:
         draw(circuit, temporary, "png")
 
 
-def draw(circuit: QuantumCircuit, target: Path | IO[bytes], format: Literal["png", "svg"]) -> None:
-    """Draw `circuit` to a file, open or not."""
+def draw(circuit: QuantumCircuit, target: Path | IO[bytes], fmt: Literal["png", "svg"]) -> None:
+    """Draw `circuit` to a path or an open file."""
+    import matplotlib
     import matplotlib.pyplot as plt
 
     figure = circuit.draw("mpl", fold=30, idle_wires=False, scale=0.7)
-    # No date: the same circuit gives the same file.
-    dates = {"Date": None} if format == "svg" else None
-    figure.savefig(target, format=format, dpi=100, bbox_inches="tight", metadata=dates)
+    # Without a date and with fixed identifiers, a circuit always gives the same file.
+    with matplotlib.rc_context({"svg.hashsalt": "qhdm"}):
+        metadata = {"Date": None} if fmt == "svg" else None
+        figure.savefig(target, format=fmt, dpi=100, bbox_inches="tight", metadata=metadata)
     plt.close(figure)
 
 

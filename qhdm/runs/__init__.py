@@ -1,1 +1,1 @@
-"""Run directories: what a training leaves behind, and what everything later reads."""
+"""Run directories: the configuration, circuits and checkpoints of a training run."""

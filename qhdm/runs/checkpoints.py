@@ -1,6 +1,6 @@
-"""The files of a checkpoint: weights as safetensors, the optimiser's state, checksums of both.
+"""The files of a checkpoint: weights as safetensors, the optimiser's state, and checksums.
 
-Nothing in them is executed when they are read, and a damaged file is found before it is used.
+Reading executes nothing in them, and damage is detected before they are used.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -20,8 +20,10 @@ from torch import Tensor
 
 from qhdm.errors import RunError
 
-#: Of a checkpoint, and their checksums in the format of sha256sum.
+T = TypeVar("T")
+
 _MODEL, _EMA, _TRAINING = "model.safetensors", "ema.safetensors", "training.pt"
+#: Checksums of these files, in the format of sha256sum.
 _SUMS = "SHA256SUMS"
 
 
@@ -40,7 +42,7 @@ def checkpoint_files(
         _EMA: to_safetensors(_plain(ema)),
         _TRAINING: training.getvalue(),
     }
-    # Of what is meant to be written, so that a fault in writing is found, too.
+    # Of the contents in memory, so that faults in writing are detected as well.
     contents[_SUMS] = b"".join(
         _sum_line(hashlib.sha256(data).hexdigest(), name) for name, data in contents.items()
     )
@@ -58,11 +60,11 @@ def load_weights(path: Path, device: torch.device) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise RunError(f"{path}: missing; the checkpoint is incomplete") from None
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise RunError(f"{path}: damaged ({error}); {_older(path)}") from None
+        raise RunError(f"{path}: damaged ({error}); {_remedy(path)}") from None
 
 
 def load_training_state(path: Path, device: torch.device) -> dict[str, Any]:
-    """Step and optimiser state of a checkpoint file; nothing in it is executed.
+    """The step and optimiser state of a checkpoint file.
 
     Raises:
         RunError: the file is missing or damaged.
@@ -70,61 +72,61 @@ def load_training_state(path: Path, device: torch.device) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-        # torch stores tensors as they are: what would grow in reading is not from torch.
+        # torch does not compress: a file that would expand is not from torch.
         if sum(entry.file_size for entry in entries) > path.stat().st_size:
-            raise RunError(f"{path}: holds more than its size, as no training state does")
+            raise RunError(f"{path}: not a training state (it is compressed)")
         state = torch.load(path, map_location=device, weights_only=True)
         return {"step": state["step"], "optimizer": state["optimizer"]}
     except FileNotFoundError:
         raise RunError(f"{path}: missing; the checkpoint is incomplete") from None
     except RunError:
         raise
-    except Exception:  # torch raises many kinds for a damaged or hostile file
-        raise RunError(f"{path}: damaged, or not a training state; {_older(path)}") from None
+    except Exception:  # torch raises many types for damaged or hostile files
+        raise RunError(f"{path}: damaged, or not a training state; {_remedy(path)}") from None
 
 
 def verify_checkpoint(checkpoint: Path) -> None:
-    """Raise `RunError`, naming the file, unless a checkpoint is as it was written.
+    """Compare the files of a checkpoint with their checksums.
 
-    One of a version before checksums has none, and is taken as it is.
+    Checkpoints of versions before checksums have none and are accepted.
+
+    Raises:
+        RunError: a file is missing or damaged.
     """
     sums = checkpoint / _SUMS
     if not sums.exists():
         return
-    expected = []
-    for name in (_MODEL, _EMA, _TRAINING):
-        path = checkpoint / name
-        try:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except FileNotFoundError:
-            raise RunError(f"{path}: missing; the checkpoint is incomplete") from None
-        except OSError as error:
-            raise RunError(f"{path}: cannot be read ({error.strerror})") from None
-        expected.append(_sum_line(digest, name))
+    recorded = _read(sums, lambda file: file.read(4096))
+    lines = []
+    for path in (checkpoint / name for name in (_MODEL, _EMA, _TRAINING)):
+        digest = _read(path, lambda file: hashlib.file_digest(file, "sha256").hexdigest())
+        lines.append(_sum_line(digest, path.name))
+        if lines[-1] not in recorded:
+            raise RunError(f"{path}: damaged (its SHA-256 is not that in {_SUMS})")
+    if recorded != b"".join(lines):
+        raise RunError(f"{sums}: damaged")
+
+
+def _read(path: Path, reader: Callable[[io.BufferedReader], T]) -> T:
     try:
-        with sums.open("rb") as file:
-            content = file.read(4096)
+        with path.open("rb") as file:
+            return reader(file)
+    except FileNotFoundError:
+        raise RunError(f"{path}: missing; the checkpoint is incomplete") from None
     except OSError as error:
-        raise RunError(f"{sums}: cannot be read ({error.strerror})") from None
-    if content == b"".join(expected):
-        return
-    for name, line in zip((_MODEL, _EMA, _TRAINING), expected, strict=True):
-        if line not in content:
-            raise RunError(f"{checkpoint / name}: damaged (its SHA-256 is not that in {_SUMS})")
-    raise RunError(f"{sums}: damaged")
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _sum_line(digest: str, name: str) -> bytes:
     return f"{digest}  {name}\n".encode()
 
 
-def _older(file: Path) -> str:
-    return f"delete {file.parent} to go on from the checkpoint before it"
+def _remedy(file: Path) -> str:
+    return f"delete {file.parent} to resume from the checkpoint before it"
 
 
 def checkpoint_step(checkpoint: Path) -> int:
-    """The step of a checkpoint directory, -1 for another name."""
+    """The step of a checkpoint directory, -1 if it is not one."""
     number = checkpoint.name.removeprefix("step_")
     return int(number) if number.isdecimal() else -1
 

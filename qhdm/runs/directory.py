@@ -1,16 +1,16 @@
-"""The run directory: everything a training run leaves behind.
+"""The directory of a training run.
 
 runs/<name>-<time>/
     config.yaml       the resolved configuration
     circuits/         copies of the circuit files it names, if any: <name>-<digest>.qasm
-    versions.json     of Python and the packages that matter
+    versions.json     versions of Python and the main packages
     metrics.jsonl     one JSON object per line: step, loss, ...
     samples/          pictures
     checkpoints/      step_<number>/: model.safetensors, ema.safetensors, training.pt, their
                       SHA256SUMS, and a copy of config.yaml
     diverged.json     the step whose loss was not finite, and its batch, if there was one
     lock              held by the process that trains
-    launch.txt        of runs made under torchrun: which launch made it
+    launch.txt        of runs under torchrun: the launch that made it
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from qhdm import console
 from qhdm._version import __version__
-from qhdm.config import Config, is_circuit_file, to_yaml, with_ansatz
+from qhdm.config import Config, to_yaml, with_circuit_files
 from qhdm.errors import RunError
 from qhdm.files import atomic_path, locked, remove_folder, sweep, timed_path, write_text
 from qhdm.runs.checkpoints import checkpoint_files, checkpoint_step, verify_checkpoint
@@ -64,19 +64,26 @@ class RunDirectory:
     ) -> RunDirectory:
         """Make a new run directory, `runs/<name>-<time>` unless `path` is given.
 
-        Circuit files are copied into it, so that the run stays what it is if they change. `launch`
-        is kept, so that the same launch knows its run again (`made_by`).
+        Circuit files are copied into it, so that later changes to them do not affect the run.
+        A directory that the same `launch` began and did not finish is completed (`made_by`).
 
         Raises:
             RunError: the directory exists and is not empty, or cannot be made.
         """
         if path is None:
             path = timed_path(Path("runs"), config.name)
-        unfinished = _launched_by(launch, path) and not (path / "config.yaml").exists()
-        if not unfinished:
+        if not _begun_by(launch, path) or (path / "config.yaml").exists():
             check_absent(path)
-        circuits = _Circuits(path / "circuits")
-        config = with_ansatz(config, circuits.keep)
+        contents: dict[Path, bytes] = {}
+
+        def copied(circuit: str) -> str:
+            source = Path(circuit)
+            content = source.read_bytes()
+            copy = path / "circuits" / f"{source.stem}-{circuit_digest(content)}{source.suffix}"
+            contents[copy] = content
+            return str(copy)
+
+        run = cls(path, with_circuit_files(config, copied))
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -84,15 +91,16 @@ class RunDirectory:
         if launch is not None:
             write_text(path / "launch.txt", launch + "\n")
         write_text(path / "versions.json", json.dumps(versions(), indent=2) + "\n")
-        circuits.write()
-        run = cls(path, config)
+        for copy, content in contents.items():
+            with atomic_path(copy) as temporary:
+                temporary.write_bytes(content)
         run.write_config()
         return run
 
     @staticmethod
     def made_by(launch: str | None, path: Path) -> bool:
-        """Whether `path` is a run that this launch has made, before it was started again."""
-        return _launched_by(launch, path) and (path / "config.yaml").is_file()
+        """Whether `path` is a run that an earlier start of this launch has made."""
+        return _begun_by(launch, path) and (path / "config.yaml").is_file()
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:
@@ -107,10 +115,7 @@ class RunDirectory:
 
     @classmethod
     def newest(cls, path: str | Path) -> Path:
-        """A run directory, or the newest that `create` made for a configuration of that name.
-
-        `runs/quickstart` is the folder of that name, and where there is none, the newest of
-        `runs/quickstart-<time>` that has a configuration.
+        """`path`, or if there is no such folder, the newest run named `<path>-<time>`.
 
         Raises:
             RunError: there is neither.
@@ -118,59 +123,57 @@ class RunDirectory:
         path = Path(path)
         if path.exists():
             return path
-        stamped = re.compile(re.escape(path.name) + r"-(\d{8}-\d{6})(?:-(\d+))?")
-        found = [
+        timed = re.compile(re.escape(path.name) + r"-(\d{8}-\d{6})(?:-(\d+))?")
+        runs = [
             ((match[1], int(match[2] or 1)), run)
             for run in path.parent.glob("*")
-            if (match := stamped.fullmatch(run.name)) and (run / "config.yaml").is_file()
+            if (match := timed.fullmatch(run.name)) and (run / "config.yaml").is_file()
         ]
-        if not found:
+        if not runs:
             raise RunError(
                 f"{path}: neither a run directory nor the name of one ({path.name}-<time>); train "
                 "one, or name another"
             )
-        return max(found)[1]
+        return max(runs)[1]
 
     def write_config(self) -> None:
         """Write the configuration to the directory."""
         write_text(self.path / "config.yaml", self._config_text())
 
     def _config_text(self) -> str:
-        """The configuration as a file of the directory, circuit files relative to it."""
+        """The sealed configuration, with circuit files relative to the directory."""
 
-        def relative(ansatz: str) -> str:
-            if not is_circuit_file(ansatz):
-                return ansatz
-            return Path(ansatz).relative_to(self.path).as_posix()
+        def relative(circuit: str) -> str:
+            return Path(circuit).relative_to(self.path).as_posix()
 
-        return sealed(to_yaml(with_ansatz(self.config, relative)))
+        return sealed(to_yaml(with_circuit_files(self.config, relative)))
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keep other processes from training this run.
+        """Lock the run for training by this process.
 
         Raises:
-            RunError: another process does.
+            RunError: another process is training it.
         """
         return locked(
             self.path,
-            RunError(f"{self.path}: another process is training this run; wait for it, or end it"),
+            RunError(f"{self.path}: another process is training this run; wait for it, or stop it"),
         )
 
     def picture_path(self, step: int) -> Path:
-        """Where the sample grid of a training step goes."""
+        """The file for the sample grid of a training step."""
         return self.path / "samples" / f"step_{step:07d}.png"
 
     def checkpoint_path(self, step: int) -> Path:
-        """Where the checkpoint of a training step is."""
+        """The folder for the checkpoint of a training step."""
         return self.path / "checkpoints" / f"step_{step:07d}"
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        found = (self.path / "checkpoints").glob("step_*")
-        return sorted((path for path in found if checkpoint_step(path) >= 0), key=checkpoint_step)
+        folders = (self.path / "checkpoints").glob("step_*")
+        return sorted((path for path in folders if checkpoint_step(path) >= 0), key=checkpoint_step)
 
     def last_step(self) -> int:
-        """The step of the newest checkpoint that is not damaged, 0 if there is none."""
+        """The step of the newest undamaged checkpoint, 0 if there is none."""
         good, _ = self._newest_good()
         return checkpoint_step(good) if good else 0
 
@@ -182,13 +185,13 @@ class RunDirectory:
         ema: Mapping[str, Tensor],
         optimizer: Mapping[str, Any],
     ) -> Path:
-        """Write a checkpoint whole, then drop the oldest beyond `train.keep_checkpoints`.
+        """Write a checkpoint atomically and remove the oldest beyond `train.keep_checkpoints`.
 
-        Checkpoints of this step and later ones are replaced: training went on from before them
-        because they are damaged.
+        Checkpoints of this step and later ones are damaged, as training resumed before them; they
+        are removed too.
 
         Raises:
-            RunError: it cannot be written, as where the disk is full; the ones before it stay.
+            RunError: it cannot be written, for example on a full disk; earlier ones are kept.
         """
         path = self.checkpoint_path(step)
         contents = checkpoint_files(step, model=model, ema=ema, optimizer=optimizer)
@@ -210,7 +213,7 @@ class RunDirectory:
         return path
 
     def latest_checkpoint(self) -> Path:
-        """The newest checkpoint that is not damaged; damaged ones are named on stderr.
+        """The newest undamaged checkpoint; damaged ones are reported on stderr.
 
         Raises:
             RunError: there is none.
@@ -218,14 +221,14 @@ class RunDirectory:
         good, damaged = self._newest_good()
         if good is None:
             if damaged:
-                raise RunError(f"{damaged[0]}; no other checkpoint of {self.path} is good")
+                raise RunError(f"{damaged[0]}; {self.path} has no undamaged checkpoint")
             raise RunError(f"{self.path}: has no checkpoint yet; train it first")
         for problem in damaged:
-            console.message(f"qhdm: {problem}; going on from {good}")
+            console.message(f"qhdm: {problem}; resuming from {good}")
         return good
 
     def _newest_good(self) -> tuple[Path | None, list[RunError]]:
-        """The newest checkpoint that is not damaged, and what is wrong with newer ones."""
+        """The newest undamaged checkpoint, and what is wrong with newer ones."""
         damaged = []
         for checkpoint in reversed(self.checkpoints()):
             try:
@@ -237,25 +240,25 @@ class RunDirectory:
         return None, damaged
 
     def sweep(self) -> None:
-        """Remove what killed processes left half-written; while the run is locked."""
+        """Remove partial files of killed processes. The run must be locked."""
         sweep(self.path / "checkpoints")
         for name in ("config.yaml", "metrics.jsonl"):
             sweep(self.path, name)
 
 
 def check_absent(path: Path) -> None:
-    """Raise `RunError` unless a run directory can be made at `path`: no overwriting."""
+    """Raise `RunError` if there is anything at `path` but an empty folder."""
     try:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(
-                f"{path}: exists already; give another --out, or go on with "
+                f"{path}: exists already; give another --out, or resume it with "
                 f"`qhdm train --resume {path}`"
             )
     except OSError as error:
         raise RunError(f"{path}: cannot be made ({error.strerror})") from None
 
 
-def _launched_by(launch: str | None, path: Path) -> bool:
+def _begun_by(launch: str | None, path: Path) -> bool:
     try:
         text = (path / "launch.txt").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -263,38 +266,15 @@ def _launched_by(launch: str | None, path: Path) -> bool:
     return launch is not None and text.strip() == launch
 
 
-class _Circuits:
-    """The circuit files of a new run: read before anything is made, then copied to `folder`."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._contents: dict[Path, bytes] = {}
-
-    def keep(self, ansatz: str) -> str:
-        """Where the copy of a circuit file will be, under a name that tells its content."""
-        if not is_circuit_file(ansatz):
-            return ansatz
-        source = Path(ansatz)
-        content = source.read_bytes()
-        copy = self._folder / f"{source.stem}-{circuit_digest(content)}{source.suffix}"
-        self._contents[copy] = content
-        return str(copy)
-
-    def write(self) -> None:
-        for copy, content in self._contents.items():
-            with atomic_path(copy) as temporary:
-                temporary.write_bytes(content)
-
-
 def unwritable(path: Path, error: OSError, run: Path) -> RunError:
-    """That a file of a run in training cannot be written, and how to go on."""
+    """The error for a file of a run in training that cannot be written."""
     return RunError(
-        f"{path}: cannot be written ({error.strerror or error}); make room, or mend its folder, "
-        f"then go on with `qhdm train --resume {run}`"
+        f"{path}: cannot be written ({error.strerror or error}); free some space or fix its "
+        f"folder, then resume with `qhdm train --resume {run}`"
     )
 
 
 def versions() -> dict[str, str]:
-    """Of qhdm, Python and the packages that matter."""
+    """Versions of qhdm, Python and the main packages."""
     own = {"qhdm": __version__, "python": platform.python_version()}
     return own | {name: metadata.version(name) for name in _PACKAGES}

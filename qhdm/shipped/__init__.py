@@ -1,7 +1,7 @@
 """The configurations, circuits and jobs that come with the package, found by name.
 
-They are the folders `configs`, `circuits` and `jobs` of the repository: a wheel holds them inside
-this package, in a clone they lie beside `qhdm`.
+In a wheel, the folders `configs`, `circuits` and `jobs` are inside this package; in a clone, they
+are beside `qhdm`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Literal
 from qhdm.errors import QhdmError, did_you_mean, shortened
 
 Kind = Literal["configs", "circuits", "jobs"]
-#: Folders of shipped files, and how the names of their files end.
+#: Folders of shipped files, and the suffix of their files.
 SUFFIXES: dict[Kind, str] = {"configs": ".yaml", "circuits": ".qasm", "jobs": ".yaml"}
 
 _HERE = Path(__file__).parent
 
 
 def shipped_files(kind: Kind) -> dict[str, Path]:
-    """Shipped files by name, which is the path below their folder without the suffix.
+    """Shipped files by name: the path below their folder, without the suffix.
 
     Example:
         >>> sorted(shipped_files("jobs"))
@@ -37,20 +37,18 @@ def shipped_files(kind: Kind) -> dict[str, Path]:
 def find_shipped(
     kind: Kind, name: str | Path, refusal: type[QhdmError], *, others: Iterable[str] = ()
 ) -> Path:
-    """The file that a user means: an existing one, or else the shipped one of that name.
+    """The file at the path `name`, or else the shipped file of that name.
+
+    Paths of folders, and in folders that do not exist, are returned for their reader to refuse.
 
     Args:
-        kind: where to look for shipped files.
+        kind: of shipped file.
         name: a path, or the name of a shipped file without its suffix.
-        refusal: what to raise.
-        others: further names that the caller knows, for the message.
-
-    Returns:
-        A path. That of a folder, or in one that does not exist, is returned as it is, for its
-        reader to refuse.
+        refusal: type of the error.
+        others: further known names, for the message.
 
     Raises:
-        refusal: it is neither.
+        refusal: there is neither.
 
     Example:
         >>> find_shipped("configs", "quickstart", ConfigError).name
@@ -80,8 +78,8 @@ def find_shipped(
 
 
 def _is_file(path: Path) -> bool:
-    """Whether a path is anything but a folder: pipes can be read as well."""
+    """Whether a path is something that can be read: a file, pipe or device."""
     try:
         return path.exists() and not path.is_dir()
     except OSError:
-        return True  # exists or not, it cannot be read: its reader says why
+        return True  # its reader will tell why it cannot be read

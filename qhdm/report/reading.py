@@ -1,38 +1,27 @@
-"""What pages read from run directories and data sets."""
+"""Reads what pages show of run directories and data sets."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from qhdm import data
 from qhdm.config import DataConfig
 from qhdm.data import Dataset
-from qhdm.errors import DataError, RunError
-from qhdm.report.pages.charts import Line
+from qhdm.errors import DataError, EvaluationError, RunError
+from qhdm.report.charts import Line
+from qhdm.report.html import data_uri
 from qhdm.training.log import read_metrics
 
 
-@dataclass(frozen=True)
-class SetFacts:
-    """Name and size of a data set."""
-
-    name: str
-    train: int
-    test: int
-
-
-def set_facts(real: Dataset) -> SetFacts:
-    test = int(real.is_test.sum())
-    return SetFacts(real.name, len(real) - test, test)
-
-
 def real_images(config: DataConfig) -> tuple[Dataset | None, list[str]]:
-    """A data set, or None and what to say where it cannot be had."""
+    """A data set, or None and a message if it cannot be loaded."""
     try:
         return data.load(config, progress=True), []
     except DataError as error:
@@ -40,7 +29,7 @@ def real_images(config: DataConfig) -> tuple[Dataset | None, list[str]]:
 
 
 def read_versions(run: Path) -> dict[str, str]:
-    """What a run was trained with; nothing where it has not kept it.
+    """The versions of packages that a run was trained with; none if it has no such file.
 
     Raises:
         RunError: the file is damaged.
@@ -49,19 +38,19 @@ def read_versions(run: Path) -> dict[str, str]:
     if not file.exists():
         return {}
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        versions = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        versions = None
+    if not isinstance(versions, dict):
         raise RunError(f"{file}: damaged; delete it to go without versions")
-    return {str(name): str(version) for name, version in found.items()}
+    return {str(name): str(version) for name, version in versions.items()}
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """The records of a training, each with `step`, `loss` and `steps_per_second`; none without one.
+    """The log of a training: records with `step`, `loss` and `steps_per_second`.
 
     Raises:
-        RunError: a record lacks them.
+        RunError: a record lacks one of them.
     """
     file = run / "metrics.jsonl"
     records = read_metrics(file)
@@ -76,3 +65,20 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 def loss_line(group: str, records: Sequence[Mapping[str, Any]]) -> Line:
     """The logged losses of a run, of one record or more."""
     return Line(group, [r["step"] for r in records], [r["loss"] for r in records])
+
+
+def read_picture(file: Path) -> str | None:
+    """The data URI of a PNG file, or None without it.
+
+    Raises:
+        EvaluationError: the file is damaged.
+    """
+    if not file.exists():
+        return None
+    content = file.read_bytes()
+    try:
+        with Image.open(BytesIO(content), formats=["PNG"]) as picture:
+            picture.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise EvaluationError(f"{file}: not a PNG, or damaged; delete it") from None
+    return data_uri(content, "image/png")

@@ -1,0 +1,60 @@
+"""Evaluations as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qhdm.metrics.records import Evaluation, Metric
+from qhdm.tables import Table, number
+
+
+def summary(evaluation: Evaluation) -> list[str]:
+    """What was compared: the generated images, the real ones, and the extractor of features."""
+    real, extractor = evaluation.data, evaluation.extractor
+    return [
+        evaluation.generated.description,
+        f"real images: {real.name} (digest {real.digest}), {real.train:,} training and "
+        f"{real.test:,} held-out images of {real.image_size}x{real.image_size} pixels",
+        f"features: {extractor.name} {extractor.digest}, {extractor.dim} per image",
+    ]
+
+
+def metric_table(evaluation: Evaluation) -> Table:
+    """The metrics over all classes."""
+    rows = [
+        [metric.label, *map(number, _values(metric)), metric.better or ""]
+        for metric in evaluation.metrics
+        if metric.class_name is None
+    ]
+    header = ["metric [extractor, N, split]", "value", "error", "floor", "baseline", "better"]
+    return Table(header, rows)
+
+
+def _values(metric: Metric) -> Sequence[float | None]:
+    return metric.value, metric.error, metric.floor, metric.baseline
+
+
+def class_table(evaluation: Evaluation) -> Table | None:
+    """The metrics of single classes, a column each, with their floors in brackets."""
+    cells = {}
+    for metric in evaluation.metrics:
+        if metric.class_name is not None:
+            floor = "" if metric.floor is None else f" ({number(metric.floor)})"
+            # Not the label: it names N, which differs between classes.
+            column = ", ".join(part for part in (metric.name, metric.setting) if part)
+            cells[metric.class_name, column] = f"{number(metric.value)}{floor}"
+    if not cells:
+        return None
+    columns = list(dict.fromkeys(column for _, column in cells))
+    names = dict.fromkeys(name for name, _ in cells)
+    rows = [[name, *(cells.get((name, column), "") for column in columns)] for name in names]
+    return Table(["class (floor)", *columns], rows)
+
+
+def describe(evaluation: Evaluation) -> str:
+    """The evaluation as text for the terminal."""
+    parts = ["\n".join(summary(evaluation)), metric_table(evaluation).markdown()]
+    if (classes := class_table(evaluation)) is not None:
+        parts.append(classes.markdown())
+    parts += [f"note: {note}" for note in evaluation.notes]
+    return "\n\n".join(parts)

@@ -1,0 +1,207 @@
+"""The page of a run: its images, metrics and training, and its filters."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from qhdm.config import to_yaml
+from qhdm.device import resolve_device
+from qhdm.files import write_text
+from qhdm.metrics.records import DataRecord, read_evaluation
+from qhdm.metrics.tables import class_table, metric_table, summary
+from qhdm.models.build import build_model, set_engine
+from qhdm.models.counts import Counts, count_parameters
+from qhdm.models.named_filters import NamedFilter, named_filters
+from qhdm.quantum.analysis.audit import audit, conclusions
+from qhdm.quantum.analysis.text import summary as summary_of_circuit
+from qhdm.quantum.engines import make_engine
+from qhdm.quantum.files.save import named_circuit
+from qhdm.report.charts import Line, angle_chart, line_chart
+from qhdm.report.circuits import draw
+from qhdm.report.html import data_uri, render
+from qhdm.report.reading import loss_line, read_log, read_picture, read_versions, real_images
+from qhdm.report.samples import samples_beside, sampling_label, trajectories
+from qhdm.run import Run, load_model
+from qhdm.runs.directory import RunDirectory
+from qhdm.training.log import training_seconds
+
+_WEIGHTS: Literal["ema"] = "ema"
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """A circuit that filters share: its drawing, facts about it, and conclusions from them."""
+
+    name: str
+    drawing: str
+    facts: Sequence[tuple[str, str]]
+    conclusions: Sequence[str]
+
+
+@dataclass(frozen=True)
+class FilterRow:
+    """A filter, and how far training moved its weights.
+
+    Attributes:
+        moved: root mean square change of the angles since initialisation, in radians, around the
+            circle; None if the initial angles are not known.
+    """
+
+    place: str
+    index: int
+    circuit: str
+    weights: int
+    moved: float | None
+
+
+def write_run_page(path: Path, out: Path) -> list[str]:
+    """Write the page of the run directory `path` to the file `out`, atomically.
+
+    Returns:
+        Messages about what the page lacks.
+
+    Raises:
+        RunError: not a run directory, no checkpoint, or something damaged in it.
+        EvaluationError: an evaluation in the run, or its picture, is damaged.
+    """
+    model, run = load_model(path, weights=_WEIGHTS)
+    evaluations = [_evaluation(file) for file in sorted((path / "evaluations").glob("*.json"))]
+    records = read_log(path)
+    versions = read_versions(path)
+    counts = count_parameters(model)
+    filters = named_filters(model)
+    # The cheapest engine: evaluations tell how shots and noise change images.
+    set_engine(model, make_engine("exact"))
+    trained = Run(model, run.config, device=resolve_device("auto"))
+    real, missing = real_images(run.config.data)
+    timesteps, rows = trajectories(trained)
+    content = render(
+        "run.html",
+        name=path.resolve().name,
+        config=run.config,
+        step=run.last_step(),
+        weights=_WEIGHTS,
+        sampling=sampling_label(run.config),
+        data=real and DataRecord.of(real),
+        missing=missing,
+        samples=samples_beside(trained, real),
+        timesteps=timesteps,
+        trajectories=rows,
+        evaluations=evaluations,
+        counts=counts,
+        total=counts[-1],
+        training=_training_facts(records, run),
+        charts=_training_charts(records, counts[-1]),
+        filters=_filter_rows(run, filters),
+        angles=_angles(filters),
+        circuits=_circuits(filters),
+        versions=versions,
+        settings=to_yaml(run.config),
+    )
+    write_text(out, content)
+    return missing
+
+
+def _evaluation(file: Path) -> dict[str, Any]:
+    """An evaluation as tables, and the picture beside its file."""
+    evaluation = read_evaluation(file)
+    return {
+        "name": file.stem,
+        "summary": summary(evaluation),
+        "notes": evaluation.notes,
+        "metrics": metric_table(evaluation),
+        "classes": class_table(evaluation),
+        "neighbours": read_picture(file.with_name(f"{file.stem}_neighbours.png")),
+    }
+
+
+def _training_facts(records: Sequence[dict[str, Any]], run: RunDirectory) -> dict[str, Any] | None:
+    if not records:
+        return None
+    seconds, steps = training_seconds(records), records[-1]["step"]
+    return {
+        "seconds": seconds,
+        "speed": steps / seconds,
+        "loss": records[-1]["loss"],
+        "images": steps * run.config.train.batch_size,
+    }
+
+
+def _training_charts(
+    records: Sequence[dict[str, Any]], total: Counts
+) -> list[tuple[str, str, str]]:
+    """Charts of the log: data URI, alternative text and caption."""
+    if not records:
+        return []
+    loss = line_chart(
+        [loss_line("loss", records)], title="Training loss", x="training step", y="loss"
+    )
+    caption = "Each point is the mean loss since the one before it. Logarithmic axis."
+    charts = [(loss, "training loss by step", caption)]
+    lines = []
+    for kind, size in (("classical", total.classical), ("quantum", total.quantum)):
+        key = f"grad_norm_{kind}"
+        if logged := [record for record in records if key in record]:
+            steps = [record["step"] for record in logged]
+            # Per weight: the two parts differ in size by orders of magnitude.
+            values = [record[key] / math.sqrt(max(size, 1)) for record in logged]
+            lines.append(Line(f"{kind}: {size:,} weights", steps, values))
+    if lines:
+        chart = line_chart(
+            lines, title="Gradient per weight", x="training step", y="root mean square"
+        )
+        caption = (
+            "Norm of the gradient before clipping, divided by the square root of the number of "
+            "weights, at the logged steps. Quantum weights are angles divided by 2π. "
+            "Logarithmic axis."
+        )
+        charts.append((chart, "gradient per weight by step, classical and quantum", caption))
+    return charts
+
+
+def _filter_rows(run: RunDirectory, filters: Sequence[NamedFilter]) -> list[FilterRow]:
+    # The weights of an imported run were not drawn from its seed.
+    imported = (run.path / "origin.json").exists()
+    starts = [] if imported or not filters else named_filters(build_model(run.config))
+    return [
+        FilterRow(
+            item.place,
+            item.index,
+            item.filter.name,
+            len(item.weights),
+            None if start is None else _moved(item.weights - start.weights),
+        )
+        for item, start in itertools.zip_longest(filters, starts)
+    ]
+
+
+def _moved(change: np.ndarray) -> float:
+    around = np.angle(np.exp(1j * change))
+    return float(np.sqrt(np.square(around).mean()))
+
+
+def _angles(filters: Sequence[NamedFilter]) -> str | None:
+    if not filters:
+        return None
+    names = [f"{item.place} [{item.index}]" for item in filters]
+    return angle_chart(names, [item.weights for item in filters])
+
+
+def _circuits(filters: Sequence[NamedFilter]) -> list[Circuit]:
+    circuits = []
+    for circuit_filter in dict.fromkeys(item.filter for item in filters):
+        facts = audit(circuit_filter)
+        (_, name), *rows = summary_of_circuit(facts)
+        buffer = BytesIO()
+        draw(named_circuit(circuit_filter), buffer, "svg")
+        drawing = data_uri(buffer.getvalue(), "image/svg+xml")
+        circuits.append(Circuit(name, drawing, rows, conclusions(facts)))
+    return circuits

@@ -1,0 +1,141 @@
+"""Images on pages: generated ones beside the nearest real ones, and how they emerge from noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qhdm.config import Config, Sampling
+from qhdm.data import Dataset
+from qhdm.data.batches import symmetries
+from qhdm.metrics import distances
+from qhdm.report.html import tiles
+from qhdm.run import Run
+
+#: The seed of all images on pages.
+SEED = 0
+#: Generated images of each class on the page of a run, and held-out ones compared with them.
+PER_CLASS = 6
+#: Network evaluations shown of a trajectory, from first to last.
+_SHOWN = 8
+#: The inverse of each of the eight symmetries: the two quarter turns undo each other.
+_INVERSE = np.array([0, 1, 2, 3, 4, 6, 5, 7])
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The data URIs of a generated and the nearest training image, and their distance."""
+
+    generated: str
+    real: str | None = None
+    distance: float | None = None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Generated images of all classes beside training images.
+
+    Attributes:
+        rows: pairs of each class.
+        distance: median distance of generated images to the nearest training image of their class,
+            in grey levels, and their number; None without training images.
+        held_out: the same for held-out images.
+    """
+
+    rows: Sequence[tuple[str, Sequence[Pair]]]
+    distance: tuple[float, int] | None
+    held_out: tuple[float, int] | None
+
+
+@dataclass(frozen=True)
+class TrajectoryRow:
+    """Data URIs of x_t and the estimates of x_0 for one image, and of the result."""
+
+    name: str
+    noisy: Sequence[str]
+    estimates: Sequence[str]
+    result: str
+
+
+def samples_beside(run: Run, real: Dataset | None) -> Samples:
+    """Sample every class, and find the nearest training images.
+
+    Args:
+        run: the trained model.
+        real: the whole set, or None if it is absent.
+    """
+    labels, indices = run.images_of(None, PER_CLASS)
+    images = run.sample(Sampling(seed=SEED), labels=labels, indices=indices, progress=True)
+    turned = run.config.data.augment
+    rows: list[tuple[str, list[Pair]]] = []
+    apart: dict[str, list[float]] = {"generated": [], "held out": []}
+    for label, name in enumerate(run.class_names):
+        own = images[np.equal(labels, label)]
+        known = real.images[~real.is_test & (real.labels == label)] if real else np.empty(0)
+        if real is None or not len(known):
+            rows.append((name, [Pair(uri) for uri in tiles(own)]))
+            continue
+        near, differences = nearest(own, known, turned=turned)
+        apart["generated"] += differences.tolist()
+        pairs = zip(tiles(own), tiles(near), differences.tolist(), strict=True)
+        rows.append((name, [Pair(*pair) for pair in pairs]))
+        others = real.images[real.is_test & (real.labels == label)][:PER_CLASS]
+        if len(others):
+            apart["held out"] += nearest(others, known, turned=turned)[1].tolist()
+    generated, held_out = (
+        (float(np.median(values)), len(values)) if values else None for values in apart.values()
+    )
+    return Samples(rows, generated, held_out)
+
+
+def nearest(images: np.ndarray, real: np.ndarray, *, turned: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The real images with the least root mean square difference from images.
+
+    Args:
+        images: (N, H, W, C) uint8, N at least 1.
+        real: (M, H, W, C) uint8, M at least 1.
+        turned: compare with all 8 symmetries of the real images, as `data.augment` showed them.
+
+    Returns:
+        (N, H, W, C) uint8, turned or mirrored as they match best, and (N,) differences over pixels
+        and channels, in grey levels.
+    """
+    count, kinds = len(images), 8 if turned else 1
+    # A symmetry of both leaves a distance unchanged: the few images are moved, not the many.
+    moved = np.concatenate([symmetries(images, np.full(count, kind)) for kind in range(kinds)])
+    flat = (array.reshape(len(array), -1).astype(np.float32) for array in (moved, real))
+    apart, places = (found.reshape(kinds, count) for found in distances.nearest(*flat))
+    kind, column = apart.argmin(axis=0), np.arange(count)
+    near = symmetries(real[places[kind, column]], _INVERSE[kind])
+    return near, apart[kind, column] / np.sqrt(images[0].size)
+
+
+def trajectories(run: Run) -> tuple[Sequence[int], list[TrajectoryRow]]:
+    """The first image of every class at some evenly spread evaluations of the sampler.
+
+    Returns:
+        The timesteps of these evaluations, and a row for each class.
+    """
+    labels, indices = run.images_of(None, 1)
+    trajectory = run.trajectory(labels, indices=indices, seed=SEED)
+    last = len(trajectory.timesteps) - 1
+    chosen = np.unique(np.linspace(0, last, min(_SHOWN, last + 1)).round().astype(int))
+    rows = [
+        TrajectoryRow(
+            name,
+            tiles(trajectory.x_t[chosen, image]),
+            tiles(trajectory.x_0[chosen, image]),
+            *tiles(trajectory.images[image : image + 1]),
+        )
+        for image, name in enumerate(run.class_names)
+    ]
+    return [trajectory.timesteps[i] for i in chosen], rows
+
+
+def sampling_label(config: Config) -> str:
+    """How images on pages are sampled."""
+    sample = config.sample
+    guidance = "" if sample.guidance == 1 else f", guidance {sample.guidance:g}"
+    return f"{sample.sampler}, {sample.steps} steps{guidance}, seed {SEED}"
