@@ -116,6 +116,7 @@ def test_values_without_a_known_range_give_no_pixels(kind: type) -> None:
     image = decode(data, size=8, channels=3, name="x")
     assert image.pixels is None
     assert image.kind == f"8x8 {np.dtype(kind).name} grey"
+    assert image.values is not None
     assert (image.values.low, image.values.high, image.values.bounded) == (1, 1, False)
 
 

@@ -177,7 +177,8 @@ def load(config: DataConfig, *, progress: bool = False) -> Dataset:
             if isinstance(image, DataError):
                 faults[index] = image
                 continue
-            stored.add(image.values)
+            if image.values is not None:
+                stored.add(image.values)
             if image.pixels is not None:
                 images[index] = image.pixels
         stored.check(config.range, str(source.path))
@@ -210,6 +211,7 @@ def read_images(
     *,
     skip_broken: bool,
     progress: bool,
+    all_values: bool = False,
 ) -> Iterator[Decoded | DataError]:
     """Read and decode images in threads (Pillow and zlib release the GIL); results in order.
 
@@ -219,6 +221,7 @@ def read_images(
         config: how they are prepared.
         skip_broken: yield the error of an unreadable image instead of raising it.
         progress: show a bar on stderr, where that is a terminal and the work takes over a second.
+        all_values: as for `decode`.
 
     Raises:
         DataError: the first unreadable image, in the order of `items`.
@@ -232,6 +235,7 @@ def read_images(
                 channels=config.channels,
                 name=source.place(item),
                 value_range=config.range,
+                all_values=all_values,
             )
         except DataError as error:
             if skip_broken:

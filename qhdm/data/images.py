@@ -39,12 +39,12 @@ class Decoded:
 
     Attributes:
         kind: size and type as stored: `64x64 RGB`, `64x64 uint16 grey`.
-        values: the values that are stored.
+        values: the values that are stored; None for 8 bits, unless they were asked for.
         pixels: (size, size, channels) uint8; None where the values need a range and have none.
     """
 
     kind: str
-    values: Values
+    values: Values | None
     pixels: np.ndarray | None
 
 
@@ -55,6 +55,7 @@ def decode(
     channels: int,
     name: str,
     value_range: tuple[float, float] | None = None,
+    all_values: bool = False,
 ) -> Decoded:
     """Read an image file, turn it upright as EXIF says, drop transparency, and resize it.
 
@@ -65,6 +66,7 @@ def decode(
         name: what to call the image in an error.
         value_range: what becomes 0 and 255 of values of more than 8 bits, signed or floating-point
             ones; values beyond are clipped. None keeps the upper 8 bits of 16.
+        all_values: also measure the values of 8 bits, which never need a range.
 
     Raises:
         DataError: the file cannot be decoded, holds several images, has bands that are neither grey
@@ -87,7 +89,8 @@ def decode(
             pixels = None
             if raster.bounded or value_range is not None:
                 pixels = raster.pixels(size=size, channels=channels, value_range=value_range)
-            values = values_of(raster, value_range)
+            measured = all_values or raster.is_scaled
+            values = values_of(raster, value_range) if measured else None
         if mode is None:
             mode = f"{raster.type_name} {'RGB' if raster.values.shape[2] == 3 else 'grey'}"
         return Decoded(f"{width}x{height} {mode}", values, pixels)

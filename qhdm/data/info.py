@@ -34,7 +34,9 @@ def describe(config: DataConfig, *, progress: bool = False) -> str:
         for item, held, image in zip(
             items,
             is_test,
-            read_images(source, items, config, skip_broken=True, progress=progress),
+            read_images(
+                source, items, config, skip_broken=True, progress=progress, all_values=True
+            ),
             strict=True,
         ):
             if isinstance(image, DataError):
@@ -42,6 +44,7 @@ def describe(config: DataConfig, *, progress: bool = False) -> str:
                 faults.append(image)
             else:
                 part = "test" if held else "train"
+                assert image.values is not None
                 stored.add(image.values)
                 kinds[image.kind] += 1
             parts[item.class_name, "images"] += 1
