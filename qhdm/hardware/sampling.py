@@ -78,14 +78,12 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class SamplingJob:
-    """A job specification with the network that it is about.
+    """A job specification with its network, on the CPU.
 
     Attributes:
         spec: the specification.
-        model: the network, on the CPU.
-        config: what the network was trained with.
+        model, config: the network, and what it was trained with.
         labels, indices: of the images, N each.
-        options: the sampler's, resolved.
 
     Raises:
         SamplingError: a step count or guidance does not fit the network.
@@ -115,6 +113,7 @@ class SamplingJob:
 
     @cached_property
     def options(self) -> SamplerOptions:
+        """The sampler's options, resolved."""
         return self.spec.resolved(self.config)
 
     @cached_property
@@ -388,9 +387,9 @@ class _Recorder:
     name: str = "hardware"
     estimator: None = None
 
-    def __call__(self, filter: Filter, x: Tensor, w: Tensor) -> Tensor:
-        self.stages.append(Stage(self.place, filter, w.clone(), x.shape[1] * self.images))
-        return x.new_zeros(*x.shape[:2], len(filter.observables))
+    def __call__(self, circuit_filter: Filter, x: Tensor, w: Tensor) -> Tensor:
+        self.stages.append(Stage(self.place, circuit_filter, w.clone(), x.shape[1] * self.images))
+        return x.new_zeros(*x.shape[:2], len(circuit_filter.observables))
 
-    def bind(self, filter: Filter, w: Tensor) -> Bound:
-        return lambda x: self(filter, x, w)
+    def bind(self, circuit_filter: Filter, w: Tensor) -> Bound:
+        return lambda x: self(circuit_filter, x, w)
