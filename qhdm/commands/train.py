@@ -23,7 +23,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="CONFIG",
         help="a YAML file, or the name of a shipped one: quickstart",
     )
-    parser.add_argument("--out", type=Path, metavar="RUN", help="the run directory to make")
+    parser.add_argument("--out", type=Path, metavar="RUN", help="the run directory to create")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting"
     )
@@ -31,7 +31,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print the resolved configuration, parameter and circuit counts, estimated time",
+        help="print the resolved configuration, parameters, circuits and estimated time",
     )
     parser.set_defaults(command=_train, processes=True)
 

@@ -22,7 +22,7 @@ from qhdm.files import atomic_path
 from qhdm.quantum.analysis.expressibility import BINS, GradientVariance, Measures, haar_quantile
 from qhdm.report.html import data_uri
 
-#: Of Okabe & Ito: the colour-blind can tell them apart.
+#: The colour-blind safe palette of Okabe & Ito.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#b98500", "#333333")
 _DASHES: tuple[LineStyleType, ...] = ("-", "--", ":", "-.")
 _POINT = "#8a949e"

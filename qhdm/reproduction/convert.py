@@ -1,4 +1,4 @@
-"""From a checkpoint of the published code to a run directory."""
+"""Convert a checkpoint of the published code to a run directory."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def import_checkpoint(source: Path, config: Config, out: Path, *, tolerance: flo
     """Convert the parameters of the published code into a run that can be sampled and trained.
 
     The run's `model` weights are the checkpoint's `params`; its `ema` weights are `params_ema` or,
-    without them, the same. The optimiser starts afresh. If the file holds an evaluation of the
+    without them, the same. The optimiser state is new. If the file holds an evaluation of the
     network, the converted one must agree with it; nothing is written if it does not.
 
     Args:

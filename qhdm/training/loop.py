@@ -142,7 +142,7 @@ def _loop(
             raise world.common(
                 Interrupted(
                     f"interrupted: saved at step {step} of {train.steps}; "
-                    f"go on with `qhdm train --resume {run.path}`"
+                    f"continue with `qhdm train --resume {run.path}`"
                 )
             )
         if previews and (last or step % train.sample_every == 0):
