@@ -153,7 +153,7 @@ class _ClassFolders:
     Attributes:
         folders: those that hold images, without what wraps or splits the set.
         root: the folder or zip.
-        top: the folder in it in which these lie; None where that is several.
+        top: the folder in `root` that contains them; None if there are several.
     """
 
     folders: Collection[tuple[str, ...]]
@@ -213,11 +213,11 @@ class _ClassFolders:
     def _give(self, name: str) -> str:
         """The remedy: use one folder instead of all."""
         if self.top is None:
-            return f"give {name} alone"
+            return f"give {name} only"
         inside = "/".join(filter(None, [self.top, name]))
         if self.root.is_dir():
-            return f"give {name} alone (data.root: {self.root / inside})"
-        return f"unpack the zip and give {inside} alone"
+            return f"give {name} only (data.root: {self.root / inside})"
+        return f"unpack the zip and give {inside} only"
 
 
 def _shared(
