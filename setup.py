@@ -1,4 +1,4 @@
-"""Packaging of qhdm; the versions this was tested with are in constraints.txt."""
+"""Packaging of qhdm. Tested versions are in constraints.txt; lower bounds are tested as well."""
 
 import re
 import runpy
@@ -8,12 +8,12 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 REPOSITORY = "https://github.com/qhdm/qhdm"
-#: Folders of the repository that a wheel holds as data of `qhdm.shipped`, and their files.
+#: Folders of the repository that become data of `qhdm.shipped` in a wheel, and their files.
 SHIPPED = {"configs": ["*.yaml", "*/*.yaml"], "circuits": ["*.qasm"], "jobs": ["*.yaml"]}
 
 
 def absolute(link: re.Match[str]) -> str:
-    """A link of the README to a file of the repository, as a package index can show it."""
+    """A relative link of the README as an address that works on a package index."""
     kind = "raw" if link[1].endswith(".png") else "blob"
     return f"]({REPOSITORY}/{kind}/main/{link[1]})"
 
@@ -73,34 +73,35 @@ setup(
     entry_points={"console_scripts": ["qhdm = qhdm.cli:main"]},
     install_requires=[
         "torch>=2.6",
-        # TIFF and PNG of more than 8 bits, which Pillow cuts to 8; the first releases for NumPy 2.
+        # TIFF and PNG of more than 8 bits, which Pillow reduces to 8; the first for NumPy 2.
         "imagecodecs>=2024.6",
         "tifffile>=2024.6",
         "msgpack>=1.0",
-        "qiskit>=2.1,<3",
+        # Before 2.6.1, the same circuit may be laid out differently from call to call.
+        "qiskit>=2.6.1,<3",
         "qiskit-aer>=0.17,<0.19",
-        # The fake devices, and the client-side Sampler, whose modules still move.
+        # Fake devices, and the client-side Sampler, whose modules still move.
         "qiskit-ibm-runtime>=0.51,<0.60",
         # 0.9 moved EstimatorQNN to V2 primitives; minor releases before 1.0 break the API.
         "qiskit-machine-learning>=0.9,<0.10",
-        # The reader of OpenQASM 3 is a package apart; both are at 0.x and 1.x, where APIs move.
+        # The parser of OpenQASM 3, and Qiskit's own reader, by which `qasm3.loads` reads exports.
         "qiskit-qasm3-import>=0.6,<0.7",
-        "openqasm3[parser]>=1.0,<2",
+        "openqasm3[parser]>=1.0.1,<2",
         "jinja2>=3.1,<4",
-        "matplotlib>=3.8",
+        "matplotlib>=3.8.4",
         "numpy>=2",
         "pillow>=10.1",
-        # Precision, recall, density and coverage by their authors; it has had two releases.
+        # Precision, recall, density and coverage, by their authors.
         "prdc>=0.2,<0.3",
         "psutil>=5.9",
-        "pydantic>=2.7,<3",
-        # Qiskit's drawings of circuits with matplotlib need it.
+        "pydantic>=2.13,<3",
+        # Needed by Qiskit to draw circuits with matplotlib.
         "pylatexenc>=2.10",
         "pyyaml>=6",
-        "requests>=2.31",
-        "rustworkx>=0.15",
+        "requests>=2.32.4",
+        "rustworkx>=0.16",
         "safetensors>=0.4",
-        "scipy>=1.11",
+        "scipy>=1.14",
         "torchmetrics>=1.4,<2",
         "tqdm>=4.66",
     ],
@@ -114,7 +115,7 @@ setup(
             "pyqtorch>=1.7",
             "qulacs>=0.6",
         ],
-        # Comparisons on a cluster; minor releases drop interfaces that were deprecated.
+        # Comparisons on a cluster.
         "ray": ["ray>=2.30,<3"],
         "fuzz": ["atheris>=2.3"],
         "dev": [

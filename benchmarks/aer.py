@@ -1,6 +1,6 @@
 """One filter on Aer: qhdm's engine against stock calls.
 
-    OMP_NUM_THREADS=1 python benchmarks/aer.py   # forward passes: the table of docs/aer.md
+    OMP_NUM_THREADS=1 python benchmarks/aer.py   # forward passes: the table of docs/performance.md
     python benchmarks/aer.py --settings          # settings that use both cores
 
 All evaluate the same circuits, in rotations and CNOTs (Aer binds controlled rotations wrongly), on

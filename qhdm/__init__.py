@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from qhdm._version import __version__
 
-# Waiting threads of torch spin by default, and hold up whoever needs the core: where it is shared,
-# small operations take several times as long. Read when torch is loaded; what the user set stays.
+# By default, waiting torch threads spin and block their core for other processes, which makes small
+# operations several times slower. Read when torch is loaded; a value set by the user is kept.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
@@ -35,44 +35,28 @@ if TYPE_CHECKING:
     from qhdm.models import build_model
     from qhdm.quantum import Filter, build_filter, expectation, load_filter
     from qhdm.quantum.layer import QuantumConv2d
-    from qhdm.quantum.options import Aer, Exact
+    from qhdm.quantum.options import Aer, Exact, Hardware, Limits
     from qhdm.run import Run
     from qhdm.training.callbacks import Callback, PreviewGrid, ProgressBar, TensorBoard
     from qhdm.training.train import resume, train
 
-#: The public names, and the module of each.
-_HOME = {
-    "Aer": "qhdm.quantum.options",
-    "Callback": "qhdm.training.callbacks",
-    "Config": "qhdm.config",
-    "DataConfig": "qhdm.config",
-    "DiffusionConfig": "qhdm.config",
-    "EmaConfig": "qhdm.config",
-    "EncoderConfig": "qhdm.config",
-    "EvaluationSettings": "qhdm.metrics",
-    "Exact": "qhdm.quantum.options",
-    "Filter": "qhdm.quantum",
-    "ModelConfig": "qhdm.config",
-    "PreviewGrid": "qhdm.training.callbacks",
-    "ProgressBar": "qhdm.training.callbacks",
-    "QhdmError": "qhdm.errors",
-    "QuantumConfig": "qhdm.config",
-    "QuantumConv2d": "qhdm.quantum.layer",
-    "Run": "qhdm.run",
-    "SampleConfig": "qhdm.config",
-    "Sampling": "qhdm.config",
-    "TensorBoard": "qhdm.training.callbacks",
-    "TrainConfig": "qhdm.config",
-    "VertexConfig": "qhdm.config",
-    "build_filter": "qhdm.quantum",
-    "build_model": "qhdm.models",
-    "evaluate": "qhdm.metrics",
-    "expectation": "qhdm.quantum",
-    "load_config": "qhdm.config",
-    "load_filter": "qhdm.quantum",
-    "resume": "qhdm.training.train",
-    "train": "qhdm.training.train",
+_MODULES = {
+    "config": (
+        "Config DataConfig DiffusionConfig EmaConfig EncoderConfig ModelConfig QuantumConfig "
+        "SampleConfig Sampling TrainConfig VertexConfig load_config"
+    ),
+    "errors": "QhdmError",
+    "metrics": "EvaluationSettings evaluate",
+    "models": "build_model",
+    "quantum": "Filter build_filter expectation load_filter",
+    "quantum.layer": "QuantumConv2d",
+    "quantum.options": "Aer Exact Hardware Limits",
+    "run": "Run",
+    "training.callbacks": "Callback PreviewGrid ProgressBar TensorBoard",
+    "training.train": "resume train",
 }
+#: The module of each public name.
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 __all__ = [
     "Aer",
@@ -85,6 +69,8 @@ __all__ = [
     "EvaluationSettings",
     "Exact",
     "Filter",
+    "Hardware",
+    "Limits",
     "ModelConfig",
     "PreviewGrid",
     "ProgressBar",
@@ -112,7 +98,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'qhdm' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(f"qhdm.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

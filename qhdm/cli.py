@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import io
+import os
 import signal
 import sys
 import threading
@@ -89,6 +90,7 @@ def _main(argv: Sequence[str] | None) -> int:
             )
         command: Callable[[argparse.Namespace], None] = arguments.command
         command(arguments)
+        sys.stdout.flush()  # what cannot be written is an error of the command
     except Interrupted as stop:
         return _fail(str(stop), EXIT_INTERRUPTED)
     except PeerFailed:
@@ -100,7 +102,8 @@ def _main(argv: Sequence[str] | None) -> int:
             return _fail_silently(EXIT_INTERRUPTED)
         return _fail("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
-        sys.stderr.close()  # nobody reads any more
+        # The reader has gone. What is still buffered must not fail again when Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

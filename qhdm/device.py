@@ -1,4 +1,4 @@
-"""Where tensors live: the torch device that a user asks for."""
+"""The torch device that a user asks for."""
 
 from __future__ import annotations
 

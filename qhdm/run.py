@@ -5,21 +5,25 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
-from qhdm.config import Config, SamplerOptions, Sampling
+from qhdm.config import Config, Sampling
 from qhdm.device import resolve_device
-from qhdm.diffusion import Schedule, Trajectory, generate, trace
+from qhdm.diffusion import Chain, Schedule, Trajectory, generate, trace
 from qhdm.errors import RunError, SamplingError, did_you_mean
 from qhdm.models import UNet, build_model, frozen
 from qhdm.models.build import set_engine
 from qhdm.quantum.engines import Engine, make_engine
-from qhdm.quantum.options import EngineOptions, Exact
+from qhdm.quantum.options import EngineOptions, Exact, Hardware
 from qhdm.runs.checkpoints import load_weights
 from qhdm.runs.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from qhdm.hardware.sampling import SamplingJob
+    from qhdm.hardware.spec import JobSpec
 
 Weights = Literal["ema", "model"]
 
@@ -28,10 +32,6 @@ def load_model(
     path: str | Path | RunDirectory, *, weights: Weights = "ema"
 ) -> tuple[UNet, RunDirectory]:
     """The network of the latest checkpoint of a run directory, on the CPU, and the directory.
-
-    Args:
-        path: the run directory.
-        weights: `ema`, the averaged weights, or `model`, the last ones.
 
     Raises:
         RunError: not a run directory, no checkpoint, or a damaged one.
@@ -50,8 +50,10 @@ def load_model(
 class Run:
     """A trained network with its configuration, as `qhdm.train` returns it and `Run.open` reads it.
 
+    Which weights sample is a matter of the request alone (`Sampling.weights`).
+
     Args:
-        model: a trained network.
+        model: the network with its averaged weights.
         config: what it was trained with; `data.classes` names the classes.
         device: where to sample; the model is moved there.
         path: its run directory, if it has one.
@@ -64,13 +66,7 @@ class Run:
     """
 
     def __init__(
-        self,
-        model: UNet,
-        config: Config,
-        *,
-        device: torch.device,
-        path: Path | None = None,
-        weights: Weights = "ema",
+        self, model: UNet, config: Config, *, device: torch.device, path: Path | None = None
     ) -> None:
         assert config.data.classes is not None
         self.config = config
@@ -79,24 +75,19 @@ class Run:
         self.device = device
         self.model = model.to(device).eval().requires_grad_(False)
         self.schedule = Schedule(config.diffusion).to(device)
-        self._models: dict[str, UNet] = {weights: self.model}
+        self._last: UNet | None = None
 
     @classmethod
-    def open(cls, path: str | Path, *, weights: Weights = "ema", device: str = "auto") -> Run:
-        """Load the latest checkpoint of a run directory.
-
-        Args:
-            path: the run directory.
-            weights: `ema`, the averaged weights, or `model`, the last ones.
-            device: `auto`, `cpu` or `cuda`.
+    def open(cls, path: str | Path, *, device: str = "auto") -> Run:
+        """Load the latest checkpoint of a run directory, on a device `auto`, `cpu` or `cuda`.
 
         Raises:
             RunError: not a run directory, no checkpoint, or a damaged one.
             ConfigError: CUDA is asked for and absent.
         """
         target = resolve_device(device, key="device")
-        model, run = load_model(path, weights=weights)
-        return cls(model, run.config, device=target, path=run.path, weights=weights)
+        model, run = load_model(path)
+        return cls(model, run.config, device=target, path=run.path)
 
     def label_of(self, label: str | int) -> int:
         """The number of a class, given by name or number.
@@ -144,10 +135,43 @@ class Run:
             SamplingError: unknown class, too many steps, guidance without label dropout, or
                 weights that this run does not have.
             EngineError: the engine cannot be set up, or cannot hold a filter.
+            HardwareError: a backend cannot be used, or its limits would be exceeded.
         """
-        request = (request or Sampling()).resolved(self.config)
         if batch_size < 1:
             raise SamplingError(f"batch_size: {batch_size} is not a number from 1 up")
+        request = request or Sampling()
+        if isinstance(request.named, Hardware):
+            if labels is not None:
+                raise SamplingError(
+                    "labels: a backend samples `num` images of each of `classes`; give those"
+                )
+            return self._sample_on(request.named, request, progress=progress)
+        chain, networks = self._chain(request, labels, indices, batch_size)
+        with frozen(*networks):
+            return generate(chain, progress=progress)
+
+    def trajectory(
+        self,
+        request: Sampling | None = None,
+        *,
+        labels: Sequence[str | int] | None = None,
+        indices: Sequence[int] | None = None,
+    ) -> Trajectory:
+        """The network evaluations that make the images of `sample`, all in one batch."""
+        chain, networks = self._chain(request or Sampling(), labels, indices, None)
+        with frozen(*networks):
+            return trace(chain)
+
+    def _chain(
+        self,
+        request: Sampling,
+        labels: Sequence[str | int] | None,
+        indices: Sequence[int] | None,
+        batch_size: int | None,
+    ) -> tuple[Chain, list[UNet]]:
+        """The evaluations of a request, all images in one batch if None, and their networks."""
+        request = request.resolved(self.config)
+        steps = int(request.steps)
         if labels is None:
             num = self.config.sample.num if request.num == "run" else request.num
             numbers, places = self.images_of(request.classes, num)
@@ -156,59 +180,58 @@ class Run:
             places = list(range(len(numbers)) if indices is None else indices)
         if len(places) != len(numbers):
             raise SamplingError(f"indices: {len(places)} for {len(numbers)} labels; give one each")
-        model, late = self._with_weights(request.weights), None
+        networks, late = [self.network(request.weights)], None
         if request.named is not None:
-            steps = request.engine_steps or int(request.steps)
-            if steps > int(request.steps):
+            count = request.engine_steps or steps
+            if count > steps:
                 raise SamplingError(
-                    f"engine_steps: {steps} is not between 1 and the {request.steps} steps of "
-                    "sampling with another engine"
+                    f"engine_steps: {count} is not between 1 and the {steps} steps of sampling "
+                    "with another engine"
                 )
-            late = (_with_engine(model, request.named), steps)
-            model = _with_engine(model, Exact())
-        data = self.config.data
-        with frozen(model, *([late[0]] if late else [])):
-            return generate(
-                model,
-                self.schedule,
-                request,
-                labels=numbers,
-                indices=places,
-                shape=(data.channels, data.image_size, data.image_size),
-                batch_size=batch_size,
-                device=self.device,
-                progress=progress,
-                late=late,
-            )
+            networks = [_on_engine(networks[0], engine) for engine in (Exact(), request.named)]
+            late = networks[1], count
+        chain = Chain(
+            networks[0],
+            self.schedule,
+            request,
+            labels=numbers,
+            indices=places,
+            shape=self.config.data.shape,
+            batch_size=batch_size or max(len(numbers), 1),
+            late=late,
+        )
+        return chain, networks
 
-    def trajectory(
-        self,
-        labels: Sequence[str | int],
-        *,
-        seed: int = 0,
-        indices: Sequence[int] | None = None,
-    ) -> Trajectory:
-        """How the images of `sample`, with the configuration's settings, come out of the noise.
-
-        Args:
-            labels: N class names or numbers; all are sampled in one batch.
-            seed, indices: as of `sample`.
+    def job(self, spec: JobSpec) -> SamplingJob:
+        """A sampling job of this network, as its specification describes it.
 
         Raises:
-            SamplingError: unknown class.
+            SamplingError: a class, step count or guidance does not fit the network.
+            ConfigError: a place has no filters.
         """
-        data = self.config.data
-        numbers = self.labels_of(labels)
-        with frozen(self.model):
-            return trace(
-                self.model,
-                self.schedule,
-                SamplerOptions(seed=seed).resolved(self.config),
-                labels=numbers,
-                indices=range(len(numbers)) if indices is None else indices,
-                shape=(data.channels, data.image_size, data.image_size),
-                device=self.device,
+        from qhdm.hardware.sampling import SamplingJob
+
+        labels, indices = self.images_of(spec.classes, spec.images)
+        model = copy.deepcopy(self.network(spec.weights)).cpu()
+        return SamplingJob(spec, model, self.config, labels, indices)
+
+    def _sample_on(self, engine: Hardware, request: Sampling, *, progress: bool) -> np.ndarray:
+        from qhdm.hardware.job_runner import sample_request
+        from qhdm.hardware.spec import JobSpec
+
+        if self.path is None:
+            raise SamplingError(
+                "engine: jobs on a backend are kept in the run directory; this network has none"
             )
+        chosen = dict.fromkeys(self.labels_of(request.classes or self.class_names))
+        spec = JobSpec.of_request(
+            request.resolved(self.config),
+            engine,
+            run=str(self.path),
+            classes=[self.class_names[label] for label in chosen],
+            images=self.config.sample.num if request.num == "run" else request.num,
+        )
+        return sample_request(self.job(spec), agreed=engine.limits is not None, progress=progress)
 
     def images_of(
         self, classes: Sequence[str | int] | None, num: int
@@ -222,20 +245,25 @@ class Run:
         labels = [label for label in chosen for _ in range(num)]
         return labels, [i * len(names) + label for label in chosen for i in range(num)]
 
-    def with_engine(self, engine: Engine | EngineOptions | str) -> UNet:
-        """A copy of the network whose filters `engine` evaluates."""
-        return _with_engine(self.model, engine)
-
-    def _with_weights(self, weights: Weights) -> UNet:
-        if weights not in self._models:
+    def network(self, weights: Weights = "ema") -> UNet:
+        """The network with its averaged weights (`ema`) or its last ones (`model`)."""
+        if weights == "ema":
+            return self.model
+        if self._last is None:
             if self.path is None:
                 raise SamplingError(f"weights: {weights}: this network is of no run directory")
-            model, _ = load_model(self.path, weights=weights)
-            self._models[weights] = model.to(self.device).eval().requires_grad_(False)
-        return self._models[weights]
+            last, _ = load_model(self.path, weights=weights)
+            self._last = last.to(self.device).eval().requires_grad_(False)
+        return self._last
+
+    def with_engine(
+        self, engine: Engine | EngineOptions | str, *, weights: Weights = "ema"
+    ) -> UNet:
+        """A copy of the network whose filters `engine` evaluates."""
+        return _on_engine(self.network(weights), engine)
 
 
-def _with_engine(model: UNet, engine: Engine | EngineOptions | str) -> UNet:
+def _on_engine(model: UNet, engine: Engine | EngineOptions | str) -> UNet:
     changed = copy.deepcopy(model)
     set_engine(changed, make_engine(engine))
     return changed

@@ -294,23 +294,32 @@ def write_record(record: Any, path: Path) -> None:
     write_text(path, json.dumps(ordered, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path, refusal: type[QhdmError], *, missing: str, again: str) -> Any:
-    """The plain data of a JSON file that a command wrote.
+def read_record(
+    cls: type[T], path: Path, refusal: type[QhdmError], *, missing: str, again: str
+) -> T:
+    """Read a JSON file that `write_record` wrote.
 
     Args:
+        cls: the dataclass.
         path: the file.
-        refusal: type of the error.
-        missing: remedy if there is no file.
-        again: remedy if it is damaged.
+        refusal: what to raise.
+        missing: the remedy if there is no file.
+        again: the remedy if it is damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        plain = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise refusal(f"{path}: no such file; {missing}") from None
     except OSError as error:
         raise refusal(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError):
         raise refusal(f"{path}: not JSON, or damaged; {again}") from None
+    if not isinstance(plain, dict) or "format" not in plain:
+        raise refusal(f"{path}: not a file of qhdm ({cls.__name__}); {again}")
+    try:
+        return validate(cls, Document(str(path), plain, {}))
+    except ConfigError as error:
+        raise refusal(f"{error}; {again}") from None
 
 
 def _shorten(value: Any, limit: int = 60) -> str:

@@ -16,41 +16,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from command_line import Done, call, succeeded
 from conftest import TINY
 from pages import ROOT
 from PIL import Image
 
 from qhdm import data
-from qhdm.cli import main
 from qhdm.comparison.cells import cells_of
 from qhdm.comparison.spec import load_grid
 from qhdm.config import DataConfig
-
-
-@dataclass(frozen=True)
-class Done:
-    """The result of a command: exit code, stdout and stderr."""
-
-    code: int
-    out: str
-    err: str
-
-
-def run(words: Sequence[str]) -> Done:
-    """Run a command of qhdm in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = main(list(words))
-        except SystemExit as stop:  # of argparse
-            code = int(stop.code or 0)
-    return Done(code, out.getvalue(), err.getvalue())
-
-
-def ready(*words: object) -> None:
-    """Run a command that must succeed."""
-    done = run([str(word) for word in words])
-    assert done.code == 0, done.err
 
 
 def call_script(path: Path, *words: str) -> str:
@@ -95,7 +69,7 @@ class Place:
         filters = {"ansatz": "fqconv", "layers": 1}
         tiny["quantum"] = {"vertex": filters, "encoder": {"levels": [1], **filters}}
         (folder / "CONFIG").write_text(yaml.safe_dump(tiny))
-        ready("train", "CONFIG", "--out", "runs/quickstart")
+        succeeded(call("train", "CONFIG", "--out", "runs/quickstart"))
         (folder / "RUN").symlink_to(folder / "runs" / "quickstart")
         for number, name in enumerate(("Forest", "River")):
             shutil.copytree(folder / "PATH" / name, folder / "TWO" / str(number))
@@ -104,7 +78,7 @@ class Place:
             ("64", ["--data", "bundled", "--size", 64]),
             ("_two", ["--data", "TWO", "--size", 32]),  # classes 0 and 1, as in the README
         ):
-            ready("train-classifier", *images, "--steps", 1, "--out", f"classifier{name}")
+            succeeded(call("train-classifier", *images, "--steps", 1, "--out", f"classifier{name}"))
         return cls(folder)
 
     def new(self, name: str) -> str:
@@ -116,7 +90,7 @@ class Place:
         """Run a command, unless the same one has run."""
         key = tuple(re.sub(r"^made/\d+/.*", "made", word) for word in words)
         if key not in self.seen:
-            self.seen[key] = run(words)
+            self.seen[key] = call(*words)
         return self.seen[key]
 
     def comparison(self) -> None:
@@ -138,8 +112,8 @@ class Place:
             job = cell.job(self.folder / "log")
             assert job is not None
             for command in job.commands:  # what `qhdm compare` would start
-                ready(*command[3:])
-        ready("compare", "spec.yaml", "--out", "comparisons/NAME")
+                succeeded(call(*command[3:]))
+        succeeded(call("compare", "spec.yaml", "--out", "comparisons/NAME"))
 
     def golden(self) -> None:
         """Make `runs/golden`: parameters and outputs of the published code."""

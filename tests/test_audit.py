@@ -219,7 +219,7 @@ def test_inspect_of_files_and_runs(tiny_run: Path, capsys: pytest.CaptureFixture
     assert main(["circuits", "inspect", str(tiny_run), "--backend", "fake_fez"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("vertex and encoder\nfqconv_12x1: 12 qubits")
-    assert "on fake_fez (each component transpiled apart" in out
+    assert "on fake_fez (each component transpiled separately)" in out
 
 
 def test_measuring_leaves_a_picture(cli: Cli, tmp_path: Path) -> None:

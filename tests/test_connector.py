@@ -127,11 +127,11 @@ def test_layer_reads_and_writes_the_right_pixels() -> None:
 
 
 def test_layer_refuses_a_filter_of_another_size() -> None:
-    with pytest.raises(CircuitError, match="2x2x3 patch needs 12 inputs"):
+    with pytest.raises(CircuitError, match=r"^hqconv_8x1: .*12.* 8 and 8"):
         QuantumConv2d(3, build_filter("hqconv", qubits=8, layers=1))
     filter = build_filter("hqconv", qubits=12, layers=1)
     one = Filter("one", filter.circuit, filter.inputs, filter.weights, (SparsePauliOp("Z" * 12),))
-    with pytest.raises(CircuitError, match="has 12 and 1"):
+    with pytest.raises(CircuitError, match=r"^one: .*12 and 1"):
         QuantumConv2d(3, one)
 
 
@@ -245,19 +245,19 @@ def test_what_is_no_tensor_is_refused_with_the_remedy(engine: str) -> None:
     filter = build_filter("hqconv", qubits=4, layers=1)
     x, w = np.zeros((3, 4)), np.zeros(len(filter.weights))
     for inputs, weights, words in (
-        (x, torch.as_tensor(w), "inputs must be a torch tensor, not ndarray"),
-        (torch.as_tensor(x), w, "weights must be a torch tensor, not ndarray"),
-        (x.tolist(), w, "inputs must be a torch tensor, not list"),
-        (torch.as_tensor(x), None, "weights must be a torch tensor, not NoneType"),
+        (x, torch.as_tensor(w), "inputs .*ndarray"),
+        (torch.as_tensor(x), w, "weights .*ndarray"),
+        (x.tolist(), w, "inputs .*list"),
+        (torch.as_tensor(x), None, "weights .*NoneType"),
     ):
-        with pytest.raises(CircuitError, match=rf"{words}; give torch\.as_tensor"):
+        with pytest.raises(CircuitError, match=rf"^hqconv_4x1: {words}.*torch\.as_tensor"):
             expectation(filter, inputs, weights, engine=engine)
 
 
 @pytest.mark.parametrize("shape", [(1, 6, 4, 4), (1, 12, 5, 4), (1, 12, 4, 3), (12, 4, 4)])
 def test_maps_that_filters_do_not_tile_are_refused(shape: tuple[int, ...]) -> None:
     layer = QuantumConv2d(12, "fqconv", layers=1)
-    with pytest.raises(CircuitError, match=r"takes \(B, 12, H, W\) with even H and W"):
+    with pytest.raises(CircuitError, match=r"\(B, 12, H, W\)"):
         layer(torch.zeros(shape))
-    with pytest.raises(CircuitError, match="channels: 4 is no multiple of 3"):
+    with pytest.raises(CircuitError, match=r"^channels: 4 "):
         QuantumConv2d(4, "fqconv")

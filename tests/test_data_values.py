@@ -271,7 +271,7 @@ def test_the_whole_range_of_16_bits_can_be_asked_for(reflectances: DataConfig) -
 def test_a_range_of_another_scale_is_refused(
     limits: tuple[float, float], reflectances: DataConfig
 ) -> None:
-    with pytest.raises(DataError, match=r"^data\.range: .* beyond"):
+    with pytest.raises(DataError, match=r"^data\.range: "):
         load(replace(reflectances, range=limits))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from reference import GOLDEN
 from tolerances import PUBLISHED_SCHEDULE, SAMPLER
 
 from qhdm.config import DiffusionConfig, SamplerOptions
-from qhdm.diffusion import Schedule, generate, per_sample_loss
+from qhdm.diffusion import Chain, Schedule, generate, per_sample_loss, trace
 from qhdm.diffusion.generate import guided_denoiser
 from qhdm.diffusion.pixels import from_uint8, to_uint8
 from qhdm.diffusion.samplers import ImageNoise, ddim_step, states, timesteps_of
@@ -272,22 +274,58 @@ def test_an_image_depends_on_its_seed_and_index_alone(sampler: str) -> None:
     schedule = make_schedule(timesteps=100)
 
     def make(indices: list[int], batch_size: int, seed: int = 3) -> np.ndarray:
-        return generate(
-            network,
-            schedule,
-            SamplerOptions(sampler=sampler, steps=10, guidance=1.0, seed=seed),
-            labels=[i % 3 for i in indices],
-            indices=indices,
-            shape=SHAPE,
-            batch_size=batch_size,
-            device=torch.device("cpu"),
-        )
+        options = SamplerOptions(sampler=sampler, steps=10, guidance=1.0, seed=seed)
+        labels = [i % 3 for i in indices]
+        return generate(Chain(network, schedule, options, labels, indices, SHAPE, batch_size))
 
     whole = make([0, 1, 2, 3, 4], 5)
     np.testing.assert_array_equal(make([0, 1, 2, 3, 4], 2), whole)
     np.testing.assert_array_equal(make([3], 1)[0], whole[3])
     assert (make([3], 1, seed=4)[0] != whole[3]).any()
     assert (whole[0] != whole[3]).any()
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++"])
+def test_a_chain_resumes_at_any_state_and_its_trajectory_is_the_same(sampler: str) -> None:
+    options = SamplerOptions(sampler=sampler, steps=6, guidance=2.0, seed=1)
+    chain = Chain(network, make_schedule(timesteps=100), options, [0, 2], [4, 5], SHAPE)
+    evaluations = list(chain)
+    assert len(evaluations) == len(chain) == 6
+    end = evaluations[-1].state.x
+    for evaluation in evaluations[:-1]:
+        rest = dataclasses.replace(chain, start=evaluation.state)
+        *_, last = rest
+        assert len(rest) == 6 - evaluation.state.step
+        torch.testing.assert_close(last.state.x, end, atol=0, rtol=0)
+    way = trace(chain)
+    np.testing.assert_array_equal(way.images, generate(chain))
+    assert list(way.timesteps) == timesteps_of(chain.schedule, 6)
+    for i, evaluation in enumerate(evaluations):
+        np.testing.assert_array_equal(way.x_t[i], to_uint8(evaluation.x_t))
+        np.testing.assert_array_equal(way.x_0[i], to_uint8(evaluation.x_0))
+
+
+def test_late_evaluations_have_their_own_network() -> None:
+    """Counted over resumption, too: the last k of all steps."""
+    seen: list[str] = []
+
+    def named(name: str) -> Callable[..., torch.Tensor]:
+        def run(x: torch.Tensor, t: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+            seen.append(name)
+            return network(x, t, label)
+
+        return run
+
+    options = SamplerOptions(sampler="ddim", steps=5, guidance=1.0)
+    schedule = make_schedule(timesteps=100)
+    chain = Chain(named("early"), schedule, options, [0], [0], SHAPE, late=(named("late"), 2))
+    first, *_ = chain
+    seen.clear()
+    assert len(list(chain)) == 5
+    assert seen == ["early"] * 3 + ["late"] * 2
+    seen.clear()
+    assert len(list(dataclasses.replace(chain, start=first.state))) == 4
+    assert seen == ["early"] * 2 + ["late"] * 2
 
 
 def test_guidance_runs_both_passes_as_one_batch() -> None:
@@ -313,8 +351,10 @@ def test_timesteps_descend_from_the_last() -> None:
     assert timesteps_of(schedule, 1000) == list(range(999, -1, -1))
     assert timesteps_of(schedule, 4) == [999, 749, 499, 249]
     for steps in (0, 1001):
-        with pytest.raises(SamplingError, match=f"steps: {steps} is not between 1 and"):
+        with pytest.raises(SamplingError, match=f"^steps: {steps} "):
             timesteps_of(schedule, steps)
+    with pytest.raises(SamplingError, match=r"^steps: 1001 "):
+        Chain(network, schedule, SamplerOptions(steps=1001, guidance=1.0), [0], [0], SHAPE)
 
 
 def test_pixels_round_trip() -> None:

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis
@@ -18,7 +20,7 @@ import psutil
 import pytest
 import torch
 import yaml
-from command_line import Cli, Done, call, refused
+from command_line import Cli, Done, call, refused, succeeded
 from conftest import TINY
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,7 +41,6 @@ CPU = torch.device("cpu")
 BATCH = 7
 STEPS = 40
 
-needs_torchrun = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without it")
 slow = pytest.mark.slow
 
 
@@ -66,45 +67,26 @@ def images(config: Config) -> data.Dataset:
 def alone(
     config: Config, images: data.Dataset, tmp_path_factory: pytest.TempPathFactory
 ) -> RunDirectory:
-    """A run of one process, in this one, with all its checkpoints."""
-    kept = load_config_with(config, keep_checkpoints=99)
+    """A run of one process, this one, with all its checkpoints."""
+    kept = replace(config, train=replace(config.train, keep_checkpoints=99))
     run = RunDirectory.create(kept, tmp_path_factory.mktemp("alone") / "run")
     fit(run, images, device=CPU)
     return run
 
 
-def load_config_with(config: Config, **changed: int) -> Config:
-    from dataclasses import replace
-
-    return replace(config, train=replace(config.train, **changed))
-
-
-def torchrun(*arguments: object, restarts: int = 0) -> list[str]:
-    """The command of two processes; `--standalone` finds a free port."""
-    launcher = ["--standalone", "--nproc-per-node=2", f"--max-restarts={restarts}", "-m", "--"]
-    command = [*launcher, "qhdm", *map(str, arguments)]
-    return [sys.executable, "-m", "torch.distributed.run", *command]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-
-
-def launch(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        torchrun(*arguments), capture_output=True, text=True, env=environment(), timeout=300
-    )
-
-
 class Launched:
-    """A command in two processes, with their output in a file."""
+    """A command in two processes under torchrun; `--standalone` finds a free port."""
 
     def __init__(self, output: Path, *arguments: object, restarts: int = 0) -> None:
+        command = ["--standalone", "--nproc-per-node=2", f"--max-restarts={restarts}", "-m", "--"]
         self._output = output
         with output.open("w") as file:
             self.launcher = subprocess.Popen(
-                torchrun(*arguments, restarts=restarts), stdout=file, stderr=file, env=environment()
-            )
+                [sys.executable, "-m", "torch.distributed.run", *command, "qhdm",
+                 *map(str, arguments)],
+                stdout=file, stderr=file,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+            )  # fmt: skip
 
     def rank(self, number: int) -> psutil.Process:
         """The running process of a rank."""
@@ -113,49 +95,50 @@ class Launched:
                 return child
         raise AssertionError(f"no process {number}: {self._output.read_text()}")
 
-    def end(self) -> list[str]:
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 300
+        while not condition():
+            assert self.launcher.poll() is None, "ended too early"
+            assert time.monotonic() < deadline, "too slow"
+            time.sleep(0.02)
+
+    def end(self, *, succeeds: bool = True) -> list[str]:
+        """Wait for the end; the lines of stdout and stderr."""
         self.launcher.wait(300)
-        return self._output.read_text().splitlines()
+        lines = self._output.read_text().splitlines()
+        assert (self.launcher.returncode == 0) == succeeds, lines
+        return lines
 
 
-def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 300
-    while not any(record["step"] >= step for record in read_metrics(run / "metrics.jsonl")):
-        assert process.poll() is None, "ended too early"
-        assert time.monotonic() < deadline, "too slow"
-        time.sleep(0.02)
+def count(lines: list[str], text: str) -> int:
+    return sum(text in line for line in lines)
 
 
-def losses(run: Path) -> list[float]:
+def logged(run: Path, key: str = "loss") -> list[float]:
+    """Values of all steps so far."""
     records = read_metrics(run / "metrics.jsonl")
     assert [record["step"] for record in records] == list(range(1, len(records) + 1))
-    return [record["loss"] for record in records]
+    return [record[key] for record in records]
 
 
 @pytest.fixture(scope="module")
 def two(settings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes."""
-    path = tmp_path_factory.mktemp("two") / "run"
-    done = launch("train", settings, "--out", path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("run directory:") == done.stdout.count("done: loss") == 1
-    return path
+    folder = tmp_path_factory.mktemp("two")
+    lines = Launched(folder / "log", "train", settings, "--out", folder / "run").end()
+    assert count(lines, "run directory:") == count(lines, "done: loss") == 1
+    return folder / "run"
 
 
 @slow
-@needs_torchrun
 def test_two_processes_have_the_loss_curve_of_one(two: Path, alone: RunDirectory) -> None:
-    """Every step is of the same batch, noise, timesteps and hidden labels, in unequal shares."""
-    np.testing.assert_allclose(losses(two), losses(alone.path), rtol=LOSS_CURVE, atol=0)
-    norms = [
-        [r["grad_norm_quantum"] for r in read_metrics(run / "metrics.jsonl")][:5]
-        for run in (two, alone.path)
-    ]
-    np.testing.assert_allclose(norms[0], norms[1], rtol=LOSS_CURVE, atol=0)
+    """Every step has the same batch, noise, timesteps and hidden labels, in unequal shares."""
+    np.testing.assert_allclose(logged(two), logged(alone.path), rtol=LOSS_CURVE, atol=0)
+    norms = [logged(run, "grad_norm_quantum")[:5] for run in (two, alone.path)]
+    np.testing.assert_allclose(*norms, rtol=LOSS_CURVE, atol=0)
 
 
 @slow
-@needs_torchrun
 def test_one_process_alone_writes(two: Path) -> None:
     names = {path.name for path in two.iterdir()}
     assert names == {
@@ -169,28 +152,24 @@ def test_one_process_alone_writes(two: Path) -> None:
 
 
 @slow
-@needs_torchrun
 def test_a_lost_process_costs_the_steps_since_the_last_checkpoint(
     two: Path, settings: Path, tmp_path: Path
 ) -> None:
     """After kill -9 of one process, torchrun restarts both; the weights are as without it."""
     path = tmp_path / "run"
     launched = Launched(tmp_path / "log", "train", settings, "--out", path, restarts=1)
-    wait_for_step(path, 7, launched.launcher)
+    launched.wait_for(lambda: len(logged(path)) >= 7)
     launched.rank(1).kill()
-    lines = launched.end()
-    assert launched.launcher.returncode == 0, lines
-    assert sum("done: loss" in line for line in lines) == 1
-    assert losses(path) == losses(two)
+    assert count(launched.end(), "done: loss") == 1
+    assert logged(path) == logged(two)
     for name in ("model", "ema"):
-        expected = load_file(two / "checkpoints" / "step_0000040" / f"{name}.safetensors")
-        resumed_weights = load_file(path / "checkpoints" / "step_0000040" / f"{name}.safetensors")
-        for key in expected:
-            assert torch.equal(expected[key], resumed_weights[key]), key
+        file = f"checkpoints/step_0000040/{name}.safetensors"
+        weights = load_file(path / file)
+        for key, expected in load_file(two / file).items():
+            assert torch.equal(weights[key], expected), key
 
 
 @slow
-@needs_torchrun
 def test_a_run_moves_between_process_counts_and_one_interrupt_stops_all(
     alone: RunDirectory, config: Config, images: data.Dataset, tmp_path: Path
 ) -> None:
@@ -201,31 +180,20 @@ def test_a_run_moves_between_process_counts_and_one_interrupt_stops_all(
         if checkpoint.name > "step_0000010":
             shutil.rmtree(checkpoint)
     launched = Launched(tmp_path / "log", "train", "--resume", path)
-    wait_for_resumed(path, launched.launcher)
+    launched.wait_for(lambda: 10 < len(logged(path)) < STEPS)
     launched.rank(1).send_signal(signal.SIGTERM)
-    lines = launched.end()
-    assert launched.launcher.returncode != 0
+    lines = launched.end(succeeds=False)
     (line,) = [line for line in lines if "qhdm: " in line]
     stopped = RunDirectory.open(path).last_step()
     assert f"step {stopped} of {STEPS}" in line
     assert 10 < stopped < STEPS
-    assert not any("Traceback" in line for line in lines[: lines.index(line)])
+    assert not count(lines[: lines.index(line)], "Traceback")
 
     run = RunDirectory.open(path)
     fit(resumed(run, run.config), images, device=CPU)
-    np.testing.assert_allclose(losses(path), losses(alone.path), rtol=LOSS_CURVE, atol=0)
+    np.testing.assert_allclose(logged(path), logged(alone.path), rtol=LOSS_CURVE, atol=0)
 
 
-def wait_for_resumed(path: Path, process: subprocess.Popen) -> None:
-    """Wait until a step after the tenth is logged."""
-    deadline = time.monotonic() + 300
-    while not 10 < len(read_metrics(path / "metrics.jsonl")) < STEPS:
-        assert process.poll() is None, "ended too early"
-        assert time.monotonic() < deadline, "too slow"
-        time.sleep(0.02)
-
-
-@needs_torchrun
 def test_each_start_has_a_name_of_its_own_that_all_know() -> None:
     """Also if the store still holds the keys of an earlier start."""
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -238,7 +206,7 @@ def test_each_start_has_a_name_of_its_own_that_all_know() -> None:
     for _ in range(3):
         with ThreadPoolExecutor(3) as pool:
             others = [pool.submit(name, rank) for rank in (1, 2)]
-            time.sleep(0.2)  # these find the name of the start before
+            time.sleep(0.2)  # these read the name of the earlier start
             assert not any(other.done() for other in others)
             agreed = {pool.submit(name, 0).result(60), *(other.result(60) for other in others)}
         assert len(agreed) == 1
@@ -247,44 +215,40 @@ def test_each_start_has_a_name_of_its_own_that_all_know() -> None:
 
 
 @slow
-@needs_torchrun
 def test_images_do_not_depend_on_the_number_of_processes(
     two: Path, cli: Cli, tmp_path: Path
 ) -> None:
     request = ["sample", two, "--num", "2", "--steps", "3", "--batch", "6"]  # 20 in 4 batches
-    done = launch(*request, "--out", tmp_path / "two", "--grid", tmp_path / "two.png")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("20 images:") == done.stdout.count("grid:") == 1
-    done = cli(*request, "--out", tmp_path / "one", "--grid", tmp_path / "one.png")
-    assert done.returncode == 0, done.stderr
-    files = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.png")]
-    assert len(files) == 20
-    pairs = [(tmp_path / "one" / file, tmp_path / "two" / file) for file in files]
-    for one, other in [*pairs, (tmp_path / "one.png", tmp_path / "two.png")]:
-        assert one.read_bytes() == other.read_bytes()
+    folders = one, other = tmp_path / "one", tmp_path / "two"
+    where = [["--out", folder, "--grid", folder / "grid.png"] for folder in folders]
+    succeeded(cli(*request, *where[0]))
+    lines = Launched(tmp_path / "log", *request, *where[1]).end()
+    assert count(lines, "20 images:") == count(lines, "grid:") == 1
+    files = [path.relative_to(one) for path in one.rglob("*.png")]
+    assert len(files) == 21
+    for file in files:
+        assert (one / file).read_bytes() == (other / file).read_bytes()
 
 
 @slow
-@needs_torchrun
 def test_a_refusal_is_printed_once(settings: Path, tmp_path: Path) -> None:
-    done = launch("train", settings, "--out", tmp_path / "run", "--set", "train.batch_size=1")
-    assert done.returncode != 0
-    (line,) = [line for line in done.stderr.splitlines() if "qhdm: " in line]
+    run = tmp_path / "run"
+    small = ["--set", "train.batch_size=1"]
+    lines = Launched(tmp_path / "log", "train", settings, "--out", run, *small).end(succeeds=False)
+    (line,) = [line for line in lines if "qhdm: " in line]
     assert "train.batch_size: " in line
-    assert not list(tmp_path.iterdir())
-
-
-WORKERS = {
-    "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2",
-    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1",
-}  # fmt: skip
+    assert not run.exists()
 
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """The environment of one of two processes; returned to be changed."""
-    for name, value in WORKERS.items():
-        monkeypatch.setenv(name, value)
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "0")
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")
     monkeypatch.setattr("qhdm.cli._GRACE_SECONDS", 0)
     return monkeypatch
 

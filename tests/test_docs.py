@@ -15,13 +15,15 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import get_type_hints
 
 import pytest
 import yaml
-from pages import ROOT, Snippet, anchors, links, snippets
-from place import Place, call_script, ready, run
+from command_line import call, succeeded
+from pages import PAGES, ROOT, Snippet, anchors, links, snippets
+from place import Place, call_script
 
 import qhdm
 from qhdm import cli
@@ -108,9 +110,12 @@ MEANT = {
 IN_CODE = {
     # In reasonable time: of 700 images, with a classifier of 600 steps.
     "num=700, steps=50,": "num=66, steps=1, extractor_weights='classifier',",
+    '"fake_fez", shots=1024': '"fake_fez", shots=16, packing=1',
     "qhdm.evaluate(images, dataset)": "qhdm.evaluate(images, dataset, qhdm.EvaluationSettings("
     "metrics=('memorisation',), extractor_weights='classifier_two'))",
 }
+#: Files that the pages name as examples.
+MADE_BY_READERS = {"circuits/NAME.qasm", "circuits/mine.qasm"}
 #: Options that name output: a new path each time, unless it is to be replaced.
 MADE = ("--out", "--save", "--plot")
 
@@ -170,8 +175,8 @@ def words_of(text: str, place: Place) -> list[str]:
 def job_id(place: Place) -> str:
     """The id of a finished job."""
     done = place.once(["submit", "jobs/aer.yaml", *with_settings(SMALL_JOB.split())])
-    printed = re.search(r"^job: (\S+)", done.out, re.M)
-    assert printed, done.err
+    printed = re.search(r"^job: (\S+)", done.stdout, re.M)
+    assert printed, done.stderr
     return printed[1]
 
 
@@ -209,18 +214,18 @@ def check_command(text: str, answer: str | None, place: Place) -> None:
     assert text.startswith("qhdm ")
     if re.fullmatch(r"qhdm( [a-z-]+)+", text):  # the name of a command
         words = text.split()[1:]
-        done = run([*(word for word in words if word[0] != "-"), "--help"])
-        assert done.code == 0, done.err
-        assert all(word in done.out for word in words if word[0] == "-")
+        done = call(*(word for word in words if word[0] != "-"), "--help")
+        assert done.returncode == 0, done.stderr
+        assert all(word in done.stdout for word in words if word[0] == "-")
         return
     appended = next((words for rule, words in CHEAPER.items() if re.match(rule, text)), [])
     words = [*words_of(text, place), *with_settings(appended)]
     done = place.once(words)
     if answer is None:
-        assert done.code == 0, done.err
+        assert done.returncode == 0, done.stderr
     else:
-        assert done.code == 1, done.out
-        assert answer in done.err
+        assert done.returncode == 1, done.stdout
+        assert answer in done.stderr
 
 
 def check_setting(ansatz: str) -> None:
@@ -242,7 +247,7 @@ def check_yaml(text: str) -> None:
 def check_code(code: str, place: Place) -> None:
     if "DIR/" in code:
         exported = place.new("export")
-        ready("export", "RUN", "--out", exported)
+        succeeded(call("export", "RUN", "--out", exported))
         code = code.replace("DIR/", f"{exported}/")
     for given, meant in IN_CODE.items():
         code = code.replace(given, meant)
@@ -282,6 +287,16 @@ def test_links_resolve() -> None:
         path = (page.parent / file).resolve() if file else page
         assert path.exists(), f"{page}: {target}"
         assert not anchor or anchor in anchors(path), f"{page}: {target}"
+
+
+def test_named_files_exist() -> None:
+    folders = "qhdm|tests|benchmarks|configs|circuits|jobs"
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for path in re.findall(rf"`((?:{folders})/[\w./-]+)", text):
+            assert (ROOT / path).exists() or path in MADE_BY_READERS, f"{page}: {path}"
+        for module in re.findall(r"`(qhdm(?:\.[a-z_]+)+)`", text):
+            assert hasattr(qhdm, module.split(".")[1]) or find_spec(module), f"{page}: {module}"
 
 
 REFERENCE = ROOT / "docs" / "reference.md"

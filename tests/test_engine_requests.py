@@ -18,7 +18,7 @@ from PIL import Image
 from qhdm.cli import main
 from qhdm.comparison.cells import cells_of
 from qhdm.comparison.plan import parameters_of
-from qhdm.comparison.results import collect, read_results, write_results
+from qhdm.comparison.results import collect, read_results
 from qhdm.comparison.spec import load_grid
 from qhdm.comparison.table import describe
 from qhdm.config import EngineRequest, QuantumConfig, Sampling
@@ -30,14 +30,13 @@ from qhdm.metrics.records import (
     ExtractorRecord,
     GeneratedRecord,
     Metric,
-    write_evaluation,
 )
 from qhdm.metrics.samples import described, sampled
 from qhdm.quantum import build_filter, expectation
 from qhdm.quantum.options import Aer, EngineOptions, Exact
 from qhdm.run import Run
 from qhdm.runs.directory import RunDirectory
-from qhdm.schema import Document, validate
+from qhdm.schema import Document, validate, write_record
 
 NOISE = "fake_torino"
 #: Runs of every kind, by what evaluates their filters.
@@ -243,7 +242,7 @@ def test_rows_of_a_study_say_what_ran(kind: str, runs: dict[str, Path], tmp_path
     own = described(RunDirectory.open(cell.path), EvaluationSettings(num=3))
     folder = cell.path / "evaluations"
     try:
-        write_evaluation(evaluation(own, -1.0), folder / "own.json")
+        write_record(evaluation(own, -1.0), folder / "own.json")
         # Of a run on another engine, nothing of the study is done by that.
         done = [engine for engine, request in cell.study.items() if cell.is_evaluated(request)]
         assert done == [options for options in named if options == replaced_gradient(KINDS[kind])]
@@ -251,12 +250,12 @@ def test_rows_of_a_study_say_what_ran(kind: str, runs: dict[str, Path], tmp_path
             aer = vars(options) if isinstance(options, Aer) else {}
             names = ("shots", "noise", "method", "device")
             record = replace(own, engine=options.name, **{name: aer.get(name) for name in names})
-            write_evaluation(evaluation(record, float(value)), folder / f"{value}.json")
+            write_record(evaluation(record, float(value)), folder / f"{value}.json")
         results = collect(grid.specification, [cell], tmp_path / "out", parameters_of([cell]))
     finally:
         for file in folder.glob("*.json"):
             file.unlink()
-    write_results(results, tmp_path / "results.json")
+    write_record(results, tmp_path / "results.json")
     assert read_results(tmp_path / "results.json") == results
     assert [row.mean for row in results.inference] == list(range(len(named)))
     text = describe(results, {}, all_settings=False)
@@ -306,7 +305,7 @@ def test_older_records_can_be_read_and_count(runs: dict[str, Path], tmp_path: Pa
     for kind, asked in (("exact", {}), ("exact", {"engine": "aer", "shots": 8}), ("noise", {})):
         record = described(RunDirectory.open(runs[kind]), EvaluationSettings(num=3, **asked))
         path = tmp_path / "evaluation.json"
-        write_evaluation(evaluation(record, 1.0), path)
+        write_record(evaluation(record, 1.0), path)
         document = json.loads(path.read_text())
         del document["generated"]["method"], document["generated"]["device"]
         path.write_text(json.dumps(document))

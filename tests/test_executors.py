@@ -18,15 +18,14 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from test_comparison import cells, write_specification
+from comparisons import cells, write_specification
 
 from qhdm import data
 from qhdm.comparison.cluster import RayExecutor
-from qhdm.comparison.execution import Executor, Job, LocalExecutor
+from qhdm.comparison.execution import BUSY, Executor, Job, LocalExecutor
 from qhdm.comparison.results import read_results
 from qhdm.errors import ComparisonError
-from qhdm.metrics.classifier import ClassifierSettings
-from qhdm.metrics.trained import trained_classifier
+from qhdm.metrics.classifier import ClassifierSettings, trained_classifier
 from qhdm.runs.directory import RunDirectory
 
 pytestmark = pytest.mark.slow
@@ -175,7 +174,7 @@ def test_a_cell_that_another_process_works_on_is_left_alone(
     first = LocalExecutor(1)
     running: Future[str | None] = first.submit(job)
     until(begun.exists)
-    assert "another process is working on it" in str(executor.submit(job).result(timeout=300))
+    assert executor.submit(job).result(timeout=300) == BUSY
     first.stop()
     assert running.result(timeout=300) == "ended by SIGTERM"
     first.close()
@@ -236,10 +235,10 @@ def test_clusters_that_are_too_small_are_refused(
     cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "64")
-    with pytest.raises(ComparisonError, match="no machine of the Ray cluster has 64 CPU"):
+    with pytest.raises(ComparisonError, match="64 CPU"):
         RayExecutor(None, gpu=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
-    with pytest.raises(ComparisonError, match="OMP_NUM_THREADS: 'many' is not a number"):
+    with pytest.raises(ComparisonError, match="OMP_NUM_THREADS: 'many'"):
         RayExecutor(None, gpu=False)
 
 
@@ -247,9 +246,7 @@ def test_a_cluster_that_does_not_answer_is_refused(monkeypatch: pytest.MonkeyPat
     pytest.importorskip("ray")
     monkeypatch.setattr("qhdm.comparison.cluster._PATIENCE", 5)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(
-        ComparisonError, match=r"no Ray cluster answers at RAY_ADDRESS=127\.0\.0\.1:1 \(within 5 s"
-    ):
+    with pytest.raises(ComparisonError, match=r"RAY_ADDRESS=127\.0\.0\.1:1"):
         RayExecutor(None, gpu=False)
 
 
@@ -303,10 +300,10 @@ def test_an_interrupt_saves_cells_and_tells_how_to_go_on(
         _, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     last = err.strip().splitlines()[-1]
-    assert "interrupted: 0 of 3 cells are done, the others saved" in last
-    assert f"go on with `{shlex.join(['qhdm', *command[3:]])}`" in last
+    assert "0 of 3 cells" in last
+    assert f"`{shlex.join(['qhdm', *command[3:]])}`" in last
     # The cell's own process has saved and ended by itself.
-    assert "interrupted: saved at step" in (out / "logs" / "unet-seed0.log").read_text()
+    assert "interrupted" in (out / "logs" / "unet-seed0.log").read_text()
     saved = RunDirectory.open(cell).last_step()
     assert 0 < saved < 9000
     left = cells(specification, *settings)

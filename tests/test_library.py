@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import doctest
+import inspect
+import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -16,7 +19,10 @@ from torch.utils.data import Dataset
 
 import qhdm
 from qhdm.data import given
-from qhdm.errors import ConfigError, DataError, EvaluationError
+from qhdm.errors import ConfigError, DataError, EvaluationError, SamplingError
+from qhdm.metrics.samples import sampled
+from qhdm.run import Weights, load_model
+from qhdm.runs.directory import RunDirectory
 from qhdm.schema import Document, validate
 
 ROOT = Path(__file__).parent.parent
@@ -86,11 +92,39 @@ def test_ten_lines_of_a_notebook(names: dict[str, Any]) -> None:
     assert [metric.name for metric in result.metrics] == ["memorisation"]
     assert layer(torch.zeros(1, 12, 4, 4)).shape == (1, 12, 4, 4)
     # The run knows that it cannot read its images again.
-    with pytest.raises(DataError, match=r"data\.root: given"):
+    with pytest.raises(DataError, match=r"^data\.root: "):
         qhdm.resume(run.path)
     assert qhdm.resume(run.path, dataset, callbacks=[]).config == run.config
     labelled = qhdm.evaluate(images, dataset, labels=["Forest"] * 8)
     assert "class accuracy" in [metric.name for metric in labelled.metrics]
+
+
+def test_one_place_decides_which_weights_sample(tiny_run: Path, tmp_path: Path) -> None:
+    """Every way of sampling: the images are those of a run with these weights alone."""
+    path = shutil.copytree(tiny_run, tmp_path / "run")  # an evaluation is kept in it
+    run = qhdm.Run.open(path, device="cpu")
+    assert "weights" not in inspect.signature(qhdm.Run.open).parameters
+    images = []
+    for weights in get_args(Weights):
+        model, _ = load_model(path, weights=weights)
+        alone = qhdm.Run(model, run.config, device=run.device)
+        request = qhdm.Sampling(weights=weights, steps=2, num=1, classes=["Forest", "River"])
+        images.append(run.sample(request))
+        np.testing.assert_array_equal(images[-1], alone.sample(replace(request, weights="ema")))
+        np.testing.assert_array_equal(run.trajectory(request).images, images[-1])
+        exact = run.sample(replace(request, engine=qhdm.Exact()))
+        np.testing.assert_array_equal(exact, images[-1])
+        theta = run.with_engine("exact", weights=weights).state_dict()
+        assert all(torch.equal(theta[name], value) for name, value in model.state_dict().items())
+        settings = qhdm.EvaluationSettings(num=10, steps=2, weights=weights, device="cpu")
+        evaluated, _ = sampled(RunDirectory.open(path), settings)
+        expected = alone.sample(
+            qhdm.Sampling(steps=2), labels=list(range(10)), indices=list(range(10))
+        )
+        np.testing.assert_array_equal(evaluated.images, expected)
+    assert (images[0] != images[1]).any()
+    with pytest.raises(SamplingError, match=r"^weights: model"):
+        alone.sample(qhdm.Sampling(weights="model"))
 
 
 class Bad(Squares):
@@ -150,7 +184,7 @@ def test_what_cannot_be_evaluated_is_refused(names: dict[str, Any]) -> None:
     ):
         with pytest.raises(EvaluationError, match=message):
             qhdm.evaluate(*arguments)
-    with pytest.raises(EvaluationError, match="labels: give one class for each image"):
+    with pytest.raises(EvaluationError, match=r"^labels: "):
         qhdm.evaluate(images, dataset, labels=[0])
 
 

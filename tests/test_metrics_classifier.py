@@ -18,13 +18,15 @@ from qhdm.metrics import utility as utility_module
 from qhdm.metrics.classifier import (
     ClassifierSettings,
     PatchClassifier,
+    classifier_path,
+    load_classifier,
     predicted,
     train_network,
+    trained_classifier,
     weights_digest,
 )
 from qhdm.metrics.features import Extractor
 from qhdm.metrics.records import Metric
-from qhdm.metrics.trained import classifier_path, load_classifier, trained_classifier
 from qhdm.metrics.utility import utility
 
 CPU = torch.device("cpu")
@@ -115,20 +117,17 @@ def test_trained_once(training: Dataset, cache: Path) -> None:
 def test_files_of_others_are_refused(training: Dataset, tmp_path: Path) -> None:
     path = trained_classifier(training, QUICK, device=CPU).path
     names = dataclasses.replace(training, class_names=("Forest", "Industrial", "Sea"))
-    with pytest.raises(EvaluationError, match="its classes Forest, Industrial, SeaLake differ"):
+    with pytest.raises(EvaluationError, match=rf"{path}: .*SeaLake"):
         load_classifier(path, names, device=CPU)
     larger = dataclasses.replace(training, images=np.zeros((len(training), 32, 32, 3), np.uint8))
-    with pytest.raises(EvaluationError, match=r"its image size 16 differ.* 32"):
+    with pytest.raises(EvaluationError, match=r"image size 16 .* 32"):
         load_classifier(path, larger, device=CPU)
     (tmp_path / "damaged.safetensors").write_bytes(path.read_bytes()[:1000])
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
-    for name, words in (
-        ("absent", "no such file"),
-        ("damaged", "damaged"),
-        ("other", "not a classifier"),
-    ):
-        with pytest.raises(EvaluationError, match=words) as refused:
-            load_classifier(tmp_path / f"{name}.safetensors", training, device=CPU)
+    for name in ("absent", "damaged", "other"):
+        path = tmp_path / f"{name}.safetensors"
+        with pytest.raises(EvaluationError, match=str(path)) as refused:
+            load_classifier(path, training, device=CPU)
         assert "\n" not in str(refused.value)
 
 

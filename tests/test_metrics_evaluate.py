@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from qhdm.cli import main
 from qhdm.config import DataConfig, Sampling
 from qhdm.errors import EvaluationError
 from qhdm.metrics import EvaluationSettings, evaluate, read_evaluation
+from qhdm.metrics.records import DataRecord
 from qhdm.metrics.samples import sampled
 from qhdm.run import Run
 from qhdm.runs.directory import RunDirectory
@@ -149,37 +153,37 @@ def test_what_cannot_be_evaluated_is_refused(
 ) -> None:
     weights = ("--extractor-weights", classifier)
     small = call("evaluate", run, "--num", 64, *weights)
-    refused(small, "64 images (generated) for 64 features", "singular", "--num 65 or more")
+    refused(small, "64 images (generated)", "--num 65")
     bundled = call("train-classifier", tiny_run, "--steps", 1, "--out", tmp_path / "c.safetensors")
     assert bundled.returncode == 0
     assert "SeaLake" in bundled.stdout
     assert "64 features" in bundled.stdout
     few = call("evaluate", tiny_run, "--extractor-weights", tmp_path / "c.safetensors")
-    refused(few, "10 images (test split)", "--metrics classes utility memorisation")
+    refused(few, "10 images (test split)", "--metrics")
     assert not (tiny_run / "evaluations").exists()
-    refused(call("evaluate"), "give a run directory")
-    refused(call("evaluate", tmp_path), "not a run directory")
-    refused(call("evaluate", run, "--shots", 64), "shots: only with engine aer")
-    refused(call("evaluate", run, "--extractor", "dinov2"), "extractor_weights: give the file")
+    refused(call("evaluate"), "--images")
+    refused(call("evaluate", tmp_path), str(tmp_path))
+    refused(call("evaluate", run, "--shots", 64), "shots: ")
+    refused(call("evaluate", run, "--extractor", "dinov2"), "extractor_weights: ")
     refused(call("evaluate", run, "--set", "data.test_fraction=0.5"), "data.test_fraction")
-    refused(call("evaluate", run, *weights, "--set", f"data.root={tmp_path}/no"), "no such folder")
-    refused(call("evaluate", run, "--images", quarters, "--steps", 3), "--steps: not with --images")
+    refused(call("evaluate", run, *weights, "--set", f"data.root={tmp_path}/no"), f"{tmp_path}/no")
+    refused(call("evaluate", run, "--images", quarters, "--steps", 3), "--steps: ")
     none = tmp_path / "none"
-    refused(call("evaluate", run, "--images", none), f"error: --images: {none}: no such folder")
-    refused(call("evaluate", run, "--metrics", "beauty"), "invalid choice: 'beauty'", code=2)
-    refused(call("evaluate", run, "--out", tmp_path), "--out", "is a folder")
+    refused(call("evaluate", run, "--images", none), f"--images: {none}: ")
+    refused(call("evaluate", run, "--metrics", "beauty"), "'beauty'", code=2)
+    refused(call("evaluate", run, "--out", tmp_path), f"--out: {tmp_path}: ")
     other = tmp_path / "other"
     (other / "Desert").mkdir(parents=True)
     Image.new("RGB", (16, 16)).save(other / "Desert" / "a.png")
     unknown = call("evaluate", run, "--images", other, *weights)
-    refused(unknown, "class folder Desert is not a class", "Forest")
+    refused(unknown, "Desert", "Forest")
     (tmp_path / "notes.json").write_text("{}")
     mine = call("evaluate", run, "--num", 70, *weights, "--out", tmp_path / "notes.json")
-    refused(mine, "not an evaluation")
+    refused(mine, "notes.json: ")
     assert (tmp_path / "notes.json").read_text() == "{}"
-    refused(call("train-classifier"), "either a configuration file, a run directory, or --data")
-    refused(call("train-classifier", run, "--size", 16), "--size: only with --data")
-    refused(call("train-classifier", run, "--out", classifier), "exists already")
+    refused(call("train-classifier"), "--data ROOT")
+    refused(call("train-classifier", run, "--size", 16), "--size: ")
+    refused(call("train-classifier", run, "--out", classifier), f"--out: {classifier}: ")
 
 
 def test_sampled_images_are_those_of_the_pipeline(run: Path) -> None:
@@ -230,7 +234,7 @@ def test_an_interruption_loses_a_few_images_at_most(
         if json.loads(path.read_text())["seed"] == 9
     )
     (kept / "0000025.npy").write_bytes(b"damaged")
-    with pytest.raises(EvaluationError, match=r"0000025\.npy: damaged; delete it"):
+    with pytest.raises(EvaluationError, match=r"0000025\.npy: "):
         sampled(RunDirectory.open(run), settings)
 
 
@@ -258,5 +262,40 @@ def test_the_python_interface_tells_requests_apart(
     other = EvaluationSettings(
         num=12, steps=1, metrics=("classes",), extractor_weights=str(classifier)
     )
-    with pytest.raises(EvaluationError, match="of other data or another request"):
+    with pytest.raises(EvaluationError, match=str(out)):
         evaluate(run, settings=other, out=out)
+
+
+@pytest.mark.parametrize(
+    ("num", "size", "options", "place"),
+    [
+        (0, 16, {}, "shape"),
+        (3, 8, {}, "shape"),
+        (3, 16, {"labels": ["Forest", "Forest"]}, "labels: "),
+        (3, 16, {"labels": ["Forest", "Forest", "Desert"]}, "labels: "),
+        (3, 16, {"labels": [0, 1, 3]}, "labels: "),
+        (3, 16, {"settings": EvaluationSettings(metrics=("classes",))}, "labels: .*classes"),
+    ],
+)
+def test_arrays_that_cannot_be_evaluated_are_refused(
+    quarters: Path, num: int, size: int, options: dict[str, Any], place: str
+) -> None:
+    images = np.zeros((num, size, size, 3), np.uint8)
+    with pytest.raises(EvaluationError, match=place):
+        evaluate(images, DataConfig(root=str(quarters), image_size=16), **options)
+
+
+def test_a_run_is_evaluated_with_its_own_data_wherever_they_are(
+    run: Path, quarters: Path, classifier: Path, tmp_path: Path
+) -> None:
+    own = RunDirectory.open(run).config.data
+    settings = EvaluationSettings(
+        num=3, steps=1, metrics=("classes",), extractor_weights=str(classifier)
+    )
+    moved = shutil.copytree(quarters, tmp_path / quarters.name)
+    out = tmp_path / "moved.json"
+    result = evaluate(run, dataclasses.replace(own, root=str(moved)), settings, out=out)
+    assert result.data == DataRecord.of(data.load(own))
+    for other in (dataclasses.replace(own, test_fraction=0.5), str(quarters)):
+        with pytest.raises(EvaluationError, match="skip_broken"):
+            evaluate(run, other, settings)

@@ -68,7 +68,7 @@ def test_dinov2_of_other_weights_is_refused(dinov2: Path, tmp_path: Path) -> Non
     save_file(weights, tmp_path / "short.safetensors")
     save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
     for name in ("short", "other"):
-        with pytest.raises(EvaluationError, match="not weights of DINOv2"):
+        with pytest.raises(EvaluationError, match=f"{name}.safetensors: .*DINOv2"):
             load_dinov2(tmp_path / f"{name}.safetensors", CPU)
 
 
@@ -81,12 +81,12 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
             return (ran.touch, ())
 
     torch.save({"a": Hostile()}, tmp_path / "hostile.pth")
-    with pytest.raises(EvaluationError, match="without executing"):
+    with pytest.raises(EvaluationError, match=r"hostile\.pth: "):
         load_dinov2(tmp_path / "hostile.pth", CPU)
     assert not ran.exists()
     (tmp_path / "damaged.safetensors").write_bytes(b"no")
-    for name, words in (("damaged", "cannot be read"), ("absent", "no such file")):
-        with pytest.raises(EvaluationError, match=words):
+    for name in ("damaged", "absent"):
+        with pytest.raises(EvaluationError, match=f"{name}.safetensors: "):
             load_dinov2(tmp_path / f"{name}.safetensors", CPU)
 
 
@@ -127,7 +127,7 @@ def test_inception_is_the_network_of_fid(images: np.ndarray, tmp_path: Path) -> 
     grey = images[..., :1]
     assert load_inception(tmp_path / "weights.pth", CPU).features(grey).shape == (1, 2048)
     torch.save({"a": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(EvaluationError, match="not weights of the Inception v3"):
+    with pytest.raises(EvaluationError, match=r"other\.pth: .*Inception"):
         load_inception(tmp_path / "other.pth", CPU)
 
 
@@ -142,5 +142,5 @@ def test_absent_libraries_are_named(
     load: object, library: str, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
-    with pytest.raises(EvaluationError, match=rf"{library} is not installed.*qhdm\[extractors\]"):
+    with pytest.raises(EvaluationError, match=rf"{library} .*qhdm\[extractors\]"):
         load(Path("weights.pth"), CPU)

@@ -16,10 +16,9 @@ from qhdm.metrics.records import (
     GeneratedRecord,
     Metric,
     read_evaluation,
-    write_evaluation,
 )
 from qhdm.metrics.settings import EvaluationSettings
-from qhdm.schema import Document, validate
+from qhdm.schema import Document, validate, write_record
 
 EVALUATION = Evaluation(
     data=DataRecord("bundled", "0123", 93, 10, 32),
@@ -37,7 +36,7 @@ EVALUATION = Evaluation(
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b.json"
-    write_evaluation(EVALUATION, path)
+    write_record(EVALUATION, path)
     assert read_evaluation(path) == EVALUATION
     plain = json.loads(path.read_text())
     assert plain["format"] == 1
@@ -54,62 +53,54 @@ def test_metrics_are_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "place"),
     [
-        (lambda d: d.pop("format"), "not an evaluation of qhdm"),
-        (lambda d: d.update(format=2), "format 2; this qhdm reads 1"),
-        (lambda d: d.update(metricks=[]), "metricks: unknown key; did you mean metrics?"),
-        (
-            lambda d: d["metrics"][0].update(value="x"),
-            r"metrics\[0\].value: must be a valid number",
-        ),
-        (lambda d: d["metrics"][0].update(value=float("nan")), "must be a finite number"),
-        (lambda d: d["metrics"][0].update(name="FIDD"), "'FIDD' is not one of FID, KID"),
-        (lambda d: d["data"].pop("digest"), r"data\.digest: is required"),
+        (lambda d: d.pop("format"), ""),
+        (lambda d: d.update(format=2), "format: 2"),
+        (lambda d: d.update(metricks=[]), "metricks: .*metrics"),
+        (lambda d: d["metrics"][0].update(value="x"), r"metrics\[0\].value: "),
+        (lambda d: d["metrics"][0].update(value=float("nan")), r"metrics\[0\].value: "),
+        (lambda d: d["metrics"][0].update(name="FIDD"), r"metrics\[0\].name: 'FIDD'"),
+        (lambda d: d["data"].pop("digest"), r"data\.digest: "),
     ],
 )
-def test_what_is_no_evaluation_is_refused(change: object, words: str, tmp_path: Path) -> None:
+def test_what_is_no_evaluation_is_refused(change: object, place: str, tmp_path: Path) -> None:
     path = tmp_path / "evaluation.json"
-    write_evaluation(EVALUATION, path)
+    write_record(EVALUATION, path)
     plain = json.loads(path.read_text())
     change(plain)
     path.write_text(json.dumps(plain))
-    with pytest.raises(EvaluationError, match=words) as refused:
+    with pytest.raises(EvaluationError, match=f"{path}: {place}") as refused:
         read_evaluation(path)
     assert "\n" not in str(refused.value)
-    assert str(path) in str(refused.value)
 
 
 def test_files_that_are_not_json_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="no such file"):
-        read_evaluation(tmp_path / "absent.json")
     (tmp_path / "cut.json").write_text('{"format": 1, "da')
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe")
     (tmp_path / "list.json").write_text("[]")
-    for name, words in (("cut", "damaged"), ("bytes", "damaged"), ("list", "not an evaluation")):
-        with pytest.raises(EvaluationError, match=words):
+    for name in ("absent", "cut", "bytes", "list"):
+        with pytest.raises(EvaluationError, match=f"{name}.json: "):
             read_evaluation(tmp_path / f"{name}.json")
 
 
-def test_numbers_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
-    broken = dataclasses.replace(EVALUATION.data, train=3)
-    with pytest.raises(ValueError, match="finite"):
-        dataclasses.replace(EVALUATION.metrics[0], value=float("inf"))
-    assert broken.train == 3
-    assert list(tmp_path.iterdir()) == []
+def test_numbers_that_are_not_finite_are_refused() -> None:
+    for value in (float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="value"):
+            dataclasses.replace(EVALUATION.metrics[0], value=value)
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("given", "place"),
     [
-        ({"num": 0}, "num: must be greater than or equal to 1"),
-        ({"shots": 64}, "shots: only with engine aer"),
-        ({"extractor": "inception"}, "extractor_weights: give the file"),
-        ({"metrics": ["distance"]}, "'distance' is not one of .* did you mean distances?"),
-        ({"metrics": []}, "metrics"),
-        ({"numb": 3}, "numb: unknown key; did you mean num?"),
+        ({"num": 0}, "num: "),
+        ({"shots": 64}, "shots: "),
+        ({"extractor": "inception"}, "extractor_weights: "),
+        ({"metrics": ["distance"]}, r"metrics\[0\]: 'distance' .*distances"),
+        ({"metrics": []}, "metrics: "),
+        ({"numb": 3}, "numb: .*num"),
     ],
 )
-def test_settings_are_strict(given: dict, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+def test_settings_are_strict(given: dict, place: str) -> None:
+    with pytest.raises(ConfigError, match=f"ablation.yaml: {place}"):
         validate(EvaluationSettings, Document("ablation.yaml", given, {}))

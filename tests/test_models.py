@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import SMALL, inputs, total, trained_a_little
 from torch import nn
 
 import qhdm
@@ -28,36 +29,15 @@ from qhdm.quantum.exact.engine import BoundFilter
 
 EUROSAT = Path(__file__).parent.parent / "configs" / "eurosat.yaml"
 KINDS = ["unet", "qvunet", "fullqvunet", "qcunet"]
-#: 32x32 with every operation of the full network, at a small part of its cost.
-SMALL = [
-    "data.image_size=16", "model.dim=12", "model.groups=4", "model.dim_mults=[1,2,2]",
-    "model.heads=2", "model.dim_head=8", "quantum.encoder.levels=[1]",
-    "quantum.vertex.ansatz=fqconv", "quantum.encoder.ansatz=fqconv",
+#: Every operation of the full network at a small part of its cost.
+SMALL_EUROSAT = [
+    *SMALL, "quantum.encoder.levels=[1]", "quantum.vertex.ansatz=fqconv",
+    "quantum.encoder.ansatz=fqconv",
 ]  # fmt: skip
 
 
 def small(kind: str, *settings: str) -> Config:
-    return load_config(EUROSAT, [f"model.kind={kind}", *SMALL, *settings])
-
-
-def inputs(config: Config, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    random = torch.Generator().manual_seed(0)
-    size = config.data.image_size
-    x = torch.randn(batch, config.data.channels, size, size, generator=random)
-    return x, torch.arange(batch) * 100 + 7, torch.arange(batch) % 10
-
-
-def trained_a_little(model: UNet) -> UNet:
-    """A model in general position: a fresh one has zero biases and unit scales."""
-    random = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=random))
-    return model
-
-
-def total(config: Config) -> int:
-    return sum(parameter.numel() for parameter in build_model(config).parameters())
+    return load_config(EUROSAT, [f"model.kind={kind}", *SMALL_EUROSAT, *settings])
 
 
 # Parameter counts at the EuroSAT configuration. The published code has 1,280,843 (unet),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
-from test_models import inputs, total, trained_a_little
+from networks import RELEASED, inputs, small_released, total, trained_a_little
 
 from qhdm.config import Config, load_config
 from qhdm.data import EUROSAT_CLASSES
@@ -18,7 +17,6 @@ from qhdm.models.released import TokenNormalisedAttention
 from qhdm.training.estimate import describe_counts
 from qhdm.training.trainer import Trainer
 
-RELEASED = Path(__file__).parent.parent / "configs" / "released"
 #: Parameters as the published code counts them.
 COUNTS = {
     "unet": 1_280_843,
@@ -27,17 +25,6 @@ COUNTS = {
     "qcunet_hqconv_released": 1_260_939,
     "qcunet_fqconv": 1_260_843,
 }
-#: The published networks with three levels on 16x16 images.
-SMALL = [
-    "data.image_size=16", "model.dim=12", "model.groups=4", "model.dim_mults=[1,2,2]",
-    "model.heads=2", "model.dim_head=8",
-]  # fmt: skip
-
-
-def small(name: str, *settings: str) -> Config:
-    quantum = [] if name == "unet" else ["quantum.vertex.filters=2"]
-    level = ["quantum.encoder.levels=[1]"] if name.startswith("qcunet") else []
-    return load_config(RELEASED / f"{name}.yaml", [*SMALL, *quantum, *level, *settings])
 
 
 def output(config: Config, model: torch.nn.Module, *, t: int = 5, label: int = 3) -> torch.Tensor:
@@ -88,11 +75,11 @@ def test_without_its_switches_a_released_configuration_is_the_corrected_one(name
 
 def test_time_blind_networks_never_see_the_timestep() -> None:
     for name in ("unet", "qvunet_fqconv"):
-        config = small(name)
+        config = small_released(name)
         model = trained_a_little(build_model(config))
         assert torch.equal(output(config, model, t=5), output(config, model, t=900))
         assert not torch.equal(output(config, model, label=3), output(config, model, label=4))
-        seeing = small(name, "released.time_blind=false")
+        seeing = small_released(name, "released.time_blind=false")
         model = trained_a_little(build_model(seeing))
         assert float((output(seeing, model, t=5) - output(seeing, model, t=900)).abs().max()) > 1e-4
         assert total(seeing) == total(config) + 12 * 48  # dim x emb_dim
@@ -116,7 +103,7 @@ def test_attention_over_tokens_by_its_definition() -> None:
 
 
 def test_discarded_second_pass_has_weights_that_nothing_depends_on() -> None:
-    config = small("qvunet_fqconv")
+    config = small_released("qvunet_fqconv")
     model = trained_a_little(build_model(config))
     before = output(config, model)
     for name in ("block1", "block2"):
@@ -126,12 +113,12 @@ def test_discarded_second_pass_has_weights_that_nothing_depends_on() -> None:
     with torch.no_grad():
         model.vertex["block2"].conv1.quantum.connector.theta.uniform_()
     assert not torch.equal(output(config, model), before)
-    kept = small("qvunet_fqconv", "released.discard_second_pass=false")
+    kept = small_released("qvunet_fqconv", "released.discard_second_pass=false")
     assert total(kept) == total(config)
 
 
 def test_discarded_second_pass_repeats_the_values_of_the_first() -> None:
-    block = build_model(small("qvunet_fqconv")).vertex["block1"]
+    block = build_model(small_released("qvunet_fqconv")).vertex["block1"]
     seen = []
     block.norm1.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     block.norm2.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -144,7 +131,7 @@ def test_discarded_second_pass_repeats_the_values_of_the_first() -> None:
 
 def test_discarded_weights_survive_training_unmoved() -> None:
     """Gradients of zero leave Adam's weights where they are; the others move."""
-    trainer = Trainer(small("qvunet_fqconv"), None, torch.device("cpu"))
+    trainer = Trainer(small_released("qvunet_fqconv"), None, torch.device("cpu"))
     theta = [c.quantum.connector.theta for c in (trainer.model.vertex["block1"].conv1,
                                                  trainer.model.vertex["block1"].conv2)]  # fmt: skip
     before = [t.detach().clone() for t in theta]
@@ -157,7 +144,7 @@ def test_discarded_weights_survive_training_unmoved() -> None:
 def test_second_encoder_pass_reads_the_blocks_input() -> None:
     blocks = {
         switch: build_model(
-            small("qcunet_fqconv", f"released.second_pass_reads_input={switch}")
+            small_released("qcunet_fqconv", f"released.second_pass_reads_input={switch}")
         ).encoder[1].block1
         for switch in ("true", "false")
     }  # fmt: skip
@@ -171,39 +158,47 @@ def test_second_encoder_pass_reads_the_blocks_input() -> None:
 
 def test_swapped_embedding_has_a_row_per_channel_and_a_value_per_class() -> None:
     classes = ["data.classes=[Forest,River,SeaLake]", "model.label_dim=3"]
-    swapped = build_model(small("unet", *classes))
+    swapped = build_model(small_released("unet", *classes))
     assert swapped.condition.label.weight.shape == (12, 3)
-    plain = build_model(small("unet", *classes, "released.swapped_embedding=false"))
+    plain = build_model(small_released("unet", *classes, "released.swapped_embedding=false"))
     assert plain.condition.label.weight.shape == (3, 3)
 
 
 def test_p2_k_is_read_from_gamma() -> None:
     settings = ["diffusion.p2_gamma=0.5", "diffusion.p2_k=2.0"]
     for switch, k in (("true", 0.5), ("false", 2.0)):
-        config = small("unet", *settings, f"released.p2_k_from_gamma={switch}")
+        config = small_released("unet", *settings, f"released.p2_k_from_gamma={switch}")
         schedule = Trainer(config, None, torch.device("cpu")).schedule
         snr = schedule.alphas_bar / (1 - schedule.alphas_bar)
         torch.testing.assert_close(schedule.p2_weight, (k + snr) ** -0.5)
 
 
 @pytest.mark.parametrize(
-    ("name", "setting", "message"),
+    ("name", "setting", "keys"),
     [
-        ("unet", "released.discard_second_pass=true", "released.discard_second_pass: model.kind u"),
-        ("qcunet_fqconv", "quantum.encoder.replace=first", "released.second_pass_reads_input: nee"),
-        ("unet", "released.second_pass_reads_input=true", "use model.kind qcunet and quantum.enc"),
-        ("unet", "data.classes=null", "released.swapped_embedding: the embedding has one value fo"),
-        ("unet", "data.classes=[Forest,River]", "set model.label_dim to 2"),
-        ("unet", "released.time_blnd=true", "did you mean released.time_blind?"),
+        ("unet", "released.discard_second_pass=true", ["released.discard_second_pass: "]),
+        (
+            "qcunet_fqconv",
+            "quantum.encoder.replace=first",
+            ["released.second_pass_reads_input: ", "quantum.encoder.replace"],
+        ),
+        (
+            "unet",
+            "released.second_pass_reads_input=true",
+            ["released.second_pass_reads_input: ", "model.kind qcunet"],
+        ),
+        ("unet", "data.classes=null", ["released.swapped_embedding: "]),
+        ("unet", "data.classes=[Forest,River]", ["model.label_dim"]),
+        ("unet", "released.time_blnd=true", ["released.time_blnd: ", "released.time_blind"]),
     ],
 )
-def test_contradictions_are_refused_by_name(name: str, setting: str, message: str) -> None:
+def test_contradictions_are_refused_by_name(name: str, setting: str, keys: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(RELEASED / f"{name}.yaml", [setting])
-    assert message in str(caught.value)
+    assert all(key in str(caught.value) for key in keys)
 
 
 def test_a_label_beyond_the_swapped_table_is_refused() -> None:
     classes = "data.classes=[a,b,c,d,e,f,g,h,i,j,k]"
-    with pytest.raises(ConfigError, match=r"has model\.dim \(10\) vectors, too few for 11 classes"):
+    with pytest.raises(ConfigError, match=r"model\.dim.*11 classes"):
         load_config(RELEASED / "unet.yaml", [classes, "model.label_dim=11"])

@@ -24,7 +24,7 @@ from qhdm import Run, data
 from qhdm.cli import main
 from qhdm.comparison.cells import cells_of
 from qhdm.comparison.plan import parameters_of
-from qhdm.comparison.results import collect, write_results
+from qhdm.comparison.results import collect
 from qhdm.comparison.spec import load_grid
 from qhdm.config import Sampling, load_config
 from qhdm.console import duration
@@ -37,7 +37,6 @@ from qhdm.metrics.records import (
     ExtractorRecord,
     GeneratedRecord,
     Metric,
-    write_evaluation,
 )
 from qhdm.metrics.samples import described
 from qhdm.models import build_model
@@ -45,6 +44,7 @@ from qhdm.report.comparison import write_comparison_page
 from qhdm.report.run import write_run_page
 from qhdm.report.samples import nearest
 from qhdm.runs.directory import RunDirectory
+from qhdm.schema import write_record
 from qhdm.tables import number
 from qhdm.training.log import MetricsLog, training_seconds
 
@@ -102,22 +102,6 @@ def parse(path: Path) -> Parsed:
     return page
 
 
-def looked_at(path: Path, profile: Path, images: int, *, width: int = 1200) -> None:
-    """The page in a browser: every image decoded, nothing fetched, nothing complained of."""
-    with opened(path, profile, width=width) as page:
-        sizes = page.evaluate("[...document.images].map(image => image.naturalWidth)")
-        assert len(sizes) == images
-        assert all(size > 0 for size in sizes)
-        # Wide tables scroll within themselves: the page never does.
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        assert page.evaluate("document.body.innerText.length") > 999
-        assert page.requests == []
-        assert page.complaints == []
-
-
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: chromium)")
-
-
 def evaluation(value: float, *, step: int, class_name: str = "Forest") -> Evaluation:
     """An evaluation as `qhdm evaluate` writes it, of the bundled patches, with given values."""
     label = "[classifier ab12cd34, N=100, test]"
@@ -166,7 +150,7 @@ def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained run with an evaluation in it, and its page."""
     path = tmp_path_factory.mktemp("report") / "tiny"
     shutil.copytree(tiny_run, path)
-    write_evaluation(evaluation(12.34, step=20), path / "evaluations" / "first.json")
+    write_record(evaluation(12.34, step=20), path / "evaluations" / "first.json")
     return path
 
 
@@ -229,12 +213,6 @@ def decoded(content: bytes) -> np.ndarray:
         return np.asarray(picture)
 
 
-@needs_browser
-@pytest.mark.parametrize("width", [1200, 500])
-def test_a_browser_shows_the_run(page: Path, tmp_path: Path, width: int) -> None:
-    looked_at(page, tmp_path / "profile", len(parse(page).images()), width=width)
-
-
 def test_the_same_run_gives_the_same_page(run: Path, page: Path, tmp_path: Path) -> None:
     before = page.read_bytes()
     write_run_page(run, tmp_path / "again.html")
@@ -277,19 +255,23 @@ def untrained(run: RunDirectory, records: Sequence[float] = ()) -> Path:
     return run.path
 
 
-@needs_browser
-def test_names_cannot_become_markup(hostile: Path, tmp_path: Path) -> None:
-    out = tmp_path / "page.html"
-    found = evaluation(1.0, step=20, class_name=HOSTILE[0])
-    write_evaluation(found, hostile / "evaluations" / "<i>e.json")
+@pytest.fixture(scope="module")
+def hostile_page(hostile: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its page, with an evaluation whose file and class have hostile names."""
+    out = tmp_path_factory.mktemp("page") / "page.html"
+    file = hostile / "evaluations" / "<i>e.json"
+    write_record(evaluation(1.0, step=20, class_name=HOSTILE[0]), file)
     assert write_run_page(hostile, out) == []
-    page = parse(out)
+    return out
+
+
+def test_names_cannot_become_markup(hostile_page: Path) -> None:
+    page = parse(hostile_page)
     for name in (*HOSTILE, "<b>run", "<i>e"):
         assert name in page.text
     assert {tag for tag, _ in page.elements}.isdisjoint({"script", "b", "i"})
     assert not page.images("training loss")
     assert not page.images("circuit")
-    looked_at(out, tmp_path / "profile", len(page.images()))
 
 
 def test_without_its_data_a_run_is_shown_without_real_images(
@@ -311,32 +293,32 @@ def test_without_its_data_a_run_is_shown_without_real_images(
 
 
 def test_refusals(cli: Cli, run: Path, hostile: Path, tmp_path: Path) -> None:
-    refused(cli("report", tmp_path), str(tmp_path), "not a run directory")
+    refused(cli("report", tmp_path), f"{tmp_path}: ")
     kept = tmp_path / "kept.html"
     kept.write_text("mine")
     refused(cli("report", run, "--out", kept), "kept.html", "--force")
-    refused(cli("report", run, "--out", tmp_path), "is a folder")
+    refused(cli("report", run, "--out", tmp_path), f"--out: {tmp_path}: ")
     assert kept.read_text() == "mine"
     empty = tmp_path / "empty"
     shutil.copytree(hostile, empty, ignore=shutil.ignore_patterns("checkpoints"))
-    with pytest.raises(RunError, match="no checkpoint"):
+    with pytest.raises(RunError, match="empty"):
         write_run_page(empty, tmp_path / "x.html")
     shutil.copytree(hostile / "checkpoints", empty / "checkpoints")
     (empty / "evaluations").mkdir(exist_ok=True)
     (empty / "evaluations" / "bad.json").write_text("{")
     with pytest.raises(EvaluationError, match=r"bad\.json"):
         write_run_page(empty, tmp_path / "x.html")
-    write_evaluation(evaluation(1.0, step=20), empty / "evaluations" / "bad.json")
+    write_record(evaluation(1.0, step=20), empty / "evaluations" / "bad.json")
     (empty / "evaluations" / "bad_neighbours.png").write_bytes(b"\x89PNG")
-    with pytest.raises(EvaluationError, match=r"bad_neighbours\.png: not a PNG"):
+    with pytest.raises(EvaluationError, match=r"bad_neighbours\.png: "):
         write_run_page(empty, tmp_path / "x.html")
     (empty / "evaluations" / "bad_neighbours.png").unlink()
     (empty / "versions.json").write_text("[]")
-    with pytest.raises(RunError, match=r"versions\.json: damaged"):
+    with pytest.raises(RunError, match=r"versions\.json: "):
         write_run_page(empty, tmp_path / "x.html")
     (empty / "versions.json").unlink()
     (empty / "metrics.jsonl").write_text('{"step": 5, "loss": null, "steps_per_second": 1}\n')
-    with pytest.raises(RunError, match=r"metrics\.jsonl: damaged: step 5 has loss None"):
+    with pytest.raises(RunError, match=r"metrics\.jsonl: .*step 5 .*loss None"):
         write_run_page(empty, tmp_path / "x.html")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "kept.html"]
 
@@ -368,9 +350,9 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 generated=described(run, request),
                 groups=request.metrics,
             )
-            write_evaluation(found, cell.path / "evaluations" / f"{shift}.json")
+            write_record(found, cell.path / "evaluations" / f"{shift}.json")
     results = collect(grid.specification, cells, folder, parameters_of(cells))
-    write_results(results, folder / "results.json")
+    write_record(results, folder / "results.json")
     return folder
 
 
@@ -403,16 +385,32 @@ def test_a_comparison_is_shown_in_full(comparison_page: Path) -> None:
     assert len(page.images("training loss of all cells")) == 1
 
 
-@needs_browser
-def test_a_browser_shows_the_comparison(comparison_page: Path, tmp_path: Path) -> None:
-    images = len(parse(comparison_page).images())
-    looked_at(comparison_page, tmp_path / "profile", images, width=500)
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: chromium)")
+@pytest.mark.parametrize(
+    ("shown", "width"),
+    [("page", 1200), ("page", 500), ("comparison_page", 500), ("hostile_page", 1200)],
+)
+def test_a_browser_shows_every_page(
+    shown: str, width: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Every image is decoded, nothing fetched, nothing complained of."""
+    path = request.getfixturevalue(shown)
+    with opened(path, tmp_path / "profile", width=width) as page:
+        sizes = page.evaluate("[...document.images].map(image => image.naturalWidth)")
+        assert len(sizes) == len(parse(path).images())
+        assert all(size > 0 for size in sizes)
+        # Wide tables scroll within themselves: the page never does.
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        assert page.evaluate("document.body.innerText.length") > 999
+        assert page.requests == []
+        assert page.complaints == []
 
 
 def test_a_comparison_without_results_is_refused(comparison: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(comparison, folder, ignore=shutil.ignore_patterns("results.json"))
-    with pytest.raises(ComparisonError, match=r"results\.json: no such file"):
+    with pytest.raises(ComparisonError, match=r"results\.json: "):
         write_comparison_page(folder, tmp_path / "x.html")
     assert not (tmp_path / "x.html").exists()
 
@@ -420,7 +418,7 @@ def test_a_comparison_without_results_is_refused(comparison: Path, tmp_path: Pat
 def test_trajectories_end_in_the_samples(tiny_run: Path) -> None:
     pipeline = Run.open(tiny_run, device="cpu")
     labels, indices = pipeline.images_of(["Forest", "River"], 2)
-    way = pipeline.trajectory(labels, indices=indices, seed=3)
+    way = pipeline.trajectory(Sampling(seed=3), labels=labels, indices=indices)
     steps = pipeline.config.sample.steps
     np.testing.assert_array_equal(
         way.images, pipeline.sample(Sampling(seed=3), labels=labels, indices=indices)

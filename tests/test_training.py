@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+import platform
+import shutil
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import qiskit
 import torch
 from reference import GOLDEN
 from safetensors.torch import load_file
 from torch import nn
 
+import qhdm
 from qhdm import data
 from qhdm.config import Config, EmaConfig, load_config
 from qhdm.device import resolve_device
-from qhdm.errors import ConfigError, RunError, TrainingError
+from qhdm.distributed import World
+from qhdm.errors import ConfigError, EngineError, RunError, TrainingError
 from qhdm.runs.checkpoints import load_training_state, load_weights
 from qhdm.runs.directory import RunDirectory
 from qhdm.training.callbacks import Callback, PreviewGrid, ProgressBar, TensorBoard
@@ -161,8 +166,12 @@ def test_run_directory_holds_all_it_should(
     pictures = [c for c in called if c[0] == "preview"]
     assert RunDirectory.open(run.path).config == config
     versions = json.loads((run.path / "versions.json").read_text())
-    assert versions["torch"] == torch.__version__.split("+")[0] or versions["torch"]
-    assert {"qhdm", "python", "torch", "qiskit", "qiskit-machine-learning"} <= versions.keys()
+    assert versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert versions["qiskit"] == qiskit.__version__
+    assert versions["numpy"] == np.__version__
+    assert versions["python"] == platform.python_version()
+    assert versions["qhdm"] == qhdm.__version__
+    assert {"qiskit-machine-learning", "qiskit-aer", "safetensors"} <= versions.keys()
     records = read_metrics(run.path / "metrics.jsonl")
     assert [r["step"] for r in records] == [5, 10, 15, 20]
     assert all(math.isfinite(r["loss"]) and r["steps_per_second"] > 0 for r in records)
@@ -173,6 +182,52 @@ def test_run_directory_holds_all_it_should(
     assert shown.shape == (20, 16, 16, 3)
     assert shown.dtype == np.uint8
     assert labels == [c for c in range(10) for _ in range(2)]
+
+
+def test_the_command_is_a_caller_of_the_library(
+    tiny_run: Path, tiny_yaml: Path, tmp_path: Path
+) -> None:
+    run = qhdm.train(load_config(tiny_yaml), out=tmp_path / "run", callbacks=[])
+    for name in ("model", "ema"):
+        assert_equal(
+            weights(RunDirectory.open(tiny_run), name), weights(RunDirectory.open(run.path), name)
+        )
+    ema = weights(RunDirectory.open(run.path), "ema")
+    assert_equal(ema, dict(run.network().state_dict()))
+
+
+def test_a_launch_that_starts_again_continues_its_run(tiny_yaml: Path, tmp_path: Path) -> None:
+    """As torchrun starts it: the same launch, with the same arguments."""
+    config, out = with_settings(tiny_yaml, "train.steps=6"), tmp_path / "run"
+    world = World(launch="job 1", restarts=3)
+    with pytest.raises(ConfigError, match=r"^--out: "):
+        qhdm.train(config, callbacks=[], world=world)
+    qhdm.train(config, out=out, callbacks=[], world=world)
+    run = RunDirectory.open(out)
+    before = weights(run, "model")
+    shutil.rmtree(run.checkpoint_path(6))
+    assert run.last_step() == 5
+    started: list[int] = []
+
+    class Started(Callback):
+        def on_start(self, run: RunDirectory, step: int) -> None:
+            started.append(step)
+
+    qhdm.train(config, out=out, callbacks=[Started()], world=world)
+    assert started == [5]
+    assert_equal(weights(run, "model"), before)
+    with pytest.raises(RunError, match=r"run: .*--out"):
+        qhdm.train(config, out=out, callbacks=[], world=World(launch="job 2"))
+
+
+def test_circuits_that_the_engine_cannot_run_are_refused_before_anything_is_written(
+    tiny_yaml: Path, tmp_path: Path
+) -> None:
+    for setting in ("quantum.aer.device=GPU", "quantum.aer.noise=none.json"):
+        config = with_settings(tiny_yaml, "quantum.engine=aer", setting)
+        with pytest.raises(EngineError):
+            qhdm.train(config, out=tmp_path / "run", callbacks=[])
+        assert not (tmp_path / "run").exists()
 
 
 def test_ema_decay_follows_its_formula() -> None:
@@ -246,7 +301,7 @@ def test_a_loss_that_is_not_finite_stops_and_saves_nothing(
     trainer = Trainer(run.config, batches, CPU)
     while math.isfinite(float(trainer.advance())):
         assert trainer.step < 5
-    with pytest.raises(TrainingError, match=rf"step {trainer.step}: the loss is .*lower train\.lr"):
+    with pytest.raises(TrainingError, match=rf"^step {trainer.step}: .*train\.lr"):
         fit(run, images, device=CPU)
     assert run.checkpoints() == []
     kept = json.loads((run.path / "diverged.json").read_text())
@@ -291,16 +346,16 @@ def test_checkpoints_hold_no_code_and_damage_is_named(
     refused({"step": 20, "optimizer": Payload()}, r"training\.pt: damaged",
             _use_new_zipfile_serialization=False)  # fmt: skip
     assert not (tmp_path / "executed").exists()
-    refused({"step": 20, "optimizer": {"state": {0: {"exp_avg": 1}}}}, "not that of adam")
-    refused({"step": 7, "optimizer": {"state": {}}}, "of another step than its folder")
+    refused({"step": 20, "optimizer": {"state": {0: {"exp_avg": 1}}}}, r"step_0000020: .*adam")
+    refused({"step": 7, "optimizer": {"state": {}}}, r"training\.pt")
     moments = {name: torch.zeros(1) for name in ("step", "exp_avg", "exp_avg_sq")}
-    refused({"step": 20, "optimizer": {"state": {0: moments}}}, r"step has shape \[1\]")
+    refused({"step": 20, "optimizer": {"state": {0: moments}}}, r"step_0000020: .*\[1\]")
     with zipfile.ZipFile(checkpoint / "training.pt", "w", zipfile.ZIP_DEFLATED) as bomb:
         bomb.writestr("archive/data.pkl", bytes(10**7))
     with pytest.raises(RunError, match=r"training\.pt: not a training state \(it is compressed"):
         fit(run, images, device=CPU)
     (checkpoint / "training.pt").unlink()
-    with pytest.raises(RunError, match=r"training\.pt: missing; the checkpoint is incomplete"):
+    with pytest.raises(RunError, match=r"training\.pt: missing"):
         fit(run, images, device=CPU)
     huge = (10**15).to_bytes(8, "little") + b"{" * 100  # a header of a petabyte
     (checkpoint / "model.safetensors").write_bytes(huge)
@@ -314,7 +369,7 @@ def test_checkpoint_of_another_model_is_refused(
     run = RunDirectory.create(config, tmp_path / "run")
     fit(run, images, device=CPU)
     other = RunDirectory(run.path, with_settings(tiny_yaml, "model.dim_mults=[1, 3]"))
-    with pytest.raises(RunError, match="does not fit this run's model"):
+    with pytest.raises(RunError, match="step_0000020: "):
         fit(other, images, device=CPU)
 
 
@@ -324,22 +379,20 @@ def test_resuming_as_another_experiment_is_refused(
     run = RunDirectory.create(config, tmp_path / "run")
     longer = with_settings(tiny_yaml, "train.steps=99", "sample.num=1")
     assert resumed(run, longer).config.train.steps == 99
-    with pytest.raises(
-        ConfigError, match="--set model: a run cannot be resumed with another model"
-    ):
+    with pytest.raises(ConfigError, match=r"^--set model: "):
         resumed(run, with_settings(tiny_yaml, "model.kind=unet"))
-    with pytest.raises(ConfigError, match="another seed"):
+    with pytest.raises(ConfigError, match=r"^--set seed: "):
         resumed(run, with_settings(tiny_yaml, "seed=9"))
 
 
 def test_run_directories_are_not_overwritten(config: Config, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match="exists already; give another --out"):
+    with pytest.raises(RunError, match=r"full: .*--out"):
         RunDirectory.create(config, tmp_path / "full")
-    with pytest.raises(RunError, match="not a run directory"):
+    with pytest.raises(RunError, match="full: "):
         RunDirectory.open(tmp_path / "full")
-    with pytest.raises(RunError, match="has no checkpoint yet"):
+    with pytest.raises(RunError, match="new: "):
         RunDirectory.create(config, tmp_path / "new").latest_checkpoint()
 
 
@@ -391,7 +444,7 @@ def test_estimate_describes_the_run(config: Config) -> None:
 def test_cuda_is_refused_where_there_is_none() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
-    with pytest.raises(ConfigError, match=r"train\.device: cuda asked for"):
+    with pytest.raises(ConfigError, match=r"^train\.device: "):
         resolve_device("cuda")
     assert resolve_device("auto") == CPU
 

@@ -38,19 +38,22 @@ def add(commands: argparse._SubParsersAction) -> None:
         compare, "change the comparison (seeds=[0]), or a setting of all cells (train.steps=100)"
     )
     compare.add_argument(
-        "--jobs", type=positive, metavar="N", help="cells at a time (one per core; one on CUDA)"
+        "--jobs",
+        type=positive,
+        metavar="N",
+        help="cells to run at a time (one per core; one on CUDA)",
     )
     compare.add_argument(
         "--executor",
         choices=["local", "ray"],
         default="local",
-        help="where cells run: on this machine, or on a Ray cluster that is running (local)",
+        help="where cells run: on this machine (default), or on a running Ray cluster",
     )
     compare.add_argument(
-        "--only", nargs="+", action="extend", metavar="VARIANT", help="work on these alone"
+        "--only", nargs="+", action="extend", metavar="VARIANT", help="restrict to these variants"
     )
     compare.add_argument(
-        "--dry-run", action="store_true", help="print the cells, their parameters, estimated time"
+        "--dry-run", action="store_true", help="print cells, parameters and estimated time"
     )
     compare.set_defaults(command=_compare)
 
@@ -69,8 +72,9 @@ def _compare(arguments: argparse.Namespace) -> None:
     # Only now the heavy imports: bad input is refused at once.
     from qhdm.comparison.cells import cells_of
     from qhdm.comparison.plan import describe_plan, parameters_of, prepare
-    from qhdm.comparison.results import collect, write_results
+    from qhdm.comparison.results import collect
     from qhdm.comparison.runner import jobs_of, run_cells
+    from qhdm.schema import write_record
 
     folder = arguments.out or Path("comparisons") / spec.name
     cells = cells_of(grid, folder)
@@ -86,7 +90,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 
     def save_results() -> Results:
         results = collect(spec, cells, folder, parameters)
-        write_results(results, folder / "results.json")
+        write_record(results, folder / "results.json")
         return results
 
     def on_end() -> None:
@@ -98,20 +102,20 @@ def _compare(arguments: argparse.Namespace) -> None:
     grid.save(folder)
     print(f"comparison: {folder} ({len(left)} of {len(chosen)} cells to do, {executor})")
     sys.stdout.flush()
-    outcome = run_cells(chosen, left, executor, on_end=on_end)
-    for name, reason in outcome.failures.items():
+    failures, interrupted = run_cells(chosen, left, executor, on_end=on_end)
+    for name, reason in failures.items():
         console.message(f"cell {name}: {reason}")
     settings = {variant: variant_settings(spec, variant) for variant in spec.variants}
     _show(save_results(), settings, folder)
-    if outcome.interrupted:
+    if interrupted:
         finished = len(chosen) - len(jobs_of(chosen, folder))
         raise Interrupted(
             f"interrupted: {finished} of {len(chosen)} cells are done, the others saved; resume "
             f"with `{_again(arguments)}`"
         )
-    if outcome.failures:
+    if failures:
         raise ComparisonError(
-            f"{len(outcome.failures)} of {len(chosen)} cells failed (logs in {folder / 'logs'}); "
+            f"{len(failures)} of {len(chosen)} cells failed (logs in {folder / 'logs'}); "
             f"fix the cause and resume with `{_again(arguments)}`"
         )
 

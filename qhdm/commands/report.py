@@ -1,4 +1,4 @@
-"""`qhdm report`: a run or a comparison as one HTML page."""
+"""`qhdm report`: write the HTML page of a run or comparison."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from qhdm.commands.arguments import add_force, check_new
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add the verb to the parser."""
-    report = commands.add_parser("report", help="show a run or a comparison as one HTML page")
+    report = commands.add_parser("report", help="write a run or comparison as one HTML page")
     report.add_argument(
-        "path", type=Path, metavar="RUN|COMPARISON", help="a run directory, or one of a comparison"
+        "path",
+        type=Path,
+        metavar="RUN|COMPARISON",
+        help="a run directory or the directory of a comparison",
     )
     report.add_argument(
         "--out", type=Path, metavar="FILE", help="the page (report.html in the directory)"
@@ -24,7 +27,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def _report(arguments: argparse.Namespace) -> None:
     path = arguments.path
-    # Its own page in the directory is made anew each time; another file is the user's.
+    # The page in the directory is replaced each time; any other file is the user's.
     out = arguments.out or path / "report.html"
     check_new("--out", out, force=arguments.force or arguments.out is None)
     from qhdm.runs.config import config_path

@@ -1,4 +1,4 @@
-"""Cells on a Ray cluster (https://docs.ray.io) that is running already.
+"""Runs cells on a Ray cluster (https://docs.ray.io).
 
 Its machines must see this file system and this Python environment under the same paths. Each cell
 has an actor, which holds the cell's cores (and GPU) on one machine and runs the cell's processes.
@@ -18,30 +18,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qhdm.comparison.execution import BUSY, Children, Job, run_job
+from qhdm.comparison.execution import BUSY, Job, Worker
 from qhdm.errors import ComparisonError, first_line
 
-#: Of this process, for those of the cells: where data and trained classifiers are kept.
+#: Variables of this process that cells get: where data and trained classifiers are kept.
 _PASSED_ON = ("QHDM_DATA", "XDG_CACHE_HOME")
-
-#: How often a cell goes on from its last checkpoint, elsewhere, after its machine was lost.
+#: How often a cell is resumed from its last checkpoint after its machine was lost.
 _RESTARTS = 3
-
-#: For a cluster to answer, seconds.
+#: Time for a cluster to answer, seconds.
 _PATIENCE = 30
-
-#: For machines that are there to end their processes at once, seconds.
+#: Time for machines to kill their processes, seconds.
 _GRACE_SECONDS = 5
-
-#: Between looks whether a waiting cell has found room, or is not wanted any more; seconds.
+#: Interval of checks whether a cell has found room, or has ended, seconds.
 _POLL = 0.5
 
 
 class RayExecutor:
-    """Processes on the machines of a Ray cluster.
+    """Runs processes on the machines of a Ray cluster.
 
-    A cell takes OMP_NUM_THREADS cores (1, unless it is set here) and one GPU, where it asks for
-    one and the cluster has any.
+    A cell takes OMP_NUM_THREADS cores (1 by default) and, if it asks for one and the cluster has
+    any, a GPU.
 
     Args:
         jobs: cells at a time; None leaves it to the cluster.
@@ -54,8 +50,8 @@ class RayExecutor:
     def __init__(self, jobs: int | None, *, gpu: bool) -> None:
         threads = _threads()
         self._ray = _connected()
-        room = self._ray.cluster_resources()
-        needs = {"CPU": threads} | ({"GPU": 1} if gpu and room.get("GPU") else {})
+        has_gpus = gpu and self._ray.cluster_resources().get("GPU")
+        needs = {"CPU": threads, **({"GPU": 1} if has_gpus else {})}
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         fits = sum(
             min(int(node.get(name, 0) // count) for name, count in needs.items()) for node in nodes
@@ -68,20 +64,20 @@ class RayExecutor:
                 "OMP_NUM_THREADS lower"
             )
         self._jobs, self._machines = min(jobs or fits, fits), len(nodes)
-        # Where the cluster may grow, waiting cells are what makes it.
+        # Many may wait: waiting cells are what makes a cluster grow.
         self._pool = ThreadPoolExecutor(jobs or 1000, thread_name_prefix="cell")
         self._lock = threading.Lock()
-        self._workers: dict[str, Any] = {}
+        self._actors: dict[str, Any] = {}
         self._stopped = self._killed = False
-        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        self._environment = {**environment, "OMP_NUM_THREADS": str(threads)}
+        passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        self._environment = {**passed_on, "OMP_NUM_THREADS": str(threads)}
         self._directory = Path.cwd()
-        self._worker = self._ray.remote(_Worker).options(
-            num_cpus=needs["CPU"],
+        self._actor = self._ray.remote(_Actor).options(
+            num_cpus=threads,
             num_gpus=needs.get("GPU", 0),
-            max_concurrency=2,  # `stop` comes while `run` is at work
+            max_concurrency=2,  # `stop` is called while `run` runs
             max_restarts=_RESTARTS,
-            # Until the cluster has found out that a machine is lost, every call to it fails.
+            # All calls fail until the cluster has noticed that a machine is lost.
             max_task_retries=-1,
         )
 
@@ -97,10 +93,9 @@ class RayExecutor:
     def stop(self, *, kill: bool = False) -> None:
         with self._lock:
             self._stopped = True
-            workers = list(self._workers.values())
-        answers = [
-            worker.stop.remote(signal.SIGKILL if kill else signal.SIGTERM) for worker in workers
-        ]
+            actors = list(self._actors.values())
+        number = signal.SIGKILL if kill else signal.SIGTERM
+        answers = [actor.stop.remote(number) for actor in actors]
         if kill:
             self._ray.wait(answers, num_returns=len(answers), timeout=_GRACE_SECONDS)
             self._killed = True
@@ -110,20 +105,15 @@ class RayExecutor:
         self._ray.shutdown()
 
     def _follow(self, job: Job, future: Future[str | None]) -> None:
-        """See a job through, from the wait for room to its result."""
+        """Follow a job from the wait for room to its result."""
         try:
-            with self._lock:
-                if not self._stopped:
-                    self._workers[job.name] = self._worker.remote(
-                        self._environment, self._directory
-                    )
-            worker = self._workers.get(job.name)
-            if worker is None or not self._placed(worker):
+            actor = self._start(job)
+            if actor is None:
                 future.cancel()
                 future.set_running_or_notify_cancel()
                 return
             future.set_running_or_notify_cancel()
-            ended = worker.run.remote(job)
+            ended = actor.run.remote(job)
             while not self._ray.wait([ended], timeout=_POLL)[0]:
                 if self._killed:  # its machine may be lost, and never answer
                     future.set_result("interrupted")
@@ -140,46 +130,40 @@ class RayExecutor:
             future.set_exception(error)
         finally:
             with self._lock:
-                worker = self._workers.pop(job.name, None)
-            if worker is not None:
-                self._ray.kill(worker)  # makes room
+                actor = self._actors.pop(job.name, None)
+            if actor is not None:
+                self._ray.kill(actor)  # makes room
 
-    def _placed(self, worker: Any) -> bool:
-        """Wait until a worker has its place; False if it is not wanted any more."""
-        ready = worker.ready.remote()
+    def _start(self, job: Job) -> Any:
+        """An actor that has found room; None if `stop` came first."""
+        with self._lock:
+            if self._stopped:
+                return None
+            actor = self._actors[job.name] = self._actor.remote(self._environment, self._directory)
+        ready = actor.ready.remote()
         while not self._ray.wait([ready], timeout=_POLL)[0]:
             if self._stopped:
-                return False
+                return None
         self._ray.get(ready)
-        return True
+        return actor
 
 
-class _Worker:
-    """What is at work on one machine for one cell: an actor.
-
-    Args:
-        environment, directory: as of `Children`.
-    """
-
-    def __init__(self, environment: dict[str, str], directory: Path) -> None:
-        self._children = Children(environment, directory)
+class _Actor(Worker):
+    """Runs the job of one cell on a machine of the cluster."""
 
     def ready(self) -> None:
-        """Answered when the actor has its place."""
+        """Answered when the actor has found room."""
 
     def run(self, job: Job) -> str | None:
         import ray
 
-        again = ray.get_runtime_context().was_current_actor_reconstructed
-        failure = run_job(job, self._children)
-        # An actor that was killed alone has left its process at work.
-        while failure == BUSY and again and not self._children.stopped:
+        restarted = ray.get_runtime_context().was_current_actor_reconstructed
+        failure = super().run(job)
+        # If only the actor was killed, its process is still running.
+        while failure == BUSY and restarted and not self._stopped:
             time.sleep(_POLL)
-            failure = run_job(job, self._children)
+            failure = super().run(job)
         return failure
-
-    def stop(self, number: signal.Signals) -> None:
-        self._children.stop(number)
 
 
 def _connected() -> Any:
@@ -192,11 +176,11 @@ def _connected() -> Any:
             "--executor ray: Ray is not installed; install it with `pip install 'qhdm[ray]'`"
         ) from None
     try:
-        # Tried first in another process: where nothing listens at the address (of a cluster that
-        # has ended, say), this tries for many minutes, and fills stderr.
+        # Tried in another process first: if nothing listens at the address, as when a cluster has
+        # ended, this tries for many minutes, and fills stderr.
         probe = [sys.executable, "-c", "import ray; ray.init(address='auto')"]
         subprocess.run(probe, capture_output=True, check=True, timeout=_PATIENCE)
-        # Cells tell their progress by their files; what workers print would break the bar.
+        # What workers print would break the bar; progress is read from files.
         ray.init(address="auto", logging_level=logging.ERROR, log_to_driver=False)
     except (subprocess.SubprocessError, ConnectionError, RuntimeError, ValueError) as error:
         address = os.environ.get("RAY_ADDRESS")
@@ -211,8 +195,8 @@ def _connected() -> Any:
 def _reason(error: Exception) -> str:
     if isinstance(error, subprocess.TimeoutExpired):
         return f"within {_PATIENCE} s"
-    said = error.stderr.decode(errors="replace") if hasattr(error, "stderr") else str(error)
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    text = error.stderr.decode(errors="replace") if hasattr(error, "stderr") else str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
 

@@ -41,10 +41,6 @@ def prepare(cells: Sequence[Cell], *, progress: bool = True) -> None:
 
     Cells that run side by side then find the classifier in the cache instead of each training it.
 
-    Args:
-        cells: those that are not done.
-        progress: show a bar on stderr while a classifier is trained.
-
     Raises:
         DataError: images are absent or cannot be read.
         EngineError: an engine cannot be set up.
@@ -74,13 +70,7 @@ def describe_plan(
     parameters: Mapping[str, Parameters],
     executor: Executor,
 ) -> str:
-    """The cells as a table, and the time that the rest of them takes.
-
-    Args:
-        specification, cells: of the comparison.
-        parameters: of each variant.
-        executor: where they would run.
-    """
+    """The cells as a table, and the time that the rest of them takes on `executor`."""
     first = {cell.variant: cell for cell in reversed(cells)}
     times = {variant: _times(cell) for variant, cell in first.items()}
     rows, total = [], 0.0

@@ -1,48 +1,52 @@
-"""What a comparison found: results.json."""
+"""Results of comparisons: results.json."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from qhdm.comparison.cells import Cell, Judged
 from qhdm.comparison.spec import Specification
 from qhdm.comparison.statistics import MeanTest, holm, t_test
-from qhdm.errors import ComparisonError, ConfigError
-from qhdm.metrics.records import DataRecord, Metric
-from qhdm.quantum.options import Aer, EngineOptions, Exact
-from qhdm.schema import Document, read_json, validate, write_record
-
-_STRICT = ConfigDict(
-    extra="forbid", allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
-)
-
-#: Comparable metrics, by (label, class, setting), variant and seed.
-Values = dict[tuple[str, str | None, str | None], dict[str, dict[int, Metric]]]
+from qhdm.errors import ComparisonError
+from qhdm.metrics.records import STRICT, Better, DataRecord, GeneratedRecord, Metric
+from qhdm.quantum.options import EngineOptions, Exact
+from qhdm.schema import read_record
 
 
-@dataclass(frozen=True, config=_STRICT)
+class MetricKey(NamedTuple):
+    """Metrics with the same key are comparable."""
+
+    label: str
+    class_name: str | None
+    setting: str | None
+
+
+#: Metrics by key, variant and seed.
+Values = dict[MetricKey, dict[str, dict[int, Metric]]]
+
+
+@dataclass(frozen=True, config=STRICT)
 class Parameters:
-    """Weights of the network, those of circuits apart."""
+    """The numbers of classical weights and of weights of circuits."""
 
     classical: int
     quantum: int
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class CellResult:
     """One cell.
 
     Attributes:
-        run, evaluation: relative to the comparison's directory; no evaluation: not done yet.
+        run, evaluation: paths relative to the comparison's directory; null if not evaluated yet.
         step: that it is trained to, of `steps`.
         train_seconds: spent in training steps.
-        engine: on which its images were sampled, for people; null without an evaluation, and in
+        engine: label of the engine that images were sampled on; null without an evaluation, and in
             older files.
     """
 
@@ -57,22 +61,22 @@ class CellResult:
     engine: str | None = None
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Summary:
     """A metric of a variant, over its seeds.
 
     Attributes:
         label, class_name, setting, better: as in the evaluations.
         mean, low, high: with the 95 % interval; null for a single seed, and without spread.
-        n: seeds.
-        floor: the mean of real images in the place of the generated ones.
+        n: number of seeds.
+        floor: mean of the floors.
     """
 
     variant: str
     label: str
     class_name: Annotated[str | None, Field(alias="class")]
     setting: str | None
-    better: Literal["lower", "higher"] | None
+    better: Better | None
     mean: float
     low: float | None
     high: float | None
@@ -80,7 +84,7 @@ class Summary:
     floor: float | None
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Paired:
     """A variant against the baseline, paired over seeds.
 
@@ -88,7 +92,7 @@ class Paired:
         difference, low, high: variant less baseline, with the 95 % interval.
         p: of the paired t test; null below two pairs, and without spread.
         p_holm: corrected for the number of variants that are tested (Holm).
-        n: seeds that both have.
+        n: number of seeds that both have.
     """
 
     variant: str
@@ -104,17 +108,16 @@ class Paired:
     n: int
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Inference:
     """A metric of the same trained weights on another engine.
 
     Attributes:
-        engine: for people: `exact`, `64 shots`, `fake_torino, 1024 shots`.
-        shots, noise: null is without.
-        method: of Aer; null for the exact engine, and in older files.
+        engine: its label: `exact`, `64 shots`, `fake_torino, 1024 shots`.
+        shots, noise: null if there are none.
         mean, low, high, n: over seeds.
-        difference, difference_low, difference_high, p: from the exact engine, paired over seeds;
-            null where there is none.
+        difference, difference_low, difference_high, p: from the exact engine, paired over seeds.
+        method: of Aer; null for the exact engine, and in older files.
     """
 
     variant: str
@@ -133,12 +136,12 @@ class Inference:
     method: str | None = None
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Results:
-    """All of it.
+    """The results of a comparison.
 
     Attributes:
-        data: the real images, as evaluations name them; null until there is an evaluation.
+        data: the real images; null until there is an evaluation.
     """
 
     name: str
@@ -148,7 +151,7 @@ class Results:
     summary: tuple[Summary, ...]
     paired: tuple[Paired, ...]
     inference: tuple[Inference, ...]
-    format: Literal[1] = field(default=1)
+    format: Literal[1] = 1
 
 
 def collect(
@@ -157,12 +160,7 @@ def collect(
     folder: Path,
     parameters: Mapping[str, Parameters],
 ) -> Results:
-    """Gather what cells have so far.
-
-    Args:
-        specification, cells: of the comparison.
-        folder: its directory.
-        parameters: of each variant's network.
+    """Gather what cells have so far; `folder` is the comparison's directory.
 
     Raises:
         ComparisonError: evaluations are of different images.
@@ -218,28 +216,23 @@ def _values(cells: Sequence[Cell], judged: Mapping[str, Judged | None]) -> Value
         if (one := judged[cell.name]) is None:
             continue
         for metric in one.evaluation.metrics:
-            key = metric.label, metric.class_name, metric.setting
+            key = MetricKey(metric.label, metric.class_name, metric.setting)
             values.setdefault(key, {v: {} for v in variants})[cell.variant][cell.seed] = metric
     return values
 
 
 def _summaries(values: Values) -> Iterable[Summary]:
-    for (label, class_name, setting), variants in values.items():
+    for key, variants in values.items():
         for variant, metrics in variants.items():
             if not metrics:
                 continue
-            mean = t_test([metric.value for metric in metrics.values()])
+            test = t_test([metric.value for metric in metrics.values()])
             floors = [metric.floor for metric in metrics.values() if metric.floor is not None]
             yield Summary(
                 variant=variant,
-                label=label,
-                class_name=class_name,
-                setting=setting,
+                **key._asdict(),
                 better=next(iter(metrics.values())).better,
-                mean=mean.mean,
-                low=mean.low,
-                high=mean.high,
-                n=mean.n,
+                **test.interval(),
                 floor=sum(floors) / len(floors) if floors else None,
             )
 
@@ -251,7 +244,7 @@ def _paired(ours: Mapping[int, Metric], theirs: Mapping[int, Metric]) -> MeanTes
 
 
 def _tests(values: Values, baseline: str) -> Iterable[Paired]:
-    for (label, class_name, setting), variants in values.items():
+    for key, variants in values.items():
         tests = {
             variant: test
             for variant, metrics in variants.items()
@@ -264,9 +257,7 @@ def _tests(values: Values, baseline: str) -> Iterable[Paired]:
             yield Paired(
                 variant=variant,
                 baseline=baseline,
-                label=label,
-                class_name=class_name,
-                setting=setting,
+                **key._asdict(),
                 difference=test.mean,
                 low=test.low,
                 high=test.high,
@@ -279,35 +270,29 @@ def _tests(values: Values, baseline: str) -> Iterable[Paired]:
 def _inference(specification: Specification, cells: Sequence[Cell]) -> Iterable[Inference]:
     tables: dict[EngineOptions, Values] = {}
     for engine in (entry.options for entry in specification.inference):
-        requests = {cell.name: cell.study.get(engine) for cell in cells}
         judged = {
-            cell.name: cell.evaluation(request) if (request := requests[cell.name]) else None
+            cell.name: cell.evaluation(cell.study[engine]) if engine in cell.study else None
             for cell in cells
         }
         tables[engine] = _values(cells, judged)
     exact = tables.get(Exact(), {})
     for engine, values in tables.items():
-        aer = engine if isinstance(engine, Aer) else None
+        fields = GeneratedRecord.engine_fields(engine)
         for key, variants in values.items():
-            label, class_name, setting = key
-            if class_name is not None or setting is not None:
+            if key.class_name is not None or key.setting is not None:
                 continue
             for variant, metrics in variants.items():
                 if not metrics:
                     continue
                 mean = t_test([metric.value for metric in metrics.values()])
-                test = _paired(metrics, exact.get(key, {}).get(variant, {})) if aer else None
+                others = {} if values is exact else exact.get(key, {}).get(variant, {})
+                test = _paired(metrics, others)
                 yield Inference(
                     variant=variant,
                     engine=engine.label,
-                    shots=aer.shots if aer else None,
-                    noise=aer.noise if aer else None,
-                    method=aer.method if aer else None,
-                    label=label,
-                    mean=mean.mean,
-                    low=mean.low,
-                    high=mean.high,
-                    n=mean.n,
+                    **{name: fields[name] for name in ("shots", "noise", "method")},
+                    label=key.label,
+                    **mean.interval(),
                     difference=test.mean if test else None,
                     difference_low=test.low if test else None,
                     difference_high=test.high if test else None,
@@ -315,24 +300,16 @@ def _inference(specification: Specification, cells: Sequence[Cell]) -> Iterable[
                 )
 
 
-def write_results(results: Results, path: Path) -> None:
-    """Write `results` as JSON, whole or not at all."""
-    write_record(results, path)
-
-
 def read_results(path: str | Path) -> Results:
-    """Read what `write_results` wrote.
+    """Read the JSON file of a comparison's results.
 
     Raises:
         ComparisonError: the file is missing, damaged, or not results.
     """
-    path = Path(path)
-    plain = read_json(
-        path, ComparisonError, missing="`qhdm compare` makes it", again="compare again"
+    return read_record(
+        Results,
+        Path(path),
+        ComparisonError,
+        missing="`qhdm compare` makes it",
+        again="compare again",
     )
-    if not isinstance(plain, dict) or "cells" not in plain:
-        raise ComparisonError(f"{path}: not the results of a comparison")
-    try:
-        return validate(Results, Document(str(path), plain, {}))
-    except ConfigError as error:
-        raise ComparisonError(f"{error}; compare again") from None

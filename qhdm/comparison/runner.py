@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from qhdm import console
 from qhdm.comparison.cells import Cell
@@ -18,19 +16,6 @@ from qhdm.errors import ComparisonError, QhdmError
 
 #: Interval of reading the cells' progress, seconds.
 _POLL = 0.5
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What became of the cells that were not done.
-
-    Attributes:
-        failures: why each failed cell did, in one line.
-        interrupted: whether a signal stopped them; cells that it stopped have not failed.
-    """
-
-    failures: Mapping[str, str]
-    interrupted: bool
 
 
 def jobs_of(cells: Sequence[Cell], folder: Path) -> dict[str, Job]:
@@ -65,15 +50,17 @@ def run_cells(
     *,
     on_end: Callable[[], object],
     progress: bool = True,
-) -> Outcome:
-    """Run the jobs of `cells`. One that fails does not stop the others.
+) -> tuple[dict[str, str], bool]:
+    """Run the jobs of `cells`; one that fails does not stop the others.
 
     Args:
-        cells: all that are asked for.
-        jobs: of those that are not done.
-        executor: where they run.
+        cells: all that are asked for; `jobs` has those that are not done.
         on_end: called when a job has ended.
         progress: show a bar on stderr.
+
+    Returns:
+        Why each failed cell did, in one line, and whether a signal stopped the work. Cells that it
+        stopped have not failed.
     """
     for cell in (own := [cell for cell in cells if cell.name in jobs]):
         cell.create()
@@ -115,7 +102,7 @@ def run_cells(
             bar.set_description_str(f"{finished}/{len(cells)} cells{failed}", False)
             bar.set_postfix_str(", ".join(running), False)
             bar.update(sum(meter.finished for meter in meters.values()) - bar.n)
-        return Outcome(failures, interrupted=bool(signals))
+        return failures, bool(signals)
 
 
 def _result(future: Future[str | None]) -> str | None:
@@ -170,12 +157,8 @@ def _closing(executor: Executor) -> Iterator[None]:
 def _signals() -> Iterator[list[int]]:
     """Collect signals that ask to stop, in place of their usual effect."""
     received: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
     previous = {
-        number: signal.signal(number, handle)
+        number: signal.signal(number, lambda number, _: received.append(number))
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         if signal.getsignal(number) is not signal.SIG_IGN  # as under nohup
     }

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
 from qhdm.config import Config, EngineRequest
+from qhdm.config.sections import STRICT
 from qhdm.errors import ConfigError
 from qhdm.files import write_text
 from qhdm.metrics.settings import EvaluationSettings
@@ -30,14 +31,12 @@ from qhdm.schema import (
 )
 from qhdm.shipped import find_shipped
 
-_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-
 #: Of comparisons and variants, which become names of folders.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class InferenceOptions(EngineRequest):
     """One engine of the study of noise and shots at inference, never the run's own."""
 
@@ -50,7 +49,7 @@ class InferenceOptions(EngineRequest):
         return self.named
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Specification:
     """What `qhdm compare` trains, evaluates and compares.
 
@@ -113,12 +112,11 @@ class Specification:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """A specification and the configurations of its cells, all checked.
+    """A specification and the checked configurations of its cells.
 
     Attributes:
-        specification: what was read.
         base: the data of the base configuration.
-        configs: of each (variant, seed), variants in their order, then seeds.
+        configs: by (variant, seed), variants in their order, then seeds.
     """
 
     specification: Specification

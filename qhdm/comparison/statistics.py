@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -24,6 +25,10 @@ class MeanTest:
     high: float | None
     p: float | None
     n: int
+
+    def interval(self) -> dict[str, Any]:
+        """All but p, by name."""
+        return {"mean": self.mean, "low": self.low, "high": self.high, "n": self.n}
 
 
 def t_test(values: Sequence[float]) -> MeanTest:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from qhdm.comparison.results import Paired, Results, Summary
 from qhdm.comparison.statistics import CONFIDENCE
 from qhdm.console import duration
+from qhdm.metrics.records import Better
 from qhdm.tables import Table, interval, number, p_value, signed
 
 #: With fewer seeds than this, a warning about their number is printed.
@@ -28,7 +28,7 @@ class MetricBlock:
 
     label: str
     setting: str | None
-    better: Literal["lower", "higher"] | None
+    better: Better | None
     floor: float | None
     rows: Sequence[tuple[Summary, Paired | None]]
 
@@ -73,12 +73,7 @@ def metric_blocks(results: Results) -> list[MetricBlock]:
 
 
 def variant_table(results: Results, settings: Mapping[str, str]) -> Table:
-    """What the variants are, and how many of their cells are done.
-
-    Args:
-        results: of the comparison.
-        settings: of each variant, in one line.
-    """
+    """What the variants are, with their settings in one line, and how many cells are done."""
     rows = []
     for variant in dict.fromkeys(cell.variant for cell in results.cells):
         cells = [cell for cell in results.cells if cell.variant == variant]
@@ -113,8 +108,9 @@ def overview_table(blocks: Sequence[MetricBlock], baseline: str) -> Table:
     rows.append(["real images", *(number(block.floor) for block in shown)])
     header = ["variant"]
     for block in shown:  # FID[..., test] as `FID, test`
-        name, _, rest = block.label.partition("[")
-        header.append(f"{name}, {rest.rpartition(', ')[2].removesuffix(']')}" if rest else name)
+        name, _, rest = block.label.removesuffix("]").partition("[")
+        split = rest.rpartition(", ")[2]
+        header.append(f"{name}, {split}" if split in ("test", "train") else name)
     return Table(header, rows, shaded=baseline)
 
 
@@ -141,10 +137,7 @@ def inference_tables(results: Results) -> Iterator[tuple[str, Table]]:
 def describe(results: Results, settings: Mapping[str, str], *, all_settings: bool) -> str:
     """The tables of a comparison in Markdown.
 
-    Args:
-        results: of the comparison.
-        settings: of each variant, in one line.
-        all_settings: include metrics of special settings, such as few real images per class.
+    `all_settings` includes metrics of special settings, such as few real images per class.
     """
     text = [f"# {results.name}", _head(results), variant_table(results, settings).markdown()]
     for block in metric_blocks(results):

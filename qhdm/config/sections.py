@@ -19,15 +19,17 @@ from qhdm.quantum.ansatz import ANSATZE
 from qhdm.quantum.options import ENGINES, PATCH_CHANNELS, Aer, EngineName, EngineOptions
 from qhdm.shipped import shipped_files
 
-#: Unknown keys are refused, and so is what is not a number.
+#: No unknown keys, no infinite or NaN values.
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-Positive = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+
+def is_circuit_file(ansatz: str) -> bool:
+    """Whether an ansatz is a circuit file rather than a built-in family."""
+    return ansatz.endswith((".qasm", ".qpy"))
 
 
 def _ansatz(name: str) -> str:
-    """A family or the path of a circuit file, which may be given as the name of a shipped one."""
+    """`name`, or the path of the shipped circuit of that name."""
     if name in ANSATZE or is_circuit_file(name):
         return name
     shipped = shipped_files("circuits")
@@ -37,19 +39,8 @@ def _ansatz(name: str) -> str:
     raise PydanticCustomError("literal_error", "unknown", {"expected": expected})
 
 
-def is_circuit_file(ansatz: str) -> bool:
-    """Whether an ansatz is a circuit file rather than a built-in family."""
-    return ansatz.endswith((".qasm", ".qpy"))
-
-
-def _path(text: str) -> str:
-    if "\0" in text or len(text) > 4096:
-        raise PydanticCustomError("path", "must be a path, without NUL, of at most 4096 characters")
-    return text
-
-
 def _class_name(name: str) -> str:
-    # Folders of samples are called after classes: a name must not lead out of its folder.
+    # Classes name folders of samples: they must not lead out of the parent folder.
     if name in ("", ".", "..") or "/" in name or "\0" in name:
         raise PydanticCustomError("class_name", "must be the plain name of a folder")
     return name
@@ -67,14 +58,20 @@ def _ascending(limits: tuple[float, float]) -> tuple[float, float]:
     return limits
 
 
-#: The path of a file or folder.
-FilePath = Annotated[str, Field(min_length=1), AfterValidator(_path)]
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
+Levels = Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(_distinct)]
 ClassName = Annotated[str, AfterValidator(_class_name)]
-#: A built-in family, or the path of a circuit file (also given as the name of a shipped one).
-Ansatz = Annotated[str, AfterValidator(_path), AfterValidator(_ansatz)]
+Classes = Annotated[tuple[ClassName, ...], Field(min_length=1), AfterValidator(_distinct)]
+#: The path of a file or folder.
+FilePath = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
+#: A built-in family, or the path of a circuit file (or the name of a shipped one).
+Ansatz = Annotated[FilePath, AfterValidator(_ansatz)]
 SamplerName = Literal["ddpm", "ddim", "dpm++"]
 
-#: Ansatz layers of a family that is given none.
+#: Ansatz layers of a family, unless given.
 FAMILY_LAYERS = 3
 
 
@@ -91,10 +88,10 @@ class DataConfig:
             or of signed or floating-point values; values beyond are clipped. Null takes all that
             16 bits hold, if the images fill it. Images of 8 bits are taken as they are.
         classes: the class folders to use, in this order; null takes all, sorted by name.
-        test_fraction: part of each class kept out of training, chosen by file name; not read where
-            folders of the set (`train`, `test`) say which images these are.
+        test_fraction: part of each class kept out of training, chosen by file name; ignored if
+            the data set has folders `train` and `test`.
         augment: random flips and right-angle rotations (overhead imagery has no up).
-        skip_broken: skip and count unreadable images instead of refusing them.
+        skip_broken: skip and count unreadable images instead of raising an error.
 
     Example:
         >>> qhdm.DataConfig(root="bundled", image_size=32).channels
@@ -104,13 +101,16 @@ class DataConfig:
     root: FilePath = "eurosat"
     image_size: Annotated[int, Field(ge=2, le=4096)] = 64
     channels: Annotated[int, Field(ge=1, le=64)] = 3
-    range: Annotated[tuple[float, float], AfterValidator(_ascending)] | None = None
-    classes: (
-        Annotated[tuple[ClassName, ...], Field(min_length=1), AfterValidator(_distinct)] | None
-    ) = None
-    test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    range: Range | None = None
+    classes: Classes | None = None
+    test_fraction: BelowOne = 0.1
     augment: bool = False
     skip_broken: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image, (C, H, W)."""
+        return self.channels, self.image_size, self.image_size
 
     @property
     def num_classes(self) -> int:
@@ -176,15 +176,15 @@ class ModelConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class VertexConfig:
-    """The quantum filters of one place of the network.
+    """Quantum filters at one place of the network.
 
     Attributes:
         ansatz: name of a built-in circuit family, or the path of a circuit file (`.qasm`, OpenQASM
             3, or `.qpy`), relative to the current folder; see docs/circuits.md.
-        layers: ansatz layers L of a family; null is 3 for a family, and as it has them for a file.
+        layers: ansatz layers L of a family, 3 if null; must be null for a circuit file.
         filters: filters side by side; each takes three channels.
-        rho: fraction of the channels that go through filters; when given, it sets the number of
-            filters, rounded down, and `filters` is not read.
+        rho: fraction of the channels that pass through filters; replaces `filters` by the
+            resulting number, rounded down.
 
     Example:
         >>> qhdm.VertexConfig(ansatz="fqconv", rho=0.5).count(channels=60)
@@ -226,22 +226,22 @@ class EncoderConfig(VertexConfig):
         'hqconv'
     """
 
-    levels: Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(_distinct)] = (4,)
+    levels: Levels = (4,)
     replace: Literal["first", "both"] = "first"
 
 
 @dataclass(frozen=True, config=STRICT)
 class QuantumConfig:
-    """The filters: what they are, where they stand, and which engine evaluates them.
+    """The quantum filters, their places and their engine.
 
     Attributes:
-        filter: `circuit`, or a control in its place, for comparisons: `frozen` (the circuit, its
-            random weights untrained), `cosine` (of each value: what a circuit without entanglement
-            computes), `linear` (a classical map of the patch with as many weights as the circuit),
-            `identity` (no filter: the channels pass as they are).
-        engine: evaluates circuits.
-        aer: of the engine `aer` (docs/aer.md).
-        vertex, encoder: where filters stand.
+        filter: `circuit`, or a baseline to compare with: `frozen` (the circuit with untrained
+            random weights), `cosine` (of each value, as a circuit without entanglement computes),
+            `linear` (a classical map of the patch with as many weights as the circuit),
+            `identity` (unchanged channels).
+        engine: evaluates the circuits.
+        aer: options of the engine `aer` (docs/aer.md).
+        vertex, encoder: filters at these places.
 
     Example:
         >>> qhdm.QuantumConfig(engine="aer", aer=qhdm.Aer(shots=256)).engine_options.label
@@ -256,7 +256,7 @@ class QuantumConfig:
 
     @property
     def places(self) -> dict[str, VertexConfig]:
-        """The places of filters by name."""
+        """The filters by place."""
         return {"vertex": self.vertex, "encoder": self.encoder}
 
     @property
@@ -306,7 +306,7 @@ class EmaConfig:
         10
     """
 
-    decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
+    decay: BelowOne = 0.995
     every: Positive = 10
     after: Annotated[int, Field(ge=0)] = 100
     inv_gamma: Annotated[float, Field(gt=0)] = 1.0
@@ -319,18 +319,18 @@ class TrainConfig:
 
     Attributes:
         optimizer: `adam`, `adamw` (decoupled weight decay) or `sgd` (momentum betas[0]).
-        lr, betas, eps, weight_decay: of the optimiser.
-        lr_schedule: of the learning rate after the warm-up: `constant`, or down to 0 at the last
-            step by `cosine` or `linear`.
+        lr, betas, eps, weight_decay: options of the optimiser.
+        lr_schedule: learning rate after the warm-up: `constant`, or `cosine` or `linear` decay to 0
+            at the last step.
         warmup: steps in which the learning rate rises linearly to `lr`.
         grad_clip: largest norm of the gradient; null does not clip.
         label_dropout: probability of hiding a label, so that guidance works in sampling.
         precision: `bf16` runs the classical layers under autocast; filters stay in float32.
         compile: run the network through torch.compile.
         tensorboard: also log to TensorBoard (extra `tensorboard`).
-        device: `auto` takes CUDA where there is one.
-        sample_every, checkpoint_every, log_every: in steps.
-        keep_checkpoints: how many of the newest checkpoints stay on disk.
+        device: `auto` prefers CUDA.
+        log_every, sample_every, checkpoint_every: intervals in steps.
+        keep_checkpoints: number of newest checkpoints to keep.
 
     Example:
         >>> qhdm.TrainConfig(steps=500, optimizer="adamw", lr_schedule="cosine", warmup=50).lr
@@ -341,16 +341,13 @@ class TrainConfig:
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: Annotated[float, Field(gt=0)] = 1e-3
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
-        0.9,
-        0.99,
-    )
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.99)
     eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     lr_schedule: Literal["constant", "cosine", "linear"] = "constant"
     warmup: Annotated[int, Field(ge=0)] = 0
     grad_clip: Annotated[float, Field(gt=0)] | None = None
-    label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    label_dropout: BelowOne = 0.1
     ema: EmaConfig = field(default_factory=EmaConfig)
     precision: Literal["float32", "bf16"] = "float32"
     compile: bool = False
@@ -364,13 +361,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class SampleConfig:
-    """Defaults of sampling: the preview grids of training, and `qhdm sample`.
-
-    Attributes:
-        sampler: `ddpm`, `ddim` or `dpm++`.
-        steps: network evaluations per image (twice that with guidance).
-        guidance: classifier-free guidance scale; 1 is off.
-        num: images per class.
+    """Defaults of `Sampling`, and the preview grids of training.
 
     Example:
         >>> qhdm.SampleConfig(sampler="ddim", steps=20).guidance
@@ -385,11 +376,11 @@ class SampleConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class ReleasedConfig:
-    """What the published code does otherwise than its paper (arXiv 2512.20448).
+    """Differences between the published code and its paper (arXiv 2512.20448).
 
-    Each switch is one difference, to chase published numbers and to import published weights; all
-    false is the corrected network. Two more differences are settings of their own: the ansatz
-    `hqconv_released`, and `quantum.encoder.replace: both`. docs/reproduction.md gives the evidence.
+    Each switch restores one, to reproduce published numbers and import published weights. Two more
+    are settings of their own: the ansatz `hqconv_released`, and `quantum.encoder.replace: both`.
+    docs/reproduction.md gives the evidence.
 
     Attributes:
         time_blind: paper: every block is conditioned on the timestep and the label. Code: the
@@ -397,8 +388,8 @@ class ReleasedConfig:
         attention_over_tokens: paper: full attention at the vertex. Code: queries and keys are
             normalised over the pixels (tokens), where its own comment says over the features.
         discard_second_pass: paper: both convolutions of a QResNet block are hybrid. Code: the
-            filters of the second are evaluated and forgotten, the values of the first stand in
-            their place; their weights get no gradient.
+            values of the second are discarded for those of the first; its weights get no
+            gradient.
         second_pass_reads_input: paper: a layer reads the layer before it. Code: the filters of a
             QuanResNet block's second convolution read the block's input.
         swapped_embedding: paper: one vector of `model.label_dim` values for each class. Code: the

@@ -35,10 +35,10 @@ class Batches:
         self._orders: dict[int, np.ndarray] = {}
 
     def indices(self, step: int) -> np.ndarray:
-        """Which images step `step` gets, as (B,) indices into the data set."""
+        """The images of step `step`, as (B,) indices into the data set."""
         positions = step * self.batch_size + np.arange(self.batch_size)
         epochs, places = np.divmod(positions, len(self.dataset))
-        # Only the epochs of the last batch are kept: the next one needs no older.
+        # Only the epochs of the last batch are kept: the next one needs no older ones.
         self._orders = orders = {
             epoch: self._orders[epoch] if epoch in self._orders else self._order(epoch)
             for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
@@ -50,7 +50,7 @@ class Batches:
 
         Args:
             step: counts from 0.
-            share: only these of the batch, as they are in the whole batch.
+            share: only these images of the batch, unchanged.
         """
         indices = self.indices(step)[share]
         images = self.dataset.images[indices]

@@ -32,7 +32,7 @@ class Dataset:
 
     Attributes:
         name: `bundled`, `eurosat`, or the name of the folder or zip.
-        class_names: what the labels count.
+        class_names: the classes, by label.
         images: (N, H, W, C) uint8.
         labels: (N,) int64.
         names: path of each image within the set, starting with its class.
@@ -58,7 +58,7 @@ class Dataset:
         return self.where(self.is_test if part == "test" else ~self.is_test)
 
     def digest(self) -> str:
-        """16 hexadecimal digits that stand for classes, file names, split and decoded pixels."""
+        """16 hexadecimal digits that identify classes, file names, split and decoded pixels."""
         digest = hashlib.sha256()
         for text in (*self.class_names, *self.names):
             digest.update(text.encode("utf-8", "surrogateescape") + b"\0")
@@ -81,7 +81,7 @@ class Dataset:
 
 
 def class_names(config: DataConfig) -> tuple[str, ...]:
-    """The classes that labels count, without decoding an image.
+    """The classes, by label, without decoding an image.
 
     `data.classes` is checked against the set where the set is present. EuroSAT's classes are known
     without it.

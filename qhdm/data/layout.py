@@ -151,7 +151,7 @@ class _ClassFolders:
     Attributes:
         folders: those that hold images, without directories that wrap or split the set.
         root: the folder or zip.
-        top: the directory in it that holds them; None where there are several.
+        top: the folder in `root` that contains them; None if there are several.
     """
 
     folders: Collection[Folder]
@@ -227,11 +227,11 @@ class _ClassFolders:
     def _use(self, name: str) -> str:
         """The remedy to use one folder instead of all."""
         if self.top is None:
-            return f"use {name} alone"
+            return f"give {name} only"
         inside = "/".join(filter(None, [self.top, name]))
         if self.root.is_dir():
-            return f"use {name} alone (data.root: {self.root / inside})"
-        return f"unpack the zip and use {inside} alone"
+            return f"give {name} only (data.root: {self.root / inside})"
+        return f"unpack the zip and give {inside} only"
 
 
 def _names_by_level(folders: Collection[Folder]) -> list[set[str]]:

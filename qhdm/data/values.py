@@ -1,4 +1,4 @@
-"""Which values a set of images holds, and whether it needs `data.range`."""
+"""The values of a set of images, and whether it needs `data.range`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Values:
     count: int
 
     def __add__(self, other: Values) -> Values:
-        """Those of both, which are of one type."""
+        """The union of two of the same type."""
         levels = None
         if self.levels is not None and other.levels is not None:
             levels = self.levels + other.levels
@@ -55,7 +55,7 @@ class Values:
 
     @property
     def remedy(self) -> str:
-        """How to say which values are black and white."""
+        """The remedy: how to set which values are black and white."""
         low, high = f"{self.low:.9g}", f"{self.high:.9g}"
         known = f"[{low}, {high}] for all that the set holds"
         if self.bounded:
@@ -111,13 +111,13 @@ class SetValues:
 
         Raises:
             DataError: `value_range` is None, and a type has no range of its own or is filled to a
-                small part; or hardly a value lies in `value_range`.
+                small part; or hardly any value is in `value_range`.
         """
         for _, values in sorted(self._types.items()):
             where = f"data.range: {place}: {values}"
             if values.beyond > _MOST_BEYOND:
                 raise DataError(
-                    f"{where}: {values.beyond:.1%} of the values lie beyond the range; set it to "
+                    f"{where}: {values.beyond:.1%} of the values are outside the range; set it to "
                     "the values that become black and white"
                 )
             if value_range is None and not values.bounded:

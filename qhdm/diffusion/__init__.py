@@ -1,12 +1,11 @@
 """The forward process, the loss, and the samplers."""
 
-from qhdm.diffusion.generate import NULL_LABEL, generate
-from qhdm.diffusion.loss import per_sample_loss
-from qhdm.diffusion.schedule import Schedule
-from qhdm.diffusion.trajectory import Trajectory, trace
+from qhdm.diffusion.generate import NULL_LABEL, Chain, Trajectory, generate, trace
+from qhdm.diffusion.schedule import Schedule, per_sample_loss
 
 __all__ = [
     "NULL_LABEL",
+    "Chain",
     "Schedule",
     "Trajectory",
     "generate",

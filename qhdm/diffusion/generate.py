@@ -1,4 +1,4 @@
-"""From labels to images: guidance, batches, and the samplers' loop."""
+"""The sampling loop: from labels to images, with guidance, batch by batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qhdm.diffusion.samplers import Denoiser, ImageNoise, State, states, timeste
 from qhdm.diffusion.schedule import Schedule
 from qhdm.seeds import Draws, Stream, drawing
 
-#: The label that stands for none (classifier-free guidance).
+#: The null label (classifier-free guidance).
 NULL_LABEL = -1
 
 #: model(x_t (B, C, H, W), t (B,), label (B,)) to the predicted quantity.
@@ -29,14 +29,8 @@ def guided_denoiser(
 ) -> Denoiser:
     """The estimate of x_0 under classifier-free guidance (Ho & Salimans 2022), clipped to [-1, 1].
 
-    The output is u + guidance (c - u), of the conditional c and unconditional u pass, which run
-    as one batch; at guidance 1 only the conditional one runs.
-
-    Args:
-        model: the network.
-        schedule: what it was trained on.
-        labels: (B,) integers.
-        guidance: scale; 1 is off.
+    The output is u + guidance (c - u), of the conditional c and unconditional u pass of `labels`
+    (B,), which run as one batch; at guidance 1 only the conditional one runs.
     """
     both = torch.cat([labels, torch.full_like(labels, NULL_LABEL)])
     alphas_bar = schedule.alphas_bar.tolist()
@@ -53,37 +47,6 @@ def guided_denoiser(
     return denoise
 
 
-def drawn_by_image(
-    model: Network,
-    late: tuple[Network, int] | None,
-    *,
-    steps: int,
-    seed: int,
-    indices: Sequence[int],
-) -> Network:
-    """`model` with every draw inside it (shots) by image, so that no batch can change an image.
-
-    Args:
-        model: the network.
-        late: another network for the last k evaluations, and k.
-        steps: how many evaluations there will be; they are counted as they come.
-        seed, indices: image i's draws depend on (seed, i), the evaluation, and on whether it is
-            the conditional or the unconditional pass.
-    """
-
-    evaluations = itertools.count()
-
-    def run(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        step = next(evaluations)
-        passes = range(len(t) // len(indices))
-        positions = [(index, step, number) for number in passes for index in indices]
-        network = late[0] if late and step >= steps - late[1] else model
-        with drawing(Draws(seed, Stream.IMAGE_CALL, positions)):
-            return network(x, t, label)
-
-    return run
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """One network evaluation of a batch on its way from noise to images.
@@ -92,122 +55,141 @@ class Evaluation:
         part: which of all images the batch holds.
         t: the timestep.
         x_t: what the network was given, (B, C, H, W).
-        x_0: the clean images that it estimated from it.
         state: of the sampler, after the evaluation; the last one's x is the images.
     """
 
     part: slice
     t: int
     x_t: Tensor
-    x_0: Tensor
     state: State
 
+    @property
+    def x_0(self) -> Tensor:
+        """The clean images that the network estimated, (B, C, H, W)."""
+        assert self.state.previous is not None
+        return self.state.previous
 
-def chain(
-    model: Network,
-    schedule: Schedule,
-    options: SamplerOptions,
-    *,
-    labels: Sequence[int],
-    indices: Sequence[int],
-    shape: tuple[int, int, int],
-    batch_size: int,
-    device: torch.device,
-    late: tuple[Network, int] | None = None,
-    start: State | None = None,
-) -> Iterator[Evaluation]:
-    """The one sampling loop: all network evaluations that make the images, batch by batch.
 
-    Args:
-        model: the network, in evaluation mode, on `device`.
-        schedule: what it was trained on, on `device`.
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """The sampling loop: iterates over the network evaluations that make N images.
+
+    It computes on the device of its schedule. Image i's noise, and its shots on engines that
+    sample, depend on (seed, i) alone.
+
+    Attributes:
+        model: the network, in evaluation mode.
+        schedule: what it was trained on.
         options: resolved: sampler, steps, guidance, eta, seed.
         labels: class numbers, N of them.
-        indices: image numbers, N of them: image i's noise, and its shots on engines that sample,
-            depend on (seed, i) alone.
+        indices: image numbers, N of them.
         shape: (C, H, W).
         batch_size: images per network evaluation (twice that with guidance).
-        device: where to compute.
-        late: another network, on `device`, for the last k evaluations, and k.
-        start: where to go on; all images are then one batch.
+        late: another network for the last k evaluations, and k.
+        start: where to continue; all images are then one batch.
 
     Raises:
         SamplingError: more steps than the model has timesteps.
     """
-    assert options.sampler != "run"
-    steps, guidance = int(options.steps), float(options.guidance)
-    for first in range(0, len(labels), batch_size):
-        part = slice(first, first + batch_size)
-        chosen = torch.as_tensor(labels[part], dtype=torch.long, device=device)
-        network = drawn_by_image(model, late, steps=steps, seed=options.seed, indices=indices[part])
-        estimate = guided_denoiser(network, schedule, chosen, guidance)
-        seen: list[tuple[int, Tensor, Tensor]] = []
 
-        def denoise(
-            x: Tensor,
-            t: int,
-            estimate: Denoiser = estimate,
-            seen: list[tuple[int, Tensor, Tensor]] = seen,
-        ) -> Tensor:
-            seen[:] = [(t, x, estimate(x, t))]
-            return seen[0][2]
+    model: Network
+    schedule: Schedule
+    options: SamplerOptions
+    labels: Sequence[int]
+    indices: Sequence[int]
+    shape: tuple[int, int, int]
+    batch_size: int = 64
+    late: tuple[Network, int] | None = None
+    start: State | None = None
 
-        for state in states(
-            schedule,
-            denoise,
-            ImageNoise(options.seed, indices[part], shape),
-            sampler=options.sampler,
-            steps=steps,
-            eta=options.eta,
-            device=device,
-            start=start,
-        ):
-            yield Evaluation(part, *seen[0], state)
+    def __post_init__(self) -> None:
+        timesteps_of(self.schedule, self.steps)
+
+    @property
+    def steps(self) -> int:
+        """Network evaluations of each image."""
+        return int(self.options.steps)
+
+    def __len__(self) -> int:
+        done = self.start.step if self.start else 0
+        return -(-len(self.labels) // self.batch_size) * (self.steps - done)
+
+    def __iter__(self) -> Iterator[Evaluation]:
+        options, first = self.options, self.start.step if self.start else 0
+        assert options.sampler != "run"
+        times = timesteps_of(self.schedule, self.steps)
+        for begin in range(0, len(self.labels), self.batch_size):
+            part = slice(begin, begin + self.batch_size)
+            indices = self.indices[part]
+            labels = torch.as_tensor(self.labels[part], device=self.schedule.alphas_bar.device)
+            network = self._drawn_by_image(indices, first)
+            chain = states(
+                self.schedule,
+                guided_denoiser(network, self.schedule, labels.long(), float(options.guidance)),
+                ImageNoise(options.seed, indices, self.shape),
+                sampler=options.sampler,
+                steps=self.steps,
+                eta=options.eta,
+                start=self.start,
+            )
+            for before, state in itertools.pairwise(chain):
+                yield Evaluation(part, times[before.step], before.x, state)
+
+    def _drawn_by_image(self, indices: Sequence[int], first: int) -> Network:
+        """The network with every draw inside it (shots) by image: no batch can change an image.
+
+        Image i's draws depend on (seed, i), the evaluation, counted from `first`, and on whether it
+        is the conditional or the unconditional pass.
+        """
+        numbers = itertools.count(first)
+
+        def run(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+            step = next(numbers)
+            passes = range(len(t) // len(indices))
+            positions = [(index, step, number) for number in passes for index in indices]
+            is_late = self.late and step >= self.steps - self.late[1]
+            network = self.late[0] if self.late and is_late else self.model
+            with drawing(Draws(self.options.seed, Stream.IMAGE_CALL, positions)):
+                return network(x, t, label)
+
+        return run
 
 
 @torch.inference_mode()
-def generate(
-    model: Network,
-    schedule: Schedule,
-    options: SamplerOptions,
-    *,
-    labels: Sequence[int],
-    indices: Sequence[int],
-    shape: tuple[int, int, int],
-    batch_size: int = 64,
-    device: torch.device,
-    progress: bool = False,
-    late: tuple[Network, int] | None = None,
-) -> np.ndarray:
-    """Sample one image per label.
-
-    Args:
-        model, schedule, options, labels, indices, shape, batch_size, device, late: see `chain`.
-        progress: show a bar on stderr.
-
-    Returns:
-        uint8 (N, H, W, C).
-
-    Raises:
-        SamplingError: more steps than the model has timesteps.
-    """
-    steps = int(options.steps)
-    timesteps_of(schedule, steps)
-    images = np.empty((len(labels), *shape[1:], shape[0]), dtype=np.uint8)
-    total = -(-len(labels) // batch_size) * steps
-    with console.bar(total=total, desc="sampling", unit="step", show=progress) as bar:
-        for evaluation in chain(
-            model,
-            schedule,
-            options,
-            labels=labels,
-            indices=indices,
-            shape=shape,
-            batch_size=batch_size,
-            device=device,
-            late=late,
-        ):
-            if evaluation.state.step == steps:
-                images[evaluation.part] = to_uint8(evaluation.state.x)
-            bar.update()
+def generate(chain: Chain, *, progress: bool = False) -> np.ndarray:
+    """Sample the images of a chain, uint8 (N, H, W, C); `progress` shows a bar on stderr."""
+    C, H, W = chain.shape
+    images = np.empty((len(chain.labels), H, W, C), dtype=np.uint8)
+    for evaluation in console.bar(chain, desc="sampling", unit="step", show=progress):
+        if evaluation.state.step == chain.steps:
+            images[evaluation.part] = to_uint8(evaluation.state.x)
     return images
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """The S network evaluations of a sampler, for N images.
+
+    Attributes:
+        timesteps: (S,), of each evaluation, descending.
+        x_t: (S, N, H, W, C) uint8, what the network was given; values outside [-1, 1] are clipped.
+        x_0: (S, N, H, W, C) uint8, the clean image that it estimated from it.
+        images: (N, H, W, C) uint8, the result.
+    """
+
+    timesteps: tuple[int, ...]
+    x_t: np.ndarray
+    x_0: np.ndarray
+    images: np.ndarray
+
+
+@torch.inference_mode()
+def trace(chain: Chain) -> Trajectory:
+    """Sample the images of a chain, which has them in one batch, and keep every evaluation."""
+    timesteps, x_t, x_0 = [], [], []
+    for evaluation in chain:
+        timesteps.append(evaluation.t)
+        x_t.append(to_uint8(evaluation.x_t))
+        x_0.append(to_uint8(evaluation.x_0))
+    images = to_uint8(evaluation.state.x)
+    return Trajectory(tuple(timesteps), np.stack(x_t), np.stack(x_0), images)

@@ -1,7 +1,7 @@
 """Samplers: from noise to images with a trained network.
 
 A network evaluation is `denoise(x, t) -> x_0`, the estimate of the clean image (B, C, H, W) at
-timestep t; a sampler turns a chain of them into an image. All coefficients are float64 scalars.
+timestep t. All coefficients are float64 scalars.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ Denoiser = Callable[[Tensor, int], Tensor]
 
 
 class ImageNoise:
-    """Standard normal noise, drawn image by image from (seed, image index) alone.
+    """Standard normal noise, drawn on the CPU for each image from (seed, image index) alone.
 
-    The draws are made on the CPU, so that an image depends neither on the batch it is sampled in
-    nor on the device.
+    So an image depends neither on its batch nor on the device.
     """
 
     def __init__(self, seed: int, indices: Sequence[int], shape: tuple[int, ...]) -> None:
@@ -41,7 +40,7 @@ class ImageNoise:
         return to_device(noise, device)
 
     def skip(self, count: int) -> None:
-        """Pass over so many draws."""
+        """Skip `count` draws."""
         for _ in range(count):
             for g in self._generators:
                 torch.randn(self._shape, generator=g)
@@ -49,7 +48,7 @@ class ImageNoise:
 
 @dataclass(frozen=True)
 class State:
-    """A sampler between two evaluations: all that the rest of the chain depends on.
+    """State of a sampler between two evaluations: all that the rest depends on.
 
     Attributes:
         step: evaluations done.
@@ -78,10 +77,9 @@ def states(
     sampler: SamplerName,
     steps: int,
     eta: float = 0.0,
-    device: torch.device | None = None,
     start: State | None = None,
 ) -> Iterator[State]:
-    """The chain of a sampler, evaluation by evaluation.
+    """The states of a sampler, on the device of its schedule.
 
     Args:
         schedule: the forward process that the network was trained on.
@@ -90,11 +88,10 @@ def states(
         sampler: `ddpm`, `ddim` or `dpm++`.
         steps: network evaluations.
         eta: of DDIM: 0 is deterministic, 1 is DDPM.
-        device: where to compute.
-        start: where to go on; by default from the noise x_T.
+        start: where to continue; by default at the noise x_T.
 
     Yields:
-        The state after each evaluation; the last one's x is x_0.
+        The start, then the state after each evaluation; the last one's x is x_0.
 
     Raises:
         SamplingError: more steps than the model has timesteps.
@@ -103,12 +100,13 @@ def states(
     step, draws = SAMPLERS[sampler]
     # alphas_bar on the way down, ending at 1: the last step leaves no noise.
     bars = [*schedule.alphas_bar[times].tolist(), 1.0]
-    device = device or schedule.alphas_bar.device
+    device = schedule.alphas_bar.device
     noisy = draws(eta)
     if start is None:
         start = State(0, noise.draw(device), None)
     else:
         noise.skip(1 + (start.step if noisy else 0))
+    yield start
     x, previous = start.x, start.previous
     for i in range(start.step, steps):
         x_0 = denoise(x, times[i])
@@ -123,12 +121,10 @@ def ddim_step(
 ) -> Tensor:
     """One step of DDIM (Song et al. 2021, eq. 12), from alphas_bar `bar` to `bar_next`.
 
-    With eta = 1 this is the ancestral step of DDPM with the posterior variance (their section
-    4.1): the mean of q(x_{t-1} | x_t, x_0) in Ho et al. 2020, eq. 7.
+    With eta = 1 this is the ancestral step of DDPM (their section 4.1; Ho et al. 2020, eq. 7).
 
     Args:
-        x: x_t, (B, C, H, W).
-        x_0: its denoised estimate.
+        x, x_0: x_t and its denoised estimate, (B, C, H, W).
         bar, bar_next: alphas_bar before and after the step.
         eta: scale of the noise.
         z: standard normal noise, or None if the step adds none.
@@ -147,8 +143,7 @@ def dpmpp_2m_step(
     Of first order when there is no previous estimate, and at the end, where lambda is infinite.
 
     Args:
-        x: x_t, (B, C, H, W).
-        x_0: its denoised estimate.
+        x, x_0: x_t and its denoised estimate, (B, C, H, W).
         previous: the estimate of the step before, or None.
         bar_last, bar, bar_next: alphas_bar of the step before, before and after this step.
     """

@@ -1,4 +1,4 @@
-"""The variance schedule of the forward process, in the notation of Ho et al. 2020.
+"""The forward process and the loss, in the notation of Ho et al. 2020.
 
 Timesteps run from 0 (least noise) to T - 1; alphas_bar[t] = prod_{s <= t} (1 - betas[s]), and
 x_t = sqrt(alphas_bar[t]) x_0 + sqrt(1 - alphas_bar[t]) eps.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qhdm.config import DiffusionConfig
@@ -33,7 +34,7 @@ _BETAS = {"cosine": cosine_betas, "linear": linear_betas}
 
 
 class Schedule(nn.Module):
-    """Forward process and loss weights as tensors of length T, float64 until they meet images.
+    """Forward process and loss weights as float64 tensors of length T.
 
     Attributes:
         betas, alphas_bar: (T,).
@@ -72,3 +73,23 @@ class Schedule(nn.Module):
         if self.prediction == "x0":
             return output
         return (x_t - (1 - alpha_bar) ** 0.5 * output) / alpha_bar**0.5
+
+
+def per_sample_loss(
+    schedule: Schedule, output: Tensor, x_0: Tensor, eps: Tensor, t: Tensor
+) -> Tensor:
+    """Weighted error of the network's output, (B,).
+
+    The mean over pixels of the squared (`l2`) or absolute (`l1`) error of the predicted quantity,
+    times the p2 weight of the timestep (Choi et al. 2022, eq. 7).
+
+    Args:
+        schedule: defines the predicted quantity, the norm and the weights.
+        output: of the network at x_t, (B, C, H, W).
+        x_0, eps: image and noise of x_t, (B, C, H, W).
+        t: timesteps, (B,).
+    """
+    target = eps if schedule.prediction == "eps" else x_0
+    norm = F.mse_loss if schedule.loss == "l2" else F.l1_loss
+    error = norm(output.float(), target, reduction="none").mean(dim=(1, 2, 3))
+    return error * schedule.p2_weight[t].to(error)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import warnings
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -31,26 +30,15 @@ _FID_HALVES = 20
 _ROWS = 1024  # of a distance matrix at a time
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A value and its standard error, if known."""
-
-    value: float
-    error: float | None
-
-
 def fewest_images(dim: int) -> int:
     """How many images the distances of `dim` features take, in each set."""
     return max(dim + 1, FEWEST_IMAGES)
 
 
 def check_counts(dim: int, *, generated: int, test: int, training: int, more: str) -> None:
-    """Refuse sets of images that are too small for distances of features.
+    """Refuse sets of images that are too small for distances of D = `dim` features.
 
-    Args:
-        dim: D, features per image.
-        generated, test, training: N, the images of each set.
-        more: how to have more generated images, with {} for a number.
+    `more` tells how to have more generated images, with {} for a number.
 
     Raises:
         EvaluationError: N <= D, or too few for neighbourhoods.
@@ -62,29 +50,20 @@ def check_counts(dim: int, *, generated: int, test: int, training: int, more: st
         (test, "test split", larger),
         (training, "training split", larger),
     ):
-        if num >= least:
-            continue
-        reason = (
-            f"for {dim} features: the covariance of no more images than features is singular, so "
-            "that FID would measure N"
-            if num <= dim
-            else f"are too few for {COVERAGE_NEIGHBOURS} nearest neighbours, which take "
-            f"{FEWEST_IMAGES}"
-        )
-        raise EvaluationError(
-            f"distances: {num} images ({what}) {reason}; {remedy}, or leave distances out: "
-            "--metrics classes utility memorisation"
-        )
+        if num < least:
+            raise EvaluationError(
+                f"distances: {num} images ({what}) are too few for {dim} features: FID takes more "
+                f"images than features, as their covariance is singular otherwise, and neighbours "
+                f"take {FEWEST_IMAGES}; {remedy}, or leave distances out: "
+                "--metrics classes utility memorisation"
+            )
 
 
 def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
     """FID: the Fréchet distance of two Gaussians (Heusel et al. 2017, eq. 6).
 
     |mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)), with means and unbiased covariances of the
-    features.
-
-    Args:
-        real, generated: (N, D) and (M, D); N and M above D.
+    features (N, D) and (M, D); N and M above D.
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -98,10 +77,7 @@ def frechet_distance_error(real: np.ndarray, generated: np.ndarray, *, seed: int
     """The standard error of `frechet_distance`, by the delete-half jackknife.
 
     This is the standard deviation over random halves of both sets (Shao & Wu 1989: when half of the
-    sample is deleted, the jackknife's factor is 1).
-
-    Returns:
-        None if half a set has no more images than features.
+    sample is deleted, the jackknife's factor is 1); None if half a set has N <= D.
     """
     if min(len(real), len(generated)) // 2 <= real.shape[1]:
         return None
@@ -116,16 +92,15 @@ def frechet_distance_error(real: np.ndarray, generated: np.ndarray, *, seed: int
     return float(np.std(halves, ddof=1))
 
 
-def kernel_distance(real: np.ndarray, generated: np.ndarray, *, seed: int) -> Estimate:
-    """KID: the squared maximum mean discrepancy (Binkowski et al. 2018), unbiased at any N.
+def kernel_distance(real: np.ndarray, generated: np.ndarray, *, seed: int) -> tuple[float, float]:
+    """KID: the squared maximum mean discrepancy (Binkowski et al. 2018), unbiased at any N >= 4.
 
     The kernel is (x.y / D + 1)^3. The value is the mean over random subsets of m images, half of
     the smaller set (at most 1000); the standard error of N images is the standard deviation over
     subsets times sqrt(m / (N - m)), the jackknife that deletes N - m (Shao & Wu 1989).
 
-    Args:
-        real, generated: (N, D) and (M, D), at least 4 images each.
-        seed: of the subsets.
+    Returns:
+        The value and its standard error.
     """
     from torchmetrics.image.kid import KernelInceptionDistance
 
@@ -140,46 +115,37 @@ def kernel_distance(real: np.ndarray, generated: np.ndarray, *, seed: int) -> Es
         metric.update(torch.as_tensor(real), real=True)
         metric.update(torch.as_tensor(generated), real=False)
         mean, deviation = metric.compute()
-    return Estimate(float(mean), float(deviation) * (size / (num - size)) ** 0.5)
+    return float(mean), float(deviation) * (size / (num - size)) ** 0.5
 
 
-def precision_recall(real: np.ndarray, generated: np.ndarray) -> tuple[float, float]:
-    """Improved precision and recall (Kynkäänniemi et al. 2019, eq. 2), k = 3.
+def neighbourhoods(real: np.ndarray, generated: np.ndarray) -> dict[str, float]:
+    """Precision, recall, density and coverage, by their authors' prdc.
 
-    Precision is the share of generated images within the k-th neighbour's distance of a real one;
-    recall the share of real images within that of a generated one.
+    Precision is the share of generated images within the k-th neighbour's distance of a real one,
+    recall the share of real images within that of a generated one (Kynkäänniemi et al. 2019, eq. 2;
+    k = 3). Density is the number of neighbourhoods of real images that a generated one lies in,
+    over k (1 on average for equal distributions), coverage the share of real images whose
+    neighbourhood contains a generated one (Naeem et al. 2020, eq. 4 and 5; k = 5).
     """
-    shares = _prdc(real, generated, PRECISION_NEIGHBOURS)
-    return shares["precision"], shares["recall"]
-
-
-def density_coverage(real: np.ndarray, generated: np.ndarray) -> tuple[float, float]:
-    """Density and coverage (Naeem et al. 2020, eq. 4 and 5), k = 5.
-
-    Density is the number of neighbourhoods of real images that a generated one lies in, over k (1
-    on average for equal distributions); coverage is the share of real images whose neighbourhood
-    contains a generated one.
-    """
-    shares = _prdc(real, generated, COVERAGE_NEIGHBOURS)
-    return shares["density"], shares["coverage"]
-
-
-def _prdc(real: np.ndarray, generated: np.ndarray, neighbours: int) -> dict[str, float]:
     from prdc import compute_prdc
 
+    values: dict[str, float] = {}
     with redirect_stdout(io.StringIO()):  # it prints the counts
-        values = compute_prdc(real_features=real, fake_features=generated, nearest_k=neighbours)
-    return {name: float(value) for name, value in values.items()}
+        for k, names in (
+            (PRECISION_NEIGHBOURS, ("precision", "recall")),
+            (COVERAGE_NEIGHBOURS, ("density", "coverage")),
+        ):
+            computed = compute_prdc(real_features=real, fake_features=generated, nearest_k=k)
+            values |= {name: float(computed[name]) for name in names}
+    return values
 
 
 def nearest(
     images: np.ndarray, others: np.ndarray, *, same: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest of `others` (M, D) to each of `images` (N, D).
+    """The nearest of `others` (M, D) to each of `images` (N, D), features or pixels.
 
-    Args:
-        images, others: features, or pixels.
-        same: the sets are the same, and no image is its own neighbour.
+    If the sets are the `same`, no image is its own neighbour.
 
     Returns:
         Euclidean distances (N,) and indices into `others` (N,).
@@ -200,15 +166,9 @@ def nearest(
 
 
 def memorised(images: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """Which images are closer to a training image than that one is to any other.
+    """Which images (N, D) are closer to a training image than that one is to any other; (N,) bool.
 
     These are not authentic in the sense of Alaa et al. (2022, section 4.3).
-
-    Args:
-        images, training: features, (N, D) and (M, D), M at least 2.
-
-    Returns:
-        (N,) bool.
     """
     distances, indices = nearest(images, training)
     own, _ = nearest(training, training, same=True)

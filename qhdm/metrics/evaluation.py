@@ -16,7 +16,7 @@ from qhdm.config import DataConfig
 from qhdm.data import Dataset
 from qhdm.device import resolve_device
 from qhdm.errors import EvaluationError
-from qhdm.metrics.classifier import ClassifierSettings
+from qhdm.metrics.classifier import ClassifierSettings, TrainedClassifier, trained_classifier
 from qhdm.metrics.distances import fewest_images
 from qhdm.metrics.features import Extractor, make_extractor
 from qhdm.metrics.groups import class_accuracy, distances, memorisation, save_neighbours
@@ -27,14 +27,13 @@ from qhdm.metrics.records import (
     Metric,
     Split,
     read_evaluation,
-    write_evaluation,
 )
-from qhdm.metrics.samples import described, from_arrays, from_folder, real_images, sampled
+from qhdm.metrics.samples import described, from_arrays, from_folder, real_set, sampled
 from qhdm.metrics.settings import GROUPS, EvaluationSettings, Group
-from qhdm.metrics.trained import TrainedClassifier, trained_classifier
 from qhdm.metrics.utility import utility
 from qhdm.run import Run
 from qhdm.runs.directory import RunDirectory
+from qhdm.schema import write_record
 
 #: Groups that need no labels.
 _UNLABELLED: tuple[Group, ...] = ("distances", "memorisation")
@@ -57,15 +56,15 @@ def evaluate(
         generated: uint8 images (N, H, W, C), as `Run.sample` returns them; a data set; a `Run` or
             the path of its directory, which is then sampled; or a folder or zip of class folders.
         real: the real images: any torch `Dataset` of (image, label), a `qhdm.data.Dataset`, or a
-            `DataConfig`. A set without a split of its own is split by `held_out`, a tenth of each
-            class being the test images. For a folder, a `DataConfig`. A run has its own; if they
-            have moved, give its `DataConfig` with another `root`.
+            `DataConfig`, as for folders. A set without a split is split by `held_out`: a tenth of
+            each class are test images. A run has its own; if they have moved, give its
+            `DataConfig` with another `root`.
         settings: metrics, extractor and device; of runs, also how they are sampled. By default all
             metrics that the images allow.
         labels: classes of the images of an array, by number or name. Without them, only distances
             and memorisation are computed.
-        out: the JSON file; by default, of a run, one in its `evaluations/` that is named after the
-            request, of others none. A picture of nearest neighbours is written beside it.
+        out: the JSON file; by default none or, of a run, one in its `evaluations/`. A picture of
+            nearest neighbours is written beside it.
         progress: show bars and messages on stderr.
 
     Returns:
@@ -83,92 +82,99 @@ def evaluate(
         >>> [metric.name for metric in result.metrics]
         ['memorisation']
     """
-    path = Path(out) if out is not None else None
     if isinstance(generated, Run):
         if generated.path is None:
             raise EvaluationError("evaluate: this network is of no run directory; give images")
         generated = generated.path
-    if isinstance(generated, str | Path):
-        settings = settings or EvaluationSettings()
-        if real is None or (Path(generated) / "config.yaml").is_file():
-            return _evaluate_run(RunDirectory.open(generated), real, settings, path, progress)
-        if not isinstance(real, DataConfig):
-            raise EvaluationError("evaluate: real images for a folder are given as a DataConfig")
-        real = dataclasses.replace(real, classes=data.class_names(real))
-        images, labelled = from_folder(Path(generated), real), True
-        whole = data.load(real, progress=progress)
+    if not isinstance(generated, str | Path):
+        subject, labelled = _of_arrays(generated, real, labels)
+        settings = settings or EvaluationSettings(metrics=_possible(subject, labelled))
+        if not labelled and (more := set(settings.metrics) - set(_UNLABELLED)):
+            raise EvaluationError(f"labels: needed by the metrics {', '.join(sorted(more))}")
     else:
-        whole = real_images(real, generated)
-        images, labelled = from_arrays(generated, whole, labels)
-        settings = settings or EvaluationSettings(metrics=_possible(whole, len(images), labelled))
-    if not labelled and (more := set(settings.metrics) - set(_UNLABELLED)):
-        raise EvaluationError(f"labels: needed by the metrics {', '.join(sorted(more))}")
-    source = str(generated) if isinstance(generated, str | Path) else "array"
-    record = GeneratedRecord(source=source, num=len(images))
-    return _evaluate(whole, settings, record, lambda: images, path, "give {} or more", progress)
+        settings = settings or EvaluationSettings()
+        of_path = _of_run if (Path(generated) / "config.yaml").is_file() else _of_folder
+        subject = (_of_run if real is None else of_path)(generated, real, settings, progress)
+    return _evaluate(subject, settings, None if out is None else Path(out), progress)
 
 
-def _possible(real: Dataset, num: int, labelled: bool) -> tuple[Group, ...]:
+@dataclasses.dataclass(frozen=True)
+class _Subject:
+    """The images to evaluate.
+
+    Attributes:
+        real: the whole set of real images.
+        record: of the generated images.
+        generated: samples or returns them.
+        more: how to have more of them, with {} for a number.
+        run: that they are sampled from.
+    """
+
+    real: Dataset
+    record: GeneratedRecord
+    generated: Callable[[], Dataset]
+    more: str = "give {} or more"
+    run: RunDirectory | None = None
+
+
+def _of_arrays(
+    generated: Any, real: Any, labels: Sequence[int | str] | None
+) -> tuple[_Subject, bool]:
+    """The subject, and whether its labels are known."""
+    whole = real_set(real, generated)
+    images, labelled = from_arrays(generated, whole, labels)
+    record = GeneratedRecord(source="array", num=len(images))
+    return _Subject(whole, record, lambda: images), labelled
+
+
+def _possible(subject: _Subject, labelled: bool) -> tuple[Group, ...]:
     """The metrics that so many images allow, without the costly ones (`utility`)."""
     groups: list[Group] = ["classes"] if labelled else []
-    test = int(real.is_test.sum())
-    if min(num, test, len(real) - test) >= fewest_images(ClassifierSettings.dim):
+    test = int(subject.real.is_test.sum())
+    fewest = min(subject.record.num, test, len(subject.real) - test)
+    if fewest >= fewest_images(ClassifierSettings.dim):
         groups.append("distances")
     return (*groups, "memorisation")
 
 
-def _evaluate_run(
-    run: RunDirectory,
-    real: Any,
-    settings: EvaluationSettings,
-    path: Path | None,
-    progress: bool,
-) -> Evaluation:
+def _of_folder(
+    path: str | Path, real: Any, settings: EvaluationSettings, progress: bool
+) -> _Subject:
+    if not isinstance(real, DataConfig):
+        raise EvaluationError("evaluate: real images for a folder are given as a DataConfig")
+    real = dataclasses.replace(real, classes=data.class_names(real))
+    images = from_folder(Path(path), real)
+    record = GeneratedRecord(source=str(path), num=len(images))
+    return _Subject(data.load(real, progress=progress), record, lambda: images)
+
+
+def _of_run(path: str | Path, real: Any, settings: EvaluationSettings, progress: bool) -> _Subject:
+    run = RunDirectory.open(path)
     own = run.config.data
     real = own if real is None else real
     if not isinstance(real, DataConfig) or own != dataclasses.replace(
         real, root=own.root, skip_broken=own.skip_broken
     ):
         raise EvaluationError(
-            "evaluate: a run is evaluated with its own data; only their root and skip_broken may "
-            "be given anew"
+            "evaluate: a run is evaluated with its own data; only root and skip_broken may change"
         )
 
-    def images() -> Dataset:
-        dataset, present = sampled(run, settings, progress=progress)
+    def generated() -> Dataset:
+        images, present = sampled(run, settings, progress=progress)
         if present and progress:
             console.message(f"{present} of the {settings.num} images were sampled before")
-        return dataset
+        return images
 
     record = described(run, settings)
     whole = data.load(real, progress=progress)
-    more = "give --num {} or more"
-    return _evaluate(whole, settings, record, images, path, more, progress, run=run)
+    return _Subject(whole, record, generated, "give --num {} or more", run)
 
 
 def _evaluate(
-    real: Dataset,
-    settings: EvaluationSettings,
-    record: GeneratedRecord,
-    images: Callable[[], Dataset],
-    path: Path | None,
-    more: str,
-    progress: bool,
-    *,
-    run: RunDirectory | None = None,
+    subject: _Subject, settings: EvaluationSettings, path: Path | None, progress: bool
 ) -> Evaluation:
-    """Compute the groups of metrics that are not in the file yet.
-
-    Args:
-        real: the whole set.
-        settings: metrics, extractor and device.
-        record: of the generated images.
-        images: samples or returns them.
-        path: the file; None for the default of a run, or none.
-        more: how to have more generated images, with {} for a number.
-        progress: show bars and messages on stderr.
-        run: which is evaluated.
-    """
+    """Compute the groups of metrics that are not in the file yet."""
+    real, record = subject.real, subject.record
     for split in ("training", "test"):
         present = real.labels[real.is_test == (split == "test")]
         for label in np.setdiff1d(np.arange(len(real.class_names)), present)[:1]:
@@ -179,20 +185,19 @@ def _evaluate(
             )
     device = resolve_device(settings.device, key="device")
     extractor = make_extractor(
-        settings, real, num=record.num, more=more, device=device, progress=progress
+        settings, real, num=record.num, more=subject.more, device=device, progress=progress
     )
-    if path is None and run is not None:
-        path = evaluation_path(run, record, extractor)
+    if path is None and subject.run is not None:
+        path = evaluation_path(subject.run, record, extractor)
     evaluation = Evaluation(DataRecord.of(real), record, extractor.record, metrics=())
     if path and path.exists():
         evaluation = _matching(path, evaluation)
         if evaluation.groups and progress:
             console.message(f"{', '.join(evaluation.groups)}: read from {path}")
-    wanted = [group for group in GROUPS if group in settings.metrics]
-    missing = [group for group in wanted if group not in evaluation.groups]
+    missing = [g for g in GROUPS if g in settings.metrics and g not in evaluation.groups]
     if not missing:
         return evaluation
-    comparison = _Comparison(real, images(), extractor, device, progress)
+    comparison = _Comparison(real, subject.generated(), extractor, device, progress)
     for group in missing:
         metrics, notes = comparison.group(group)
         evaluation = dataclasses.replace(
@@ -202,7 +207,7 @@ def _evaluate(
             notes=(*evaluation.notes, *notes),
         )
         if path:  # after each group: an interruption loses one
-            write_evaluation(evaluation, path)
+            write_record(evaluation, path)
             if group == "memorisation":
                 comparison.picture(path.with_name(f"{path.stem}_neighbours.png"))
     return evaluation

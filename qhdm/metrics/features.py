@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
 import torch
@@ -12,35 +12,26 @@ from safetensors.numpy import load_file, save_file
 
 from qhdm.data import Dataset, cache_folder
 from qhdm.files import atomic_path
-from qhdm.metrics.classifier import ClassifierSettings
+from qhdm.metrics.classifier import (
+    ClassifierSettings,
+    TrainedClassifier,
+    load_classifier,
+    trained_classifier,
+)
 from qhdm.metrics.distances import check_counts
 from qhdm.metrics.records import ExtractorRecord
 from qhdm.metrics.settings import EvaluationSettings
-from qhdm.metrics.trained import load_classifier, trained_classifier
+
+if TYPE_CHECKING:
+    from qhdm.metrics.pretrained import Pretrained
 
 
-class Network(Protocol):
-    """Extracts features."""
-
-    @property
-    def dim(self) -> int:
-        """Features per image."""
-
-    @property
-    def digest(self) -> str:
-        """Of the weights."""
-
-    def features(self, images: np.ndarray) -> np.ndarray:
-        """uint8 (N, H, W, C) to float64 (N, dim)."""
+#: Has `dim`, the features per image, `digest`, of its weights, and `features`.
+Network = Union[TrainedClassifier, "Pretrained"]
 
 
 class Extractor:
-    """A network that extracts features, and its record.
-
-    Args:
-        name: `classifier`, `inception` or `dinov2`.
-        network: the network.
-    """
+    """A network that extracts features, and its record."""
 
     def __init__(self, name: str, network: Network) -> None:
         self.network = network
@@ -73,7 +64,7 @@ def make_extractor(
 
     Args:
         settings: `extractor`, `extractor_weights` and `metrics`.
-        real: the real images, on whose training split a classifier is trained.
+        real: the real images; a classifier is trained on their training split.
         num: how many generated images there will be.
         more: how to have more of them, with {} for a number.
         device: where to compute.

@@ -9,18 +9,17 @@ import numpy as np
 
 from qhdm.data import Dataset
 from qhdm.errors import EvaluationError
+from qhdm.metrics.classifier import TrainedClassifier
 from qhdm.metrics.distances import (
-    density_coverage,
     frechet_distance,
     frechet_distance_error,
     kernel_distance,
     memorised,
     nearest,
-    precision_recall,
+    neighbourhoods,
 )
 from qhdm.metrics.features import Extractor
-from qhdm.metrics.records import Metric, MetricName, Split
-from qhdm.metrics.trained import TrainedClassifier
+from qhdm.metrics.records import Better, Metric, MetricName, Split
 from qhdm.pictures import labelled_grid, save_png
 from qhdm.seeds import Stream, derive_seed
 
@@ -33,16 +32,11 @@ _PAIRS = 8
 def distances(
     extractor: Extractor, generated: np.ndarray, real: Mapping[Split, np.ndarray]
 ) -> Iterator[Metric]:
-    """FID, KID, precision, recall, density and coverage against each split.
+    """FID, KID, precision, recall, density and coverage of features (N, D) against each split.
 
     N is the size of the smaller set, and as many images of the larger are drawn. The floor puts N
     real images in the place of the generated ones: those of the other split or, if that has fewer,
     half of 2 N images of the same split. It is None if neither has enough.
-
-    Args:
-        extractor: of the features.
-        generated: (N, D) features.
-        real: features of each split.
     """
     others: tuple[tuple[Split, Split], ...] = (("test", "train"), ("train", "test"))
     for split, other in others:
@@ -56,16 +50,9 @@ def distances(
             both = _drawn(real[split], 2 * num, 0)
             floor = _compared(both[:num], both[num:], errors=False)
         for name, (value, error) in values.items():
-            yield Metric(
-                name=name,
-                label=_label(name, extractor, num, split),
-                split=split,
-                num=num,
-                value=value,
-                error=error,
-                floor=floor[name][0] if floor else None,
-                better="lower" if name in ("FID", "KID") else "higher",
-            )
+            better: Better = "lower" if name in ("FID", "KID") else "higher"
+            reference = floor[name][0] if floor else None
+            yield _metric(name, extractor, num, split, value, error, reference, better)
 
 
 def class_accuracy(
@@ -106,18 +93,12 @@ def memorisation(
     """
     if len(real["train"]) < 2:
         raise EvaluationError("memorisation: takes two training images or more")
-    share = float(memorised(generated, real["train"]).mean())
-    num = len(generated)
-    return Metric(
-        name="memorisation",
-        label=_label("memorisation", extractor, num, "train"),
-        split="train",
-        num=num,
-        value=share,
-        error=_share_error(share, num),
-        floor=float(memorised(real["test"], real["train"]).mean()),
-        better="lower",
+    share, floor = (
+        float(memorised(images, real["train"]).mean()) for images in (generated, real["test"])
     )
+    num = len(generated)
+    error = _share_error(share, num)
+    return _metric("memorisation", extractor, num, "train", share, error, floor, "lower")
 
 
 def save_neighbours(
@@ -127,12 +108,9 @@ def save_neighbours(
     training: Dataset,
     training_features: np.ndarray,
 ) -> None:
-    """Write a PNG of the generated images that are nearest to training images, above those.
+    """Write a PNG of the generated images whose features are nearest to those of training images.
 
-    Args:
-        path: the file.
-        generated, training: the images.
-        features, training_features: their features, (N, D) and (M, D).
+    Each is above that training image, nearest pairs first, in two rows for each class.
     """
     apart, indices = nearest(features, training_features)
     chosen: list[int] = []
@@ -151,17 +129,17 @@ def _compared(
     real: np.ndarray, images: np.ndarray, *, errors: bool = True
 ) -> dict[MetricName, tuple[float, float | None]]:
     """Values and standard errors of all distances."""
-    kernel = kernel_distance(real, images, seed=_SEED)
-    precision, recall = precision_recall(real, images)
-    density, coverage = density_coverage(real, images)
-    error = frechet_distance_error(real, images, seed=_SEED) if errors else None
+    neighbours = neighbourhoods(real, images)
     return {
-        "FID": (frechet_distance(real, images), error),
-        "KID": (kernel.value, kernel.error),
-        "precision": (precision, None),
-        "recall": (recall, None),
-        "density": (density, None),
-        "coverage": (coverage, None),
+        "FID": (
+            frechet_distance(real, images),
+            frechet_distance_error(real, images, seed=_SEED) if errors else None,
+        ),
+        "KID": kernel_distance(real, images, seed=_SEED),
+        "precision": (neighbours["precision"], None),
+        "recall": (neighbours["recall"], None),
+        "density": (neighbours["density"], None),
+        "coverage": (neighbours["coverage"], None),
     }
 
 
@@ -171,9 +149,19 @@ def _drawn(features: np.ndarray, num: int, part: int) -> np.ndarray:
     return features[rng.permutation(len(features))[:num]]
 
 
-def _label(name: str, extractor: Extractor, num: int, split: Split) -> str:
+def _metric(
+    name: MetricName,
+    extractor: Extractor,
+    num: int,
+    split: Split,
+    value: float,
+    error: float | None,
+    floor: float | None,
+    better: Better,
+) -> Metric:
     record = extractor.record
-    return f"{name}[{record.name} {record.digest}, N={num}, {split}]"
+    label = f"{name}[{record.name} {record.digest}, N={num}, {split}]"
+    return Metric(name, label, split, num, value, better, error=error, floor=floor)
 
 
 def _share_error(share: float, num: int) -> float:

@@ -54,10 +54,8 @@ class Pretrained:
 def load_inception(path: Path, device: torch.device) -> Pretrained:
     """The Inception v3 of the published FID, its 2048 pooled features (Heusel et al. 2017).
 
-    Args:
-        path: weights as torch-fidelity publishes them: `weights-inception-2015-12-05-6726825d.pth`,
-            or the same as safetensors.
-        device: where to compute.
+    The weights are `weights-inception-2015-12-05-6726825d.pth` of torch-fidelity, or the same as
+    safetensors.
 
     Raises:
         EvaluationError: torch-fidelity is not installed, or the file is not of this network.
@@ -86,12 +84,8 @@ def load_inception(path: Path, device: torch.device) -> Pretrained:
 def load_dinov2(path: Path, device: torch.device) -> Pretrained:
     """DINOv2 (Oquab et al. 2024), its class token: 384, 768, 1024 or 1536 features.
 
+    The weights are the `model.safetensors` of a model of transformers, facebook/dinov2-small say.
     Images are resized to 224 pixels.
-
-    Args:
-        path: `model.safetensors` of a model of transformers, such as facebook/dinov2-small; its
-            sizes are read from the weights.
-        device: where to compute.
 
     Raises:
         EvaluationError: transformers is not installed, or the file is not of this network.

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from qhdm.errors import ConfigError, EvaluationError
+from qhdm.errors import EvaluationError
 from qhdm.quantum.options import ENGINES, Aer, EngineOptions, Method
-from qhdm.schema import Document, read_json, validate, write_record
+from qhdm.schema import read_record
 
 if TYPE_CHECKING:
     from qhdm.data import Dataset
 
-#: Version of the files, raised when a reader of old files would misunderstand new ones.
-FORMAT = 1
-
 #: Unknown keys and numbers that are not finite are refused; `class` is a keyword, hence an alias.
-_STRICT = ConfigDict(
+STRICT = ConfigDict(
     extra="forbid", allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
 )
 
@@ -37,10 +34,11 @@ MetricName = Literal[
     "memorisation",
 ]
 Split = Literal["test", "train"]
+Better = Literal["lower", "higher"]
 Count = Annotated[int, Field(ge=0)]
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Metric:
     """One value of a metric (docs/evaluation.md).
 
@@ -63,7 +61,7 @@ class Metric:
     split: Split | None
     num: Count
     value: float
-    better: Literal["lower", "higher"] | None
+    better: Better | None
     class_name: Annotated[str | None, Field(alias="class")] = None
     error: float | None = None
     baseline: float | None = None
@@ -71,7 +69,7 @@ class Metric:
     setting: str | None = None
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class DataRecord:
     """The real images: name of the set, digest of its images and their split, counts, pixels."""
 
@@ -88,7 +86,7 @@ class DataRecord:
         return cls(images.name, images.digest(), len(images) - test, test, size)
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class GeneratedRecord:
     """The generated images: where they come from, and how they were sampled.
 
@@ -117,6 +115,13 @@ class GeneratedRecord:
     method: Method | None = None
     device: Literal["CPU", "GPU"] | None = None
     eta: float | None = None
+
+    @staticmethod
+    def engine_fields(engine: EngineOptions) -> dict[str, Any]:
+        """The fields that record an engine."""
+        aer = vars(engine) if isinstance(engine, Aer) else {}
+        names = ("shots", "noise", "method", "device")
+        return {"engine": engine.name, **{name: aer.get(name) for name in names}}
 
     @property
     def engine_options(self) -> EngineOptions | None:
@@ -156,7 +161,7 @@ class GeneratedRecord:
         return known == asked
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class ExtractorRecord:
     """The network that extracted features: name, digest of its weights, features per image."""
 
@@ -165,13 +170,14 @@ class ExtractorRecord:
     dim: Count
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Evaluation:
     """The results of an evaluation.
 
     Attributes:
         groups: the groups of metrics that were computed, such as `distances`.
         notes: what was left out and why, one sentence each.
+        format: version of the file, raised when older readers would misunderstand it.
     """
 
     data: DataRecord
@@ -180,7 +186,7 @@ class Evaluation:
     metrics: tuple[Metric, ...]
     groups: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    format: int = FORMAT
+    format: Literal[1] = 1
 
     def find(
         self,
@@ -199,27 +205,16 @@ class Evaluation:
         return None
 
 
-def write_evaluation(evaluation: Evaluation, path: Path) -> None:
-    """Write `evaluation` to a JSON file, atomically."""
-    write_record(evaluation, path)
-
-
 def read_evaluation(path: str | Path) -> Evaluation:
-    """Read what `write_evaluation` wrote.
+    """Read the JSON file of an evaluation.
 
     Raises:
         EvaluationError: the file is missing, unreadable, or not an evaluation.
     """
-    path = Path(path)
-    again = "delete it and evaluate again"
-    data = read_json(path, EvaluationError, missing="`qhdm evaluate` makes one", again=again)
-    if not isinstance(data, dict) or "format" not in data:
-        raise EvaluationError(f"{path}: not an evaluation of qhdm")
-    if data["format"] != FORMAT:
-        raise EvaluationError(
-            f"{path}: format {data['format']!r}; this qhdm reads {FORMAT}; {again}"
-        )
-    try:
-        return validate(Evaluation, Document(str(path), data, {}))
-    except ConfigError as error:
-        raise EvaluationError(f"{error}; {again}") from None
+    return read_record(
+        Evaluation,
+        Path(path),
+        EvaluationError,
+        missing="`qhdm evaluate` makes one",
+        again="delete it and evaluate again",
+    )

@@ -19,7 +19,6 @@ from qhdm.errors import DataError, EvaluationError
 from qhdm.files import atomic_path, write_text
 from qhdm.metrics.records import GeneratedRecord
 from qhdm.metrics.settings import EvaluationSettings
-from qhdm.quantum.options import Aer
 from qhdm.run import Run
 from qhdm.runs.directory import RunDirectory
 
@@ -35,8 +34,6 @@ def described(run: RunDirectory, settings: EvaluationSettings) -> GeneratedRecor
     """
     run.latest_checkpoint()
     known = settings.resolved(run.config)
-    engine = settings.engine_of(run.config.quantum)
-    aer = engine if isinstance(engine, Aer) else None
     return GeneratedRecord(
         source=str(run.path),
         num=settings.num,
@@ -47,11 +44,7 @@ def described(run: RunDirectory, settings: EvaluationSettings) -> GeneratedRecor
         seed=settings.seed,
         weights=settings.weights,
         step=run.last_step(),
-        engine=engine.name,
-        shots=aer.shots if aer else None,
-        noise=aer.noise if aer else None,
-        method=aer.method if aer else None,
-        device=aer.device if aer else None,
+        **GeneratedRecord.engine_fields(settings.engine_of(run.config.quantum)),
     )
 
 
@@ -63,11 +56,6 @@ def sampled(
     Each image is the one that `qhdm sample` gives that number. They are kept in the run's
     `evaluations/samples/`, some at a time: images that an interrupted or smaller evaluation has
     sampled are not sampled again.
-
-    Args:
-        run: an open run.
-        settings: of the evaluation.
-        progress: show a bar on stderr.
 
     Returns:
         The images, and how many of them were kept already.
@@ -84,7 +72,7 @@ def sampled(
     present = sum(map(len, chunks))
     labels = np.arange(settings.num) % len(names)
     if present < settings.num:
-        trained = Run.open(run.path, weights=settings.weights, device=settings.device)
+        trained = Run.open(run.path, device=settings.device)
         request = settings.on(settings.engine_of(run.config.quantum))  # as the record says
         with console.bar(
             total=settings.num,
@@ -138,10 +126,11 @@ def from_arrays(
     if isinstance(generated, Dataset):
         return generated, True
     images, names = np.asarray(generated), real.class_names
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != real.images.shape[1:]:
+    shape = real.images.shape[1:]
+    if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
         raise EvaluationError(
             f"evaluate: images of type {images.dtype} and shape {images.shape}; give uint8 "
-            f"(N, {', '.join(map(str, real.images.shape[1:]))}), as the real ones are"
+            f"(N, {', '.join(map(str, shape))}), as the real ones are"
         )
     if labels is None:
         return _dataset(images, np.zeros(len(images), int), names, "array"), False
@@ -152,7 +141,7 @@ def from_arrays(
     return _dataset(images, np.array([known[label] for label in labels]), names, "array"), True
 
 
-def real_images(real: Any, generated: Any) -> Dataset:
+def real_set(real: Any, generated: Any) -> Dataset:
     """The real images as a data set of the size of `generated`, split if they have no split."""
     if isinstance(real, DataConfig):
         return data.load(real)

@@ -43,11 +43,7 @@ def utility(
 ) -> tuple[list[Metric], list[str]]:
     """The classification accuracy score, and gains from adding generated images to real ones.
 
-    Args:
-        training, test: real images; every class is in both.
-        generated: N images of the same classes.
-        device: where to train.
-        progress: show a bar on stderr.
+    Every class is in both sets of real images.
 
     Returns:
         Of each metric, overall and per class, the mean over seeds and its standard error; and
@@ -75,13 +71,7 @@ def utility(
 
 
 class _Trainings:
-    """Trains networks on parts of the data, and keeps their accuracies in the cache folder.
-
-    Args:
-        training, test: real images.
-        device: where to train.
-        bar: advanced by one for each training.
-    """
+    """Trains networks on parts of the data, and keeps their accuracies in the cache folder."""
 
     def __init__(self, training: Dataset, test: Dataset, device: torch.device, bar: tqdm) -> None:
         self.training, self.test = training, test

@@ -1,7 +1,6 @@
 """The U-Net and its quantum hybrids."""
 
-from qhdm.models.build import build_model
-from qhdm.models.freezing import frozen
+from qhdm.models.build import build_model, frozen
 from qhdm.models.unet import UNet
 
 __all__ = ["UNet", "build_model", "frozen"]

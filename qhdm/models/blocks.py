@@ -31,7 +31,7 @@ class WeightStandardizedConv2d(nn.Conv2d):
         self._frozen = self._kernel().detach()
 
     def thaw(self) -> None:
-        """The opposite of `freeze`."""
+        """Undo `freeze`."""
         self._frozen = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class ResnetBlock(nn.Module):
     """Two convolutions with GroupNorm and SiLU; the condition scales and shifts (FiLM) the first.
 
     With hybrid convolutions it is a quantum block: QResNet with two of them (arXiv 2402.16147),
-    QuanResNet with the first alone (arXiv 2512.20448; its released code replaces both).
+    QuanResNet with only the first (arXiv 2512.20448; its released code replaces both).
 
     Args:
         dim_in, dim_out: channels.
@@ -143,9 +143,9 @@ class HybridConv2d(nn.Module):
 class LinearAttention(nn.Module):
     """Pre-normed residual attention of linear cost in the pixels (Shen et al. 2021).
 
-    Softmax of q over features and of k over pixels, so that (k^T v) is formed first. As v = W_v x
-    and the result is W_o times a product with v, both matrices move into that small product, and
-    neither v nor the result before W_o is ever made: they have `heads * dim_head` channels.
+    Softmax of q over features and of k over pixels, so that k^T v is formed first. W_v and W_o are
+    multiplied into that small product: neither v nor the result before W_o, which have
+    `heads * dim_head` channels, is ever formed.
     """
 
     def __init__(self, dim: int, *, heads: int, dim_head: int) -> None:
@@ -173,15 +173,12 @@ class LinearAttention(nn.Module):
         return out.view(B, H, W, C).permute(0, 3, 1, 2) + x
 
     def _attend(self, pixels: Tensor, to_qk: Tensor, mixing: Tensor) -> Tensor:
-        """Attention without the last bias and norm.
+        """Attention without the last bias and norm, (B, H W, C).
 
         Args:
             pixels: (B, H W, C), normed.
             to_qk: (2 heads dim_head, C).
             mixing: W_o W_v of each head, (heads, C, C).
-
-        Returns:
-            (B, H W, C).
         """
         q, k = (pixels @ to_qk.T).unflatten(2, (2, self.heads, self.dim_head)).unbind(2)
         q, k = q.softmax(dim=-1), k.softmax(dim=1)
@@ -231,11 +228,10 @@ class Upsample(nn.Sequential):
 
 
 class Condition(nn.Module):
-    """Timestep and label to one conditioning vector.
+    """Embeds timestep and label as one conditioning vector.
 
-    The sinusoidal embedding of t (Vaswani et al. 2017) and the embedding of the label are
-    concatenated and pass two dense layers. The null label, -1, is the zero vector, so that
-    classifier-free guidance needs no parameters of its own.
+    The sinusoidal embedding of t (Vaswani et al. 2017) and the embedding of the label pass two
+    dense layers together. The null label, -1, is the zero vector and needs no parameters.
 
     Args:
         time_dim: size of the time embedding, even; 0 leaves the timestep out.

@@ -1,7 +1,9 @@
-"""From a configuration to its network."""
+"""Build the network of a configuration."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -11,7 +13,13 @@ from torch import nn
 
 from qhdm.config import Config
 from qhdm.models.baselines import baseline, check_linear
-from qhdm.models.blocks import Attention, Condition, HybridConv2d, ResnetBlock
+from qhdm.models.blocks import (
+    Attention,
+    Condition,
+    HybridConv2d,
+    ResnetBlock,
+    WeightStandardizedConv2d,
+)
 from qhdm.models.released import (
     DiscardingResnetBlock,
     InputReadingResnetBlock,
@@ -156,7 +164,21 @@ class BlockFactory:
 
 
 def set_engine(model: nn.Module, engine: Engine) -> None:
-    """Let another engine evaluate all filters of `model`."""
+    """Set the engine that evaluates all filters of `model`."""
     for module in model.modules():
         if isinstance(module, FilterConnector):
             module.engine = engine
+
+
+@contextmanager
+def frozen(*models: nn.Module) -> Iterator[None]:
+    """Compute once what depends only on weights; they must not change or be trained meanwhile."""
+    kinds = (FilterConnector, WeightStandardizedConv2d)
+    parts = [part for model in models for part in model.modules() if isinstance(part, kinds)]
+    try:
+        for part in parts:
+            part.freeze()
+        yield
+    finally:
+        for part in parts:
+            part.thaw()

@@ -1,4 +1,4 @@
-"""Work on a batch piece by piece, so that what is large within a function stays small."""
+"""Functions of a batch computed a few rows at a time, to keep intermediate arrays small."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Function = Callable[..., Tensor]
 
 
 def chunked(function: Function, row_bytes: int, x: Tensor, *parameters: Tensor) -> Tensor:
-    """function(x, *parameters), computed for a few rows of `x` at a time and not kept.
+    """function(x, *parameters), computed for a few rows of `x` at a time.
 
-    On the CPU the intermediate arrays of a piece stay in the cache; none are saved for the backward
-    pass, which computes them again. Elsewhere, and under torch.compile, this is a plain call.
+    On the CPU the intermediate arrays of a chunk stay in the cache; none are saved for the backward
+    pass, which recomputes them. Elsewhere, and under torch.compile, this is a plain call.
 
     Args:
         function: of tensors alone, row by row of `x`: no row's result may depend on another row.
@@ -31,16 +31,16 @@ def chunked(function: Function, row_bytes: int, x: Tensor, *parameters: Tensor) 
     """
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return function(x, *parameters)
-    return _InPieces.apply(function, max(CACHE // row_bytes, 1), x, *parameters)
+    return _Chunked.apply(function, max(CACHE // row_bytes, 1), x, *parameters)
 
 
-class _InPieces(torch.autograd.Function):
+class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, function: Function, width: int, x: Tensor, *parameters: Tensor) -> Tensor:
         ctx.function, ctx.width = function, width
         ctx.autocast = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
         ctx.save_for_backward(x, *parameters)
-        return torch.cat([function(piece, *parameters) for piece in x.split(width)])
+        return torch.cat([function(rows, *parameters) for rows in x.split(width)])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -51,10 +51,10 @@ class _InPieces(torch.autograd.Function):
         totals: list[Tensor] = []
         enabled, dtype = ctx.autocast
         for rows, upstream in zip(x.split(ctx.width), gradient.split(ctx.width), strict=True):
-            piece = rows.detach().requires_grad_()
+            chunk = rows.detach().requires_grad_()
             with torch.enable_grad(), torch.autocast("cpu", enabled=enabled, dtype=dtype):
-                value = ctx.function(piece, *parameters)
-            by_piece, *found = torch.autograd.grad(value, [piece, *parameters], upstream)
-            by_x.append(by_piece)
-            totals = [t + f for t, f in zip(totals, found, strict=True)] if totals else found
+                value = ctx.function(chunk, *parameters)
+            by_rows, *by_own = torch.autograd.grad(value, [chunk, *parameters], upstream)
+            by_x.append(by_rows)
+            totals = [t + b for t, b in zip(totals, by_own, strict=True)] if totals else by_own
         return None, None, torch.cat(by_x), *totals

@@ -1,4 +1,4 @@
-"""What a network consists of, in numbers."""
+"""Parameters of a network, and circuits of one evaluation."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def quantum_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def count_parameters(model: UNet) -> list[Counts]:
-    """Parameters per part, and in total; circuit weights counted apart."""
+    """Parameters per part and in total, with circuit weights listed separately."""
     quantum_ids = {id(parameter) for parameter in quantum_parameters(model)}
 
     def count(part: str, modules: list[nn.Module]) -> Counts:
@@ -62,10 +62,7 @@ def count_parameters(model: UNet) -> list[Counts]:
 
 @torch.no_grad()
 def filter_evaluations(model: UNet, *, channels: int, image_size: int) -> dict[Filter, int]:
-    """How often each filter is evaluated in one forward pass of one image, found by making one.
-
-    The filters are evaluated exactly, whatever their engine.
-    """
+    """How often each filter is evaluated for one image, counted in a pass on the exact engine."""
     evaluations: Counter[Filter] = Counter()
 
     def add(layer: nn.Module, args: tuple[torch.Tensor, ...]) -> None:

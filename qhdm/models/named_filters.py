@@ -1,4 +1,4 @@
-"""Which quantum filters a network holds, and where."""
+"""The quantum filters of a network, by name."""
 
 from __future__ import annotations
 

@@ -38,8 +38,7 @@ class DownLevel(nn.Module):
         self, block1: ResnetBlock, block2: ResnetBlock, attention: nn.Module, down: nn.Module
     ) -> None:
         super().__init__()
-        self.block1, self.block2 = block1, block2
-        self.attention, self.down = attention, down
+        self.block1, self.block2, self.attention, self.down = block1, block2, attention, down
 
     def forward(self, x: Tensor, emb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         skip1 = self.block1(x, emb)
@@ -54,8 +53,7 @@ class UpLevel(nn.Module):
         self, block1: ResnetBlock, block2: ResnetBlock, attention: nn.Module, up: nn.Module
     ) -> None:
         super().__init__()
-        self.block1, self.block2 = block1, block2
-        self.attention, self.up = attention, up
+        self.block1, self.block2, self.attention, self.up = block1, block2, attention, up
 
     def forward(self, x: Tensor, emb: Tensor, skip1: Tensor, skip2: Tensor) -> Tensor:
         x = self.block1(torch.cat([x, skip2], dim=1), emb)

@@ -16,23 +16,22 @@ from qhdm.quantum.filter import Filter
 
 
 class FilterQNN(EstimatorQNN):
-    """`EstimatorQNN` of a filter, with its free parameters alone as weights.
+    """`EstimatorQNN` of a filter, with three defaults corrected.
 
-    The stock network with three defaults corrected: input gradients are on (off, they drop the
-    upstream gradient silently), the precision is 0 (otherwise noise is added to exact values),
-    and the observables of a circuit travel in one PUB.
+    Input gradients are on (off, they drop the upstream gradient silently), the precision is 0
+    (otherwise noise is added to exact values), and all observables of a circuit are in one PUB.
 
     Args:
-        filter: the circuit and its observables. Weights that the circuit does not contain are
-            left out (`Filter.present_weights`).
+        circuit_filter: circuit and observables; weights that the circuit does not contain are left
+            out (`Filter.present_weights`).
         estimator: evaluates values and parameter-shift gradients; None is Qiskit's exact
             reference estimator. One of Aer's is given the circuit in rotations and CNOTs, since it
             binds parameters of controlled rotations wrongly (`qhdm.quantum.aer.rebase`).
     """
 
-    def __init__(self, filter: Filter, *, estimator: BaseEstimatorV2 | None = None) -> None:
-        self.filter = filter
-        circuit = filter.circuit
+    def __init__(self, circuit_filter: Filter, *, estimator: BaseEstimatorV2 | None = None) -> None:
+        self.filter = circuit_filter
+        circuit = circuit_filter.circuit
         if _is_aer(estimator):
             from qhdm.quantum.aer.rebase import rebased
 
@@ -40,9 +39,9 @@ class FilterQNN(EstimatorQNN):
         super().__init__(
             circuit=circuit,
             estimator=estimator,
-            observables=list(filter.observables),
-            input_params=list(filter.inputs),
-            weight_params=[filter.weights[i] for i in filter.present_weights],
+            observables=list(circuit_filter.observables),
+            input_params=list(circuit_filter.inputs),
+            weight_params=[circuit_filter.weights[i] for i in circuit_filter.present_weights],
             input_gradients=True,
             default_precision=0.0,
         )
@@ -72,7 +71,7 @@ class FilterConnector(TorchConnector):
     exported circuit is plain. `weight` gives the angles in radians.
 
     Args:
-        filter: the circuit and its observables.
+        circuit_filter: the circuit and its observables.
         count: F.
         engine: evaluates the filters when no estimator is given; an engine or its name.
         estimator: a Qiskit estimator to use instead of an engine.
@@ -87,19 +86,19 @@ class FilterConnector(TorchConnector):
 
     def __init__(
         self,
-        filter: Filter,
+        circuit_filter: Filter,
         *,
         count: int = 1,
         engine: Engine | str = "exact",
         estimator: BaseEstimatorV2 | None = None,
     ) -> None:
         chosen = as_engine(engine)
-        super().__init__(FilterQNN(filter, estimator=estimator or chosen.estimator))
+        super().__init__(FilterQNN(circuit_filter, estimator=estimator or chosen.estimator))
         # The stock parameter holds the weights of one network, registered under two names.
         del self._parameters["weight"], self._parameters["_weights"]
-        self.filter = filter
+        self.filter = circuit_filter
         self.engine = chosen
-        self.theta = nn.Parameter(torch.rand(count, len(filter.weights)))
+        self.theta = nn.Parameter(torch.rand(count, len(circuit_filter.weights)))
         self._stock = estimator is not None
         self._bound: Bound | None = None
 

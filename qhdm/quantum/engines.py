@@ -1,4 +1,4 @@
-"""One circuit, many engines, one function."""
+"""Engines that evaluate filters, and the functions that call them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from qiskit.primitives import BaseEstimatorV2
 from torch import Tensor
 
-from qhdm.errors import CircuitError
+from qhdm.errors import CircuitError, EngineError
 from qhdm.quantum.exact import engine as exact
 from qhdm.quantum.filter import Filter
-from qhdm.quantum.options import ENGINES, Aer, EngineOptions, Exact
+from qhdm.quantum.options import ENGINES, Aer, EngineOptions, Exact, Hardware
 
 #: Filters whose weights are bound: inputs (F, B, n) to values (F, B, m).
 Bound = Callable[[Tensor], Tensor]
@@ -25,7 +25,7 @@ class Engine(Protocol):
 
     Attributes:
         name: what a configuration calls it.
-        estimator: the Qiskit estimator that it evaluates by; None if it does without.
+        estimator: the Qiskit estimator that it uses, if any.
     """
 
     @property
@@ -34,9 +34,9 @@ class Engine(Protocol):
     @property
     def estimator(self) -> BaseEstimatorV2 | None: ...
 
-    def __call__(self, filter: Filter, x: Tensor, w: Tensor) -> Tensor: ...
+    def __call__(self, circuit_filter: Filter, x: Tensor, w: Tensor, /) -> Tensor: ...
 
-    def bind(self, filter: Filter, w: Tensor) -> Bound:
+    def bind(self, circuit_filter: Filter, w: Tensor, /) -> Bound:
         """The filters with their weights bound: x (F, B, n) to (F, B, m)."""
         ...
 
@@ -52,23 +52,23 @@ class ExactEngine:
     def name(self) -> str:
         return self.options.name
 
-    def __call__(self, filter: Filter, x: Tensor, w: Tensor) -> Tensor:
-        return exact.expectation(filter, x, w, method=self.options.method)
+    def __call__(self, circuit_filter: Filter, x: Tensor, w: Tensor) -> Tensor:
+        return exact.expectation(circuit_filter, x, w, method=self.options.method)
 
-    def bind(self, filter: Filter, w: Tensor) -> Bound:
-        return exact.BoundFilter(filter, w, method=self.options.method)
+    def bind(self, circuit_filter: Filter, w: Tensor) -> Bound:
+        return exact.BoundFilter(circuit_filter, w, method=self.options.method)
 
 
 def make_engine(engine: Engine | EngineOptions | str) -> Engine:
-    """The engine of these options.
+    """Make the engine of some options.
 
     Args:
-        engine: options; or a name, which stands for that engine's defaults: `exact`,
-            `exact:network`, `exact:statevector` or `aer`; or an engine, which is given back.
+        engine: options; the name of an engine with default options (`exact`, `exact:network`,
+            `exact:statevector` or `aer`); or an engine, which is returned.
 
     Raises:
         CircuitError: unknown name.
-        EngineError: the options ask for what is not there.
+        EngineError: an option is out of range, or its device or noise model is not available.
     """
     options = ENGINES.get(engine) if isinstance(engine, str) else engine
     if isinstance(options, Exact):
@@ -77,6 +77,11 @@ def make_engine(engine: Engine | EngineOptions | str) -> Engine:
         from qhdm.quantum.aer.engine import AerEngine  # only here: it imports Aer
 
         return AerEngine(options)
+    if isinstance(options, Hardware):
+        raise EngineError(
+            f"engine {options.label}: evaluates filters in jobs of whole requests; give it to "
+            "Run.sample, as qhdm.Sampling(engine=...)"
+        )
     if not callable(options):
         raise CircuitError(f"engine {engine!r}: unknown; known are {', '.join(ENGINES)}")
     return options
@@ -86,11 +91,11 @@ _named_engine = cache(make_engine)
 
 
 def as_engine(engine: Engine | str) -> Engine:
-    """An engine, or the one of a name: made once, and with it what it keeps between calls.
+    """An engine, or that of a name, which is made once and keeps what it has compiled.
 
     Raises:
-        CircuitError: unknown name, or options, of which every call would make an engine anew, with
-            the same draws.
+        CircuitError: unknown name; or options, from which every call would make a new engine that
+            repeats its draws.
     """
     if isinstance(engine, str):
         return _named_engine(engine)
@@ -104,11 +109,10 @@ _Result = TypeVar("_Result")
 
 
 def _uncompiled(function: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
-    """Keep a function out of the graphs of `torch.compile`.
+    """Keep a function out of the graphs of `torch.compile`, which handles complex tensors badly.
 
-    The compiler neither gains from complex tensors nor handles them all. `torch.compiler.disable`
-    as the decorator would import it, which takes almost as long as importing the rest of torch,
-    also where nothing is compiled.
+    As a decorator, `torch.compiler.disable` would import the compiler also where nothing is
+    compiled, which takes almost as long as importing the rest of torch.
     """
 
     @wraps(function)
@@ -121,91 +125,89 @@ def _uncompiled(function: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
 
 
 @_uncompiled
-def expectation(filter: Filter, x: Tensor, w: Tensor, *, engine: Engine | str = "exact") -> Tensor:
-    """Expectation values of the filter's observables.
+def expectation(
+    circuit_filter: Filter, x: Tensor, w: Tensor, *, engine: Engine | str = "exact"
+) -> Tensor:
+    """Expectation values of a filter's observables.
 
     Args:
-        filter: the circuit, with n inputs, P weights and m observables.
+        circuit_filter: n inputs, P weights, m observables.
         x: inputs in radians, (B, n); or (F, B, n) for F filters of the same circuit.
         w: weights in radians, (P,); or (F, P).
-        engine: an engine of `make_engine`, or its name: `exact` is analytic, and differentiable
-            with respect to `x` and `w`; `exact:network` and `exact:statevector` prescribe its
-            method; `aer` runs Qiskit Aer, by default without shots or noise.
+        engine: from `make_engine`, or its name: `exact` is analytic and differentiable in `x` and
+            `w`; `exact:network` and `exact:statevector` prescribe its method; `aer` runs Qiskit
+            Aer, without shots or noise.
 
     Returns:
         (B, m), or (F, B, m), in the floating-point type of `x` and on its device; empty where B or
         F is 0. Half-precision inputs are computed in float32.
 
     Raises:
-        CircuitError: unknown engine, no observables, what is not a tensor, or shapes, types or
-            devices that do not fit the filter.
+        CircuitError: unknown engine, no observables, or arguments that are not tensors of shapes,
+            types and devices that fit the filter.
         EngineError: the engine cannot hold the circuit.
 
     Example:
-        >>> filter = build_filter("fqconv", qubits=12, layers=1)
+        >>> fqconv = build_filter("fqconv", qubits=12, layers=1)
         >>> x, w = torch.rand(5, 12), torch.rand(24)
-        >>> expectation(filter, x, w).shape
+        >>> expectation(fqconv, x, w).shape
         torch.Size([5, 12])
     """
     evaluate = as_engine(engine)
-    for name, values in (("inputs", x), ("weights", w)):
-        if not isinstance(values, Tensor):
-            raise CircuitError(
-                f"{filter.name}: {name} must be a torch tensor, not {type(values).__name__}; give "
-                "torch.as_tensor(...)"
-            )
-    n, P = len(filter.inputs), len(filter.weights)
-    if not filter.observables:
-        raise CircuitError(f"{filter.name}: has no observables, and so no values")
+    _check(circuit_filter, x, w)
     banked = x.dim() == 3
-    fits = (x.dim(), w.dim()) in ((2, 1), (3, 2)) and x.shape[-1] == n and w.shape[-1] == P
-    if not fits or (banked and x.shape[0] != w.shape[0]):
-        raise CircuitError(
-            f"{filter.name}: takes inputs (B, {n}) with weights ({P},), or (F, B, {n}) with "
-            f"(F, {P}); got {tuple(x.shape)} and {tuple(w.shape)}"
-        )
-    if not (x.is_floating_point() and w.is_floating_point()) or x.device != w.device:
-        raise CircuitError(
-            f"{filter.name}: inputs and weights must be real floating-point tensors on one device; "
-            f"got {x.dtype} on {x.device} and {w.dtype} on {w.device}"
-        )
     dtype = torch.promote_types(torch.promote_types(x.dtype, w.dtype), torch.float32)
     xs, ws = x.to(dtype), w.to(dtype)
     if not banked:
         xs, ws = xs[None], ws[None]
     with torch.autocast(x.device.type, enabled=False):
-        found = _empty(filter, xs, ws) if _is_empty(xs) else evaluate(filter, xs, ws)
-    return (found if banked else found[0]).to(x.dtype)
+        empty = 0 in xs.shape[:2]
+        values = _empty(circuit_filter, xs, ws) if empty else evaluate(circuit_filter, xs, ws)
+    return (values if banked else values[0]).to(x.dtype)
 
 
-def _is_empty(x: Tensor) -> bool:
-    """Whether there is nothing to evaluate at inputs (F, B, n): no filter or no sample."""
-    return 0 in x.shape[:2]
+def _check(circuit_filter: Filter, x: Tensor, w: Tensor) -> None:
+    """Raise `CircuitError` unless inputs and weights fit the filter."""
+    name, n, P = circuit_filter.name, len(circuit_filter.inputs), len(circuit_filter.weights)
+    for kind, values in (("inputs", x), ("weights", w)):
+        if not isinstance(values, Tensor):
+            raise CircuitError(
+                f"{name}: {kind} must be a torch tensor, not {type(values).__name__}; give "
+                "torch.as_tensor(...)"
+            )
+    if not circuit_filter.observables:
+        raise CircuitError(f"{name}: has no observables, and so no values")
+    fits = (x.dim(), w.dim()) in ((2, 1), (3, 2)) and x.shape[-1] == n and w.shape[-1] == P
+    if not fits or (x.dim() == 3 and x.shape[0] != w.shape[0]):
+        raise CircuitError(
+            f"{name}: takes inputs (B, {n}) with weights ({P},), or (F, B, {n}) with (F, {P}); got "
+            f"{tuple(x.shape)} and {tuple(w.shape)}"
+        )
+    if not (x.is_floating_point() and w.is_floating_point()) or x.device != w.device:
+        raise CircuitError(
+            f"{name}: inputs and weights must be real floating-point tensors on one device; got "
+            f"{x.dtype} on {x.device} and {w.dtype} on {w.device}"
+        )
 
 
-def _empty(filter: Filter, x: Tensor, w: Tensor) -> Tensor:
+def _empty(circuit_filter: Filter, x: Tensor, w: Tensor) -> Tensor:
     """No values, (F, B, m), through which gradients of zero reach `x` and `w`."""
-    return x.new_zeros(*x.shape[:2], len(filter.observables)) + 0 * (x.sum() + w.sum())
+    return x.new_zeros(*x.shape[:2], len(circuit_filter.observables)) + 0 * (x.sum() + w.sum())
 
 
-def bound(filter: Filter, w: Tensor, *, engine: Engine) -> Bound:
-    """Filters with their weights bound: all that follows from these is computed once.
-
-    Args:
-        filter: the circuit.
-        w: weights in radians, (F, P).
-        engine: see `expectation`.
+def bound(circuit_filter: Filter, w: Tensor, *, engine: Engine) -> Bound:
+    """Filters with weights w (F, P) in radians bound: what follows from these is computed once.
 
     Returns:
         Inputs (F, B, n) in radians, on the device of `w`, to values (F, B, m) of the inputs' type.
     """
     ws = w.to(torch.promote_types(w.dtype, torch.float32))
-    evaluate = engine.bind(filter, ws) if len(ws) else None
+    evaluate = engine.bind(circuit_filter, ws) if len(ws) else None
 
     @_uncompiled
     def values(x: Tensor) -> Tensor:
-        if evaluate is None or _is_empty(x):
-            return _empty(filter, x, ws).to(x.dtype)
+        if evaluate is None or 0 in x.shape[:2]:
+            return _empty(circuit_filter, x, ws).to(x.dtype)
         with torch.autocast(x.device.type, enabled=False):
             return evaluate(x.to(ws.dtype)).to(x.dtype)
 

@@ -23,15 +23,15 @@ class Filter:
 
     Attributes:
         name: for messages and files.
-        circuit: the circuit, free in `inputs` and `weights`. Gates that are not of Qiskit's
-            library by type are written out when a filter is made (`qhdm.quantum.unroll`).
+        circuit: free in `inputs` and `weights`. Gates whose type is not in Qiskit's library are
+            written out when a filter is made (`qhdm.quantum.unroll`).
         inputs: the n input parameters, radians, in order.
         weights: the P weights, radians, in order. Some may be absent from the circuit (dead).
         observables: m Hermitian operators on the circuit's qubits.
 
     Example:
-        >>> filter = qhdm.build_filter("fqconv", layers=1)
-        >>> filter.circuit.num_qubits, len(filter.weights), len(filter.observables)
+        >>> fqconv = qhdm.build_filter("fqconv", layers=1)
+        >>> fqconv.circuit.num_qubits, len(fqconv.weights), len(fqconv.observables)
         (12, 24, 12)
     """
 
@@ -85,8 +85,8 @@ def build_filter(ansatz: str, *, qubits: int = 12, layers: int = 3) -> Filter:
         CircuitError: the family is unknown or does not exist at this size.
 
     Example:
-        >>> filter = build_filter("hqconv", qubits=12, layers=3)
-        >>> len(filter.inputs), len(filter.weights), len(filter.observables)
+        >>> hqconv = build_filter("hqconv", qubits=12, layers=3)
+        >>> len(hqconv.inputs), len(hqconv.weights), len(hqconv.observables)
         (12, 84, 12)
     """
     if ansatz not in ANSATZE:
@@ -101,7 +101,11 @@ def build_filter(ansatz: str, *, qubits: int = 12, layers: int = 3) -> Filter:
         circuit.rx(inputs[qubit], qubit)
     for layer in range(layers):
         family.append_layer(circuit, weights, layer * per_layer)
-    observables = tuple(
+    return Filter(circuit.name, circuit, tuple(inputs), tuple(weights), z_of_each(qubits))
+
+
+def z_of_each(qubits: int) -> tuple[SparsePauliOp, ...]:
+    """The observables <Z_i> of n qubits."""
+    return tuple(
         SparsePauliOp.from_sparse_list([("Z", [i], 1.0)], num_qubits=qubits) for i in range(qubits)
     )
-    return Filter(circuit.name, circuit, tuple(inputs), tuple(weights), observables)

@@ -40,7 +40,7 @@ def unroll(circuit: QuantumCircuit, *, most: int | None = None) -> QuantumCircui
 
     Args:
         circuit: any.
-        most: gates, written out.
+        most: bound on the number of gates.
 
     Returns:
         An equal circuit; the same object where there is nothing to do.

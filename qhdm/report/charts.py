@@ -17,12 +17,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from matplotlib.typing import LineStyleType
 
-from qhdm.comparison.results import Inference
+from qhdm.comparison.results import Inference, Summary
 from qhdm.files import atomic_path
 from qhdm.quantum.analysis.expressibility import BINS, GradientVariance, Measures, haar_quantile
 from qhdm.report.html import data_uri
 
-#: Of Okabe & Ito: the colour-blind can tell them apart.
+#: The colour-blind safe palette of Okabe & Ito.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#b98500", "#333333")
 _DASHES: tuple[LineStyleType, ...] = ("-", "--", ":", "-.")
 _POINT = "#8a949e"
@@ -65,25 +65,9 @@ class Line:
     y: Sequence[float]
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A row of an interval chart: a mean, its interval (if any) and the values it averages."""
-
-    name: str
-    mean: float
-    low: float | None
-    high: float | None
-    values: Sequence[float]
-
-
 @matplotlib.rc_context(_STYLE)
 def line_chart(lines: Sequence[Line], *, title: str, x: str, y: str) -> str:
     """Draw lines over a logarithmic y axis, with markers if they have few points.
-
-    Args:
-        lines: what to draw.
-        title: of the chart.
-        x, y: labels of the axes, with units.
 
     Returns:
         The data URI of an SVG, as from all charts but the PNG files.
@@ -111,14 +95,16 @@ def line_chart(lines: Sequence[Line], *, title: str, x: str, y: str) -> str:
 
 @matplotlib.rc_context(_STYLE)
 def interval_chart(
-    rows: Sequence[Interval], *, x: str, baseline: float | None, floor: float | None
+    rows: Sequence[Summary],
+    values: Mapping[str, Sequence[float]],
+    *,
+    x: str,
+    baseline: float | None,
+    floor: float | None,
 ) -> str:
-    """Draw means with intervals and single values, one row each.
+    """Draw means with intervals, and the `values` of each variant, a row each from top to bottom.
 
-    Args:
-        rows: from top to bottom.
-        x: label of the axis.
-        baseline, floor: where to draw a dashed and a dotted line.
+    `baseline` and `floor` are marked by a dashed and a dotted line.
     """
     figure, axes = _axes(5.6, 1.0 + 0.34 * len(rows))
     for value, dash, colour in ((baseline, "--", _COLOURS[0]), (floor, ":", _COLOURS[6])):
@@ -127,10 +113,11 @@ def interval_chart(
     for place, row in enumerate(rows):
         if row.low is not None and row.high is not None:
             axes.hlines(place, row.low, row.high, color=_COLOURS[0], linewidth=2.4, alpha=0.6)
-        axes.plot(row.values, [place] * len(row.values), "o", color=_POINT, markersize=4.5,
+        own = values.get(row.variant, ())
+        axes.plot(own, [place] * len(own), "o", color=_POINT, markersize=4.5,
                   markeredgecolor="white", markeredgewidth=0.6, zorder=3)  # fmt: skip
         axes.plot([row.mean], [place], "D", color=_COLOURS[0], markersize=6, zorder=4)
-    axes.set_yticks(range(len(rows)), [_plain(row.name) for row in rows])
+    axes.set_yticks(range(len(rows)), [_plain(row.variant) for row in rows])
     axes.set(xlabel=x, ylim=(len(rows) - 0.4, -0.6))
     axes.grid(visible=False, axis="y")
     return _svg(figure)
@@ -162,13 +149,7 @@ def inference_chart(rows: Sequence[Inference]) -> str:
 
 @matplotlib.rc_context(_STYLE)
 def plot_inference(path: Path, title: str, rows: Sequence[Inference]) -> None:
-    """Write a PNG with a chart of each metric against shots and noise at inference.
-
-    Args:
-        path: the file.
-        title: of the picture; it names the data.
-        rows: of the study, at least one.
-    """
+    """Write a PNG with a chart of each metric against shots and noise at inference."""
     figure = _inference_figure(rows)
     figure.suptitle(title)
     _save_png(figure, path, dpi=100)
@@ -203,11 +184,11 @@ def _plot_inference(axes: Axes, label: str, rows: Sequence[Inference]) -> None:
             if row.low is not None and row.high is not None and row.noise is None:
                 axes.axhspan(row.low, row.high, color=colour, alpha=0.12, lw=0)
         for noise, curve in curves.items():
-            points = sorted((row.shots or 0, row.mean, row.high) for row in curve)
+            curve.sort(key=lambda row: row.shots or 0)
             axes.errorbar(
-                [shots for shots, _, _ in points],
-                [mean for _, mean, _ in points],
-                yerr=[0 if high is None else high - mean for _, mean, high in points],
+                [row.shots or 0 for row in curve],
+                [row.mean for row in curve],
+                yerr=[0 if row.high is None else row.high - row.mean for row in curve],
                 fmt="o--" if noise is None else "s:",
                 capsize=3,
                 color=colour,
@@ -231,14 +212,8 @@ def plot_measures(
 ) -> None:
     """Write a PNG of a filter's measures over random angles.
 
-    It shows fidelities against Haar, entanglement, and the variance of gradients.
-
-    Args:
-        path: the file.
-        name: of the filter, for the title.
-        measures: of the filter.
-        by_layers, by_qubits: variances in filters of its family of other sizes; of the filter
-            alone if it has no family.
+    It shows fidelities against Haar, entanglement, and the variance of gradients by layers and
+    qubits, of the filters in the family; of the filter alone if it has no family.
     """
     figure = Figure(figsize=(15, 3.6), layout="constrained")
     figure.suptitle(f"{name}: {measures.pairs} pairs of random states of {measures.qubits} qubits")

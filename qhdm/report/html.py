@@ -17,12 +17,7 @@ from qhdm.tables import number
 
 
 def render(template: str, **content: Any) -> str:
-    """Fill a template; all text is escaped, as names of classes and runs may hold anything.
-
-    Args:
-        template: a file in `templates/`.
-        content: its variables.
-    """
+    """Fill a template of `templates/`; all text is escaped, as names may hold anything."""
     return _environment().get_template(template).render(version=__version__, **content)
 
 

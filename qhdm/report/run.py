@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +15,12 @@ from qhdm.config import to_yaml
 from qhdm.device import resolve_device
 from qhdm.files import write_text
 from qhdm.metrics.records import DataRecord, read_evaluation
-from qhdm.metrics.tables import class_table, metric_table, summary
+from qhdm.metrics.tables import class_table, metric_table, provenance
 from qhdm.models.build import build_model, set_engine
 from qhdm.models.counts import Counts, count_parameters
 from qhdm.models.named_filters import NamedFilter, named_filters
 from qhdm.quantum.analysis.audit import audit, conclusions
-from qhdm.quantum.analysis.text import summary as summary_of_circuit
+from qhdm.quantum.analysis.text import summary
 from qhdm.quantum.engines import make_engine
 from qhdm.quantum.files.save import named_circuit
 from qhdm.report.charts import Line, angle_chart, line_chart
@@ -31,35 +30,10 @@ from qhdm.report.reading import loss_line, read_log, read_picture, read_versions
 from qhdm.report.samples import samples_beside, sampling_label, trajectories
 from qhdm.run import Run, load_model
 from qhdm.runs.directory import RunDirectory
+from qhdm.tables import Table, number
 from qhdm.training.log import training_seconds
 
 _WEIGHTS: Literal["ema"] = "ema"
-
-
-@dataclass(frozen=True)
-class Circuit:
-    """A circuit that filters share: its drawing, facts about it, and conclusions from them."""
-
-    name: str
-    drawing: str
-    facts: Sequence[tuple[str, str]]
-    conclusions: Sequence[str]
-
-
-@dataclass(frozen=True)
-class FilterRow:
-    """A filter, and how far training moved its weights.
-
-    Attributes:
-        moved: root mean square change of the angles since initialisation, in radians, around the
-            circle; None if the initial angles are not known.
-    """
-
-    place: str
-    index: int
-    circuit: str
-    weights: int
-    moved: float | None
 
 
 def write_run_page(path: Path, out: Path) -> list[str]:
@@ -78,7 +52,7 @@ def write_run_page(path: Path, out: Path) -> list[str]:
     versions = read_versions(path)
     counts = count_parameters(model)
     filters = named_filters(model)
-    # The cheapest engine: evaluations tell how shots and noise change images.
+    # The cheapest engine: evaluations show how shots and noise change images.
     set_engine(model, make_engine("exact"))
     trained = Run(model, run.config, device=resolve_device("auto"))
     real, missing = real_images(run.config.data)
@@ -100,7 +74,7 @@ def write_run_page(path: Path, out: Path) -> list[str]:
         total=counts[-1],
         training=_training_facts(records, run),
         charts=_training_charts(records, counts[-1]),
-        filters=_filter_rows(run, filters),
+        filters=_filter_table(run, filters),
         angles=_angles(filters),
         circuits=_circuits(filters),
         versions=versions,
@@ -115,7 +89,7 @@ def _evaluation(file: Path) -> dict[str, Any]:
     evaluation = read_evaluation(file)
     return {
         "name": file.stem,
-        "summary": summary(evaluation),
+        "provenance": provenance(evaluation),
         "notes": evaluation.notes,
         "metrics": metric_table(evaluation),
         "classes": class_table(evaluation),
@@ -141,9 +115,8 @@ def _training_charts(
     """Charts of the log: data URI, alternative text and caption."""
     if not records:
         return []
-    loss = line_chart(
-        [loss_line("loss", records)], title="Training loss", x="training step", y="loss"
-    )
+    step = "training step"
+    loss = line_chart([loss_line("loss", records)], title="Training loss", x=step, y="loss")
     caption = "Each point is the mean loss since the one before it. Logarithmic axis."
     charts = [(loss, "training loss by step", caption)]
     lines = []
@@ -155,9 +128,7 @@ def _training_charts(
             values = [record[key] / math.sqrt(max(size, 1)) for record in logged]
             lines.append(Line(f"{kind}: {size:,} weights", steps, values))
     if lines:
-        chart = line_chart(
-            lines, title="Gradient per weight", x="training step", y="root mean square"
-        )
+        chart = line_chart(lines, title="Gradient per weight", x=step, y="root mean square")
         caption = (
             "Norm of the gradient before clipping, divided by the square root of the number of "
             "weights, at the logged steps. Quantum weights are angles divided by 2π. "
@@ -167,23 +138,20 @@ def _training_charts(
     return charts
 
 
-def _filter_rows(run: RunDirectory, filters: Sequence[NamedFilter]) -> list[FilterRow]:
+def _filter_table(run: RunDirectory, filters: Sequence[NamedFilter]) -> Table:
+    """The filters, and how far training moved their angles, if the initial ones are known."""
     # The weights of an imported run were not drawn from its seed.
     imported = (run.path / "origin.json").exists()
     starts = [] if imported or not filters else named_filters(build_model(run.config))
-    return [
-        FilterRow(
-            item.place,
-            item.index,
-            item.filter.name,
-            len(item.weights),
-            None if start is None else _moved(item.weights - start.weights),
-        )
-        for item, start in itertools.zip_longest(filters, starts)
-    ]
+    rows = []
+    for item, start in itertools.zip_longest(filters, starts):
+        moved = f"{number(_moved(item.weights - start.weights))} rad" if start else ""
+        rows.append([item.place, item.filter.name, str(item.index), str(len(item.weights)), moved])
+    return Table(["place", "circuit", "filter", "weights", "moved by training"], rows, left=2)
 
 
 def _moved(change: np.ndarray) -> float:
+    """Root mean square of a change of angles, the short way round the circle."""
     around = np.angle(np.exp(1j * change))
     return float(np.sqrt(np.square(around).mean()))
 
@@ -195,13 +163,15 @@ def _angles(filters: Sequence[NamedFilter]) -> str | None:
     return angle_chart(names, [item.weights for item in filters])
 
 
-def _circuits(filters: Sequence[NamedFilter]) -> list[Circuit]:
+def _circuits(filters: Sequence[NamedFilter]) -> list[dict[str, Any]]:
+    """The circuits that filters share: their drawings, facts and conclusions."""
     circuits = []
     for circuit_filter in dict.fromkeys(item.filter for item in filters):
         facts = audit(circuit_filter)
-        (_, name), *rows = summary_of_circuit(facts)
+        (_, name), *rows = summary(facts)
         buffer = BytesIO()
         draw(named_circuit(circuit_filter), buffer, "svg")
         drawing = data_uri(buffer.getvalue(), "image/svg+xml")
-        circuits.append(Circuit(name, drawing, rows, conclusions(facts)))
+        lines = conclusions(facts)
+        circuits.append({"name": name, "drawing": drawing, "facts": rows, "conclusions": lines})
     return circuits

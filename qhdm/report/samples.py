@@ -60,12 +60,7 @@ class TrajectoryRow:
 
 
 def samples_beside(run: Run, real: Dataset | None) -> Samples:
-    """Sample every class, and find the nearest training images.
-
-    Args:
-        run: the trained model.
-        real: the whole set, or None if it is absent.
-    """
+    """Sample every class, and find the nearest training images, if there are real images."""
     labels, indices = run.images_of(None, PER_CLASS)
     images = run.sample(Sampling(seed=SEED), labels=labels, indices=indices, progress=True)
     turned = run.config.data.augment
@@ -94,8 +89,7 @@ def nearest(images: np.ndarray, real: np.ndarray, *, turned: bool) -> tuple[np.n
     """The real images with the least root mean square difference from images.
 
     Args:
-        images: (N, H, W, C) uint8, N at least 1.
-        real: (M, H, W, C) uint8, M at least 1.
+        images, real: (N, H, W, C) and (M, H, W, C) uint8, at least one each.
         turned: compare with all 8 symmetries of the real images, as `data.augment` showed them.
 
     Returns:
@@ -106,7 +100,7 @@ def nearest(images: np.ndarray, real: np.ndarray, *, turned: bool) -> tuple[np.n
     # A symmetry of both leaves a distance unchanged: the few images are moved, not the many.
     moved = np.concatenate([symmetries(images, np.full(count, kind)) for kind in range(kinds)])
     flat = (array.reshape(len(array), -1).astype(np.float32) for array in (moved, real))
-    apart, places = (found.reshape(kinds, count) for found in distances.nearest(*flat))
+    apart, places = (a.reshape(kinds, count) for a in distances.nearest(*flat))
     kind, column = apart.argmin(axis=0), np.arange(count)
     near = symmetries(real[places[kind, column]], _INVERSE[kind])
     return near, apart[kind, column] / np.sqrt(images[0].size)
@@ -119,7 +113,7 @@ def trajectories(run: Run) -> tuple[Sequence[int], list[TrajectoryRow]]:
         The timesteps of these evaluations, and a row for each class.
     """
     labels, indices = run.images_of(None, 1)
-    trajectory = run.trajectory(labels, indices=indices, seed=SEED)
+    trajectory = run.trajectory(Sampling(seed=SEED), labels=labels, indices=indices)
     last = len(trajectory.timesteps) - 1
     chosen = np.unique(np.linspace(0, last, min(_SHOWN, last + 1)).round().astype(int))
     rows = [

@@ -1,4 +1,4 @@
-"""From a checkpoint of the published code to a run directory."""
+"""Convert a checkpoint of the published code to a run directory."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Imported:
         path: the run directory.
         parameters: how many were converted.
         step: training steps that the checkpoint had done.
-        averaged: whether it held moving averages beside the weights.
-        error: largest relative error of the self-check over its samples, None without one.
+        averaged: whether it has moving averages beside the weights.
+        error: largest relative error of the check over its samples, None without one.
     """
 
     path: Path
@@ -46,9 +46,9 @@ class Imported:
 def import_checkpoint(source: Path, config: Config, out: Path, *, tolerance: float) -> Imported:
     """Convert the parameters of the published code into a run that can be sampled and trained.
 
-    The run's `model` weights are the checkpoint's `params`; its `ema` weights are `params_ema`, or
-    the same where there are none. The optimiser starts afresh. If the file holds an evaluation of
-    the network, the converted one has to agree with it; nothing is left behind if it does not.
+    The run's `model` weights are the checkpoint's `params`; its `ema` weights are `params_ema` or,
+    without them, the same. The optimiser state is new. If the file holds an evaluation of the
+    network, the converted one must agree with it; nothing is written if it does not.
 
     Args:
         source: the checkpoint, MessagePack or npz (see `qhdm.reproduction.checkpoint`).
@@ -61,7 +61,7 @@ def import_checkpoint(source: Path, config: Config, out: Path, *, tolerance: flo
         CheckpointError: the file cannot be read, is not of this network, or the check fails.
         RunError: `out` exists and is not empty.
         DataError: `data.classes` is null and the data set absent.
-        ConfigError: the configuration has a control in the place of the circuits.
+        ConfigError: the configuration has a baseline in the place of the circuits.
     """
     if config.quantum.filter != "circuit":
         raise ConfigError(
@@ -74,18 +74,21 @@ def import_checkpoint(source: Path, config: Config, out: Path, *, tolerance: flo
     averaged = trainer.ema.model
     assert isinstance(averaged, UNet)
     ema = checkpoint.params if checkpoint.ema is None else checkpoint.ema
-    load_published(trainer.model, checkpoint.params, config.model.kind, source)
-    load_published(averaged, ema, config.model.kind, source)
-    trainer.step = checkpoint.step
     error = None
-    if checkpoint.example is not None:
-        error = relative_error(trainer.model, checkpoint.example, config, source)
-        if not error <= tolerance:
-            raise CheckpointError(
-                f"{source}: the converted network misses the published output by {error:.2g} "
-                f"(relative), more than the tolerance {tolerance:g}; is the configuration that of "
-                "the checkpoint, with its `released` switches?"
-            )
+    try:
+        load_published(trainer.model, checkpoint.params, config.model.kind)
+        load_published(averaged, ema, config.model.kind)
+        if checkpoint.example is not None:
+            error = relative_error(trainer.model, checkpoint.example, config)
+            if not error <= tolerance:
+                raise CheckpointError(
+                    f"the converted network misses the published output by {error:.2g} "
+                    f"(relative), more than the tolerance {tolerance:g}; is the configuration that "
+                    "of the checkpoint, with its `released` switches?"
+                )
+    except CheckpointError as problem:
+        raise CheckpointError(f"{source}: {problem}") from None
+    trainer.step = checkpoint.step
     origin = _origin(source, checkpoint, error, tolerance)
     with atomic_path(out) as temporary:
         trainer.save(RunDirectory.create(config, temporary))
@@ -99,35 +102,25 @@ def import_checkpoint(source: Path, config: Config, out: Path, *, tolerance: flo
     )
 
 
-def load_published(model: UNet, params: Arrays, kind: str, source: Path) -> None:
-    """Copy published parameters into a network.
-
-    Args:
-        model: filled in place.
-        params: arrays by Flax path.
-        kind: `model.kind` of the network's configuration.
-        source: for messages.
+def load_published(model: UNet, params: Arrays, kind: str) -> None:
+    """Copy published parameters, by Flax path, into a network of the `model.kind` `kind`.
 
     Raises:
         CheckpointError: an array is missing, superfluous, or of another shape.
     """
     slots = {slot.path: slot for slot in slots_of(model, kind)}
-    missing = [path for path in slots if path not in params]
-    unknown = [path for path in params if path not in slots]
-    others = [path for path in slots if path in params and params[path].shape != slots[path].shape]
+    expected = {path: slot.shape for path, slot in slots.items()}
+    present = {path: array.shape for path, array in params.items()}
     problems = [
-        *(f"{path}: missing; its shape is {slots[path].shape}" for path in missing),
-        *(f"{path}: unknown in this configuration" for path in unknown),
-        *(
-            f"{path}: has shape {params[path].shape}, this configuration expects "
-            f"{slots[path].shape}"
-            for path in others
-        ),
+        f"{path}: {f'has shape {present[path]}' if path in present else 'missing'}, "
+        f"{f'expected {expected[path]}' if path in expected else 'unknown in this configuration'}"
+        for path in {**expected, **present}
+        if expected.get(path) != present.get(path)
     ]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise CheckpointError(
-            f"{source}: {problems[0]}{more}; give the --config of this checkpoint, which is a "
+            f"{problems[0]}{more}; give the --config of this checkpoint, which is a "
             f"{kind} here; configs/released/ has those of the published code"
         )
     for path, slot in slots.items():
@@ -135,7 +128,7 @@ def load_published(model: UNet, params: Arrays, kind: str, source: Path) -> None
 
 
 @torch.no_grad()
-def relative_error(model: UNet, example: Example, config: Config, source: Path) -> float:
+def relative_error(model: UNet, example: Example, config: Config) -> float:
     """Largest relative error of the network over the samples of a published evaluation.
 
     Raises:
@@ -146,7 +139,7 @@ def relative_error(model: UNet, example: Example, config: Config, source: Path) 
     for name, array in (("x", example.x), ("output", example.output)):
         if not batch or array.shape != (batch, *shape) or array.dtype.kind != "f":
             raise CheckpointError(
-                f"{source}: {name}: has type {array.dtype.name} and shape {array.shape}, but "
+                f"{name}: has type {array.dtype.name} and shape {array.shape}, but "
                 f"floating-point {('B', *shape)} with B values of t is expected"
             )
     limits = {"t": config.diffusion.timesteps, "label": len(config.data.classes or ())}
@@ -154,7 +147,7 @@ def relative_error(model: UNet, example: Example, config: Config, source: Path) 
         fits = array.shape == (batch,) and array.dtype.kind in "iu"
         if not fits or array.min() < 0 or array.max() >= limits[name]:
             raise CheckpointError(
-                f"{source}: {name}: must be {batch} whole numbers from 0 to {limits[name] - 1}"
+                f"{name}: must be {batch} whole numbers from 0 to {limits[name] - 1}"
             )
     x = torch.from_numpy(example.x.astype(np.float32)).permute(0, 3, 1, 2)
     t, label = (torch.from_numpy(a.astype(np.int64)) for a in (example.t, example.label))

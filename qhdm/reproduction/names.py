@@ -1,8 +1,8 @@
-"""Where each array of the published Flax tree goes in the network.
+"""Maps each array of the published Flax tree to a parameter of the network.
 
-The paths follow the network that a configuration builds, so that any depth and any place of the
-filters has its names. Flax keeps kernels as (height, width, in, out) and (in, out), torch as
-(out, in, height, width) and (out, in).
+The paths follow the network that a configuration builds, at any depth and with filters anywhere.
+Flax keeps kernels as (height, width, in, out) and (in, out), torch as (out, in, height, width) and
+(out, in).
 """
 
 from __future__ import annotations
@@ -57,18 +57,9 @@ class Slot:
 
 
 def slots_of(model: UNet, kind: str) -> list[Slot]:
-    """A slot for every parameter of `model`.
-
-    Args:
-        model: a network.
-        kind: `model.kind` of its configuration, which names the parts of the published tree.
-    """
+    """A slot for every parameter of a network of the `model.kind` `kind`."""
     encoder, vertex, decoder = _PARTS[kind]
-    return [
-        *_encoder(encoder, model),
-        *_vertex(vertex, model),
-        *_decoder(decoder, model),
-    ]
+    return [*_encoder(encoder, model), *_vertex(vertex, model), *_decoder(decoder, model)]
 
 
 def _encoder(part: str, model: UNet) -> Iterator[Slot]:

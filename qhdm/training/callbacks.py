@@ -1,7 +1,9 @@
-"""What happens beside the training steps: bars, logs, pictures, and whatever a user adds."""
+"""Callbacks of training: progress bar, summary, sample pictures, TensorBoard."""
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,9 +20,7 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Base of callbacks: override what you need, the rest does nothing.
-
-    Of several processes that train one run, the first alone calls them.
+    """Base class of callbacks, whose methods do nothing. Only the first process calls them.
 
     Example:
         >>> class Losses(qhdm.Callback):
@@ -84,6 +84,38 @@ class ProgressBar(Callback):
     def on_end(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+class Summary(Callback):
+    """Prints the run directory, what is trained on what, and on Aer the circuits of a step.
+
+    Args:
+        processes: how many train together.
+
+    Attributes:
+        run: set when training starts.
+        loss: the last logged.
+    """
+
+    run: RunDirectory
+
+    def __init__(self, *, processes: int = 1) -> None:
+        self._processes = processes
+        self.loss = math.nan
+
+    def on_start(self, run: RunDirectory, step: int) -> None:
+        from qhdm.training.estimate import describe_circuits
+
+        self.run, config = run, run.config
+        print(f"run directory: {run.path}")
+        if config.quantum.engine == "aer":
+            print(describe_circuits(config))
+        shared = f", in {self._processes} processes" if self._processes > 1 else ""
+        print(f"training on {config.data.num_classes} classes of {config.data.root}{shared}")
+        sys.stdout.flush()
+
+    def on_loss(self, step: int, values: Mapping[str, float]) -> None:
+        self.loss = values["loss"]
 
 
 class PreviewGrid(Callback):

@@ -1,11 +1,12 @@
-"""What a run will consist of and take, before it is started."""
+"""Estimates of a run before it starts: parameters, circuits per step, time."""
 
 from __future__ import annotations
 
 import dataclasses
 import statistics
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -15,6 +16,7 @@ from qhdm.models import UNet, build_model
 from qhdm.models.counts import count_parameters, filter_evaluations
 from qhdm.quantum.engines import make_engine
 from qhdm.quantum.filter import Filter
+from qhdm.quantum.options import Exact
 from qhdm.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -30,9 +32,6 @@ _MOST_TIMED, _LONG_ENOUGH = 256, 0.25
 def describe_counts(config: Config) -> str:
     """Parameters per part, and circuits per step.
 
-    Args:
-        config: resolved (`data.classes` is not null).
-
     Raises:
         EngineError: the engine cannot be set up, or cannot hold a filter.
     """
@@ -44,13 +43,38 @@ def describe_counts(config: Config) -> str:
     return "\n".join([*lines, "", describe_circuits(config, model)])
 
 
-def describe_time(config: Config, device: torch.device) -> str:
-    """The time of training, as `seconds_per_step` finds it.
+def describe_circuits(config: Config, model: UNet | None = None) -> str:
+    """Circuits per training step, as a formula and in numbers; `model` is built if not given."""
+    B = config.train.batch_size
+    evaluations = _evaluations(config, model or build_model(config))
+    total = sum(evaluations.values())
+    if config.quantum.engine != "aer":
+        return (
+            f"circuits per step: {total * B:,} ({total:,} per image x batch {B}), "
+            f"engine {config.quantum.engine}"
+        )
+    engine = _aer_engine(config)
+    options = engine.options
+    lines, circuits = [], 0
+    for circuit_filter, count in evaluations.items():
+        cost = engine.cost(circuit_filter)
+        circuits += count * B * cost.all
+        lines.append(
+            f"  {circuit_filter.name}: batch {B} x {count:,} evaluations per image x "
+            f"({cost.forward} for values, of {cost.components} components, + {cost.backward:,} for "
+            f"the gradient) = {count * B * cost.all:,}"
+        )
+    shots = f" of {options.shots:,} shots" if options.shots is not None else ", without shots"
+    noise = f", noise {options.noise}" if options.noise is not None else ""
+    head = (
+        f"circuits per step: {circuits:,}{shots}, engine aer, method {options.method}{noise}, "
+        f"gradient {options.gradient}"
+    )
+    return "\n".join([head, *lines])
 
-    Args:
-        config: resolved.
-        device: where the run would train.
-    """
+
+def describe_time(config: Config, device: torch.device) -> str:
+    """The time that training takes on `device`, from `seconds_per_step`."""
     train = config.train
     seconds = seconds_per_step(config, device)
     batch = min(train.batch_size, _TIMED_BATCH)
@@ -64,104 +88,38 @@ def describe_time(config: Config, device: torch.device) -> str:
 
 
 def seconds_per_step(config: Config, device: torch.device) -> float:
-    """Of training, from some real steps on random images.
+    """Seconds of a training step on `device`, from some real steps on random images.
 
-    On Aer, a step may run hundreds of thousands of circuits: there, it is steps with the exact
-    engine, and to these a few circuits of each filter, scaled by their number.
-
-    Args:
-        config: resolved.
-        device: where the run would train.
+    On Aer a step may run hundreds of thousands of circuits: the steps are timed with the exact
+    engine then, and a few circuits of each filter, scaled by their number, are added.
     """
     train = config.train
     trainer = Trainer(_exact(config), None, device)
     batch = min(train.batch_size, _TIMED_BATCH)
-    seconds = _timed_step(trainer, batch) * train.batch_size / batch
-    if config.quantum.engine == "aer":
-        engine = _aer_engine(config)
-        for filter, count in _evaluations(config, trainer.model).items():
-            circuits = count * train.batch_size * engine.cost(filter).all
-            seconds += circuits * _seconds_per_circuit(engine, filter)
-    return seconds
+    seconds = _timed_step(trainer, batch) / batch
+    return train.batch_size * (seconds + _seconds_on_aer(config, trainer.model, "all"))
 
 
 def seconds_per_evaluation(config: Config, device: torch.device) -> float:
-    """Of the network on one image, in sampling; found as that of a training step.
-
-    Args:
-        config: resolved.
-        device: where the run would sample.
-    """
+    """Seconds that the network takes for one image in sampling, timed as `seconds_per_step`."""
     model = build_model(_exact(config)).to(device)
-    seconds = _timed_evaluation(model, config, device)
-    if config.quantum.engine == "aer":
-        engine = _aer_engine(config)
-        for filter, count in _evaluations(config, model).items():
-            circuits = count * engine.cost(filter).forward
-            seconds += circuits * _seconds_per_circuit(engine, filter)
-    return seconds
-
-
-def describe_circuits(config: Config, model: UNet | None = None) -> str:
-    """Circuits per training step, as a formula and in numbers.
-
-    Args:
-        config: resolved.
-        model: its network, if it has been built.
-    """
-    B = config.train.batch_size
-    evaluations = _evaluations(config, model or build_model(config))
-    total = sum(evaluations.values())
-    if config.quantum.engine != "aer":
-        return (
-            f"circuits per step: {total * B:,} ({total:,} per image x batch {B}), "
-            f"engine {config.quantum.engine}"
-        )
-    engine = _aer_engine(config)
-    options = engine.options
-    lines, circuits = [], 0
-    for filter, count in evaluations.items():
-        cost = engine.cost(filter)
-        circuits += count * B * cost.all
-        lines.append(
-            f"  {filter.name}: batch {B} x {count:,} evaluations per image x ({cost.forward} "
-            f"for values, of {cost.components} components, + {cost.backward:,} for the gradient) "
-            f"= {count * B * cost.all:,}"
-        )
-    shots = f" of {options.shots:,} shots" if options.shots is not None else ", without shots"
-    noise = f", noise {options.noise}" if options.noise is not None else ""
-    head = (
-        f"circuits per step: {circuits:,}{shots}, engine aer, method {options.method}{noise}, "
-        f"gradient {options.gradient}"
-    )
-    return "\n".join([head, *lines])
+    x_t = torch.zeros(_TIMED_BATCH, *config.data.shape, device=device)
+    labels = torch.zeros(_TIMED_BATCH, dtype=torch.long, device=device)
+    with torch.no_grad():
+        seconds = _median_seconds(lambda: float(model(x_t, labels, labels).sum())) / _TIMED_BATCH
+    return seconds + _seconds_on_aer(config, model, "forward")
 
 
 def _exact(config: Config) -> Config:
     """`config` without Aer."""
     if config.quantum.engine != "aer":
         return config
-    return dataclasses.replace(config, quantum=dataclasses.replace(config.quantum, engine="exact"))
+    return dataclasses.replace(config, quantum=config.quantum.on(Exact()))
 
 
 def _evaluations(config: Config, model: UNet) -> dict[Filter, int]:
     data = config.data
     return filter_evaluations(model, channels=data.channels, image_size=data.image_size)
-
-
-def _seconds_per_circuit(engine: AerEngine, filter: Filter) -> float:
-    """Of many in one run, as long as that does not take long; one evaluation at least."""
-    random = torch.Generator().manual_seed(0)
-    weights = torch.rand(1, len(filter.weights), generator=random)
-    evaluations = 1
-    while True:
-        inputs = torch.randn(1, evaluations, len(filter.inputs), generator=random)
-        start = time.perf_counter()
-        engine(filter, inputs, weights)
-        seconds = time.perf_counter() - start
-        if seconds > _LONG_ENOUGH or evaluations >= _MOST_TIMED:
-            return seconds / (evaluations * engine.cost(filter).forward)
-        evaluations *= 4
 
 
 def _aer_engine(config: Config) -> AerEngine:
@@ -172,28 +130,46 @@ def _aer_engine(config: Config) -> AerEngine:
     return engine
 
 
+def _seconds_on_aer(config: Config, model: UNet, circuits: Literal["all", "forward"]) -> float:
+    """Seconds that Aer takes for an image's circuits: of values and gradient, or of values."""
+    if config.quantum.engine != "aer":
+        return 0.0
+    engine = _aer_engine(config)
+    return sum(
+        count * getattr(engine.cost(circuit_filter), circuits)
+        * _seconds_per_circuit(engine, circuit_filter)
+        for circuit_filter, count in _evaluations(config, model).items()
+    )  # fmt: skip
+
+
+def _seconds_per_circuit(engine: AerEngine, circuit_filter: Filter) -> float:
+    """Of many in one run, as long as that does not take long; one evaluation at least."""
+    random = torch.Generator().manual_seed(0)
+    weights = torch.rand(1, len(circuit_filter.weights), generator=random)
+    evaluations = 1
+    while True:
+        inputs = torch.randn(1, evaluations, len(circuit_filter.inputs), generator=random)
+        start = time.perf_counter()
+        engine(circuit_filter, inputs, weights)
+        seconds = time.perf_counter() - start
+        if seconds > _LONG_ENOUGH or evaluations >= _MOST_TIMED:
+            return seconds / (evaluations * engine.cost(circuit_filter).forward)
+        evaluations *= 4
+
+
 def _timed_step(trainer: Trainer, batch: int) -> float:
-    data = trainer.config.data
     generator = torch.Generator().manual_seed(0)
-    shape = (batch, data.channels, data.image_size, data.image_size)
-    x_0 = (torch.rand(shape, generator=generator) * 2 - 1).to(trainer.device)
+    x_0 = torch.rand(batch, *trainer.config.data.shape, generator=generator) * 2 - 1
+    x_0 = x_0.to(trainer.device)
     labels = torch.zeros(batch, dtype=torch.long, device=trainer.device)
+    return _median_seconds(lambda: float(trainer.advance_on(x_0, labels)))
+
+
+def _median_seconds(function: Callable[[], float]) -> float:
+    """Of a call after the first; the number that it returns waits for the device."""
     times = []
     for _ in range(3):
         start = time.perf_counter()
-        float(trainer.advance_on(x_0, labels))  # waits for the device
+        function()
         times.append(time.perf_counter() - start)
     return statistics.median(times[1:])
-
-
-@torch.no_grad()
-def _timed_evaluation(model: UNet, config: Config, device: torch.device) -> float:
-    data = config.data
-    x_t = torch.zeros(_TIMED_BATCH, data.channels, data.image_size, data.image_size, device=device)
-    labels = torch.zeros(_TIMED_BATCH, dtype=torch.long, device=device)
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        float(model(x_t, labels, labels).sum())  # waits for the device
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:]) / _TIMED_BATCH

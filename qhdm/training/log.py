@@ -17,8 +17,8 @@ from qhdm.training.callbacks import Callback
 class MetricsLog(Callback):
     """Appends one JSON object per record to the run's metrics.jsonl.
 
-    Records after the step at which training continues are dropped first. Lines that are damaged are
-    left out, and named on stderr: no weight depends on them.
+    Records after the step at which training continues are dropped, and so are damaged lines, which
+    are named on stderr.
     """
 
     def __init__(self) -> None:

@@ -19,17 +19,18 @@ from qhdm.data import Batches, Dataset
 from qhdm.distributed import ALONE, World
 from qhdm.errors import ConfigError, Interrupted, PeerFailed, TrainingError
 from qhdm.files import write_text
+from qhdm.models import UNet
 from qhdm.runs.directory import RunDirectory
 from qhdm.training.callbacks import Callback
 from qhdm.training.log import MetricsLog
 from qhdm.training.trainer import Trainer
 
-#: What may change when a run goes on: how long and where, never what is trained on what.
+#: Sections that may change when a run is resumed.
 _RESUMABLE = {"name", "train", "sample"}
 
 
 def resumed(run: RunDirectory, config: Config) -> RunDirectory:
-    """`run` with a changed configuration, if the change is one a run can take. Writes nothing.
+    """`run` with a changed configuration; nothing is written.
 
     Raises:
         ConfigError: the change would make it another experiment.
@@ -53,22 +54,15 @@ def fit(
     device: torch.device,
     callbacks: Sequence[Callback] = (),
     world: World = ALONE,
-) -> float:
+) -> UNet:
     """Train `run` to `train.steps`, continuing from its latest checkpoint if it has one.
 
-    The first interrupt (Ctrl-C, SIGTERM) ends the step at hand and saves; a second one stops at
-    once. Of several processes, each of which calls this, the first alone writes and calls the
-    callbacks, and an interrupt of one is one of all.
-
-    Args:
-        run: an open run directory.
-        dataset: the training split.
-        device: where to train.
-        callbacks: called in their order; the run's own log comes first.
-        world: the processes that train this run together.
+    The first interrupt (Ctrl-C, SIGTERM) in any process finishes the current step and saves; a
+    second one stops at once. All processes of `world` call this; only the first one writes and
+    calls the callbacks, in their order, after the run's own log.
 
     Returns:
-        The mean loss of the last logged steps.
+        The network with its averaged weights.
 
     Raises:
         Interrupted: after saving.
@@ -77,21 +71,6 @@ def fit(
             written.
         DistributedError: another process was lost.
     """
-    with ExitStack() as stack:
-        with world.agreed():
-            if world.first:
-                stack.enter_context(run.locked())
-                run.sweep()
-        return _fit(run, dataset, device, callbacks, world)
-
-
-def _fit(
-    run: RunDirectory,
-    dataset: Dataset,
-    device: torch.device,
-    callbacks: Sequence[Callback],
-    world: World,
-) -> float:
     config = run.config
     batches = Batches(
         dataset,
@@ -99,10 +78,14 @@ def _fit(
         seed=config.seed,
         augment=config.data.augment,
     )
-    trainer = Trainer(config, batches, device, world)
     previews = any(type(c).on_preview is not Callback.on_preview for c in callbacks)
     called = [MetricsLog(), *callbacks] if world.first else []
     with ExitStack() as stack:
+        with world.agreed():
+            if world.first:
+                stack.enter_context(run.locked())
+                run.sweep()
+        trainer = Trainer(config, batches, device, world)
         with world.agreed():
             if world.first:
                 if run.checkpoints():
@@ -116,7 +99,10 @@ def _fit(
             if step and not world.first:
                 trainer.restore(run.checkpoint_path(step))
         interrupted = stack.enter_context(_interrupt_flag(repeated=world.launch is not None))
-        return _loop(trainer, run, called, interrupted, previews=previews)
+        _loop(trainer, run, called, interrupted, previews=previews)
+    averaged = trainer.ema.model
+    assert isinstance(averaged, UNet)
+    return averaged
 
 
 def _loop(
@@ -126,10 +112,11 @@ def _loop(
     interrupted: threading.Event,
     *,
     previews: bool,
-) -> float:
+) -> None:
+    """Make the remaining steps, with everything that happens between them."""
     train, world = run.config.train, trainer.world
     losses: list[Tensor] = []
-    mean, since = math.nan, time.perf_counter()
+    since = time.perf_counter()
     while trainer.step < train.steps:
         losses.append(trainer.advance())
         step, last = trainer.step, trainer.step == train.steps
@@ -155,7 +142,7 @@ def _loop(
             raise world.common(
                 Interrupted(
                     f"interrupted: saved at step {step} of {train.steps}; "
-                    f"go on with `qhdm train --resume {run.path}`"
+                    f"continue with `qhdm train --resume {run.path}`"
                 )
             )
         if previews and (last or step % train.sample_every == 0):
@@ -163,17 +150,15 @@ def _loop(
             for callback in callbacks:
                 callback.on_preview(step, images, labels)
             since = time.perf_counter()
-    return mean
 
 
 def _finite_mean(
     losses: list[float], norms: dict[str, float], trainer: Trainer, run: RunDirectory
 ) -> float:
-    """The mean of the losses of the last steps.
+    """The mean of the losses since the last look.
 
     Raises:
-        TrainingError: one is not finite, or the last gradient, which made the weights what they
-            are now; the step and its batch are in the run directory.
+        TrainingError: a loss or the last gradient is not finite; its batch is written to the run.
     """
     values = [("loss", loss) for loss in losses]
     step = trainer.step - len(losses) + 1
@@ -193,7 +178,7 @@ def _finite_mean(
 
 
 def _batch_of(trainer: Trainer, step: int, name: str, value: float) -> dict[str, object]:
-    """What is kept of a step that went wrong."""
+    """The contents of diverged.json: a step that is not finite, and its batch."""
     assert trainer.batches is not None
     dataset, indices = trainer.batches.dataset, trainer.batches.indices(step - 1)
     return {
@@ -206,10 +191,8 @@ def _batch_of(trainer: Trainer, step: int, name: str, value: float) -> dict[str,
 
 @contextmanager
 def _interrupt_flag(*, repeated: bool) -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; a second signal raises KeyboardInterrupt.
-
-    Args:
-        repeated: a launcher repeats signals, which then mean no more than the first.
+    """An event that SIGINT and SIGTERM set; a second signal raises KeyboardInterrupt, unless
+    a launcher repeats signals.
     """
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules, by the names that a configuration gives them."""
+"""Optimisers and learning-rate schedules by their names in a configuration."""
 
 from __future__ import annotations
 

@@ -7,11 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from qhdm import data
 from qhdm.config import Config
 from qhdm.device import resolve_device
 from qhdm.distributed import ALONE, World
+from qhdm.errors import ConfigError
 from qhdm.models.build import build_filters
+from qhdm.quantum.engines import expectation, make_engine
 from qhdm.run import Run
 from qhdm.runs.directory import RunDirectory
 from qhdm.training.callbacks import Callback, PreviewGrid, ProgressBar, TensorBoard
@@ -29,6 +33,8 @@ def train(
 ) -> Run:
     """Train a model.
 
+    Where torchrun starts the processes again, they continue the run that they made before.
+
     Args:
         config: what to train, and how.
         dataset: the images to train on: any torch `Dataset` of (image, label), or a
@@ -38,7 +44,7 @@ def train(
         world: the processes that train together.
 
     Returns:
-        The trained run, its averaged weights loaded.
+        The trained run.
 
     Raises:
         ConfigError, DataError, CircuitError, EngineError: the configuration cannot be trained;
@@ -52,19 +58,34 @@ def train(
         >>> run.sample(qhdm.Sampling(classes=["Forest"], num=2, steps=2)).shape
         (2, 16, 16, 3)
     """
+    if world.restarts and out is None:
+        raise ConfigError(
+            f"--out: torchrun may start this command again (--max-restarts {world.restarts}); name "
+            "the run directory, so that it then continues its run"
+        )
     with world.agreed():
-        if dataset is None:
+        restarted = out is not None and RunDirectory.made_by(world.launch, Path(out))
+        if not restarted:
+            if dataset is not None:
+                images = data.given(dataset, config.data)
+                named = replace(config.data, root=data.GIVEN, classes=images.class_names)
+                config = replace(config, data=named)
             config = data.resolved(config)
-            images = data.load(config.data).split("train")
-        else:
-            images = data.given(dataset, config.data)
-            named = replace(config.data, root=data.GIVEN, classes=images.class_names)
-            config = data.resolved(replace(config, data=named))
-        _check(config, world)
+            callbacks = default_callbacks(config) if callbacks is None else callbacks
+            check_trainable(config, world)
+            if dataset is None:
+                images = _load(config, callbacks, world)
+    if restarted:
+        assert out is not None
+        return resume(out, dataset, callbacks=callbacks, world=world)
+    path = Path(out) if out else None
     with world.agreed():
-        made = RunDirectory.create(config, Path(out) if out else None) if world.first else None
-    path = Path(world.broadcast(str(made.path) if made else ""))
-    return _trained(RunDirectory.open(path), images, callbacks, world)
+        if world.first:
+            path = RunDirectory.create(config, path, launch=world.launch).path
+    path = Path(world.broadcast(str(path)))
+    with world.agreed():
+        run = RunDirectory.open(path)
+    return _trained(run, images, callbacks or (), world)
 
 
 def resume(
@@ -95,32 +116,52 @@ def resume(
         >>> run.config.train.steps
         3
     """
-    run = RunDirectory.open(path)
-    if config is not None:
-        run = resumed(run, config)
-    of_run = run.config.data
-    images = data.load(of_run).split("train") if dataset is None else data.given(dataset, of_run)
-    _check(run.config, world)
+    with world.agreed():
+        run = RunDirectory.open(path)
+        if config is not None:
+            run = resumed(run, config)
+        callbacks = default_callbacks(run.config) if callbacks is None else callbacks
+        check_trainable(run.config, world)
+        if dataset is None:
+            images = _load(run.config, callbacks, world)
+        else:
+            images = data.given(dataset, run.config.data)
     return _trained(run, images, callbacks, world)
 
 
 def default_callbacks(config: Config) -> list[Callback]:
-    """A progress bar, pictures of samples, and TensorBoard where `train.tensorboard` says so."""
+    """A progress bar, pictures of samples, and TensorBoard if `train.tensorboard` is set."""
     logs: list[Callback] = [TensorBoard()] if config.train.tensorboard else []
     return [ProgressBar(), PreviewGrid(), *logs]
 
 
-def _check(config: Config, world: World) -> None:
-    """Refuse what cannot be trained, before anything is written."""
-    check_shares(config, resolve_device(config.train.device), world)
-    build_filters(config)
+def check_trainable(config: Config, world: World) -> torch.device:
+    """Refuse what cannot be trained, before anything is written; returns where to train.
+
+    Raises:
+        ConfigError, CircuitError, EngineError: the key, and the remedy.
+    """
+    device = resolve_device(config.train.device)
+    check_shares(config, device, world)
+    engine = make_engine(config.quantum.engine_options)
+    for circuit_filter in build_filters(config).values():
+        inputs, weights = (
+            torch.zeros(len(parameters))
+            for parameters in (circuit_filter.inputs, circuit_filter.weights)
+        )
+        expectation(circuit_filter, inputs[None], weights, engine=engine)
+    return device
+
+
+def _load(config: Config, callbacks: Sequence[Callback], world: World) -> data.Dataset:
+    """The training images; loading shows a bar where training will."""
+    bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+    return data.load(config.data, progress=bar and world.first).split("train")
 
 
 def _trained(
-    run: RunDirectory, images: data.Dataset, callbacks: Sequence[Callback] | None, world: World
+    run: RunDirectory, images: data.Dataset, callbacks: Sequence[Callback], world: World
 ) -> Run:
     device = resolve_device(run.config.train.device)
-    if callbacks is None:
-        callbacks = default_callbacks(run.config)
-    fit(run, images, device=device, callbacks=callbacks, world=world)
-    return Run.open(run.path, device=device.type)
+    model = fit(run, images, device=device, callbacks=callbacks, world=world)
+    return Run(model, run.config, device=device, path=run.path)

@@ -1,8 +1,8 @@
-"""Model, averaged weights and optimiser, advanced one step at a time.
+"""The training step.
 
-Step s (1-based) draws everything it needs from (seed, s): a resumed run repeats the very steps of
-an uninterrupted one, and carries no generator state. Where several processes train, each draws for
-the whole batch and takes its share, so that they make the same step as one process would.
+Step s (1-based) draws everything it needs from (seed, s), so that a resumed run repeats the steps
+of an uninterrupted one without saved generator states. Each of several processes draws for the
+whole batch and takes its share: together they make the step that one process would make.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from qhdm.config import Config, SamplerOptions
 from qhdm.data import Batches
-from qhdm.diffusion import NULL_LABEL, Schedule, generate, per_sample_loss
+from qhdm.diffusion import NULL_LABEL, Chain, Schedule, generate, per_sample_loss
 from qhdm.diffusion.pixels import from_uint8, to_device
 from qhdm.distributed import ALONE, World
 from qhdm.errors import ConfigError, RunError
@@ -143,10 +143,9 @@ class Trainer:
         return loss
 
     def _of_all(self, loss: Tensor) -> Tensor:
-        """Add up the gradients of all processes, in place, and the loss, which is returned.
+        """Sum the gradients over all processes, in place, and the loss, which is returned.
 
-        In one message of a fixed order: the sums, and with them the weights, are bit by bit the
-        same in every process, and in a run that was interrupted and resumed.
+        One message in a fixed order makes the sums, and the weights, equal to the bit everywhere.
         """
         if self.world.size == 1:
             return loss
@@ -155,8 +154,8 @@ class Trainer:
         message = torch.cat([loss.reshape(1), *(gradient.flatten() for gradient in gradients)])
         self.world.add_up(message)
         total, *sums = message.split([1, *(gradient.numel() for gradient in gradients)])
-        for gradient, found in zip(gradients, sums, strict=True):
-            gradient.copy_(found.view_as(gradient))
+        for gradient, whole in zip(gradients, sums, strict=True):
+            gradient.copy_(whole.view_as(gradient))
         return total.reshape(())
 
     def _gradient_norms(self) -> dict[str, Tensor]:
@@ -169,25 +168,21 @@ class Trainer:
         }
 
     def preview(self) -> tuple[np.ndarray, list[int]]:
-        """A few samples of every class, by the averaged weights; uint8 (N, H, W, C), labels.
-
-        The processes share the work, and all have the result.
-        """
+        """Samples of every class by the averaged weights, uint8 (N, H, W, C), and their labels."""
         data, num = self.config.data, self.config.sample.num
-        assert data.classes is not None
-        labels = [c for c in range(len(data.classes)) for _ in range(num)]
+        labels = [label for label in range(data.num_classes) for _ in range(num)]
         part = self.world.share(len(labels), whole=_PREVIEW_BATCH)
+        chain = Chain(
+            self.ema.model,
+            self.schedule,
+            SamplerOptions(seed=self.config.seed).resolved(self.config),
+            labels=labels[part],
+            indices=range(len(labels))[part],
+            shape=data.shape,
+            batch_size=_PREVIEW_BATCH,
+        )
         with frozen(self.ema.model):
-            images = generate(
-                self.ema.model,
-                self.schedule,
-                SamplerOptions(seed=self.config.seed).resolved(self.config),
-                labels=labels[part],
-                indices=range(len(labels))[part],
-                shape=(data.channels, data.image_size, data.image_size),
-                batch_size=_PREVIEW_BATCH,
-                device=self.device,
-            )
+            images = generate(chain)
         whole = np.frombuffer(b"".join(self.world.gather(images.tobytes())), dtype=np.uint8)
         return whole.reshape(len(labels), *images.shape[1:]), labels
 

@@ -1,9 +1,9 @@
-"""Circuits that Aer binds correctly: rx, ry, rz and cx, each angle a parameter of its own.
+"""Rebase circuits to gates that Aer binds correctly: rx, ry, rz and cx, one parameter per angle.
 
 With `parameter_binds`, Aer 0.18 returns wrong values, or too few, for parameterised controlled
 gates (crx, cry, crz, cp; qiskit-aer issues 2323, 2391, 2403) without an error. Rotations of one
-qubit are bound correctly, and fastest when the parameter stands alone: an expression such as a/2 is
-evaluated by Qiskit value by value, here by one matrix product for the whole batch.
+qubit are bound correctly, and fastest if each angle is a single parameter: Qiskit evaluates an
+expression such as a/2 value by value, this module by one matrix product for the whole batch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BINDABLE = {"rx", "ry", "rz", "rxx", "ryy", "rzz", "rzx", "p", "u1"}
 
 @dataclass(frozen=True, eq=False)
 class Bindable:
-    """A circuit whose parameterised gates each read a parameter alone: a slot.
+    """A circuit in which each parameterised gate has a single parameter of its own, a slot.
 
     Attributes:
         circuit: free in `slots`.

@@ -1,20 +1,20 @@
-"""Circuits laid out on a device, with the noise of the qubits that they then stand on.
+"""Lay circuits out on a device, with the noise model of the qubits in use.
 
-A circuit is transpiled against those gates and couplings of the device that work: swaps are
-inserted where qubits do not touch, and of the places that fit, one of low error is chosen. The
-noise model is made for those qubits alone; it is Aer's `NoiseModel.from_backend`: after each gate
-the thermal relaxation of its duration and as much depolarisation as gives the reported error, and
-readout errors. Idle qubits are not noisy, nor is there crosstalk.
+A circuit is transpiled for the working gates and couplings of the device: swaps are inserted where
+qubits are not coupled, and a layout of low error is chosen. The noise model is Aer's
+`NoiseModel.from_backend` for those qubits: after each gate, the thermal relaxation of its duration
+and as much depolarisation as gives the reported error, and readout errors. Idle qubits are not
+noisy, and there is no crosstalk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 from qiskit import transpile
 from qiskit.circuit import QuantumCircuit
 from qiskit.exceptions import QiskitError
-from qiskit.providers import BackendV2, Options
 from qiskit.transpiler import Target
 from qiskit_aer.noise import NoiseModel
 
@@ -63,43 +63,24 @@ def place(circuit: QuantumCircuit, device: Calibration) -> tuple[Compact, NoiseM
 
 
 def noise_of(target: Target, physical: Sequence[int]) -> NoiseModel:
-    """The noise of some qubits, renumbered: a model of the whole device takes seconds to send."""
+    """The noise of some qubits, renumbered (Aer takes seconds to load a whole device)."""
     local = {qubit: i for i, qubit in enumerate(physical)}
-    properties = target.qubit_properties
+    of_qubits = target.qubit_properties
     part = Target(
         num_qubits=len(physical),
         dt=target.dt,
-        qubit_properties=[properties[q] for q in physical] if properties else None,
+        qubit_properties=[of_qubits[q] for q in physical] if of_qubits else None,
     )
     for name in target.operation_names:
         places = {
-            tuple(local[q] for q in qubits): found
-            for qubits, found in target[name].items()
+            tuple(local[q] for q in qubits): properties
+            for qubits, properties in target[name].items()
             if set(qubits) <= local.keys()
         }
         if places:
             part.add_instruction(target.operation_from_name(name), places)
-    return NoiseModel.from_backend(_Described(part))
-
-
-class _Described(BackendV2):
-    """What `NoiseModel.from_backend` wants to be told a target by."""
-
-    def __init__(self, target: Target) -> None:
-        super().__init__(name="described")
-        self._target = target
-
-    @property
-    def target(self) -> Target:
-        return self._target
-
-    @property
-    def max_circuits(self) -> None:
-        return None
-
-    @classmethod
-    def _default_options(cls) -> Options:
-        return Options()
-
-    def run(self, run_input, **options):  # type: ignore[no-untyped-def]
-        raise NotImplementedError("a description runs nothing")
+    # All that `from_backend` reads of a BackendV2.
+    backend = SimpleNamespace(
+        version=2, target=part, operation_names=list(part.operation_names), dt=part.dt
+    )
+    return NoiseModel.from_backend(backend)

@@ -1,7 +1,7 @@
-"""What OpenQASM text may hold before anything parses it.
+"""Limits of OpenQASM text, checked before it is parsed.
 
-The parser's time grows faster than the text: brackets, operators and definitions are counted on a
-plain run over the tokens, so that what would cost minutes is refused at once.
+The parser's time grows faster than the text. Brackets, operators and definitions are counted in one
+pass over the tokens, so that text that would take minutes is refused at once.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ MAX_STATEMENTS = 13_000
 
 #: What follows these is no longer OpenQASM's own tokens, in which comments could hide it.
 _FOREIGN = {
-    "pragma": "a pragma is not read; a filter is gates alone",
-    "cal": "calibrations are not read; a filter is gates alone",
-    "defcal": "calibrations are not read; a filter is gates alone",
-    "defcalgrammar": "calibrations are not read; a filter is gates alone",
+    "pragma": "a pragma is not read; a filter consists of gates only",
+    "cal": "calibrations are not read; a filter consists of gates only",
+    "defcal": "calibrations are not read; a filter consists of gates only",
+    "defcalgrammar": "calibrations are not read; a filter consists of gates only",
 }
 
 _TOKEN = re.compile(

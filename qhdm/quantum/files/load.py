@@ -11,18 +11,17 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from qiskit.circuit import Gate, Measure, Parameter, QuantumCircuit
-from qiskit.quantum_info import SparsePauliOp
+from qiskit.circuit import Parameter, QuantumCircuit
 
 from qhdm.errors import CircuitError, shortened
 from qhdm.quantum.ansatz import ANSATZE
-from qhdm.quantum.files.qpy import damaged, read_qpy
-from qhdm.quantum.filter import Filter, build_filter
-from qhdm.quantum.ir.lowering import IGNORED, lower
+from qhdm.quantum.files.qpy import read_qpy
+from qhdm.quantum.filter import Filter, build_filter, z_of_each
+from qhdm.quantum.ir.lowering import lower
 from qhdm.quantum.unroll import unroll
 from qhdm.shipped import find_shipped
 
-#: Bounds of a file, far above what a filter needs and far below what a computer cannot hold.
+#: Limits of a file, far above what a filter needs.
 MAX_BYTES = 256 * 1024
 MAX_QUBITS = 32
 MAX_GATES = 10_000
@@ -64,7 +63,7 @@ def find_filter(name: str, *, qubits: int | None = None, layers: int | None = No
 def load_filter(path: str | Path) -> Filter:
     """Read a filter from an OpenQASM 3 or QPY file.
 
-    The file holds gates alone, and measurements at most at the end, which are dropped: a filter's
+    The file contains only gates, and measurements at the end, which are dropped: a filter's
     outputs are <Z_i> of the first n qubits, n being the number of inputs (of all qubits, where
     there are fewer). Nothing in it is executed.
 
@@ -93,20 +92,19 @@ def load_filter(path: str | Path) -> Filter:
             text = content.decode("utf-8-sig")  # editors on Windows write a byte-order mark
         except UnicodeDecodeError:
             raise CircuitError(f"{path}: not a UTF-8 text file") from None
-        circuit, lines = read_openqasm3(text, str(path), max_qubits=MAX_QUBITS)
-    elif path.suffix == ".qpy":
-        circuit, lines = read_qpy(content, str(path), max_qubits=MAX_QUBITS), {}
-    else:
-        raise CircuitError(f"{path}: not a circuit file; it must end in {' or '.join(SUFFIXES)}")
-    try:
-        return _filter_of(circuit, path, lines)
-    except CircuitError:
-        raise
-    except Exception as error:
-        if path.suffix != ".qpy":
+        return _filter_of(*read_openqasm3(text, str(path), max_qubits=MAX_QUBITS), path)
+    if path.suffix == ".qpy":
+        try:
+            return _filter_of(read_qpy(content, str(path), max_qubits=MAX_QUBITS), {}, path)
+        except CircuitError:
             raise
-        # Qiskit reads gates of QPY that it would not make: on one qubit twice, without angles.
-        raise damaged(str(path), error) from None
+        except Exception as error:
+            # Of a damaged file Qiskit raises many kinds, or makes gates that it would refuse: on
+            # one qubit twice, without angles.
+            raise CircuitError(
+                f"{path}: damaged, or not a circuit ({type(error).__name__}); write it again"
+            ) from None
+    raise CircuitError(f"{path}: not a circuit file; it must end in {' or '.join(SUFFIXES)}")
 
 
 def _read(path: Path) -> bytes:
@@ -122,8 +120,14 @@ def _read(path: Path) -> bytes:
     return content
 
 
-def _filter_of(circuit: QuantumCircuit, path: Path, lines: Mapping[str, int]) -> Filter:
-    """`circuit` as a filter, if it is one."""
+def _filter_of(circuit: QuantumCircuit, lines: Mapping[str, int], path: Path) -> Filter:
+    """`circuit` as a filter, if it is one.
+
+    Args:
+        circuit: of gates.
+        lines: of the declarations of its parameters, where they are known.
+        path: of the file.
+    """
 
     def refuse(message: str, name: str = "") -> CircuitError:
         where = f"{path}:{lines[name]}" if name in lines else str(path)
@@ -133,103 +137,39 @@ def _filter_of(circuit: QuantumCircuit, path: Path, lines: Mapping[str, int]) ->
         raise refuse(f"{circuit.num_qubits} qubits; at most {MAX_QUBITS} are read")
     if not circuit.num_qubits:
         raise refuse("has no qubits")
-    if circuit.num_parameters > MAX_PARAMETERS:
-        raise refuse(f"{circuit.num_parameters} parameters; at most {MAX_PARAMETERS} are read")
-    gates = unroll(_gates_alone(circuit, path), most=MAX_GATES)
-
-    found: dict[str, dict[int, Parameter]] = {"x": {}, "w": {}}
-    for parameter in circuit.parameters:
-        match = _NAME.fullmatch(parameter.name)
+    names = dict.fromkeys((*lines, *(p.name for p in circuit.parameters)))
+    if len(names) > MAX_PARAMETERS:
+        raise refuse(f"{len(names)} parameters; at most {MAX_PARAMETERS} are read")
+    gates = unroll(circuit, most=MAX_GATES)
+    used = {parameter.name: parameter for parameter in gates.parameters}
+    numbered: dict[str, dict[int, Parameter]] = {"x": {}, "w": {}}
+    for name in names:
+        match = _NAME.fullmatch(name)
         if not match:
             raise refuse(
-                f"parameter {parameter.name} is neither an input x0, x1, ... nor a weight w0, w1, "
-                "...; rename it",
-                parameter.name,
+                f"parameter {name} is neither an input x0, x1, ... nor a weight w0, w1, ...; "
+                "rename it",
+                name,
             )
-        numbers, index = found[match[1]], int(match[2] or match[3] or match[4])
-        if index in numbers:
-            raise refuse(
-                f"parameters {numbers[index].name} and {parameter.name} have the same number",
-                parameter.name,
-            )
-        numbers[index] = parameter
-    used = set(gates.parameters)
-    for name in (*lines, *(p.name for p in circuit.parameters)):
-        if name not in {p.name for p in used}:
+        if name not in used:
             raise refuse(f"parameter {name} is used by no gate; remove it", name)
-    inputs = found["x"]
-    if not inputs:
+        same, number = numbered[match[1]], int(match[2] or match[3] or match[4])
+        if number in same:
+            raise refuse(f"parameters {same[number].name} and {name} have the same number", name)
+        same[number] = used[name]
+    n = len(numbered["x"])
+    if not n:
         raise refuse("has no inputs; name the parameters that read data x0, x1, ...")
-    missing = next((i for i in range(len(inputs)) if i not in inputs), None)
+    missing = min(set(range(n)) - set(numbered["x"]), default=None)
     if missing is not None:
-        others = "there is one input" if len(inputs) == 1 else f"there are {len(inputs)} inputs"
+        others = "there is one input" if n == 1 else f"there are {n} inputs"
         raise refuse(f"there is no input x{missing}, though {others}; number them from x0 up")
-    n = len(inputs)
-    observables = tuple(
-        SparsePauliOp.from_sparse_list([("Z", [i], 1.0)], num_qubits=circuit.num_qubits)
-        for i in range(min(n, circuit.num_qubits))
-    )
     gates.name = path.stem
-    filter = Filter(
-        path.stem,
-        gates,
-        tuple(inputs[i] for i in range(n)),
-        tuple(parameter for _, parameter in sorted(found["w"].items())),
-        observables,
-    )
+    inputs, weights = (tuple(p for _, p in sorted(numbered[kind].items())) for kind in "xw")
+    observables = z_of_each(circuit.num_qubits)[:n]
+    circuit_filter = Filter(path.stem, gates, inputs, weights, observables)
     try:
-        lower(filter)  # angles that are not affine are refused here, not in training
+        lower(circuit_filter)  # angles that are not affine are refused here, not in training
     except CircuitError as error:
         raise refuse(str(error).removeprefix(f"{path.stem}: ")) from None
-    return filter
-
-
-def _gates_alone(circuit: QuantumCircuit, path: Path) -> QuantumCircuit:
-    """`circuit` without its final measurements and classical bits.
-
-    A transpiled circuit has a layout, which says where each qubit of the original circuit is at the
-    end: qubit i of the result is the one that holds qubit i there, and ancillas follow.
-
-    Raises:
-        CircuitError: something else than a gate, a gate after a measurement, or a layout that does
-            not fit.
-    """
-    gates = QuantumCircuit(circuit.num_qubits, global_phase=circuit.global_phase, name=str(path))
-    place = _places(circuit, path)
-    measured: set[int] = set()
-    for entry in circuit.data:
-        qubits = [place[circuit.find_bit(qubit).index] for qubit in entry.qubits]
-        operation = entry.operation
-        if isinstance(operation, Measure):
-            measured.update(qubits)
-            continue
-        if isinstance(operation, IGNORED):
-            continue
-        if measured.intersection(qubits):
-            raise CircuitError(
-                f"{path}: {operation.name} on qubits {qubits} follows a measurement; "
-                "measurements may stand at the end alone"
-            )
-        if not isinstance(operation, Gate):
-            remedy = "a filter is gates alone"
-            if operation.definition is not None:
-                remedy = "write it out in gates (circuit.decompose())"
-            raise CircuitError(
-                f"{path}: {operation.name} on qubits {qubits} is not a unitary gate; {remedy}"
-            )
-        gates.append(operation, qubits)
-    # A free phase changes no expectation value, and must not count as the use of a parameter.
-    gates.global_phase = 0
-    return gates
-
-
-def _places(circuit: QuantumCircuit, path: Path) -> list[int]:
-    """For each qubit of `circuit`, its index in the order of the circuit before its layout."""
-    size = circuit.num_qubits
-    if circuit.layout is None:
-        return list(range(size))
-    ends = circuit.layout.final_index_layout()
-    if len(set(ends)) < len(ends) or not set(ends) <= set(range(size)):
-        raise CircuitError(f"{path}: the layout does not fit the circuit; write it anew")
-    order = [*ends, *sorted(set(range(size)) - set(ends))]
-    return [order.index(qubit) for qubit in range(size)]
+    return circuit_filter

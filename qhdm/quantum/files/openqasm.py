@@ -1,8 +1,7 @@
-"""OpenQASM 3 from anyone: what a file may cost and hold is settled before a circuit is made of it.
+"""OpenQASM 3 from untrusted sources: its cost and content are checked before a circuit is made.
 
-Text that would take long to parse is refused (limits.py); `openqasm3` parses it; the syntax tree is
-checked against what a filter may hold (openqasm_check.py) and written out by the rules of the
-specification (openqasm_flatten.py); `qiskit_qasm3_import` then makes the circuit.
+Text that would take long to parse is refused (limits.py), `openqasm3` parses it, and a circuit is
+made of the syntax tree if it contains only gates and final measurements (openqasm_reader.py).
 """
 
 from __future__ import annotations
@@ -14,22 +13,16 @@ import re
 import openqasm3
 from openqasm3 import ast
 from qiskit.circuit import QuantumCircuit
-from qiskit_qasm3_import import ConversionError
-from qiskit_qasm3_import.converter import ConvertVisitor
-from qiskit_qasm3_import.state import State
 
 from qhdm.errors import CircuitError, shortened
 from qhdm.quantum.files.limits import check_text
-from qhdm.quantum.files.openqasm_check import ProgramCheck
-from qhdm.quantum.files.openqasm_flatten import flattened
+from qhdm.quantum.files.openqasm_reader import ProgramReader
 
 
 def read_openqasm3(
     text: str, source: str, *, max_qubits: int
 ) -> tuple[QuantumCircuit, dict[str, int]]:
-    """A circuit from OpenQASM 3.
-
-    Measurements are kept; the caller decides about them.
+    """The gates of an OpenQASM 3 program; final measurements are dropped.
 
     Args:
         text: the program.
@@ -45,33 +38,8 @@ def read_openqasm3(
             or larger than the limits.
     """
     check_text(text, source)
-    program = _parse(text, source)
-    check = ProgramCheck(source, max_qubits)
-    check.visit(program)
-    converter = _Converter()
-    try:
-        return converter.convert(flattened(program, check.places)).circuit, check.inputs
-    except ConversionError as error:
-        place = re.match(r"(\d+),\d+: ", str(error))
-        where = f"{source}:{place[1]}" if place else source
-        message = str(error).removeprefix(place[0] if place else "")
-        raise CircuitError(f"{where}: {shortened(message)}") from None
-    except Exception as error:  # Qiskit raises many kinds for what it cannot build
-        raise CircuitError(
-            f"{source}:{converter.line}: Qiskit cannot build this ({type(error).__name__}); write "
-            "it in plainer gates and angles"
-        ) from None
-
-
-class _Converter(ConvertVisitor):
-    """Qiskit's converter, which remembers the statement that it is at."""
-
-    line = 1
-
-    def visit(self, node: ast.QASMNode, context: State | None = None) -> State:
-        if isinstance(node, ast.Statement) and node.span:
-            self.line = node.span.start_line
-        return super().visit(node, context)
+    reader = ProgramReader(source, max_qubits)
+    return reader.read(_parse(text, source)), reader.inputs
 
 
 def _parse(text: str, source: str) -> ast.Program:

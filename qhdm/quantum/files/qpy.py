@@ -1,7 +1,7 @@
-"""QPY from anyone: what a file may cost and hold is settled before Qiskit reads it.
+"""QPY from untrusted sources: size and content are checked before Qiskit reads a file.
 
 QPY is data, but reading it may evaluate text (versions before 13) or call a class of Qiskit's
-library, and makes room for as many qubits as the headers declare.
+library, and allocates as many qubits as the headers declare.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import io
 import struct
 
 from qiskit import qpy
-from qiskit.circuit import QuantumCircuit, library
+from qiskit.circuit import Gate, QuantumCircuit, library
 from qiskit.circuit.library import Barrier, Measure, UnitaryGate
 
 from qhdm.errors import CircuitError
+from qhdm.quantum.ir.lowering import IGNORED
 from qhdm.quantum.unroll import STANDARD_GATES
 
 #: Before this version, QPY held expressions as text that reading evaluates.
@@ -31,7 +32,7 @@ _INSTRUCTION = struct.Struct("!HHHIIBHqII")
 
 
 def read_qpy(content: bytes, source: str, *, max_qubits: int) -> QuantumCircuit:
-    """The one circuit of a QPY file; measurements are kept.
+    """The gates of the one circuit of a QPY file; final measurements are dropped.
 
     Args:
         content: the file.
@@ -39,35 +40,25 @@ def read_qpy(content: bytes, source: str, *, max_qubits: int) -> QuantumCircuit:
         max_qubits: of the circuit, and classical bits.
 
     Raises:
-        CircuitError: it is damaged, of a version that is not safe to read, holds no or several
-            circuits, too many qubits, or an instruction that reading would construct.
+        CircuitError: its headers are damaged, it is of a version that is not safe to read, holds
+            no or several circuits, too many qubits, or an instruction that is not a gate.
+        Exception: many kinds, of Qiskit: the rest of the file is damaged.
     """
     if len(content) < 7 or not content.startswith(b"QISKIT"):
         raise CircuitError(f"{source}: not a QPY file")
     if content[6] < _QPY_VERSION:
         raise CircuitError(
-            f"{source}: QPY version {content[6]}; write it anew with Qiskit 1.3 or newer "
+            f"{source}: QPY version {content[6]}; write it again with Qiskit 1.3 or newer "
             f"(version {_QPY_VERSION})"
         )
     _check_sizes(content, source, max_qubits)
     _refuse_constructors(content, source)
-    try:
-        circuits = qpy.load(io.BytesIO(content))
-    except Exception as error:  # Qiskit raises many kinds for a damaged or hostile file
-        raise damaged(source, error) from None
-    circuit: QuantumCircuit = circuits[0]
-    return circuit
-
-
-def damaged(source: str, error: Exception) -> CircuitError:
-    """What to say of a file that Qiskit cannot use."""
-    return CircuitError(
-        f"{source}: damaged, or not a circuit ({type(error).__name__}); write it anew"
-    )
+    (circuit,) = qpy.load(io.BytesIO(content))
+    return _gates_alone(circuit, source)
 
 
 def _check_sizes(content: bytes, source: str, max_qubits: int) -> None:
-    """Refuse sizes that reading would make room for, as the headers declare them."""
+    """Refuse headers that declare too large sizes, which reading would allocate."""
     try:
         *_, circuits, _ = _FILE.unpack_from(content)
         if circuits != 1:
@@ -77,7 +68,7 @@ def _check_sizes(content: bytes, source: str, max_qubits: int) -> None:
             (start,) = struct.unpack_from("!Q", content, start)
         *_, qubits, bits = _CIRCUIT.unpack_from(content, start)
     except (struct.error, OverflowError):  # the place may be any number of 64 bits
-        raise CircuitError(f"{source}: damaged, or not a QPY file; write it anew") from None
+        raise CircuitError(f"{source}: damaged, or not a QPY file; write it again") from None
     if max(qubits, bits) > max_qubits:
         raise CircuitError(
             f"{source}: declares {qubits} qubits and {bits} bits; at most {max_qubits} are read"
@@ -85,14 +76,14 @@ def _check_sizes(content: bytes, source: str, max_qubits: int) -> None:
 
 
 def _is_data(kind: type) -> bool:
-    """Whether reading makes an object of this class of its parameters alone."""
+    """Whether reading constructs an object of this class from its parameters only."""
     return issubclass(kind, UnitaryGate | Measure | Barrier) or str(kind.__module__).startswith(
         STANDARD_GATES
     )
 
 
 def _refuse_constructors(content: bytes, source: str) -> None:
-    """Refuse instructions that reading makes by calling a class of Qiskit's library.
+    """Refuse instructions that reading constructs by calling a class of Qiskit's library.
 
     Any class of the library may be named, with any arguments: some would build circuits of any
     size. Gates are safe: they are data.
@@ -108,3 +99,53 @@ def _refuse_constructors(content: bytes, source: str) -> None:
                     f"{source}: holds a {name}; write it out in gates (circuit.decompose())"
                 )
             at = content.find(name.encode(), at + 1)
+
+
+def _gates_alone(circuit: QuantumCircuit, source: str) -> QuantumCircuit:
+    """`circuit` without its final measurements and classical bits.
+
+    A transpiled circuit has a layout, which says where each qubit of the original circuit is at the
+    end: qubit i of the result is the one that holds qubit i there, and ancillas follow.
+
+    Raises:
+        CircuitError: something else than a gate, a gate after a measurement, or a layout that does
+            not fit.
+    """
+    # A free phase changes no expectation value, and must not count as the use of a parameter.
+    gates = QuantumCircuit(circuit.num_qubits, name=source)
+    place = _places(circuit, source)
+    measured: set[int] = set()
+    for entry in circuit.data:
+        qubits = [place[circuit.find_bit(qubit).index] for qubit in entry.qubits]
+        operation = entry.operation
+        if isinstance(operation, Measure):
+            measured.update(qubits)
+            continue
+        if isinstance(operation, IGNORED):
+            continue
+        if measured.intersection(qubits):
+            raise CircuitError(
+                f"{source}: {operation.name} on qubits {qubits} follows a measurement; "
+                "measurements are only allowed at the end"
+            )
+        if not isinstance(operation, Gate):
+            remedy = "a filter consists of gates only"
+            if operation.definition is not None:
+                remedy = "write it out in gates (circuit.decompose())"
+            raise CircuitError(
+                f"{source}: {operation.name} on qubits {qubits} is not a unitary gate; {remedy}"
+            )
+        gates.append(operation, qubits)
+    return gates
+
+
+def _places(circuit: QuantumCircuit, source: str) -> list[int]:
+    """For each qubit of `circuit`, its index before the layout."""
+    size = circuit.num_qubits
+    if circuit.layout is None:
+        return list(range(size))
+    ends = circuit.layout.final_index_layout()
+    if len(set(ends)) < len(ends) or not set(ends) <= set(range(size)):
+        raise CircuitError(f"{source}: the layout does not fit the circuit; write it again")
+    order = [*ends, *sorted(set(range(size)) - set(ends))]
+    return [order.index(qubit) for qubit in range(size)]

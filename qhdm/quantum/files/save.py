@@ -1,7 +1,7 @@
-"""Filters as text and files that any Qiskit reads: OpenQASM 3, OpenQASM 2, QPY.
+"""Write filters as OpenQASM 3, OpenQASM 2 and QPY that any Qiskit reads.
 
-Free parameters get padded names, x00, x01, ... and w000, w001, ...: the order of names, by which
-readers sort them, is then the order of numbers. Bind them by name all the same.
+Free parameters get padded names, x00, x01, ... and w000, w001, ..., so that readers that sort them
+by name keep their numerical order. Bind them by name nevertheless.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from qhdm.quantum.filter import Filter
 _OPENQASM2_GATES = ["rx", "ry", "rz", "h", "x", "cx", "u3"]
 
 
-def input_names(filter: Filter) -> list[str]:
-    """x00, x01, ..., one for each input."""
-    return _names("x", len(filter.inputs), 2)
+def input_names(circuit_filter: Filter) -> list[str]:
+    """Names of the inputs: x00, x01, ..."""
+    return _names("x", len(circuit_filter.inputs), 2)
 
 
-def weight_names(filter: Filter) -> list[str]:
-    """w000, w001, ..., one for each weight, be it in the circuit or not."""
-    return _names("w", len(filter.weights), 3)
+def weight_names(circuit_filter: Filter) -> list[str]:
+    """Names of the weights: w000, w001, ..., including those absent from the circuit."""
+    return _names("w", len(circuit_filter.weights), 3)
 
 
 def _names(letter: str, count: int, digits: int) -> list[str]:
@@ -35,14 +35,14 @@ def _names(letter: str, count: int, digits: int) -> list[str]:
     return [f"{letter}{i:0{digits}d}" for i in range(count)]
 
 
-def named_circuit(filter: Filter) -> QuantumCircuit:
-    """The circuit of `filter`, its parameters under padded names."""
-    names = [*input_names(filter), *weight_names(filter)]
-    return filter.assign(map(Parameter, names))
+def named_circuit(circuit_filter: Filter) -> QuantumCircuit:
+    """The circuit of a filter, its parameters under padded names."""
+    names = [*input_names(circuit_filter), *weight_names(circuit_filter)]
+    return circuit_filter.assign(map(Parameter, names))
 
 
 def to_openqasm3(circuit: QuantumCircuit) -> str:
-    """OpenQASM 3; free parameters become `input float` declarations."""
+    """The circuit as OpenQASM 3; free parameters become `input float` declarations."""
     text: str = qasm3.dumps(circuit)
     return text
 
@@ -58,17 +58,17 @@ def to_openqasm2(circuit: QuantumCircuit) -> str:
 
 
 def write_qpy(circuit: QuantumCircuit, path: Path) -> None:
-    """QPY, which loses nothing."""
+    """Write QPY, which is lossless."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         qpy.dump(circuit, file)
 
 
-def write_filter(filter: Filter, path: Path) -> None:
+def write_filter(circuit_filter: Filter, path: Path) -> None:
     """Write a filter, inputs and weights free, as OpenQASM 3 or QPY, by the name of the file.
 
     `qhdm.quantum.files.load.load_filter` reads it back as the same filter.
     """
-    circuit = named_circuit(filter)
+    circuit = named_circuit(circuit_filter)
     if path.suffix == ".qpy":
         write_qpy(circuit, path)
     else:

@@ -1,1 +1,1 @@
-"""The circuit as engines see it: gates lowered to matrices, light cones, connected components."""
+"""Intermediate representation of circuits: lowered gates, light cones, connected components."""
