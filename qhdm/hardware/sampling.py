@@ -151,9 +151,10 @@ class SamplingJob:
     @property
     def digest(self) -> str:
         """Identifies the images: a hash of the request, but not its limits, and the weights."""
-        asked = TypeAdapter(JobSpec).dump_python(self.spec, mode="json")
-        for key in ("run", "limits", "estimate"):
-            del asked[key]
+        # Without defaults: an option that a later version adds must not change the digest.
+        asked = TypeAdapter(JobSpec).dump_python(
+            self.spec, mode="json", exclude={"run", "limits", "estimate"}, exclude_defaults=True
+        )
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
         for name, tensor in self.model.state_dict().items():
             digest.update(name.encode() + tensor.numpy().tobytes())

@@ -172,7 +172,7 @@ def set_engine(model: nn.Module, engine: Engine) -> None:
 
 @contextmanager
 def frozen(*models: nn.Module) -> Iterator[None]:
-    """Compute what depends on weights alone once; they must not change or be trained meanwhile."""
+    """Compute once what depends only on weights; they must not change or be trained meanwhile."""
     kinds = (FilterConnector, WeightStandardizedConv2d)
     parts = [part for model in models for part in model.modules() if isinstance(part, kinds)]
     try:
