@@ -132,8 +132,8 @@ HOSTILE: dict[str, tuple[str, bytes | Callable[[], bytes], str]] = {
     "deeper tree": ("flax", nested(100_000), "neither a Flax checkpoint"),
     "many maps": ("flax", b"\x81\xa6params\xdd\x00\x40\x00\x00" + b"\x80" * 2**22, "100,000 maps"),
     "many dimensions": ("flax", lambda: leaf([2**60] * 50_000), "damaged array"),
-    "deep calibration": ("calibration", b"[" * 100_000, "cannot be read as JSON"),
-    "large calibration": ("calibration", b"1" * 5_000, "cannot be read as JSON"),
+    "deep calibration": ("calibration", b"[" * 100_000, "not a calibration: Invalid JSON"),
+    "large calibration": ("calibration", b"1" * 5_000, "not a calibration: Invalid JSON"),
 }  # fmt: skip
 
 
