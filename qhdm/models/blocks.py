@@ -62,8 +62,8 @@ class ChannelNorm(nn.Module):
 class ResnetBlock(nn.Module):
     """Two convolutions with GroupNorm and SiLU; the condition scales and shifts (FiLM) the first.
 
-    With hybrid convolutions it is a quantum block: QResNet with two of them (arXiv 2402.16147),
-    QuanResNet with the first alone (arXiv 2512.20448; its released code replaces both).
+    With hybrid convolutions it is a quantum block: QResNet if both are hybrid (arXiv 2402.16147),
+    QuanResNet if only the first is (arXiv 2512.20448; its released code replaces both).
 
     Args:
         dim_in, dim_out: channels.
