@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from qhdm._version import __version__
 
-# Waiting threads of torch spin by default, and hold up whoever needs the core: where it is shared,
-# small operations take several times as long. Read when torch is loaded; what the user set stays.
+# By default, waiting torch threads spin and block their core for other processes, which makes small
+# operations several times slower. Read when torch is loaded; a value set by the user is kept.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from qhdm.models import build_model
     from qhdm.quantum import Filter, build_filter, expectation, load_filter
     from qhdm.quantum.layer import QuantumConv2d
-    from qhdm.quantum.options import Aer, Exact
+    from qhdm.quantum.options import Aer, Exact, Hardware, Limits
     from qhdm.run import Run
     from qhdm.training.callbacks import Callback, PreviewGrid, ProgressBar, TensorBoard
     from qhdm.training.train import resume, train
@@ -50,7 +50,7 @@ _MODULES = {
     "models": "build_model",
     "quantum": "Filter build_filter expectation load_filter",
     "quantum.layer": "QuantumConv2d",
-    "quantum.options": "Aer Exact",
+    "quantum.options": "Aer Exact Hardware Limits",
     "run": "Run",
     "training.callbacks": "Callback PreviewGrid ProgressBar TensorBoard",
     "training.train": "resume train",
@@ -69,6 +69,8 @@ __all__ = [
     "EvaluationSettings",
     "Exact",
     "Filter",
+    "Hardware",
+    "Limits",
     "ModelConfig",
     "PreviewGrid",
     "ProgressBar",

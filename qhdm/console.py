@@ -1,4 +1,4 @@
-"""Progress bars and messages on stderr, each message on a line of its own."""
+"""Progress bars and messages on stderr, each message on its own line."""
 
 from __future__ import annotations
 

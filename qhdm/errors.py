@@ -50,7 +50,7 @@ class QhdmError(Exception):
         CircuitError 1
     """
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
 
 class ConfigError(QhdmError):
@@ -110,104 +110,54 @@ class EvaluationError(QhdmError):
 
 
 class HardwareError(QhdmError):
-    """A backend is unknown or cannot be used, or a job on it cannot go on."""
+    """A sampling job on a backend cannot continue.
 
-    exit_code = 3
+    Attributes:
+        reason: which of `codes` it is, by default the first.
+        codes: the exit code of each reason (docs/hardware.md).
+    """
 
+    codes: ClassVar[dict[str, int]] = {"other": 3, "session": 22}
 
-class AccountError(HardwareError):
-    """There is no IBM Quantum account, or its token is refused."""
-
-    exit_code = 10
-
-
-class NetworkError(HardwareError):
-    """The service cannot be reached, or the connection broke."""
-
-    exit_code = 11
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = next(iter(self.codes)) if reason is None else reason
+        self.exit_code = self.codes[self.reason]
 
 
-class InstanceError(HardwareError):
-    """The account has no such instance."""
+class AccessError(HardwareError):
+    """The account, its instance or the backend is missing, refused, or takes no jobs."""
 
-    exit_code = 12
-
-
-class BackendMissingError(HardwareError):
-    """The instance has no such backend."""
-
-    exit_code = 13
-
-
-class BackendUnavailableError(HardwareError):
-    """The backend is in maintenance or otherwise not taking jobs."""
-
-    exit_code = 14
+    codes: ClassVar[dict[str, int]] = {
+        "account": 10,
+        "instance": 12,
+        "backend": 13,
+        "maintenance": 14,
+        "usage": 20,
+    }
 
 
-class RateLimitError(HardwareError):
-    """The service refused a request because there were too many (HTTP 429).
+class ServiceError(HardwareError):
+    """The service failed, could not be reached, or had too many requests: trying again may help.
 
     Attributes:
         retry_after: seconds that the service asks to wait; None if it does not say.
     """
 
-    exit_code = 15
+    codes: ClassVar[dict[str, int]] = {"service": 16, "network": 11, "rate": 15}
     retry_after: float | None = None
 
 
-class ServiceError(HardwareError):
-    """The service failed (HTTP 5xx)."""
+class RuntimeJobError(HardwareError):
+    """A runtime job has no result and will not have one."""
 
-    exit_code = 16
-
-
-class JobFailedError(HardwareError):
-    """The service could not execute a job."""
-
-    exit_code = 17
-
-
-class JobCancelledError(HardwareError):
-    """A job was cancelled, here or elsewhere."""
-
-    exit_code = 18
-
-
-class JobTooLongError(HardwareError):
-    """The service stopped a job that ran beyond its time."""
-
-    exit_code = 19
-
-
-class UsageLimitError(HardwareError):
-    """The instance has no QPU time left."""
-
-    exit_code = 20
-
-
-class ResultLostError(HardwareError):
-    """The service has a job but no longer its result, or no longer the job."""
-
-    exit_code = 21
-
-
-class SessionExpiredError(HardwareError):
-    """The session or batch that jobs were sent in is closed."""
-
-    exit_code = 22
+    codes: ClassVar[dict[str, int]] = {"failed": 17, "cancelled": 18, "too long": 19, "lost": 21}
 
 
 class BudgetError(HardwareError):
-    """A job specification's own limits do not allow what it asks for."""
+    """A sampling job would exceed one of its own limits."""
 
-    exit_code = 23
-
-
-class QueueError(HardwareError):
-    """A job is still in the queue after the time that the specification allows for waiting."""
-
-    exit_code = 24
+    codes: ClassVar[dict[str, int]] = {"limit": 23, "queue": 24}
 
 
 class Interrupted(QhdmError):  # noqa: N818 (an event, not a fault)

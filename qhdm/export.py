@@ -1,11 +1,11 @@
-"""Trained filters as files: what a run learnt, for any tool that reads OpenQASM or QPY.
+"""Export trained filters to files, for any tool that reads OpenQASM or QPY.
 
 DIR/
     <place>.qasm            OpenQASM 3, inputs free, weights bound
     <place>_openqasm2.qasm  OpenQASM 2, everything bound (with inputs)
     <place>.qpy             QPY, as the OpenQASM 3 file
     <place>_isa.qasm, .qpy  the same as a backend runs it (with a backend)
-    <place>.json            the sidecar: all that the circuits do not say
+    <place>.json            the sidecar: what the circuits do not contain
     <circuit>.png           drawings, one for each circuit that differs in more than its weights
 """
 
@@ -109,7 +109,7 @@ def read_inputs(source: str, count: int) -> np.ndarray:
 
 
 def export(placed: Sequence[NamedFilter], folder: Path, what: Export) -> list[str]:
-    """Write filters to `folder`, which appears whole or not at all.
+    """Write filters to `folder`, completely or not at all.
 
     Args:
         placed: the filters of a network.
@@ -138,7 +138,7 @@ def export(placed: Sequence[NamedFilter], folder: Path, what: Export) -> list[st
 
 @dataclass(frozen=True, eq=False)
 class _Circuit:
-    """What filters with the same circuit share."""
+    """The common part of filters with the same circuit."""
 
     free: QuantumCircuit
     isa: IsaCircuit | None

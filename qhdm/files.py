@@ -1,7 +1,4 @@
-"""Files that are either whole or absent: written beside their place, synced, then renamed.
-
-And folders that one process at a time works on.
-"""
+"""Atomic writing of files and folders, and locks of folders."""
 
 from __future__ import annotations
 
@@ -23,8 +20,8 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path; on success, it replaces `path` (a file or a new directory).
 
-    The temporary lies in the same directory, so that the rename is atomic. When the body raises,
-    the temporary is removed and `path` is left as it was.
+    The temporary is in the same directory, so that the rename is atomic. If the body raises, it is
+    removed and `path` is unchanged.
 
     Example:
         >>> with atomic_path(Path("weights.bin")) as temporary:
@@ -65,7 +62,7 @@ def remove_folder(path: Path) -> None:
 def sweep(folder: Path, name: str = "*") -> None:
     """Remove the temporaries of `name` (a pattern) that killed processes left in a folder.
 
-    Nobody else may be writing such files at the time.
+    No other process may be writing such files at the same time.
     """
     for path in folder.glob(f".{name}.*.tmp"):
         if _TEMPORARY.fullmatch(path.name):
@@ -86,7 +83,7 @@ def locked(folder: Path, refusal: Exception) -> Iterator[None]:
     """Keep other processes from working on a folder; the system frees it when one dies.
 
     Args:
-        folder: gets a file `lock`, which stays; it may lie on a network file system.
+        folder: gets a permanent file `lock`; may be on a network file system.
         refusal: raised if another process has it.
     """
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)

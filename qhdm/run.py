@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -17,9 +17,13 @@ from qhdm.errors import RunError, SamplingError, did_you_mean
 from qhdm.models import UNet, build_model, frozen
 from qhdm.models.build import set_engine
 from qhdm.quantum.engines import Engine, make_engine
-from qhdm.quantum.options import EngineOptions, Exact
+from qhdm.quantum.options import EngineOptions, Exact, Hardware
 from qhdm.runs.checkpoints import load_weights
 from qhdm.runs.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from qhdm.hardware.sampling import SamplingJob
+    from qhdm.hardware.spec import JobSpec
 
 Weights = Literal["ema", "model"]
 
@@ -131,10 +135,18 @@ class Run:
             SamplingError: unknown class, too many steps, guidance without label dropout, or
                 weights that this run does not have.
             EngineError: the engine cannot be set up, or cannot hold a filter.
+            HardwareError: a backend cannot be used, or its limits would be exceeded.
         """
         if batch_size < 1:
             raise SamplingError(f"batch_size: {batch_size} is not a number from 1 up")
-        chain, networks = self._chain(request or Sampling(), labels, indices, batch_size)
+        request = request or Sampling()
+        if isinstance(request.named, Hardware):
+            if labels is not None:
+                raise SamplingError(
+                    "labels: a backend samples `num` images of each of `classes`; give those"
+                )
+            return self._sample_on(request.named, request, progress=progress)
+        chain, networks = self._chain(request, labels, indices, batch_size)
         with frozen(*networks):
             return generate(chain, progress=progress)
 
@@ -189,6 +201,37 @@ class Run:
             late=late,
         )
         return chain, networks
+
+    def job(self, spec: JobSpec) -> SamplingJob:
+        """A sampling job of this network, as its specification describes it.
+
+        Raises:
+            SamplingError: a class, step count or guidance does not fit the network.
+            ConfigError: a place has no filters.
+        """
+        from qhdm.hardware.sampling import SamplingJob
+
+        labels, indices = self.images_of(spec.classes, spec.images)
+        model = copy.deepcopy(self.network(spec.weights)).cpu()
+        return SamplingJob(spec, model, self.config, labels, indices)
+
+    def _sample_on(self, engine: Hardware, request: Sampling, *, progress: bool) -> np.ndarray:
+        from qhdm.hardware.job_runner import sample_request
+        from qhdm.hardware.spec import JobSpec
+
+        if self.path is None:
+            raise SamplingError(
+                "engine: jobs on a backend are kept in the run directory; this network has none"
+            )
+        chosen = dict.fromkeys(self.labels_of(request.classes or self.class_names))
+        spec = JobSpec.of_request(
+            request.resolved(self.config),
+            engine,
+            run=str(self.path),
+            classes=[self.class_names[label] for label in chosen],
+            images=self.config.sample.num if request.num == "run" else request.num,
+        )
+        return sample_request(self.job(spec), agreed=engine.limits is not None, progress=progress)
 
     def images_of(
         self, classes: Sequence[str | int] | None, num: int

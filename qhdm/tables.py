@@ -25,7 +25,8 @@ class Table:
 
     def markdown(self) -> str:
         """The table in Markdown, its columns aligned."""
-        widths = [max(3, *map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+        header, *rows = [[c.replace("|", r"\|") for c in row] for row in (self.header, *self.rows)]
+        widths = [max(3, *map(len, column)) for column in zip(header, *rows, strict=True)]
 
         def line(cells: Sequence[str]) -> str:
             texts = [
@@ -35,7 +36,7 @@ class Table:
             return f"| {' | '.join(texts)} |"
 
         rule = ["-" * w if i < self.left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-        return "\n".join([line(self.header), line(rule), *map(line, self.rows)])
+        return "\n".join([line(header), line(rule), *map(line, rows)])
 
 
 def number(value: float | None) -> str:

@@ -134,10 +134,11 @@ def chain(server: RuntimeServer, tmp_path: Path) -> Chain:
     from hardware_jobs import SPEC, Chain
 
     from qhdm.hardware.job_dir import JobDirectory
-    from qhdm.hardware.spec import JobSpec, LimitsConfig
+    from qhdm.hardware.spec import JobSpec
+    from qhdm.quantum.options import Limits
 
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").touch()
     spec = JobSpec(run=str(tmp_path / "run"), backend=SPEC["backend"], shots=SPEC["shots"],
-                   limits=LimitsConfig(**SPEC["limits"]))  # fmt: skip
+                   limits=Limits(**SPEC["limits"]))  # fmt: skip
     return Chain(JobDirectory.create(spec, "chain"))

@@ -16,11 +16,12 @@ import pytest
 from qiskit.circuit import ClassicalRegister, ParameterVector, QuantumCircuit
 from runtime_server import BACKEND, TOKEN
 
+from qhdm import errors
 from qhdm.cli import main
-from qhdm.hardware.batch import Batch
 from qhdm.hardware.isa import REGISTER
 from qhdm.hardware.job_dir import JobDirectory
-from qhdm.hardware.ledger import Entry, Ledger
+from qhdm.hardware.ledger import Ledger, RequestRecord
+from qhdm.hardware.request import Request
 from qhdm.hardware.runtime import RuntimeService
 from qhdm.hardware.spec import JobSpec
 from qhdm.hardware.submission import Submitter
@@ -35,8 +36,14 @@ SPEC: dict[str, Any] = {
     "packing": 1,
     "limits": {"jobs_per_minute": 100_000, "settle_seconds": 0.2},
 }
-#: Of the service, for it.
+#: Runtime jobs that it takes.
 JOBS = 2
+#: Exit codes by the reason of the error.
+CODES = {
+    reason: code
+    for kind in (errors.HardwareError, *errors.HardwareError.__subclasses__())
+    for reason, code in kind.codes.items()
+}
 
 #: Submits SPEC with settings; returns the folder of the new job.
 Submit = Callable[..., JobDirectory]
@@ -61,7 +68,14 @@ def opened(folder: JobDirectory) -> Iterator[Ledger]:
 
 def states(folder: JobDirectory) -> list[str]:
     with opened(folder) as ledger:
-        return [entry.state for entry in ledger.entries()]
+        return [entry.state for entry in ledger.requests()]
+
+
+def refused(
+    kind: type[errors.HardwareError], reason: str, match: str | None = None
+) -> pytest.RaisesExc[errors.HardwareError]:
+    """Expect an error of this class and reason."""
+    return pytest.raises(kind, match=match, check=lambda error: error.reason == reason)
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -98,8 +112,8 @@ class Chain:
         spec = self.spec
         with opened(self.folder) as ledger:
             yield Submitter(
-                ledger, self.service(), name=ledger.fact("tag"), shots=spec.executed_shots,
-                limits=spec.limits, tell=self.told.append,
+                ledger, self.service(), name=ledger.fact("tag"), limits=spec.limits,
+                warn=self.told.append,
             )  # fmt: skip
 
     def run(self) -> np.ndarray:
@@ -108,15 +122,18 @@ class Chain:
             submitter.start()
             results, angles = [], np.full((2, 2), 0.3)
             for step in range(self.length):
-                (result,) = submitter.run(step, 0, "encoder", [batch(angles)])
+                (result,) = submitter.run((step, 0), "encoder", [self.request(angles)])
                 results.append(result["0"])
                 angles = angles + result["0"] / 100
             submitter.finish()
         return np.array(results)
 
-    def entries(self) -> list[Entry]:
+    def request(self, angles: np.ndarray) -> Request:
+        return request(angles, self.spec.executed_shots)
+
+    def entries(self) -> list[RequestRecord]:
         with opened(self.folder) as ledger:
-            return ledger.entries()
+            return ledger.requests()
 
     def change(self, *settings: str) -> None:
         """Change the specification, as `--set` does."""
@@ -126,7 +143,7 @@ class Chain:
         return RuntimeService(self.spec)
 
 
-def batch(angles: np.ndarray) -> Batch:
+def request(angles: np.ndarray, shots: int) -> Request:
     """Two qubits of ibm_hanoi, turned by angles (rows, 2), and an empty circuit beside."""
     x = ParameterVector("x", 2)
     circuits = []
@@ -139,4 +156,4 @@ def batch(angles: np.ndarray) -> Batch:
             circuit.sx(i)
         circuit.measure([0, 1], [0, 1])
         circuits.append(circuit)
-    return Batch([(circuits[0], angles), (circuits[1], np.empty((1, 0)))], (0, 1), 2.01)
+    return Request([(circuits[0], angles), (circuits[1], np.empty((1, 0)))], (0, 1), shots, 2.01)

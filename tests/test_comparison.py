@@ -272,9 +272,9 @@ def test_intervals_are_those_of_student() -> None:
 
 
 def test_intervals_cover_what_they_claim() -> None:
-    draws = np.random.default_rng(0).normal(3.0, 2.0, (2000, 3))
+    draws = np.random.default_rng(0).normal(3.0, 2.0, (1000, 3))
     covered = np.mean([(m := t_test(row)).low <= 3.0 <= m.high for row in draws])
-    assert covered == pytest.approx(0.95, abs=0.015)
+    assert covered == pytest.approx(0.95, abs=0.02)
 
 
 def test_paired_tests_against_permutations() -> None:

@@ -15,13 +15,14 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import get_type_hints
 
 import pytest
 import yaml
 from command_line import call, succeeded
-from pages import ROOT, Snippet, anchors, links, snippets
+from pages import PAGES, ROOT, Snippet, anchors, links, snippets
 from place import Place, call_script
 
 import qhdm
@@ -109,9 +110,12 @@ MEANT = {
 IN_CODE = {
     # In reasonable time: of 700 images, with a classifier of 600 steps.
     "num=700, steps=50,": "num=66, steps=1, extractor_weights='classifier',",
+    '"fake_fez", shots=1024': '"fake_fez", shots=16, packing=1',
     "qhdm.evaluate(images, dataset)": "qhdm.evaluate(images, dataset, qhdm.EvaluationSettings("
     "metrics=('memorisation',), extractor_weights='classifier_two'))",
 }
+#: Files that the pages name as examples.
+MADE_BY_READERS = {"circuits/NAME.qasm", "circuits/mine.qasm"}
 #: Options that name output: a new path each time, unless it is to be replaced.
 MADE = ("--out", "--save", "--plot")
 
@@ -283,6 +287,16 @@ def test_links_resolve() -> None:
         path = (page.parent / file).resolve() if file else page
         assert path.exists(), f"{page}: {target}"
         assert not anchor or anchor in anchors(path), f"{page}: {target}"
+
+
+def test_named_files_exist() -> None:
+    folders = "qhdm|tests|benchmarks|configs|circuits|jobs"
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for path in re.findall(rf"`((?:{folders})/[\w./-]+)", text):
+            assert (ROOT / path).exists() or path in MADE_BY_READERS, f"{page}: {path}"
+        for module in re.findall(r"`(qhdm(?:\.[a-z_]+)+)`", text):
+            assert hasattr(qhdm, module.split(".")[1]) or find_spec(module), f"{page}: {module}"
 
 
 REFERENCE = ROOT / "docs" / "reference.md"

@@ -14,18 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hardware_jobs import JOBS, Submit, images
+from hardware_jobs import CODES, JOBS, Submit, images
 from qiskit import qpy
 from qiskit.circuit import QuantumCircuit
 from qiskit_ibm_runtime.fake_provider import FakeHanoiV2
 from qiskit_ibm_runtime.quantum_program.params_converters import QUANTUM_PROGRAM_PARAMS_CONVERTERS
 from runtime_server import Job, RuntimeServer
 
-from qhdm import errors
 from qhdm.cli import main
 from qhdm.hardware.job_dir import JobDirectory
-from qhdm.hardware.runtime import Request
-from qhdm.hardware.runtime.request import options_of
+from qhdm.hardware.runtime.protocol import options_of
 from qhdm.hardware.spec import JobSpec
 
 pytestmark = pytest.mark.slow
@@ -137,7 +135,7 @@ def test_the_client_executes_what_the_dry_run_says(
     out = capsys.readouterr().out
     assert f"executions: {sum(sent):,}\n" in out
     ledger = folder.ledger()
-    entries = ledger.entries()
+    entries = ledger.requests()
     results = [ledger.result(entry.tag) for entry in entries]
     ledger.close()
     assert [entry.executions for entry in entries] == sent
@@ -156,7 +154,7 @@ def test_randomizations_are_those_that_the_client_would_choose() -> None:
     circuit.measure(0, 0)
     for shots in (1, 63, 64, 65, 100, 1024, 2048, 2049, 99_999):
         spec = JobSpec(run="x", backend="aer", shots=shots, resilience_level=1)
-        own = options_of(spec, Request([], spec.executed_shots, ("tag",), 1))
+        own = options_of(spec, spec.executed_shots, ("tag",), max_seconds=1)
         programs = []
         for options in (own, own.model_copy(deep=True)):
             if programs:
@@ -171,7 +169,7 @@ def stop_before_the_second_job(server: RuntimeServer, submit: Submit, fault: str
     """A job whose first request is done, and whose second failed or was refused."""
     if fault == "failed":
         server.fates = [None, "failed"]
-        return submit(code=errors.JobFailedError.exit_code)
+        return submit(code=CODES["failed"])
     original = server.make_job
 
     def last(payload: dict[str, Any]) -> Job:
@@ -180,7 +178,7 @@ def stop_before_the_second_job(server: RuntimeServer, submit: Submit, fault: str
         return original(payload)
 
     server.make_job = last
-    folder = submit(code=errors.RateLimitError.exit_code)
+    folder = submit(code=CODES["rate"])
     server.faults.clear()
     return folder
 
@@ -195,7 +193,7 @@ def test_resuming_after_a_coupling_broke(
     pair = min(kept_couplings(folder))
     recalibrate(server, tmp_path / "new", losing(pair, how))
     capsys.readouterr()
-    assert main(["jobs", "resume", str(folder.path)]) == errors.BudgetError.exit_code
+    assert main(["jobs", "resume", str(folder.path)]) == CODES["limit"]
     (line,) = (x for x in capsys.readouterr().err.splitlines() if x.startswith("qhdm:"))
     assert f"cx on {pair[0]}-{pair[1]}" in line
     assert "--relayout" in line
@@ -218,7 +216,7 @@ def test_resuming_when_the_device_is_well_again(
 ) -> None:
     folder = stop_before_the_second_job(server, submit, "refused")
     recalibrate(server, tmp_path / "new", losing(min(kept_couplings(folder)), "broken"))
-    assert main(["jobs", "resume", str(folder.path)]) == errors.BudgetError.exit_code
+    assert main(["jobs", "resume", str(folder.path)]) == CODES["limit"]
     server.backend = FakeHanoiV2()
     assert main(["jobs", "resume", str(folder.path)]) == 0
     assert len(server.jobs) == JOBS
@@ -241,7 +239,7 @@ def test_resuming_when_errors_have_grown(
     made = len(server.jobs)
     recalibrate(server, tmp_path / "worse", worse(30))
     capsys.readouterr()
-    assert main(["jobs", "resume", str(folder.path)]) == errors.BudgetError.exit_code
+    assert main(["jobs", "resume", str(folder.path)]) == CODES["limit"]
     error = capsys.readouterr().err
     assert "times as much" in error
     assert "max_error_growth" in error

@@ -12,7 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hardware_jobs import JOBS, Chain, Submit, batch, images, jobs, one_line, opened, states
+from hardware_jobs import (
+    CODES,
+    JOBS,
+    Chain,
+    Submit,
+    images,
+    jobs,
+    one_line,
+    opened,
+    refused,
+    states,
+)
 from runtime_jobs import WRONG
 from runtime_server import CRN, TOKEN, RuntimeServer
 
@@ -26,24 +37,18 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    ("fate", "kind"),
-    [
-        ("failed", errors.JobFailedError),
-        ("cancelled", errors.JobCancelledError),
-        ("too long", errors.JobTooLongError),
-        ("lost", errors.ResultLostError),
-    ],
+    ("fate", "code"), [("failed", 17), ("cancelled", 18), ("too long", 19), ("lost", 21)]
 )
 def test_a_job_without_result_is_told_and_sent_again_on_resuming(
     fate: str,
-    kind: type[errors.HardwareError],
+    code: int,
     server: RuntimeServer,
     submit: Submit,
     tiny_run: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     server.fates = [None, fate]
-    folder = submit(code=kind.exit_code)
+    folder = submit(code=code)
     line = one_line(capsys)
     assert "job0001" in line
     assert "resume" in line
@@ -107,7 +112,7 @@ def test_a_token_that_is_revoked_is_asked_for_again(server: RuntimeServer, chain
     assert server.requests.count("POST /identity/token") > chain.length
     server.faults = {"POST /jobs": [401] * 9}
     chain.length += 1
-    with pytest.raises(errors.AccountError, match="refused"):
+    with refused(errors.AccessError, "account", match="refused"):
         chain.run()
     assert len(server.jobs) == chain.length - 1
     server.faults.clear()
@@ -120,7 +125,7 @@ def test_a_result_that_is_not_what_was_asked_for_is_not_taken(
     wrong: str, server: RuntimeServer, chain: Chain
 ) -> None:
     server.fates = [None, wrong]
-    with pytest.raises(errors.ResultLostError, match=r"job0001: .*resume"):
+    with refused(errors.RuntimeJobError, "lost", match=r"job0001: .*resume"):
         chain.run()
     assert [entry.state for entry in chain.entries()] == ["done", "failed"]
     assert server.requests.count("GET /jobs/job0001/results") > 1
@@ -134,10 +139,10 @@ def test_a_wrong_result_is_not_fetched_and_does_not_keep_others_back(
     with chain.submitter() as submitter:
         server.fates = ["half the shots", None]
         for part in range(2):
-            submitter._sent((0, 0, part), "encoder", batch(np.zeros((2, 2))))
+            submitter.send((0, 0, part), "encoder", chain.request(np.zeros((2, 2))))
     for job in server.jobs.values():
         assert job.done.wait(10)
-    with pytest.raises(errors.ResultLostError, match=r"job0000: .*32 shots.*not 2 of 64"):
+    with refused(errors.RuntimeJobError, "lost", match=r"job0000: .*32 shots.*not 2 of 64"):
         job_runner.fetch(chain.folder, chain.service())
     assert [entry.state for entry in chain.entries()] == ["failed", "done"]
 
@@ -149,11 +154,11 @@ def test_a_result_of_an_earlier_version_is_checked_as_it_is_read(
     whole = chain.run()
     with opened(chain.folder) as ledger:
         ledger._execute("UPDATE requests SET shapes = NULL")
-        tag = ledger.entries()[0].tag
+        tag = ledger.requests()[0].tag
         own = ledger.result(tag)
         for key, change in (("0", lambda a: a[:, 1:]), ("shots 0", lambda a: a // 2)):
             ledger.done(tag, {**own, key: change(own[key])}, qpu_seconds=1.5)
-            with pytest.raises(errors.ResultLostError, match=r"circuit 0 has .* not 2 of 64"):
+            with refused(errors.RuntimeJobError, "lost", match=r"circuit 0 has .* not 2 of 64"):
                 chain.run()
             assert [entry.state for entry in chain.entries()] == ["failed", "done", "done"]
         ledger.done(tag, {**own, "shots 0": own["shots 0"] * 2}, qpu_seconds=1.5)
@@ -170,7 +175,7 @@ def test_a_pending_job_that_is_gone_is_sent_again(
 ) -> None:
     server.held = True
     chain.change("limits.max_wait_seconds=0.01")
-    with pytest.raises(errors.QueueError):
+    with refused(errors.BudgetError, "queue"):
         chain.run()
     server.held = False
     (job,) = server.jobs.values()
@@ -180,7 +185,7 @@ def test_a_pending_job_that_is_gone_is_sent_again(
     if verb is job_runner.cancel:
         assert job_runner.cancel(chain.folder, chain.service()) == (1, 0)
     else:
-        with pytest.raises(errors.ResultLostError, match=r"job0000.*resume"):
+        with refused(errors.RuntimeJobError, "lost", match=r"job0000.*resume"):
             chain.run() if verb is None else verb(chain.folder, chain.service())
     assert [entry.state for entry in chain.entries()] == ["failed"]
     chain.run()
@@ -222,7 +227,7 @@ def test_usage_that_runs_out_in_between(
         return original(payload)
 
     server.make_job = last
-    folder = submit(code=errors.UsageLimitError.exit_code)
+    folder = submit(code=CODES["usage"])
     assert "QPU time" in one_line(capsys)
     assert states(folder) == ["done", "intent"]
     server.usage_limit_reached = False
@@ -238,7 +243,7 @@ def test_wrong_accounts(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("QISKIT_IBM_TOKEN", "another-token-0815")
-    assert main(["submit", str(spec), "--yes"]) == errors.AccountError.exit_code
+    assert main(["submit", str(spec), "--yes"]) == CODES["account"]
     line = one_line(capsys)
     assert "token is refused" in line
     assert "another-token-0815" not in line
@@ -246,7 +251,7 @@ def test_wrong_accounts(
     monkeypatch.setenv("QISKIT_IBM_TOKEN", TOKEN)
     for instance in (CRN.replace("instance", "other"), "no-such-name"):
         monkeypatch.setenv("QISKIT_IBM_INSTANCE", instance)
-        assert main(["submit", str(spec), "--yes"]) == errors.InstanceError.exit_code
+        assert main(["submit", str(spec), "--yes"]) == CODES["instance"]
         assert "no such instance" in one_line(capsys)
 
 
@@ -255,7 +260,7 @@ def test_an_unreachable_service_is_not_a_bad_token(
 ) -> None:
     server.shutdown()
     server.server_close()
-    assert main(["submit", str(spec), "--yes"]) == errors.NetworkError.exit_code
+    assert main(["submit", str(spec), "--yes"]) == CODES["network"]
     assert "cannot be reached" in one_line(capsys)
 
 
@@ -274,7 +279,7 @@ def test_an_expired_session_is_told_and_resumed_in_a_new_one(
         return original(payload)
 
     server.make_job = expiring
-    folder = submit("mode=session", code=errors.SessionExpiredError.exit_code)
+    folder = submit("mode=session", code=CODES["session"])
     assert "session" in one_line(capsys)
     assert jobs(tiny_run, "resume", folder.name) == 0
     assert len(server.sessions) == 2
@@ -286,7 +291,7 @@ def test_a_second_process_is_kept_out(
 ) -> None:
     folder = submit()
     with folder.locked():
-        assert jobs(tiny_run, "resume", folder.name) == errors.HardwareError.exit_code
+        assert jobs(tiny_run, "resume", folder.name) == CODES["other"]
     assert "another process" in one_line(capsys)
 
 
@@ -305,7 +310,7 @@ def test_a_session_is_closed_after_an_error(
     mode: str, server: RuntimeServer, submit: Submit, tiny_run: Path
 ) -> None:
     server.fates = [None, "failed"]
-    folder = submit(f"mode={mode}", code=errors.JobFailedError.exit_code)
+    folder = submit(f"mode={mode}", code=CODES["failed"])
     assert [session["state"] for session in server.sessions.values()] == ["closed"]
     assert jobs(tiny_run, "resume", folder.name) == 0
     assert [session["state"] for session in server.sessions.values()] == ["closed"] * 2
@@ -316,7 +321,7 @@ def test_a_session_that_cannot_be_closed_is_told(
 ) -> None:
     server.faults = {"PATCH /sessions/session0": [500]}
     server.fates = ["failed"]
-    folder = submit("mode=session", code=errors.JobFailedError.exit_code)
+    folder = submit("mode=session", code=CODES["failed"])
     told, error = capsys.readouterr().err.split("qhdm: ")[-2:]
     assert "session session0 is open, and may be paid for, until 20" in told
     assert f"qhdm jobs cancel {folder.name}" in told
@@ -344,7 +349,7 @@ def test_a_folder_that_was_stopped_before_its_specification_is_shown(
         [path.name, "-", "never", "sent"]
     ]
     for verb in ("status", "resume", "cancel", "fetch"):
-        assert jobs(tmp_path, verb, path.name) == errors.HardwareError.exit_code
+        assert jobs(tmp_path, verb, path.name) == CODES["other"]
         assert "before anything was sent; remove it" in one_line(capsys)
 
 

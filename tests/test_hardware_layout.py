@@ -14,7 +14,7 @@ from qiskit_ibm_runtime.fake_provider import FakeHanoiV2
 
 from qhdm import errors
 from qhdm.cli import main
-from qhdm.hardware.isa import IsaCircuit, make_isa
+from qhdm.hardware.isa import PackedCircuit, make_isa
 from qhdm.hardware.packing import rate
 from qhdm.hardware.runtime import snapshot
 from qhdm.quantum import build_filter
@@ -63,7 +63,7 @@ def bound(name: str) -> tuple[QuantumCircuit, Any]:
     return filter.circuit.assign_parameters(dict(zip(filter.weights, w, strict=True))), filter
 
 
-def laid_out(name: str, target: Target, *, packing: int = len(KINDS)) -> IsaCircuit:
+def laid_out(name: str, target: Target, *, packing: int = len(KINDS)) -> PackedCircuit:
     circuit, filter = bound(name)
     return make_isa(circuit, filter.inputs, target, packing=packing, most=packing, seed=0)
 

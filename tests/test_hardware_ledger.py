@@ -21,7 +21,7 @@ def read_all(path: Path) -> None:
     ledger = Ledger(path)
     try:
         ledger.fact("tag")
-        for entry in ledger.entries():
+        for entry in ledger.requests():
             ledger.inputs(entry.tag)
             ledger.result(entry.tag)
         ledger.last_state()
@@ -35,7 +35,7 @@ def test_damaged_ledgers_are_refused_in_one_line(tmp_path: Path) -> None:
     ledger = Ledger(path, create=True)
     arrays = {"values": np.random.default_rng(0).normal(size=2000)}
     for part in range(3):
-        ledger.intend(f"tag{part}", (0, 0, part), place="p", shapes=[], seconds=2, inputs=arrays)
+        ledger.add(f"tag{part}", (0, 0, part), place="p", shapes=[], seconds=2, inputs=arrays)
         ledger.done(f"tag{part}", arrays, qpu_seconds=1.0)
     ledger.save_state(1, arrays)
     ledger.compare(0, 0, "p", arrays)
@@ -133,13 +133,13 @@ def test_a_ledger_of_the_first_version_is_read_and_becomes_one_file(tmp_path: Pa
     living.close()
     for _ in range(2):
         ledger = Ledger(path)
-        assert [entry.state for entry in ledger.entries()] == ["done", "submitted"]
+        assert [entry.state for entry in ledger.requests()] == ["done", "submitted"]
         assert ledger.qpu_seconds() == 4
         # IBM's formula for what is not known.
         assert ledger.unreported_seconds() == pytest.approx(2 + 0.00035 * 10_000)
-        assert ledger.entries()[0].shapes is None
+        assert ledger.requests()[0].shapes is None
         assert ledger.surplus() == []
-        ledger.record("state", "done")
+        ledger.set_fact("state", "done")
         ledger.close()
         assert [file.name for file in tmp_path.glob("ledger*")] == ["ledger.sqlite"]
 
@@ -150,13 +150,13 @@ def test_a_ledger_is_one_file_at_every_moment(tmp_path: Path) -> None:
     arrays = {"0": np.zeros((1, 2))}
     for part in range(3):
         tag = f"tag{part}"
-        ledger.intend(tag, (0, 0, part), place="p", shapes=[(1, 8, 2)], seconds=2, inputs=arrays)
+        ledger.add(tag, (0, 0, part), place="p", shapes=[(1, 8, 2)], seconds=2, inputs=arrays)
         ledger.submitted(tag, f"job{part}")
         ledger.add_surplus(f"more{part}", tag, expected_seconds=2)
         shutil.copy(path, copy)
         other = Ledger(copy)
-        assert other.entries() == ledger.entries()
-        assert other.entries()[part].shapes == ((1, 8, 2),)
+        assert other.requests() == ledger.requests()
+        assert other.requests()[part].shapes == ((1, 8, 2),)
         assert other.surplus() == ledger.surplus()
         assert other.unreported_seconds() == 4 * (part + 1)
         other.close()

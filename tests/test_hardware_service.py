@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hardware_jobs import JOBS, Submit, images, jobs, one_line, states
+from hardware_jobs import CODES, JOBS, Submit, images, jobs, one_line, refused, states
 from runtime_server import (
     BACKEND,
     TOKEN,
@@ -28,8 +28,8 @@ from qhdm.cli import main
 from qhdm.hardware import job_runner, submission
 from qhdm.hardware.job_dir import JobDirectory
 from qhdm.hardware.runtime import RuntimeService
-from qhdm.hardware.sampling import Task
 from qhdm.hardware.spec import JobSpec, load_spec
+from qhdm.run import Run
 
 pytestmark = pytest.mark.slow
 
@@ -94,7 +94,7 @@ def test_results_are_fetched_by_a_second_process(
     server: RuntimeServer, submit: Submit, tiny_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.held = True
-    folder = submit("limits.max_wait_seconds=0.3", code=errors.QueueError.exit_code)
+    folder = submit("limits.max_wait_seconds=0.3", code=CODES["queue"])
     assert "queue" in one_line(capsys)
     assert states(folder) == ["submitted"]
     assert jobs(tiny_run, "status", folder.name) == 0
@@ -117,7 +117,7 @@ def test_cancelling(
     server: RuntimeServer, submit: Submit, tiny_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.held = True
-    folder = submit("limits.max_wait_seconds=0.3", code=errors.QueueError.exit_code)
+    folder = submit("limits.max_wait_seconds=0.3", code=CODES["queue"])
     assert jobs(tiny_run, "cancel", folder.name) == 0
     (job,) = server.jobs.values()
     assert job.status == "Cancelled"
@@ -153,10 +153,10 @@ def test_the_token_is_nowhere(
 
     known = set(JobDirectory.all(tiny_run))
     failing = run("submit", spec, "--yes")
-    assert failing.returncode == errors.JobFailedError.exit_code, failing.stderr[-2000:]
+    assert failing.returncode == CODES["failed"], failing.stderr[-2000:]
     refused = run("submit", spec, "--yes", QISKIT_IBM_TOKEN="wrong-token-1234")
     missing = run("submit", spec, "--yes", QISKIT_IBM_TOKEN="")
-    assert refused.returncode == missing.returncode == errors.AccountError.exit_code
+    assert refused.returncode == missing.returncode == CODES["account"]
     assert "no IBM Quantum account" in missing.stderr
     (folder,) = set(JobDirectory.all(tiny_run)) - known
     files = [path for path in (*folder.path.rglob("*"), log) if path.is_file()]
@@ -183,7 +183,7 @@ def test_budgets_stop_and_resume(
     server: RuntimeServer, submit: Submit, spec: Path, tiny_run: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    code = errors.BudgetError.exit_code
+    code = CODES["limit"]
     assert main(["submit", str(spec), "--yes", "--set", "limits.max_qpu_seconds=1"]) == code
     assert "max_qpu_seconds" in one_line(capsys)
     assert main(["submit", str(spec), "--yes", "--set", "limits.max_jobs=1"]) == code
@@ -197,13 +197,15 @@ def test_budgets_stop_and_resume(
     loaded = load_spec(spec, ["limits.max_jobs=2"])
     folder = JobDirectory.create(loaded, "budget")
     ledger = folder.ledger()
-    ledger.intend("earlier", (9, 0, 0), place="x", shapes=[], seconds=2.0, inputs={})
+    ledger.add("earlier", (9, 0, 0), place="x", shapes=[], seconds=2.0, inputs={})
     ledger.failed("earlier", qpu_seconds=1.0)
     ledger.close()
     service = job_runner.connect(loaded)
     cache = job_runner.isa_cache(loaded, service.device, folder)
-    with pytest.raises(errors.BudgetError, match="max_jobs"):
-        job_runner.run_job(folder, Task.load(loaded), service, cache, progress=False)
+    with refused(errors.BudgetError, "limit", match="max_jobs"):
+        job_runner.run_job(
+            folder, Run.open(loaded.run, device="cpu").job(loaded), service, cache, progress=False
+        )
     assert len(server.jobs) == 1
     assert jobs(tiny_run, "resume", folder.name, "--set", "limits.max_jobs=9") == 0
     assert len(server.jobs) == JOBS

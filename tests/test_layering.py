@@ -12,7 +12,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "qhdm"
 
 #: What each part may import, besides itself.
-BASE = {"_version", "console", "errors", "files", "seeds", "shipped", "tables"}
+BASE = {"_version", "console", "errors", "files", "retries", "seeds", "shipped", "tables"}
 FILTER = BASE | {"quantum.filter", "quantum.unroll", "quantum.options"}
 MODELS = BASE | {"config", "data", "device", "models", "quantum", "runs"}
 ALLOWED = {
@@ -20,6 +20,7 @@ ALLOWED = {
     "console": set(),
     "errors": set(),
     "files": set(),
+    "retries": set(),
     "seeds": set(),
     "tables": set(),
     "shipped": {"errors"},
@@ -47,9 +48,9 @@ ALLOWED = {
     "pictures": {"files", "data"},
     "runs": BASE | {"config", "schema"},
     "models": BASE | {"config", "quantum"},
-    "run": MODELS | {"diffusion"},
+    "hardware": MODELS | {"schema", "diffusion", "pictures"},
+    "run": MODELS | {"diffusion", "hardware"},
     "training": MODELS | {"diffusion", "distributed", "pictures", "run"},
-    "hardware": MODELS | {"schema", "diffusion", "run", "pictures"},
     "metrics": MODELS | {"schema", "diffusion", "training", "run", "pictures"},
     "comparison": MODELS | {"schema", "training", "metrics"},
     "reproduction": MODELS | {"training"},

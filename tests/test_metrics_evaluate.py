@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from qhdm.cli import main
 from qhdm.config import DataConfig, Sampling
 from qhdm.errors import EvaluationError
 from qhdm.metrics import EvaluationSettings, evaluate, read_evaluation
+from qhdm.metrics.records import DataRecord
 from qhdm.metrics.samples import sampled
 from qhdm.run import Run
 from qhdm.runs.directory import RunDirectory
@@ -260,3 +264,38 @@ def test_the_python_interface_tells_requests_apart(
     )
     with pytest.raises(EvaluationError, match=str(out)):
         evaluate(run, settings=other, out=out)
+
+
+@pytest.mark.parametrize(
+    ("num", "size", "options", "place"),
+    [
+        (0, 16, {}, "shape"),
+        (3, 8, {}, "shape"),
+        (3, 16, {"labels": ["Forest", "Forest"]}, "labels: "),
+        (3, 16, {"labels": ["Forest", "Forest", "Desert"]}, "labels: "),
+        (3, 16, {"labels": [0, 1, 3]}, "labels: "),
+        (3, 16, {"settings": EvaluationSettings(metrics=("classes",))}, "labels: .*classes"),
+    ],
+)
+def test_arrays_that_cannot_be_evaluated_are_refused(
+    quarters: Path, num: int, size: int, options: dict[str, Any], place: str
+) -> None:
+    images = np.zeros((num, size, size, 3), np.uint8)
+    with pytest.raises(EvaluationError, match=place):
+        evaluate(images, DataConfig(root=str(quarters), image_size=16), **options)
+
+
+def test_a_run_is_evaluated_with_its_own_data_wherever_they_are(
+    run: Path, quarters: Path, classifier: Path, tmp_path: Path
+) -> None:
+    own = RunDirectory.open(run).config.data
+    settings = EvaluationSettings(
+        num=3, steps=1, metrics=("classes",), extractor_weights=str(classifier)
+    )
+    moved = shutil.copytree(quarters, tmp_path / quarters.name)
+    out = tmp_path / "moved.json"
+    result = evaluate(run, dataclasses.replace(own, root=str(moved)), settings, out=out)
+    assert result.data == DataRecord.of(data.load(own))
+    for other in (dataclasses.replace(own, test_fraction=0.5), str(quarters)):
+        with pytest.raises(EvaluationError, match="skip_broken"):
+            evaluate(run, other, settings)

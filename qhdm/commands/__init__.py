@@ -1,1 +1,1 @@
-"""Verbs of the command line, a module each: `add(commands)` makes its parser."""
+"""Commands of the command line, one module each; `add(commands)` makes the parser."""

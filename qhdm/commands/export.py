@@ -1,4 +1,4 @@
-"""`qhdm export`: a run's trained filters as files."""
+"""`qhdm export`: write the trained filters of a run to files."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from pathlib import Path
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add the verb to the parser."""
-    export = commands.add_parser("export", help="write a run's trained filters as circuit files")
+    export = commands.add_parser(
+        "export", help="write the trained filters of a run to circuit files"
+    )
     export.add_argument("run", type=Path, metavar="RUN", help="a run directory")
-    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
     export.add_argument(
-        "--free-weights", action="store_true", help="leave the weights free, beside the inputs"
+        "--out", type=Path, required=True, metavar="DIR", help="the folder to create"
+    )
+    export.add_argument(
+        "--free-weights", action="store_true", help="leave the weights free, as the inputs are"
     )
     export.add_argument(
         "--inputs",

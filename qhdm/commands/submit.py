@@ -1,4 +1,4 @@
-"""`qhdm submit`: sample with quantum filters on a backend, after saying what it costs."""
+"""`qhdm submit`: sample with quantum filters on a backend, after an estimate of the cost."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from qhdm.commands.arguments import add_set
-from qhdm.errors import BudgetError
+from qhdm.errors import BudgetError, ConfigError
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -27,7 +27,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--device", metavar="FAKE", help="with --dry-run: estimate for this device (fake_torino)"
     )
-    parser.add_argument("--yes", action="store_true", help="do not ask before submitting")
+    parser.add_argument("--yes", action="store_true", help="submit without asking")
     parser.set_defaults(command=_submit)
 
 
@@ -36,38 +36,40 @@ def _submit(arguments: argparse.Namespace) -> None:
 
     spec = load_spec(arguments.spec, arguments.set)
     if arguments.device and not arguments.dry_run:
-        raise BudgetError("--device: only with --dry-run; the specification names the backend")
+        raise ConfigError("--device: only with --dry-run; the specification names the backend")
 
     # Only now the heavy imports: bad input is refused at once.
     from qhdm.hardware import job_runner
     from qhdm.hardware.estimate import describe
     from qhdm.hardware.job_dir import JobDirectory
     from qhdm.hardware.report import describe_report
-    from qhdm.hardware.sampling import Task
+    from qhdm.hardware.runtime import snapshot
+    from qhdm.run import Run
     from qhdm.runs.directory import RunDirectory
 
     # The job is of this run for good, also when there is a newer one.
     spec = dataclasses.replace(spec, run=str(RunDirectory.newest(spec.run)))
     print(f"run: {spec.run}")
-    task = Task.load(spec)
+    job = Run.open(spec.run, device="cpu").job(spec)
     if arguments.dry_run:
-        device = job_runner.dry_device(spec, arguments.device)
-        print(describe(task.estimate(device, job_runner.isa_cache(spec, device))))
+        device = snapshot(arguments.device or spec.backend)
+        print(describe(job.estimate(device, job_runner.isa_cache(spec, device))))
         return
     service = job_runner.connect(spec)
     cache = job_runner.isa_cache(spec, service.device)
-    estimate = task.estimate(service.device, cache)
+    estimate = job.estimate(service.device, cache)
     print(describe(estimate))
-    job_runner.check(estimate)
+    estimate.check()
     if not spec.local and not arguments.yes:
-        _ask(f"submit {estimate.jobs} jobs, about {estimate.paid_seconds:,.1f} QPU seconds?")
-    folder = JobDirectory.create(spec, arguments.spec.stem)
-    print(f"\njob: {folder.name} ({folder.path})", flush=True)
-    cache.keep_in(folder.isa)
-    report = job_runner.run_job(folder, task, service, cache, progress=True)
-    print(describe_report(report))
-    print(f"samples: {folder.path / 'samples.png'}")
-    print(f"report: {folder.path / 'report.json'}, {folder.path / 'report.png'}")
+        _ask(
+            f"submit {estimate.runtime_jobs} runtime jobs, "
+            f"about {estimate.paid_seconds:,.1f} QPU seconds?"
+        )
+    directory = JobDirectory.create(spec, arguments.spec.stem)
+    print(f"\njob: {directory.name} ({directory.path})", flush=True)
+    cache.keep_in(directory.isa)
+    report = job_runner.run_job(directory, job, service, cache, progress=True)
+    print(describe_report(report, directory.path))
 
 
 def _ask(question: str) -> None:

@@ -13,8 +13,8 @@ from qhdm.comparison.cells import Cell, Judged
 from qhdm.comparison.spec import Specification
 from qhdm.comparison.statistics import MeanTest, holm, t_test
 from qhdm.errors import ComparisonError
-from qhdm.metrics.records import STRICT, DataRecord, Metric
-from qhdm.quantum.options import Aer, EngineOptions, Exact
+from qhdm.metrics.records import STRICT, Better, DataRecord, GeneratedRecord, Metric
+from qhdm.quantum.options import EngineOptions, Exact
 from qhdm.schema import read_record
 
 
@@ -76,7 +76,7 @@ class Summary:
     label: str
     class_name: Annotated[str | None, Field(alias="class")]
     setting: str | None
-    better: Literal["lower", "higher"] | None
+    better: Better | None
     mean: float
     low: float | None
     high: float | None
@@ -277,7 +277,7 @@ def _inference(specification: Specification, cells: Sequence[Cell]) -> Iterable[
         tables[engine] = _values(cells, judged)
     exact = tables.get(Exact(), {})
     for engine, values in tables.items():
-        aer = engine if isinstance(engine, Aer) else None
+        fields = GeneratedRecord.engine_fields(engine)
         for key, variants in values.items():
             if key.class_name is not None or key.setting is not None:
                 continue
@@ -285,13 +285,12 @@ def _inference(specification: Specification, cells: Sequence[Cell]) -> Iterable[
                 if not metrics:
                     continue
                 mean = t_test([metric.value for metric in metrics.values()])
-                test = _paired(metrics, exact.get(key, {}).get(variant, {})) if aer else None
+                others = {} if values is exact else exact.get(key, {}).get(variant, {})
+                test = _paired(metrics, others)
                 yield Inference(
                     variant=variant,
                     engine=engine.label,
-                    shots=aer.shots if aer else None,
-                    noise=aer.noise if aer else None,
-                    method=aer.method if aer else None,
+                    **{name: fields[name] for name in ("shots", "noise", "method")},
                     label=key.label,
                     **mean.interval(),
                     difference=test.mean if test else None,

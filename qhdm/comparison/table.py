@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from qhdm.comparison.results import Paired, Results, Summary
 from qhdm.comparison.statistics import CONFIDENCE
 from qhdm.console import duration
+from qhdm.metrics.records import Better
 from qhdm.tables import Table, interval, number, p_value, signed
 
 #: With fewer seeds than this, a warning about their number is printed.
@@ -28,7 +28,7 @@ class MetricBlock:
 
     label: str
     setting: str | None
-    better: Literal["lower", "higher"] | None
+    better: Better | None
     floor: float | None
     rows: Sequence[tuple[Summary, Paired | None]]
 
@@ -108,8 +108,9 @@ def overview_table(blocks: Sequence[MetricBlock], baseline: str) -> Table:
     rows.append(["real images", *(number(block.floor) for block in shown)])
     header = ["variant"]
     for block in shown:  # FID[..., test] as `FID, test`
-        name, _, rest = block.label.partition("[")
-        header.append(f"{name}, {rest.rpartition(', ')[2].removesuffix(']')}" if rest else name)
+        name, _, rest = block.label.removesuffix("]").partition("[")
+        split = rest.rpartition(", ")[2]
+        header.append(f"{name}, {split}" if split in ("test", "train") else name)
     return Table(header, rows, shaded=baseline)
 
 

@@ -1,7 +1,7 @@
-"""A sampling request: which images, by which sampler, and what evaluates the filters.
+"""Sampling requests: images, sampler, and the engine that evaluates the filters.
 
-`"run"` is a value of its own: as the run's configuration has it. Nothing else, and null least of
-all, takes anything from the run.
+The value `"run"` means the value of the run's configuration. Nothing else, null included, takes
+anything from the run.
 """
 
 from __future__ import annotations
@@ -14,29 +14,30 @@ from pydantic.dataclasses import dataclass
 
 from qhdm.config.sections import STRICT, Positive, QuantumConfig, SamplerName
 from qhdm.errors import SamplingError
-from qhdm.quantum.options import Aer, EngineOptions, Exact, Method, Noise, Shots
+from qhdm.quantum.options import Aer, EngineOptions, Exact, Hardware, Method, Noise, Shots
 
 if TYPE_CHECKING:
     from qhdm.config.config import Config
 
-#: As the run's configuration has it.
+#: The value of the run's configuration.
 OfRun = Literal["run"]
 T = TypeVar("T", bound="SamplerOptions")
 
 
 @dataclass(frozen=True, config=STRICT)
 class EngineRequest:
-    """What evaluates the filters of a trained model.
+    """The engine that evaluates the filters of a trained model.
 
-    `run` is the engine of the run, as its configuration has it. An engine that is named is
-    complete: what is not given is its default, never the run's.
+    `run` is the engine of the run's configuration. A named engine is complete: options that are
+    not given have their defaults, never the run's values.
 
     Attributes:
-        engine: `Exact(...)` or `Aer(...)`; or, in files, its name, with the options beside it.
+        engine: `Exact(...)`, `Aer(...)` or `Hardware(...)`; or, in files, the name of one of the
+            first two, with its options beside it.
         method, shots, noise: of the name `aer`, as in `qhdm.Aer`; null is without.
     """
 
-    engine: Literal["run", "exact", "aer"] | Exact | Aer = "run"
+    engine: Literal["run", "exact", "aer"] | Exact | Aer | Hardware = "run"
     method: Method = "auto"
     shots: Shots | None = None
     noise: Noise | None = None
@@ -67,14 +68,14 @@ class EngineRequest:
                     f"{name}: only with engine aer; name it, with all its options: "
                     "it takes nothing from the run"
                 )
-        if isinstance(self.named, Aer) and (problem := self.named.problem()):
+        if isinstance(self.named, Aer | Hardware) and (problem := self.named.problem()):
             raise ValueError(f"{problem[0]}: {problem[1]}")
         return self
 
 
 @dataclass(frozen=True, config=STRICT)
 class SamplerOptions:
-    """How noise becomes images.
+    """The sampler and its options.
 
     Attributes:
         sampler: `ddpm`, `ddim`, `dpm++`, or `run`.
@@ -94,7 +95,7 @@ class SamplerOptions:
     weights: Literal["ema", "model"] = "ema"
 
     def resolved(self: T, config: Config) -> T:
-        """The same, with what is the run's own filled in.
+        """The same with the values of the run filled in.
 
         Raises:
             SamplingError: more steps than the model has timesteps, or guidance of a model that was
@@ -115,7 +116,7 @@ class SamplerOptions:
         return known
 
     def on(self, engine: EngineOptions) -> Sampling:
-        """A request of the same images, with `engine` evaluating the filters in all steps."""
+        """A request for the same images with `engine` in all steps."""
         own = {field.name: getattr(self, field.name) for field in fields(SamplerOptions)}
         return Sampling(**own, engine=engine)
 
@@ -127,7 +128,7 @@ class SamplerOptions:
 
 @dataclass(frozen=True, config=STRICT)
 class Sampling(SamplerOptions, EngineRequest):
-    """A sampling request, complete but for what it leaves to the run.
+    """A sampling request.
 
     Attributes:
         classes: names or numbers; None is all of them.

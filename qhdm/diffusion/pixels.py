@@ -1,4 +1,4 @@
-"""Images at the border: uint8 (N, H, W, C) outside, float (N, C, H, W) in [-1, 1] inside."""
+"""Convert images: uint8 (N, H, W, C) outside, float (N, C, H, W) in [-1, 1] inside."""
 
 from __future__ import annotations
 

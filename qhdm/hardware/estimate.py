@@ -1,7 +1,7 @@
-"""What a sampling job costs, before it is sent. docs/hardware.md explains the formulas.
+"""The cost of a sampling job, before it is sent. docs/hardware.md explains the formulas.
 
     executions = rows of a PUB x executed shots               (rows: after packing)
-    QPU seconds of a job = 2 + (rep_delay + duration) x executions
+    QPU seconds of a runtime job = 2 + (rep_delay + duration) x executions
 
 The second is IBM's own baseline for jobs without error mitigation ("Workload usage", IBM Quantum
 documentation): 2 s for each job, and the repetition delay and the circuit for each execution.
@@ -12,27 +12,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qhdm.hardware.isa import IsaCircuit
+from qhdm.console import duration
+from qhdm.errors import BudgetError
+from qhdm.hardware.isa import PackedCircuit
 from qhdm.hardware.runtime import Device
 from qhdm.hardware.spec import JobSpec
 from qhdm.quantum.devices.calibration import left_out
 
-#: Of IBM's formula, seconds on the QPU.
+#: QPU seconds of each runtime job, in IBM's formula.
 JOB_OVERHEAD = 2.0
-#: Limits of the service for one job.
+#: Limits of the service for one runtime job.
 MAX_EXECUTIONS, MAX_BYTES, MAX_JOB_SECONDS = 10_000_000, 50_000_000, 3 * 3600
-#: Of one user, a minute; QPU seconds of the free plan in 28 days.
+#: Runtime jobs of one user in a minute; QPU seconds of the free plan in 28 days.
 MAX_JOBS_PER_MINUTE, FREE_SECONDS = 5, 600
 
 
 def qpu_seconds(executions: int, duration: float, rep_delay: float) -> float:
-    """Of one job."""
+    """QPU seconds of one runtime job."""
     return JOB_OVERHEAD + (rep_delay + duration) * executions
 
 
 @dataclass(frozen=True, eq=False)
 class StageCost:
-    """One evaluation of one filter place.
+    """The cost of one filter place in a network evaluation.
 
     Attributes:
         place: its name.
@@ -40,7 +42,7 @@ class StageCost:
         rows: patches of all images and passes, for each filter.
         circuits: their ISA circuits.
         executions: shots of all of them together, packed.
-        jobs: that they are sent as.
+        runtime_jobs: that they are sent as.
         bytes: of parameter values.
         seconds: on the QPU.
     """
@@ -48,16 +50,16 @@ class StageCost:
     place: str
     filters: int
     rows: int
-    circuits: Sequence[IsaCircuit]
+    circuits: Sequence[PackedCircuit]
     executions: int
-    jobs: int
+    runtime_jobs: int
     bytes: int
     seconds: float
 
 
 @dataclass(frozen=True, eq=False)
-class Estimate:
-    """A whole sampling job.
+class JobEstimate:
+    """The cost of a sampling job.
 
     Attributes:
         spec, device: of the job.
@@ -73,9 +75,9 @@ class Estimate:
     unpacked_seconds: float
 
     @property
-    def jobs(self) -> int:
-        """Of the service."""
-        return self.steps * sum(stage.jobs for stage in self.stages)
+    def runtime_jobs(self) -> int:
+        """Runtime jobs of all evaluations."""
+        return self.steps * sum(stage.runtime_jobs for stage in self.stages)
 
     @property
     def executions(self) -> int:
@@ -84,48 +86,63 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """On the QPU, in job or batch mode."""
+        """QPU seconds in job or batch mode."""
         return self.steps * sum(stage.seconds for stage in self.stages)
 
     @property
     def session_seconds(self) -> float:
-        """Paid for in session mode: also the time between jobs."""
-        return self.seconds + max(0, self.jobs - 1) * self.spec.estimate.between_seconds
+        """QPU seconds in session mode, which pays for the time between jobs too."""
+        return self.seconds + max(0, self.runtime_jobs - 1) * self.spec.estimate.between_seconds
 
     @property
     def paid_seconds(self) -> float:
-        """In the mode of the specification."""
+        """QPU seconds in the mode of the specification."""
         return self.session_seconds if self.spec.mode == "session" else self.seconds
 
     def wall_seconds(self, mode: str) -> float:
-        """From the first job to the last image."""
-        given, jobs = self.spec.estimate, self.jobs
+        """Time from the first job to the last image."""
+        given, jobs = self.spec.estimate, self.runtime_jobs
         queues = 1 if mode == "session" else jobs
         busy = self.seconds + jobs * given.between_seconds + queues * given.queue_seconds
         return max(busy, (jobs - 1) * 60 / self.spec.limits.jobs_per_minute)
 
     def problems(self) -> list[str]:
-        """What a limit does not allow, a line each."""
-        spec, found = self.spec, []
+        """What exceeds a limit, a line each."""
+        spec, problems = self.spec, []
         executed = spec.executed_shots
         if self.device.max_shots is not None and executed > self.device.max_shots:
-            found.append(f"shots: {executed:,} exceed the device's {self.device.max_shots:,}")
+            problems.append(f"shots: {executed:,} exceed the device's {self.device.max_shots:,}")
         if self.paid_seconds > spec.limits.max_qpu_seconds:
-            found.append(
+            problems.append(
                 f"limits.max_qpu_seconds: {self.paid_seconds:,.1f} s are expected, beyond "
                 f"{spec.limits.max_qpu_seconds:,g} s; take fewer shots, images or hardware_steps, "
                 "or raise the limit"
             )
-        if self.jobs > spec.limits.max_jobs:
-            found.append(f"limits.max_jobs: {self.jobs:,} jobs exceed {spec.limits.max_jobs:,}")
+        jobs, most = self.runtime_jobs, spec.limits.max_jobs
+        if jobs > most:
+            problems.append(f"limits.max_jobs: {jobs:,} runtime jobs exceed {most:,}")
         for stage in self.stages:
-            if stage.seconds / stage.jobs > MAX_JOB_SECONDS:
-                found.append(f"{stage.place}: a job would take more than {MAX_JOB_SECONDS:,} s")
-        return found
+            if stage.seconds / stage.runtime_jobs > MAX_JOB_SECONDS:
+                problems.append(
+                    f"{stage.place}: a runtime job would take more than {MAX_JOB_SECONDS:,} s"
+                )
+        return problems
+
+    def check(self) -> None:
+        """Raise `BudgetError` if a limit is exceeded."""
+        if problems := self.problems():
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            raise BudgetError(problems[0] + more)
 
 
-def describe(estimate: Estimate) -> str:
+def describe(estimate: JobEstimate) -> str:
     """The dry run: circuits, cost and limits."""
+    parts = [_circuits(estimate), _costs(estimate), ["limits", *_limits(estimate)]]
+    return "\n\n".join("\n".join(lines) for lines in parts)
+
+
+def _circuits(estimate: JobEstimate) -> list[str]:
+    """The device, and a table of the stages."""
     spec, device = estimate.spec, estimate.device
     executed = spec.executed_shots
     lines = [
@@ -146,57 +163,50 @@ def describe(estimate: Estimate) -> str:
             f"{stage.place:<28}{stage.filters:>8}{stage.rows:>8}{copies:>7}"
             f"{max(-(-stage.rows // c.copies) for c in isa):>8}"
             f"{max(c.two_qubit_gates for c in isa):>9}{max(c.two_qubit_depth for c in isa):>9}"
-            f"{1e6 * max(c.duration for c in isa):>7.1f}{stage.jobs:>6}{stage.seconds:>8.1f}"
+            f"{1e6 * max(c.duration for c in isa):>7.1f}{stage.runtime_jobs:>6}"
+            f"{stage.seconds:>8.1f}"
         )
+    return [*lines, "(rows: patches of all images and passes, for each filter; 2q: of one copy)"]
+
+
+def _costs(estimate: JobEstimate) -> list[str]:
+    spec, given = estimate.spec, estimate.spec.estimate
     circuits = sum(s.filters * s.rows for s in estimate.stages)
     share = estimate.paid_seconds / FREE_SECONDS
-    lines += [
-        "(rows: patches of all images and passes, for each filter; 2q: of one copy)",
-        "",
+    cost = "unknown; set estimate.price_per_second to what your plan charges"
+    if given.price_per_second is not None:
+        price, currency = given.price_per_second, given.currency
+        cost = f"{price * estimate.paid_seconds:,.2f} {currency} at {price:g} {currency}/s"
+    return [
         f"circuits per network evaluation: {circuits:,}",
-        f"jobs: {estimate.jobs:,} ({len(estimate.stages)} stages of {estimate.steps} evaluations)",
+        f"runtime jobs: {estimate.runtime_jobs:,} "
+        f"({len(estimate.stages)} stages of {estimate.steps} evaluations)",
         f"executions: {estimate.executions:,}",
         f"QPU seconds: {estimate.seconds:,.1f} in job or batch mode, "
         f"{estimate.session_seconds:,.1f} in a session",
         f"QPU seconds without packing: {estimate.unpacked_seconds:,.1f}",
-        f"wall time: {_hours(estimate.wall_seconds('job'))} in job mode, "
-        f"{_hours(estimate.wall_seconds('session'))} in a session, "
-        f"with {spec.estimate.queue_seconds:g} s of queue and "
-        f"{spec.estimate.between_seconds:g} s between jobs (settings)",
+        f"wall time: {duration(estimate.wall_seconds('job'))} in job mode, "
+        f"{duration(estimate.wall_seconds('session'))} in a session, "
+        f"with {given.queue_seconds:g} s of queue and {given.between_seconds:g} s between jobs "
+        "(settings)",
         f"share of the free plan's {FREE_SECONDS} s: {100 * share:,.1f} % ({spec.mode} mode)",
-        _cost(estimate),
-        "",
-        "limits",
+        f"cost: {cost}",
     ]
-    largest = max(estimate.stages, key=lambda s: s.executions / s.jobs)
-    checks = [
-        (f"executions of a job: {largest.executions // largest.jobs:,} of {MAX_EXECUTIONS:,}", ""),
-        (
-            f"parameter values of a job: {largest.bytes // largest.jobs / 1e6:.2f} MB of "
-            f"{MAX_BYTES / 1e6:.0f} MB",
-            "",
-        ),
-        (f"jobs a minute: {spec.limits.jobs_per_minute} of {MAX_JOBS_PER_MINUTE}",
-         "more than the service takes" if spec.limits.jobs_per_minute > MAX_JOBS_PER_MINUTE
-         and not spec.local else ""),
-        (f"shots: {executed:,} of {device.max_shots or 'any number'}", ""),
-    ]  # fmt: skip
-    lines += [f"  {text}{f' ({warning})' if warning else ''}" for text, warning in checks]
-    problems = estimate.problems()
-    lines += [f"  {problem}" for problem in problems] or ["  all kept"]
-    return "\n".join(lines)
 
 
-def _cost(estimate: Estimate) -> str:
-    price, currency = estimate.spec.estimate.price_per_second, estimate.spec.estimate.currency
-    if price is None:
-        return "cost: unknown; set estimate.price_per_second to what your plan charges"
-    return f"cost: {price * estimate.paid_seconds:,.2f} {currency} at {price:g} {currency}/s"
-
-
-def _hours(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+def _limits(estimate: JobEstimate) -> list[str]:
+    spec = estimate.spec
+    largest = max(estimate.stages, key=lambda s: s.executions / s.runtime_jobs)
+    executions = largest.executions // largest.runtime_jobs
+    megabytes = largest.bytes // largest.runtime_jobs / 1e6
+    per_minute = spec.limits.jobs_per_minute
+    too_many = " (more than the service takes)"
+    lines = [
+        f"executions of a runtime job: {executions:,} of {MAX_EXECUTIONS:,}",
+        f"parameter values of a runtime job: {megabytes:.2f} MB of {MAX_BYTES / 1e6:.0f} MB",
+        f"runtime jobs a minute: {per_minute} of {MAX_JOBS_PER_MINUTE}"
+        + too_many * (per_minute > MAX_JOBS_PER_MINUTE and not spec.local),
+        f"shots: {spec.executed_shots:,} of {estimate.device.max_shots or 'any number'}",
+        *(estimate.problems() or ["all kept"]),
+    ]
+    return [f"  {line}" for line in lines]

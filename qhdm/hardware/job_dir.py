@@ -1,4 +1,11 @@
-"""The folders of sampling jobs: RUN/jobs/ID/, see `qhdm.hardware.sampling`."""
+"""Directories of sampling jobs.
+
+RUN/jobs/ID/
+    job.yaml         the specification
+    ledger.sqlite    requests, results, and the sampler's state after each step
+    isa/             ISA circuits (QPY)
+    samples.png, images/, report.json, report.png     once it is done
+"""
 
 from __future__ import annotations
 
@@ -25,41 +32,42 @@ class JobDirectory:
 
     @classmethod
     def create(cls, spec: JobSpec, name: str) -> JobDirectory:
-        """Make the folder of a new job.
+        """Make the directory of a new job, `RUN/jobs/<name>-<time>`."""
+        directory = cls(timed_path(config_path(Path(spec.run)).parent / "jobs", name))
+        directory.make(spec)
+        return directory
 
-        Args:
-            spec: what is asked for.
-            name: first part of the job's id.
-        """
-        jobs = config_path(Path(spec.run)).parent / "jobs"
-        path = timed_path(jobs, name)
-        path.mkdir(parents=True)
-        folder = cls(path)
-        Ledger(path / _LEDGER, create=True).close()
-        # Last: a folder without it is not a job.
-        folder.write_spec(spec)
-        return folder
+    def make(self, spec: JobSpec) -> None:
+        """Make the ledger and the specification of a job of which nothing was sent."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self.locked():
+            if self.never_sent():
+                ledger = self.path / _LEDGER
+                ledger.unlink(missing_ok=True)
+                Ledger(ledger, create=True).close()
+                # Last: a directory without it is not a job.
+                self.write_spec(spec)
 
     @classmethod
     def find(cls, name: str, runs: Path) -> JobDirectory:
-        """A job by its id, or by its folder.
+        """A job by its id or its directory.
 
         Raises:
             HardwareError: there is none, or several.
         """
         own = cls(Path(name))
-        found = [folder for folder in cls.all(runs) if folder.name == name]
+        jobs = [job for job in cls.all(runs) if job.name == name]
         if any((own.path / file).is_file() for file in (_SPEC, _LEDGER)):
-            found = [own]
-        if len(found) == 1:
-            if found[0].never_sent():
+            jobs = [own]
+        if len(jobs) == 1:
+            if jobs[0].never_sent():
                 raise HardwareError(
-                    f"{found[0].path}: was stopped before anything was sent; remove it, and submit "
+                    f"{jobs[0].path}: was stopped before anything was sent; remove it, and submit "
                     "the job again"
                 )
-            return found[0]
-        if found:
-            places = ", ".join(str(folder.path) for folder in found)
+            return jobs[0]
+        if jobs:
+            places = ", ".join(str(job.path) for job in jobs)
             raise HardwareError(f"job {name}: is in several runs; give its folder: {places}")
         raise HardwareError(
             f"job {name}: not found in {runs}; `qhdm jobs list` shows those that are there "
@@ -68,12 +76,12 @@ class JobDirectory:
 
     @classmethod
     def all(cls, runs: Path) -> list[JobDirectory]:
-        """All jobs of the runs in a folder, or of the run that it is, oldest first.
+        """All jobs of a folder of runs, or of one run, by name.
 
         Also those that were killed before their specification was written.
         """
-        found = [f for f in (*runs.glob("jobs/*"), *runs.glob("*/jobs/*")) if f.is_dir()]
-        return [cls(f) for f in sorted(found, key=lambda f: (f.name, str(f)))]
+        paths = [path for path in (*runs.glob("jobs/*"), *runs.glob("*/jobs/*")) if path.is_dir()]
+        return [cls(path) for path in sorted(paths, key=lambda path: (path.name, str(path)))]
 
     @property
     def name(self) -> str:
@@ -86,7 +94,7 @@ class JobDirectory:
         return self.path / "isa"
 
     def never_sent(self) -> bool:
-        """Whether it was stopped while it was made: nothing was sent before the specification."""
+        """Whether there is no job yet: nothing is sent before the specification is written."""
         if (self.path / _SPEC).exists():
             return False
         file = self.path / _LEDGER
@@ -94,7 +102,7 @@ class JobDirectory:
             return True
         ledger = self.ledger()
         try:
-            return not ledger.entries()
+            return not ledger.requests()
         finally:
             ledger.close()
 

@@ -1,4 +1,4 @@
-"""Running a sampling job from its folder, from the first request to the report."""
+"""Running a sampling job in its directory, from the first request to the report."""
 
 from __future__ import annotations
 
@@ -6,30 +6,28 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from qhdm.errors import (
-    BudgetError,
-    HardwareError,
-    InstanceError,
-    Interrupted,
-    SessionExpiredError,
-)
-from qhdm.hardware.estimate import Estimate
+import numpy as np
+
+from qhdm.diffusion.pixels import to_uint8
+from qhdm.errors import AccessError, BudgetError, HardwareError, Interrupted
 from qhdm.hardware.isa import IsaCache
 from qhdm.hardware.job_dir import JobDirectory, open_session
 from qhdm.hardware.ledger import Ledger
 from qhdm.hardware.report import write_images, write_report
 from qhdm.hardware.runtime import Device, LocalService, RuntimeService, Service, snapshot
-from qhdm.hardware.sampling import Task
+from qhdm.hardware.sampling import SamplingJob, last_state
 from qhdm.hardware.spec import JobSpec
 from qhdm.hardware.submission import Submitter
+from qhdm.quantum.options import Hardware
 
 
-def isa_cache(spec: JobSpec, device: Device, folder: JobDirectory | None = None) -> IsaCache:
-    """The ISA circuits of a job; without a folder they are kept in memory."""
+def isa_cache(spec: JobSpec, device: Device, directory: JobDirectory | None = None) -> IsaCache:
+    """The ISA circuits of a job, in memory or in its directory."""
     return IsaCache(
-        None if folder is None else folder.isa,
+        None if directory is None else directory.isa,
         device.target,
         device=device.name,
         packing=spec.packing,
@@ -37,118 +35,143 @@ def isa_cache(spec: JobSpec, device: Device, folder: JobDirectory | None = None)
     )
 
 
-def check(estimate: Estimate) -> None:
-    """Refuse what the limits do not allow.
+def connect(engine: Hardware, *, new_jobs: bool = True) -> Service:
+    """The service of a backend.
+
+    Args:
+        engine: names the backend.
+        new_jobs: also check that it takes jobs now.
 
     Raises:
-        BudgetError: with the first limit that is exceeded.
+        HardwareError: no account, network, instance or backend, or it takes no jobs.
     """
-    problems = estimate.problems()
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise BudgetError(problems[0] + more)
-
-
-def connect(spec: JobSpec) -> Service:
-    """The service that a specification names, found able to take jobs.
-
-    Raises:
-        HardwareError: no account, network, instance or backend, or it takes no jobs now.
-    """
-    if spec.local:
-        return LocalService(spec)
-    service = RuntimeService(spec)
-    service.check()
+    if engine.local:
+        return LocalService(engine)
+    service = RuntimeService(engine)
+    if new_jobs:
+        service.check()
     return service
 
 
-def dry_device(spec: JobSpec, name: str | None) -> Device:
-    """The device of a dry run, known without a network."""
-    return snapshot(name or spec.backend)
-
-
 def run_job(
-    folder: JobDirectory, task: Task, service: Service, cache: IsaCache, *, progress: bool
+    directory: JobDirectory, job: SamplingJob, service: Service, cache: IsaCache, *, progress: bool
 ) -> dict[str, Any]:
-    """Go on with a job until its images are there; returns the report.
+    """Run or resume a job until its images are there; returns the report.
 
     Raises:
-        HardwareError: a job gave no result, a limit is reached, or a file cannot be written; what
-            is known stays known.
+        HardwareError: a runtime job gave no result, a limit is reached, or a file cannot be
+            written; what is known stays known.
         Interrupted: the user stopped it.
     """
-    with folder.locked(), _opened(folder, service) as ledger:
-        # Limits may have changed. Not before the lock: another process would lose its own.
-        folder.write_spec(task.spec)
+    with directory.locked(), _ledger(directory, service) as ledger:
+        # Limits may have changed. Only under the lock: another process would lose its own.
+        directory.write_spec(job.spec)
         try:
-            with _session(folder, ledger, service):
-                ledger.record("state", "running")
-                images = task.sample(
-                    ledger,
-                    service,
-                    cache,
-                    name=ledger.fact("tag"),
-                    progress=progress,
-                )
-            write_images(task, images, task.exact_images(), folder.path)
-            # Not before the session is closed, which would be paid for meanwhile.
+            with _session(directory, ledger, service):
+                ledger.set_fact("state", "running")
+                images = job.sample(ledger, service, cache, progress=progress)
+            write_images(job, images, job.exact_images(), directory.path)
+            # Only after the session is closed, which would be paid for meanwhile.
             if service.remembers and not ledger.fact("settled"):
-                seconds = task.spec.limits.settle_seconds
+                seconds = job.spec.limits.settle_seconds
                 print(f"images are written; {seconds:g} s for a last look for surplus jobs")
-            _submitter(folder, ledger, service).finish()
-            report = write_report(task, ledger, folder.path)
+            _submitter(directory, ledger, service).finish()
+            report = write_report(job, ledger, directory.path)
         except KeyboardInterrupt:
             raise Interrupted(
-                f"interrupted; nothing is lost; to go on: qhdm jobs resume {folder.name}"
+                f"interrupted; nothing is lost; to continue: qhdm jobs resume {directory.name}"
             ) from None
         except OSError as error:
             raise HardwareError(
-                f"{error.filename or folder.path}: {error.strerror or error}; nothing is lost: "
-                f"make room, or mend what it is, then: qhdm jobs resume {folder.name}"
+                f"{error.filename or directory.path}: {error.strerror or error}; nothing is lost: "
+                f"make room, or fix it, then: qhdm jobs resume {directory.name}"
             ) from None
-        ledger.record("state", "done")
+        ledger.set_fact("state", "done")
         return report
 
 
-def fetch(folder: JobDirectory, service: Service) -> tuple[int, int]:
-    """Fetch results without sending anything; returns how many, and how many are pending."""
-    with folder.locked(), _opened(folder, service) as ledger:
-        return _submitter(folder, ledger, service).fetch()
+def sample_request(job: SamplingJob, *, agreed: bool, progress: bool) -> np.ndarray:
+    """The images of a request, as a sampling job in the run's directory.
 
+    The job's id is a digest of the request: it is made, resumed, or its images are read.
 
-def relayout(folder: JobDirectory, service: Service) -> None:
-    """Lay circuits out anew, by the present calibration, for what the service does not have yet."""
-    with folder.locked(), _opened(folder, service) as ledger:
-        submitter = _submitter(folder, ledger, service)
-        submitter.drop_unsent()
-        step, stage, _ = max(submitter.known(), default=(0, -1, 0))
-        # What lies in between in the chain is on the circuits that it was sent with.
-        ledger.record("relaid", [*(ledger.fact("relaid") or []), (step, stage + 1)])
-
-
-def cancel(folder: JobDirectory, service: Service) -> tuple[int, int]:
-    """Cancel what is pending, and close the session.
-
-    A job that is done stays so.
+    Args:
+        job: the request.
+        agreed: whether the user has set its limits.
+        progress: show a bar on stderr.
 
     Returns:
-        How many jobs were cancelled, and how many had a result by then, which is kept.
+        uint8 (N, H, W, C).
+
+    Raises:
+        BudgetError: the limits are exceeded, or the user has set none.
+        HardwareError, Interrupted: as `run_job`; asking again resumes the job.
     """
-    with folder.locked(), _opened(folder, service) as ledger:
+    spec = job.spec
+    jobs = Path(spec.run) / "jobs"
+    directory = JobDirectory(jobs / f"{spec.backend}-{job.digest}")
+    new = directory.never_sent()
+    if new or not directory.is_done():
+        if not (agreed or spec.local):
+            device = snapshot(spec.backend)
+            estimate = job.estimate(device, isa_cache(spec, device))
+            raise BudgetError(
+                f"limits: {spec.backend} is expected to take {estimate.paid_seconds:,.1f} QPU "
+                f"seconds in {estimate.runtime_jobs} runtime jobs ({device.source}); to agree, "
+                "give the engine limits=qhdm.Limits(max_qpu_seconds=...)"
+            )
+        service = connect(spec)
+        if new:
+            job.estimate(service.device, isa_cache(spec, service.device)).check()
+            directory.make(spec)
+        run_job(directory, job, service, isa_cache(spec, service.device, directory),
+                progress=progress)  # fmt: skip
+    ledger = directory.ledger()
+    try:
+        state = last_state(ledger)
+    finally:
+        ledger.close()
+    assert state is not None
+    return to_uint8(state.x)
+
+
+def fetch(directory: JobDirectory, service: Service) -> tuple[int, int]:
+    """Fetch results without sending anything; returns how many, and how many are pending."""
+    with directory.locked(), _ledger(directory, service) as ledger:
+        return _submitter(directory, ledger, service).fetch()
+
+
+def relayout(directory: JobDirectory, service: Service) -> None:
+    """Lay out anew, by the present calibration, the circuits that the service does not have yet."""
+    with directory.locked(), _ledger(directory, service) as ledger:
+        submitter = _submitter(directory, ledger, service)
+        submitter.drop_unsent()
+        step, stage, _ = max(submitter.sent_positions(), default=(0, -1, 0))
+        # Positions before the last that was sent keep their circuits.
+        ledger.set_fact("relaid", [*(ledger.fact("relaid") or []), (step, stage + 1)])
+
+
+def cancel(directory: JobDirectory, service: Service) -> tuple[int, int]:
+    """Cancel pending runtime jobs, and close the session. A job that is done stays so.
+
+    Returns:
+        How many were cancelled, and how many had a result by then, which is kept.
+    """
+    with directory.locked(), _ledger(directory, service) as ledger:
         if ledger.fact("state") == "done":
             return 0, 0
         try:
-            found = _submitter(folder, ledger, service).cancel()
+            counts = _submitter(directory, ledger, service).cancel()
         finally:
             if isinstance(service, RuntimeService):
                 service.session = ledger.fact("session")
-                _close_session(folder, ledger, service)
-        ledger.record("state", "cancelled")
-        return found
+                _close_session(directory, ledger, service)
+        ledger.set_fact("state", "cancelled")
+        return counts
 
 
 @contextmanager
-def _session(folder: JobDirectory, ledger: Ledger, service: Service) -> Iterator[None]:
+def _session(directory: JobDirectory, ledger: Ledger, service: Service) -> Iterator[None]:
     """Open the session or batch that the job asks for, if any, and close it whatever happens."""
     if not isinstance(service, RuntimeService):
         yield
@@ -156,56 +179,53 @@ def _session(folder: JobDirectory, ledger: Ledger, service: Service) -> Iterator
     service.session = ledger.fact("session")
     try:
         lasts = service.open()
-    except SessionExpiredError:
+    except HardwareError as error:
+        if error.reason != "session":
+            raise
         service.session = None
         lasts = service.open()
     try:
         if service.session != ledger.fact("session"):
-            ledger.record("session_until", None if lasts is None else time.time() + lasts)
-            ledger.record("session", service.session)
+            ledger.set_fact("session_until", None if lasts is None else time.time() + lasts)
+            ledger.set_fact("session", service.session)
         yield
     finally:
-        _close_session(folder, ledger, service)
+        _close_session(directory, ledger, service)
 
 
-def _close_session(folder: JobDirectory, ledger: Ledger, service: RuntimeService) -> None:
+def _close_session(directory: JobDirectory, ledger: Ledger, service: RuntimeService) -> None:
     """Close the session or batch; jobs that are in it run to their end."""
     if service.session is None:
         return
     try:
         service.close()
-    except SessionExpiredError:
-        pass  # which is what was wanted
     except HardwareError as error:
-        print(
-            f"qhdm: {error}; {open_session(ledger)}: qhdm jobs cancel {folder.name}",
-            file=sys.stderr,
-        )
-        return
-    ledger.record("session", None)
+        if error.reason != "session":
+            remedy = f"{open_session(ledger)}: qhdm jobs cancel {directory.name}"
+            print(f"qhdm: {error}; {remedy}", file=sys.stderr)
+            return
+    ledger.set_fact("session", None)
 
 
-def _submitter(folder: JobDirectory, ledger: Ledger, service: Service) -> Submitter:
-    spec = folder.spec()
-    return Submitter(
-        ledger, service, name=ledger.fact("tag"), shots=spec.executed_shots, limits=spec.limits
-    )
+def _submitter(directory: JobDirectory, ledger: Ledger, service: Service) -> Submitter:
+    return Submitter(ledger, service, name=ledger.fact("tag"), limits=directory.spec().limits)
 
 
 @contextmanager
-def _opened(folder: JobDirectory, service: Service) -> Iterator[Ledger]:
-    """The ledger of a job, whose jobs are of the instance that the service is asked for."""
-    ledger = folder.ledger()
+def _ledger(directory: JobDirectory, service: Service) -> Iterator[Ledger]:
+    """The ledger of a job, which belongs to the instance that the service was asked for."""
+    ledger = directory.ledger()
     try:
         if isinstance(service, RuntimeService):
             known = ledger.fact("instance")
             if known is None:
-                ledger.record("instance", service.instance)
+                ledger.set_fact("instance", service.instance)
             elif known != service.instance:
-                # There the jobs would seem to be lost, and would be sent again.
-                raise InstanceError(
-                    f"{folder.name}: its jobs are of another instance: set QISKIT_IBM_INSTANCE to "
-                    f"{known}"
+                # There its jobs would seem to be lost, and would be sent again.
+                raise AccessError(
+                    f"{directory.name}: its jobs belong to another instance: set "
+                    f"QISKIT_IBM_INSTANCE to {known}",
+                    "instance",
                 )
         yield ledger
     finally:

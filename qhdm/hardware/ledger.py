@@ -1,9 +1,9 @@
-"""What a sampling job has asked for and got: one SQLite file, written before and after requests.
+"""The ledger of a sampling job: one SQLite file, written before and after each request.
 
-A request is first an *intent*: its tag, which no other request has, and its inputs, are on disk
-before anything is sent. Its job id follows when the service has answered, its result when that is
-fetched. Whoever opens the file after a crash knows of each request whether it was never sent, may
-have been sent (its tag tells), is pending, or is done.
+A request is first an *intent*: before anything is sent, its tag, which no other request has, and
+its inputs are on disk. Its job id follows when the service has answered, then its result. Whoever
+opens the file after a crash knows of each request whether it was never sent, may have been sent
+(its tag tells), is pending, or is done.
 
 The file has no write-ahead log beside it: a copy of this one file holds all that was written.
 """
@@ -18,11 +18,12 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from qhdm.errors import HardwareError, first_line
+from qhdm.hardware.request import Position, Shape
 
 _SCHEMA = (
     "CREATE TABLE facts (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
@@ -55,33 +56,31 @@ _SCHEMA = (
     )
     """,
 )
-#: Ledgers of earlier versions lack these. What their requests were expected to take was not kept;
-#: IBM's short formula tells (see `qhdm.hardware.estimate`).
+#: What ledgers of earlier versions lack. The expected seconds were not kept: IBM's short formula
+#: gives them (see `qhdm.hardware.estimate`).
 _UPGRADE = (
     "ALTER TABLE requests ADD COLUMN expected_seconds REAL",
     "ALTER TABLE requests ADD COLUMN shapes TEXT",
     "UPDATE requests SET expected_seconds = 2 + 0.00035 * executions",
     _SCHEMA[-1],
 )
-#: Rows, shots and bits of the outcomes of a circuit.
-Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One request.
+class RequestRecord:
+    """One request, as the ledger knows it.
 
     Attributes:
-        tag: unique, sent with the job.
-        step, stage, part: network evaluation, filter place in it, and piece of its rows.
+        tag: unique, sent with the runtime job.
+        step, stage, part: its position.
         place: name of the filter place.
         executions: shots of all circuits.
         state: `intent`, `submitted`, `done` or `failed`.
-        job_id: of the service, once known.
+        job_id: of the runtime job, once known.
         created, submitted, finished: seconds since 1970; `created` is when it was last sent.
-        qpu_seconds: as the service reports them; None as long as it does not.
-        expected_seconds: that it was expected to take.
-        shapes: of the outcomes of each of its circuits; None where an earlier version sent it.
+        qpu_seconds: as the service reports them; None until it does.
+        expected_seconds: the estimate.
+        shapes: of the outcomes of each circuit; None if an earlier version sent the request.
     """
 
     tag: str
@@ -99,17 +98,14 @@ class Entry:
     expected_seconds: float
     shapes: tuple[Shape, ...] | None
 
+    @property
+    def position(self) -> Position:
+        """Network evaluation, filter place in it, and request for it."""
+        return self.step, self.stage, self.part
 
-@dataclass(frozen=True)
-class Surplus:
-    """A job that the service made although the request has another one.
 
-    Attributes:
-        job_id: of the service.
-        tag: of the request.
-        expected_seconds: of the request.
-        qpu_seconds: as the service reports them; None as long as it does not.
-    """
+class Surplus(NamedTuple):
+    """A runtime job of a request (`tag`) that has another one; seconds as in `RequestRecord`."""
 
     job_id: str
     tag: str
@@ -117,7 +113,7 @@ class Surplus:
     qpu_seconds: float | None
 
 
-_COLUMNS = ", ".join(Entry.__dataclass_fields__)
+_COLUMNS = ", ".join(RequestRecord.__dataclass_fields__)
 
 
 class Ledger:
@@ -125,11 +121,11 @@ class Ledger:
 
     Args:
         path: of the SQLite file.
-        create: make it. Nothing else does: an empty ledger in the place of a lost one would send
-            every request again.
+        create: make it. Only this does: an empty ledger in place of a lost one would send every
+            request again.
 
     Raises:
-        HardwareError: here and in every method, the file is missing, damaged, or cannot be written.
+        HardwareError: the file is missing, damaged, or cannot be written; so does every method.
     """
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
@@ -151,15 +147,15 @@ class Ledger:
             raise
 
     def _open(self, *, create: bool) -> None:
-        # Earlier versions wrote a log beside the file, which this takes in. Copies of the file
-        # alone lacked it, and whoever went on with one sent all that again.
+        # Earlier versions wrote a log beside the file, which this takes in. A copy of the file
+        # alone lacked it, and whoever resumed one sent all of that again.
         self._execute("PRAGMA journal_mode=DELETE")
         self._execute("PRAGMA synchronous=EXTRA")
         if create:
             self._together(_SCHEMA)
             # Job ids repeat between machines; this does not.
-            self.record("tag", f"qhdm-{uuid.uuid4().hex[:12]}")
-            self.record("state", "new")
+            self.set_fact("tag", f"qhdm-{uuid.uuid4().hex[:12]}")
+            self.set_fact("state", "new")
         elif self._execute("PRAGMA quick_check") != [("ok",)]:
             raise self._damaged("inconsistent")
         elif not self._execute("SELECT 1 FROM sqlite_master WHERE name = 'facts'"):
@@ -174,43 +170,34 @@ class Ledger:
         self._db.close()
 
     def fact(self, key: str) -> Any:
-        """What was recorded under `key`, or None."""
+        """The value of a fact, or None."""
         rows = self._execute("SELECT value FROM facts WHERE key = ?", (key,))
         try:
             return json.loads(rows[0][0]) if rows else None
         except ValueError as error:
             raise self._damaged(f"{key}: {error}") from None
 
-    def record(self, key: str, value: Any) -> None:
-        """Record a fact as JSON."""
+    def set_fact(self, key: str, value: Any) -> None:
+        """Write a fact down, as JSON."""
         self._execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (key, json.dumps(value)))
 
-    def entries(self, state: str | None = None) -> list[Entry]:
-        """All requests, in the order they were made, or those in one state."""
-        where, values = ("WHERE state = ?", (state,)) if state else ("", ())
-        rows = self._execute(
-            f"SELECT {_COLUMNS} FROM requests {where} ORDER BY step, stage, part, created", values
-        )
-        return [self._entry(row) for row in rows]
+    def requests(self, state: str | None = None) -> list[RequestRecord]:
+        """All requests, in the order of their positions, or those in one state."""
+        return self._requests("state = ?", state) if state else self._requests("1")
 
-    def request(self, tag: str) -> Entry | None:
+    def request(self, tag: str) -> RequestRecord | None:
         """The request with a tag, or None."""
-        rows = self._execute(f"SELECT {_COLUMNS} FROM requests WHERE tag = ?", (tag,))
-        return self._entry(rows[0]) if rows else None
+        return next(iter(self._requests("tag = ?", tag)), None)
 
-    def find(self, step: int, stage: int, part: int) -> Entry | None:
-        """The request of a place in the chain that has not failed, or None."""
-        rows = self._execute(
-            f"SELECT {_COLUMNS} FROM requests WHERE step = ? AND stage = ? AND part = ? "
-            "AND state != 'failed'",
-            (step, stage, part),
-        )
-        return self._entry(rows[0]) if rows else None
+    def request_at(self, position: Position) -> RequestRecord | None:
+        """The request at a position that has not failed, or None."""
+        where = "step = ? AND stage = ? AND part = ? AND state != 'failed'"
+        return next(iter(self._requests(where, *position)), None)
 
-    def intend(
+    def add(
         self,
         tag: str,
-        position: tuple[int, int, int],
+        position: Position,
         *,
         place: str,
         shapes: Sequence[Shape],
@@ -221,10 +208,10 @@ class Ledger:
 
         Args:
             tag: that no other request has.
-            position: step, stage and part.
+            position: of the request.
             place: name of the filter place.
             shapes: of the outcomes of each circuit.
-            seconds: that it is expected to take on the QPU.
+            seconds: expected on the QPU.
             inputs: parameter values of each circuit.
         """
         executions = sum(rows * shots for rows, shots, _ in shapes)
@@ -237,47 +224,43 @@ class Ledger:
 
     def sending(self, tag: str) -> None:
         """Write down that a request is sent from now on."""
-        self._execute("UPDATE requests SET created = ? WHERE tag = ?", (time.time(), tag))
+        self._update(tag, created=time.time())
 
     def submitted(self, tag: str, job_id: str) -> None:
         """Write down the job id that the service answered."""
-        self._execute(
-            "UPDATE requests SET state = 'submitted', job_id = ?, submitted = ? WHERE tag = ?",
-            (job_id, time.time(), tag),
-        )
+        self._update(tag, state="submitted", job_id=job_id, submitted=time.time())
 
     def done(
         self, tag: str, result: Mapping[str, np.ndarray], *, qpu_seconds: float | None = None
     ) -> None:
         """Write down a result."""
-        self._execute(
-            "UPDATE requests SET state = 'done', finished = ?, qpu_seconds = ?, result = ? "
-            "WHERE tag = ?",
-            (time.time(), qpu_seconds, _packed(result), tag),
+        self._update(
+            tag,
+            state="done",
+            finished=time.time(),
+            qpu_seconds=qpu_seconds,
+            result=_packed(result),
         )
 
-    def failed(self, tag: str, *, qpu_seconds: float | None) -> None:
-        """Write down that a job gave no result and never will."""
-        self._execute(
-            "UPDATE requests SET state = 'failed', finished = ?, qpu_seconds = ? WHERE tag = ?",
-            (time.time(), qpu_seconds, tag),
-        )
+    def failed(self, tag: str, *, qpu_seconds: float | None = None) -> None:
+        """Write down that a request gave no result and never will."""
+        self._update(tag, state="failed", finished=time.time(), qpu_seconds=qpu_seconds)
 
     def used(self, job_id: str, qpu_seconds: float) -> None:
-        """Write down what the service reports of a job."""
+        """Write down what the service reports of a runtime job."""
         for table in ("requests", "surplus"):
             self._execute(
                 f"UPDATE {table} SET qpu_seconds = ? WHERE job_id = ?", (qpu_seconds, job_id)
             )
 
     def add_surplus(self, job_id: str, tag: str, *, expected_seconds: float) -> None:
-        """Write down that a job is one too many."""
+        """Write down that a runtime job is surplus."""
         self._execute(
             "INSERT OR IGNORE INTO surplus VALUES (?, ?, ?, NULL)", (job_id, tag, expected_seconds)
         )
 
     def surplus(self) -> list[Surplus]:
-        """All jobs that were one too many, in the order they were found."""
+        """All surplus jobs, in the order they were found."""
         rows = self._execute(
             "SELECT job_id, tag, expected_seconds, qpu_seconds FROM surplus ORDER BY rowid"
         )
@@ -301,7 +284,7 @@ class Ledger:
         return (rows[0][0], self._unpacked(rows[0][1])) if rows else None
 
     def compare(self, step: int, stage: int, place: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keep what a filter place gave beside what it should have given."""
+        """Keep the measured values of a filter place beside the exact ones."""
         self._execute(
             "INSERT OR REPLACE INTO comparisons VALUES (?, ?, ?, ?)",
             (step, stage, place, _packed(arrays)),
@@ -313,24 +296,21 @@ class Ledger:
         return [(step, place, self._unpacked(blob)) for step, place, blob in rows]
 
     def qpu_seconds(self) -> float:
-        """What the service has reported so far."""
+        """What the service has reported so far, of surplus jobs too."""
         return self._total("SUM(qpu_seconds)")
 
-    def unreported_seconds(self, *, without: str = "") -> float:
-        """What is expected of jobs of which the service has reported nothing, but of one request.
+    def unreported_seconds(self) -> float:
+        """What is expected of the jobs of which the service has reported nothing, which is not 0.
 
-        Of jobs that are pending, of those whose usage it does not tell (which is not 0), and of
-        requests that are about to be sent.
+        They are pending, have ended without a report, or are about to be sent.
         """
-        return self._total("SUM(expected_seconds)", "qpu_seconds IS NULL AND tag != ?", without)
+        return self._total("SUM(expected_seconds)", "qpu_seconds IS NULL")
 
-    def _total(self, what: str, where: str = "1", *values: object) -> float:
-        """A sum over all jobs, the surplus ones included."""
-        total = 0.0
-        for table in ("requests", "surplus"):
-            rows = self._execute(f"SELECT {what} FROM {table} WHERE {where}", values)
-            total += rows[0][0] or 0.0
-        return total
+    def _total(self, what: str, where: str = "1") -> float:
+        """A sum over the requests and the surplus jobs."""
+        query = f"SELECT {what} FROM {{}} WHERE {where}"
+        totals = [self._execute(query.format(table)) for table in ("requests", "surplus")]
+        return sum(rows[0][0] or 0.0 for rows in totals)
 
     def submissions_since(self, moment: float) -> list[float]:
         """When requests were submitted after `moment`, oldest first."""
@@ -339,14 +319,25 @@ class Ledger:
         )
         return [row[0] for row in rows]
 
-    def _entry(self, row: Sequence[Any]) -> Entry:
-        values = dict(zip(Entry.__dataclass_fields__, row, strict=True))
-        try:
-            if values["shapes"] is not None:
-                values["shapes"] = _shapes(json.loads(values["shapes"]))
-            return Entry(**values)
-        except (TypeError, ValueError) as error:
-            raise self._damaged(first_line(error)) from None
+    def _requests(self, where: str, *values: object) -> list[RequestRecord]:
+        query = f"SELECT {_COLUMNS} FROM requests WHERE {where} ORDER BY step, stage, part, created"
+        records = []
+        for row in self._execute(query, values):
+            columns = dict(zip(RequestRecord.__dataclass_fields__, row, strict=True))
+            try:
+                if columns["shapes"] is not None:
+                    columns["shapes"] = tuple(
+                        (int(rows), int(shots), int(bits))
+                        for rows, shots, bits in json.loads(columns["shapes"])
+                    )
+                records.append(RequestRecord(**columns))
+            except (TypeError, ValueError) as error:
+                raise self._damaged(first_line(error)) from None
+        return records
+
+    def _update(self, tag: str, **columns: object) -> None:
+        changes = ", ".join(f"{name} = ?" for name in columns)
+        self._execute(f"UPDATE requests SET {changes} WHERE tag = ?", (*columns.values(), tag))
 
     def _arrays(self, query: str, tag: str) -> dict[str, np.ndarray]:
         rows = self._execute(query, (tag,))
@@ -361,7 +352,7 @@ class Ledger:
             if str(error).startswith(("no such", "duplicate")):
                 raise self._damaged(str(error)) from None
             raise HardwareError(  # full, locked, or read-only
-                f"{self.path}: {error}; nothing is lost: make room, or mend what it is, then: "
+                f"{self.path}: {error}; nothing is lost: make room, or fix it, then: "
                 f"qhdm jobs resume {self.path.parent}"
             ) from None
         except sqlite3.DatabaseError as error:
@@ -384,10 +375,6 @@ class Ledger:
             f"{self.path}: missing, damaged, or not the ledger of a job ({what}); put back a copy "
             "(what it does not hold is looked up at the service), or submit a new job"
         )
-
-
-def _shapes(raw: list[list[int]]) -> tuple[Shape, ...]:
-    return tuple((int(rows), int(shots), int(bits)) for rows, shots, bits in raw)
 
 
 def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:

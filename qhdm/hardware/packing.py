@@ -1,9 +1,8 @@
-"""Where on a chip circuits stand: disjoint regions of low calibrated error.
+"""Packing of circuits on a chip: disjoint regions of low calibrated error.
 
-A circuit that was transpiled once stands on some qubits; it may stand on any others that are
-coupled alike. Of all such places, as many disjoint ones as are wanted are chosen at once, as a
-mixed-integer programme (HiGHS): first as many as possible, then of the least error. Taking the best
-free place again and again finds 18 % fewer copies (benchmarks/packing.py).
+A transpiled circuit fits any qubits with the same couplings. Disjoint regions for all copies are
+chosen at once by a mixed-integer programme (HiGHS): first as many as possible, then with the least
+error. Taking the best free region again and again finds 18 % fewer copies (benchmarks/packing.py).
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Literal
 
@@ -25,18 +25,18 @@ from qhdm.errors import HardwareError
 from qhdm.quantum.devices.calibration import working_part
 from qhdm.quantum.ir.connectivity import Compact
 
-#: Places of one circuit that are looked at: more than any of three qubits has on a chip of today.
+#: Regions considered for a circuit: more than any of three qubits has on today's chips.
 _MOST_PLACES = 20_000
-#: `auto` leaves places out that are expected to err more than so many times the best.
+#: `auto` excludes regions that are expected to err more than this many times the best.
 _AUTO_WORST = 2.0
-#: The search for the best choice ends after so many nodes with the best so far. Not after a time: a
-#: busy machine would find other layouts. The shipped filters need one node.
+#: Nodes after which the search ends with the best so far; shipped filters need one. A time limit
+#: would give other layouts on a busy machine.
 _NODES = 200
 
 
 @dataclass(frozen=True)
 class Region:
-    """Qubits of a device, one for each of a compact circuit, and what standing there costs.
+    """Qubits of a device, one for each of a compact circuit, and their error.
 
     Attributes:
         qubits: physical.
@@ -49,11 +49,11 @@ class Region:
 
 @dataclass(frozen=True)
 class Rating:
-    """What circuits that are laid out cost by a calibration.
+    """The error of laid-out circuits by a calibration.
 
     Attributes:
-        costs: of each copy, see `Region`; infinite where a gate is broken.
-        broken: those gates and readouts, in words.
+        costs: of each copy, see `Region`; infinite if a gate is broken.
+        broken: the broken gates and readouts, for people.
     """
 
     costs: tuple[float, ...]
@@ -61,10 +61,7 @@ class Rating:
 
 
 def regions_of(circuit: Compact, target: Target) -> list[Region]:
-    """All regions where a circuit may stand, one for each set of qubits, best first.
-
-    Only what works of the target is used.
-    """
+    """All working regions for a circuit, one for each set of qubits, best first."""
     target = working_part(target)
     uses = _uses_of(circuit)
     size = circuit.circuit.num_qubits
@@ -75,8 +72,8 @@ def regions_of(circuit: Compact, target: Target) -> list[Region]:
     mappings = rx.vf2_mapping(device, pattern, subgraph=True, induced=False)
     best: dict[frozenset[int], Region] = {}
     own = dict(enumerate(circuit.physical))
-    found = ({local: node for node, local in m.items()} for m in islice(mappings, _MOST_PLACES))
-    for mapping in (own, *found):
+    others = ({local: node for node, local in m.items()} for m in islice(mappings, _MOST_PLACES))
+    for mapping in (own, *others):
         qubits = tuple(mapping[i] for i in range(size))
         cost = _cost(uses, qubits, target)
         key = frozenset(qubits)
@@ -95,10 +92,10 @@ def pack(
     """Disjoint regions for copies of a set of circuits.
 
     Args:
-        circuits: that make one copy.
+        circuits: of one copy.
         target: of the device.
         packing: copies, or `auto`: as many as fit on regions that are not much worse than the best.
-        most: copies beyond which there is nothing to gain.
+        most: copies that are of use.
 
     Returns:
         For each copy, a region for each circuit.
@@ -106,7 +103,7 @@ def pack(
     Raises:
         HardwareError: so many copies do not fit.
     """
-    # Components that differ in their angles alone have the same places.
+    # Components that differ only in their angles have the same regions.
     known: dict[object, list[Region]] = {}
     places = []
     for circuit in circuits:
@@ -115,13 +112,13 @@ def pack(
             known[key] = regions_of(circuit, target)
         places.append(known[key])
     if not all(places):
-        raise HardwareError("layout: a circuit finds no place of working qubits on the device")
+        raise HardwareError("layout: no working qubits of the device fit a circuit")
     wanted = most if packing == "auto" else packing
     if wanted == 1 and len(circuits) == 1:
         return [(places[0][0],)]
     if packing == "auto":
-        good = [[r for r in found if r.cost <= _AUTO_WORST * found[0].cost] for found in places]
-        # One copy always stands, even where the best places of its circuits overlap.
+        good = [[r for r in kind if r.cost <= _AUTO_WORST * kind[0].cost] for kind in places]
+        # One copy is always placed, even if the best regions of its circuits overlap.
         chosen = _choose(good, target.num_qubits, most=wanted) or _choose(
             places, target.num_qubits, most=1
         )
@@ -137,7 +134,7 @@ def pack(
 
 
 def rate(circuit: QuantumCircuit, copies: Sequence[Sequence[int]], target: Target) -> Rating:
-    """What a packed circuit costs on a device as it is now.
+    """Rate a packed circuit by the current calibration of a device.
 
     Args:
         circuit: on all qubits of the device, measured.
@@ -170,7 +167,7 @@ def _choose(
     places: Sequence[Sequence[Region]], qubits: int, *, most: int
 ) -> list[tuple[Region, ...]]:
     """As many copies as possible, at most `most`, of the least total cost."""
-    flat = [(kind, region) for kind, found in enumerate(places) for region in found]
+    flat = [(kind, region) for kind, regions in enumerate(places) for region in regions]
     # Variables: one for each region (taken or not), and the number of copies.
     V = len(flat) + 1
     overlap, kinds = np.zeros((qubits, V)), np.zeros((len(places), V))
@@ -180,33 +177,22 @@ def _choose(
     kinds[:, -1] = -1
     constraints = [LinearConstraint(overlap, ub=1), LinearConstraint(kinds, lb=0, ub=0)]
     upper = np.append(np.ones(V - 1), most)
-    count = np.zeros(V)
-    count[-1] = -1
-    options = {"node_limit": _NODES}
-    first = milp(
-        count,
-        integrality=np.ones(V),
-        bounds=Bounds(0, upper),
-        constraints=constraints,
-        options=options,
+    minimise = partial(
+        milp, integrality=np.ones(V), constraints=constraints, options={"node_limit": _NODES}
     )
+    lower, count = np.zeros(V), np.zeros(V)
+    count[-1] = -1
+    first = minimise(count, bounds=Bounds(lower, upper))
     if first.x is None or round(first.x[-1]) < 1:
         return []
-    lower = np.zeros(V)
     lower[-1] = upper[-1] = round(first.x[-1])
     costs = np.array([*(region.cost for _, region in flat), 0.0])
-    second = milp(
-        costs,
-        integrality=np.ones(V),
-        bounds=Bounds(lower, upper),
-        constraints=constraints,
-        options=options,
-    )
+    second = minimise(costs, bounds=Bounds(lower, upper))
     taken = np.flatnonzero(np.round((first if second.x is None else second).x[:-1]))
     by_kind: list[list[Region]] = [[] for _ in places]
     for i in taken.tolist():
         by_kind[flat[i][0]].append(flat[i][1])
-    ranked = [sorted(found, key=lambda r: (r.cost, r.qubits)) for found in by_kind]
+    ranked = [sorted(kind, key=lambda r: (r.cost, r.qubits)) for kind in by_kind]
     return list(zip(*ranked, strict=True))
 
 
@@ -214,7 +200,7 @@ _Uses = Counter[tuple[str, tuple[int, ...]]]
 
 
 def _uses(circuit: QuantumCircuit) -> _Uses:
-    """How often each gate stands on which qubits."""
+    """How often each gate is used on which qubits."""
     index = {bit: i for i, bit in enumerate(circuit.qubits)}
     return Counter(
         (e.operation.name, tuple(index[q] for q in e.qubits))
@@ -224,12 +210,12 @@ def _uses(circuit: QuantumCircuit) -> _Uses:
 
 
 def _uses_of(circuit: Compact) -> _Uses:
-    """How often each gate stands on which local qubits, readout included."""
+    """How often each gate is used on which local qubits, including readout."""
     return _uses(circuit.circuit) + Counter(("measure", (qubit,)) for qubit in circuit.ends)
 
 
 def _cost(uses: _Uses, qubits: tuple[int, ...], target: Target) -> float:
-    """Of gates on local qubits that stand on `qubits`; infinite where one is not in the target."""
+    """The cost of gates on local qubits mapped to `qubits`; infinite if the target lacks one."""
     cost = 0.0
     for (name, local), count in uses.items():
         known = target[name] if name in target.operation_names else {}

@@ -1,4 +1,4 @@
-"""How often, and how long, the service is asked again."""
+"""Retries: how often, and for how long, the service is asked again."""
 
 from __future__ import annotations
 
@@ -7,36 +7,32 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from qhdm.errors import NetworkError, RateLimitError, ResultLostError, ServiceError
+from qhdm.errors import RuntimeJobError, ServiceError
+from qhdm.retries import retry
 
 T = TypeVar("T")
 
-#: How often, and from how many seconds on, something is tried again; each time twice as long.
+#: Attempts, and seconds between them, which double each time.
 ATTEMPTS, _FIRST_PAUSE, _LONGEST_PAUSE = 6, 2.0, 60.0
-#: However long the service asks to wait.
+#: Seconds that are waited at most if the service asks for a pause.
 _LONGEST_ASKED = 600.0
-#: Between two looks for something that should be there, seconds.
+#: Seconds between two looks for something that should be there.
 _LOOK = 2.0
 
 
-def pause_after(attempt: int, error: Exception) -> float:
-    """Seconds to wait after a failed attempt, counted from 0: what the service asks for, or more
-    each time.
-    """
-    asked = getattr(error, "retry_after", None)
-    if asked is not None:
-        return min(float(asked), _LONGEST_ASKED)
+def pause_after(attempt: int, error: ServiceError) -> float:
+    """Seconds to wait after failed attempt 0, 1, ...: what the service asks for, or exponential."""
+    if error.retry_after is not None:
+        return min(error.retry_after, _LONGEST_ASKED)
     return min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE)
 
 
 @dataclass(frozen=True)
 class Patience:
-    """Asks the service, and asks again.
-
-    Time is that of a clock that nobody can set.
+    """Retries of calls to the service, by the monotonic clock.
 
     Attributes:
-        settle_seconds: in which what the service has shows up in its answers.
+        settle_seconds: after which the service's answers show all that it has.
         notify: told what is being waited for.
     """
 
@@ -44,31 +40,31 @@ class Patience:
     notify: Callable[[str], object]
 
     def ask(self, call: Callable[[], T]) -> T:
-        """Call again when the connection breaks or the service falters.
+        """Call again while the service fails or is not reached.
 
         Raises:
             HardwareError: it does so each time, or something else is wrong.
         """
-        for attempt in range(ATTEMPTS - 1):
-            try:
-                return call()
-            except (NetworkError, ServiceError, RateLimitError) as error:
-                self.notify("waiting for the service")
-                time.sleep(pause_after(attempt, error))
-        return call()
+        return retry(
+            call,
+            ServiceError,
+            attempts=ATTEMPTS,
+            pause=pause_after,
+            notify=lambda *_: self.notify("waiting for the service"),
+        )
 
     def insist(self, call: Callable[[], T]) -> T:
-        """Ask again, too, when the service does not have what it should have, or gives it broken.
+        """Call again, too, while the service lacks what it should have, or returns it broken.
 
         Raises:
-            ResultLostError: it still does so after `settle_seconds`.
+            RuntimeJobError: it still does so after `settle_seconds`.
             HardwareError: as for `ask`.
         """
         since = time.monotonic()
         while True:
             try:
                 return self.ask(call)
-            except ResultLostError as error:
+            except RuntimeJobError as error:
                 if self.settled(since):
                     raise
                 self.notify(f"asking again: {error}")

@@ -1,4 +1,4 @@
-"""What a sampling job leaves: images as `qhdm sample` writes them, and the device against exact."""
+"""Output of a sampling job: images as `qhdm sample` writes them, and the report of errors."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from pydantic import TypeAdapter
 
 from qhdm.files import write_text
 from qhdm.hardware.ledger import Ledger
-from qhdm.hardware.sampling import Task
+from qhdm.hardware.sampling import SamplingJob
 from qhdm.pictures import labelled_grid, save_png, to_picture
+from qhdm.quantum.options import Hardware
 
 _BACKGROUND, _INK, _GRID, _DOT = (250, 250, 248), (38, 38, 38), (214, 214, 208), (31, 97, 141, 90)
 # In pixels.
@@ -22,91 +24,82 @@ _SIDE, _MARGIN, _RADIUS, _FONT_SIZE = 560, 70, 2, 15
 _MOST_POINTS = 20_000
 
 
-def write_images(task: Task, images: np.ndarray, exact: np.ndarray, folder: Path) -> list[Path]:
+def write_images(job: SamplingJob, images: np.ndarray, exact: np.ndarray, folder: Path) -> None:
     """Write the grids and one PNG per image.
 
     Args:
-        task: what was sampled.
+        job: what was sampled.
         images: uint8 (N, H, W, C), from the backend.
         exact: the same images with exact filters.
-        folder: of the job.
-
-    Returns:
-        The grid of the backend's images, and that of the exact ones.
+        folder: of its output.
     """
-    names = task.pipeline.class_names
-    for image, label, index in zip(images, task.labels, task.indices, strict=True):
+    names = job.config.data.classes
+    assert names is not None
+    for image, label, index in zip(images, job.labels, job.indices, strict=True):
         number = index // len(names)
         path = folder / "images" / names[label] / f"{names[label]}_{number:05d}.png"
         save_png(to_picture(image), path)
-    grids = [folder / "samples.png", folder / "samples_exact.png"]
-    for grid, shown in zip(grids, (images, exact), strict=True):
-        save_png(labelled_grid(shown, task.labels, names), grid)
-    return grids
+    for name, shown in (("samples.png", images), ("samples_exact.png", exact)):
+        save_png(labelled_grid(shown, job.labels, names), folder / name)
 
 
-def write_report(task: Task, ledger: Ledger, folder: Path) -> dict[str, Any]:
+def write_report(job: SamplingJob, ledger: Ledger, folder: Path) -> dict[str, Any]:
     """Write report.json and report.png; returns what report.json holds."""
-    found = ledger.comparisons()
-    measured = np.concatenate(
-        [a["measured"].reshape(-1, a["measured"].shape[-1]) for *_, a in found]
+    stages = ledger.comparisons()
+    measured, exact = (
+        np.concatenate([arrays[key].reshape(-1, arrays[key].shape[-1]) for *_, arrays in stages])
+        for key in ("measured", "exact")
     )
-    exact = np.concatenate([a["exact"].reshape(-1, a["exact"].shape[-1]) for *_, a in found])
     errors = measured - exact
     places: dict[str, list[np.ndarray]] = {}
-    for _, place, arrays in found:
+    for _, place, arrays in stages:
         places.setdefault(place, []).append((arrays["measured"] - arrays["exact"]).ravel())
-    entries = ledger.entries()
-    shots = task.spec.executed_shots
-    surplus = ledger.surplus()
-    usage = [e.qpu_seconds for e in entries] + [s.qpu_seconds for s in surplus]
+    spec, requests, surplus = job.spec, ledger.requests(), ledger.surplus()
+    usage = [request.qpu_seconds for request in requests] + [s.qpu_seconds for s in surplus]
+    engine = TypeAdapter(Hardware).dump_python(spec.engine, mode="json")
+    shown = ("tag", "step", "stage", "place", "state", "executions", "qpu_seconds")
     report = {
-        "backend": task.spec.backend,
-        "shots": task.spec.shots,
-        "executed_shots": shots,
+        "engine": engine,
+        "backend": spec.backend,
+        "shots": spec.shots,
+        "executed_shots": spec.executed_shots,
         "values": int(errors.size),
         "error": _summary(errors),
         "error_per_qubit": [_summary(errors[:, q]) for q in range(errors.shape[1])],
         "error_per_place": {p: _summary(np.concatenate(e)) for p, e in places.items()},
-        "shot_noise": float(np.sqrt(np.mean((1 - exact**2).clip(0) / shots))),
+        "shot_noise": float(np.sqrt(np.mean((1 - exact**2).clip(0) / spec.executed_shots))),
         "correlation": _correlation(measured, exact),
         "qpu_seconds": None if None in usage else float(sum(u for u in usage if u is not None)),
         "jobs": [
-            {
-                "id": e.job_id, "tag": e.tag, "step": e.step, "stage": e.stage, "place": e.place,
-                "state": e.state, "executions": e.executions, "qpu_seconds": e.qpu_seconds,
-            }
-            for e in entries
+            {"id": request.job_id, **{name: getattr(request, name) for name in shown}}
+            for request in requests
         ],
         "surplus_jobs": [
             {"id": s.job_id, "tag": s.tag, "qpu_seconds": s.qpu_seconds} for s in surplus
         ],
-    }  # fmt: skip
+    }
     write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
-    title = f"{task.spec.backend}, {shots} shots: {errors.size:,} values of <Z>"
+    title = f"{spec.backend}, {spec.executed_shots} shots: {errors.size:,} values of <Z>"
     save_png(scatter(exact.ravel(), measured.ravel(), title=title), folder / "report.png")
     return report
 
 
-def describe_report(report: dict[str, Any]) -> str:
-    """The main figures, a line each."""
-    error = report["error"]
-    worst = max(range(len(report["error_per_qubit"])),
-                key=lambda q: report["error_per_qubit"][q]["rms"])  # fmt: skip
-    used = report["qpu_seconds"]
+def describe_report(report: dict[str, Any], folder: Path) -> str:
+    """The main figures of a job, and where its output is, a line each."""
+    error, qubits = report["error"], report["error_per_qubit"]
+    worst = max(range(len(qubits)), key=lambda q: qubits[q]["rms"])
+    used, surplus = report["qpu_seconds"], len(report["surplus_jobs"])
     return "\n".join(
         [
             f"{report['values']:,} values of <Z> against exact: rms error {error['rms']:.4f} "
             f"(shots alone: {report['shot_noise']:.4f}), bias {error['mean']:+.4f}, "
             f"correlation {report['correlation']:.4f}",
-            f"largest on qubit {worst}: rms {report['error_per_qubit'][worst]['rms']:.4f}",
+            f"largest on qubit {worst}: rms {qubits[worst]['rms']:.4f}",
             f"QPU seconds used: {'not reported yet' if used is None else f'{used:,.1f}'} "
-            f"in {len(report['jobs']) + len(report['surplus_jobs'])} jobs"
-            + (
-                f", {len(report['surplus_jobs'])} of them one too many"
-                if report["surplus_jobs"]
-                else ""
-            ),
+            f"in {len(report['jobs']) + surplus} runtime jobs"
+            + (f", {surplus} of them surplus" if surplus else ""),
+            f"samples: {folder / 'samples.png'}",
+            f"report: {folder / 'report.json'}, {folder / 'report.png'}",
         ]
     )
 

@@ -1,158 +1,211 @@
-"""Sampling whose last network evaluations have filters on a backend: a chain that can be resumed.
-
-A job lies in its folder, RUN/jobs/ID/:
-
-    job.yaml         the specification
-    ledger.sqlite    requests, results, and the sampler's state after each step
-    isa/             ISA circuits (QPY)
-    samples.png, images/, report.json, report.png     once it is done
-"""
+"""Sampling whose last network evaluations have filters on a backend: a chain that resumes."""
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import itertools
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import get_args
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from qhdm import console
-from qhdm.config import SamplerOptions
-from qhdm.diffusion.generate import Chain
+from qhdm.config import Config, SamplerOptions
+from qhdm.diffusion import Schedule, generate
+from qhdm.diffusion.generate import Chain, Network
 from qhdm.diffusion.pixels import to_uint8
 from qhdm.diffusion.samplers import State, timesteps_of
 from qhdm.errors import BudgetError, ConfigError, SamplingError
-from qhdm.hardware.batch import Batch
-from qhdm.hardware.estimate import Estimate, StageCost
+from qhdm.hardware.estimate import JobEstimate, StageCost
 from qhdm.hardware.estimator import (
-    Group,
     HardwareEngine,
-    HardwareEstimator,
-    batches_of,
-    groups_of,
+    StageCircuit,
+    StageRunner,
     layout_at,
+    requests_of,
+    stage_circuits,
 )
-from qhdm.hardware.isa import IsaCache, IsaCircuit
+from qhdm.hardware.isa import IsaCache, PackedCircuit
 from qhdm.hardware.ledger import Ledger
-from qhdm.hardware.reconcile import Position
+from qhdm.hardware.request import Position, Request
 from qhdm.hardware.runtime import Device, Service
-from qhdm.hardware.spec import JobSpec, Place
+from qhdm.hardware.spec import JobSpec
 from qhdm.hardware.submission import Submitter
 from qhdm.models import UNet, frozen
+from qhdm.models.build import set_engine
 from qhdm.quantum.connector import FilterConnector
-from qhdm.quantum.engines import Bound
+from qhdm.quantum.engines import Bound, make_engine
 from qhdm.quantum.filter import Filter
-from qhdm.quantum.options import Exact
+from qhdm.quantum.options import Place
 from qhdm.quantum.pubs import parameter_sets
-from qhdm.run import Run
 
-#: So many gates that are broken are named.
+#: Broken gates that a message names.
 _NAMED = 5
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
-    """A specification with the model that it names.
+class Stage:
+    """One filter place in a network evaluation.
 
     Attributes:
-        spec: of the job.
-        pipeline: the trained model.
-        settings: of the sampler.
+        place: its name.
+        filter: the circuit.
+        weights: (F, P), radians.
+        rows: of each filter: patches of all images and passes.
+    """
+
+    place: str
+    filter: Filter
+    weights: Tensor
+    rows: int
+
+    def circuits(self, cache: IsaCache, layout: int = 0) -> list[StageCircuit]:
+        """Its circuits in the layout of a number, with zeros for the inputs."""
+        zeros = torch.zeros(len(self.weights), self.rows, len(self.filter.inputs))
+        sets = parameter_sets(self.filter, zeros, self.weights)
+        flat = sets.reshape(-1, sets.shape[-1])
+        weights = frozenset(self.filter.weights)
+        return stage_circuits(self.filter.circuit, flat, weights, cache, layout)
+
+
+@dataclass(frozen=True, eq=False)
+class SamplingJob:
+    """A job specification with its network, on the CPU.
+
+    Attributes:
+        spec: the specification.
+        model, config: the network, and what it was trained with.
         labels, indices: of the images, N each.
-        hardware_steps: the last so many network evaluations are on the backend.
+
+    Raises:
+        SamplingError: a step count or guidance does not fit the network.
+        ConfigError: a place has no filters.
     """
 
     spec: JobSpec
-    pipeline: Run
-    settings: SamplerOptions
-    labels: list[int]
-    indices: list[int]
-    hardware_steps: int
+    model: UNet
+    config: Config
+    labels: Sequence[int]
+    indices: Sequence[int]
 
-    @classmethod
-    def load(cls, spec: JobSpec) -> Task:
-        """Load the model and check the specification against it.
-
-        Raises:
-            RunError: there is no such run.
-            SamplingError: a class, step count or guidance does not fit the model.
-            ConfigError: a place has no filters.
-        """
-        pipeline = Run.open(spec.run, device="cpu")
-        settings = spec.resolved(pipeline.config)
-        steps = int(settings.steps)
-        timesteps_of(pipeline.schedule, steps)
-        count = steps if spec.hardware_steps == "all" else spec.hardware_steps
-        if count > steps:
-            raise SamplingError(f"hardware_steps: {count} exceeds the {steps} steps of the sampler")
-        labels, indices = pipeline.images_of(spec.classes, spec.images)
-        task = cls(spec, pipeline, settings, labels, indices, count)
-        filled = [p for p in get_args(Place) if _connectors(pipeline.model, (p,))]
-        for place in spec.places:
+    def __post_init__(self) -> None:
+        if self.hardware_steps > self.steps:
+            raise SamplingError(
+                f"hardware_steps: {self.hardware_steps} exceeds the {self.steps} steps of the "
+                "sampler"
+            )
+        filled = [p for p in get_args(Place) if _connectors(self.model, (p,))]
+        for place in self.spec.places:
             if place not in filled:
                 remedy = f"set places to [{', '.join(filled)}]" if filled else "take another run"
                 raise ConfigError(
-                    f"places: {spec.run} has no filters in its {place} "
-                    f"(model.kind {pipeline.config.model.kind}); {remedy}"
+                    f"places: {self.spec.run} has no filters in its {place} "
+                    f"(model.kind {self.config.model.kind}); {remedy}"
                 )
-        return task
+
+    @cached_property
+    def options(self) -> SamplerOptions:
+        """The sampler's options, resolved."""
+        return self.spec.resolved(self.config)
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The diffusion that the network was trained on."""
+        return Schedule(self.config.diffusion)
+
+    @cached_property
+    def times(self) -> list[int]:
+        """The timesteps of the network evaluations."""
+        return timesteps_of(self.schedule, int(self.options.steps))
+
+    @property
+    def steps(self) -> int:
+        """Network evaluations."""
+        return len(self.times)
+
+    @property
+    def hardware_steps(self) -> int:
+        """The last so many network evaluations are on the backend."""
+        chosen = self.spec.hardware_steps
+        return self.steps if chosen == "all" else chosen
 
     @property
     def first_hardware_step(self) -> int:
-        """The evaluation from which on filters are on the backend."""
-        return int(self.settings.steps) - self.hardware_steps
+        """The first network evaluation on the backend."""
+        return self.steps - self.hardware_steps
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        data = self.config.data
+        return data.channels, data.image_size, data.image_size
+
+    @property
+    def digest(self) -> str:
+        """Identifies the images: a hash of the request, but not its limits, and the weights."""
+        # Without defaults: an option that a later version adds must not change the digest.
+        asked = TypeAdapter(JobSpec).dump_python(
+            self.spec, mode="json", exclude={"run", "limits", "estimate"}, exclude_defaults=True
+        )
+        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
+        for name, tensor in self.model.state_dict().items():
+            digest.update(name.encode() + tensor.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @cached_property
     def stages(self) -> list[Stage]:
-        """The filter places of one network evaluation, in order, with their rows."""
-        calls: list[tuple[str, Filter, Tensor, int]] = []
-        model = self.pipeline.with_engine("exact", weights=self.spec.weights)
-        for name, connector in _connectors(model, self.spec.places):
-            connector.engine = _Recording(calls, name)
-        data = self.pipeline.config.data
-        passes = 1 if self.settings.guidance == 1 else 2
-        shape = (1, data.channels, data.image_size, data.image_size)
+        """The filter places of one network evaluation, in order."""
+        stages: list[Stage] = []
+        passes = 1 if self.options.guidance == 1 else 2
+        model = self._exact_model()
+        for place, connector in _connectors(model, self.spec.places):
+            connector.engine = _Recorder(stages, place, passes * len(self.labels))
         zero = torch.zeros(1, dtype=torch.long)
         with torch.inference_mode():
-            model(torch.zeros(shape), zero, zero)
-        return [
-            Stage(name, filter, w, rows * passes * len(self.labels))
-            for name, filter, w, rows in calls
-        ]
+            model(torch.zeros(1, *self.shape), zero, zero)
+        return stages
 
-    def estimate(self, device: Device, cache: IsaCache) -> Estimate:
+    def estimate(self, device: Device, cache: IsaCache) -> JobEstimate:
         """What the job costs."""
-        spec, costs, single = self.spec, [], 0.0
         plain = cache.with_packing(1)
-        for stage in self.stages():
-            groups = stage.groups(cache)
-            costs.append(self._cost(stage, groups, device))
-            single += self._cost(stage, stage.groups(plain), device).seconds
-        return Estimate(spec, device, self.hardware_steps, costs, self.hardware_steps * single)
+        costs = [self._cost(stage, stage.circuits(cache), device) for stage in self.stages]
+        single = [self._cost(stage, stage.circuits(plain), device) for stage in self.stages]
+        seconds = self.hardware_steps * sum(cost.seconds for cost in single)
+        return JobEstimate(self.spec, device, self.hardware_steps, costs, seconds)
 
-    def _cost(self, stage: Stage, groups: list[Group], device: Device) -> StageCost:
-        batches = self._batches(groups, device.rep_delay)
-        values = [values for batch in batches for _, values in batch.circuits]
+    def _cost(self, stage: Stage, circuits: list[StageCircuit], device: Device) -> StageCost:
+        requests = self._requests(circuits, device.rep_delay)
+        values = [values for request in requests for _, values in request.circuits]
         return StageCost(
             place=stage.place,
             filters=len(stage.weights),
             rows=stage.rows,
-            circuits=[group.isa for group in groups],
+            circuits=[circuit.isa for circuit in circuits],
             executions=self.spec.executed_shots * sum(map(len, values)),
-            jobs=len(batches),
+            runtime_jobs=len(requests),
             bytes=sum(v.nbytes for v in values),
-            seconds=sum(batch.seconds for batch in batches),
+            seconds=sum(request.seconds for request in requests),
         )
 
+    def _requests(self, circuits: Sequence[StageCircuit], rep_delay: float) -> list[Request]:
+        readout = self.spec.resilience_level == 1
+        return requests_of(circuits, self.spec.executed_shots, rep_delay, readout=readout)
+
     def check_layouts(self, ledger: Ledger, cache: IsaCache, sent: set[Position]) -> None:
-        """Rate the circuits of what is not sent yet by the device's present calibration.
+        """Rate the circuits that are not sent yet by the device's present calibration.
 
         Args:
             ledger: of this job.
             cache: of ISA circuits.
-            sent: places in the chain whose request the service has, or has answered.
+            sent: positions whose request the service has, or has answered.
 
         Raises:
             BudgetError: a gate or readout of theirs is broken by now, or they are expected to err
@@ -163,7 +216,7 @@ class Task:
             return
         broken: set[str] = set()
         growth = 1.0
-        for isa in self._to_send(ledger, cache, sent):
+        for isa in self._unsent(ledger, cache, sent):
             rating = cache.rate(isa)
             broken |= set(rating.broken)
             pairs = zip(rating.costs, isa.cost, strict=True)
@@ -180,54 +233,41 @@ class Task:
             "not sent yet, or with --set limits.max_error_growth=null, which sends it as it is"
         )
 
-    def _to_send(self, ledger: Ledger, cache: IsaCache, sent: set[Position]) -> list[IsaCircuit]:
+    def _unsent(self, ledger: Ledger, cache: IsaCache, sent: set[Position]) -> list[PackedCircuit]:
         """The circuits of all requests that the service does not have, as far as is known."""
         relaid, state = ledger.fact("relaid") or (), ledger.last_state()
         first = max(self.first_hardware_step, 0 if state is None else state[0])
-        last = int(self.settings.steps) - 1
-        found: dict[int, IsaCircuit] = {}
-        # Between the two, the same circuits as in the last evaluation.
-        for step in {first, last} if first <= last else ():
-            for number, stage in enumerate(self.stages()):
-                groups = stage.groups(cache, layout_at((step, number), relaid))
-                parts = range(len(self._batches(groups, 0.0)))
+        unsent: dict[int, PackedCircuit] = {}
+        # Evaluations between these have the circuits of the last.
+        for step in {first, self.steps - 1} if first < self.steps else ():
+            for number, stage in enumerate(self.stages):
+                circuits = stage.circuits(cache, layout_at((step, number), relaid))
+                parts = range(len(self._requests(circuits, 0.0)))
                 if not sent.issuperset((step, number, part) for part in parts):
-                    found |= {id(group.isa): group.isa for group in groups}
-        return list(found.values())
-
-    def _batches(self, groups: Sequence[Group], rep_delay: float) -> list[Batch]:
-        """The jobs of a stage."""
-        readout = self.spec.resilience_level == 1
-        return batches_of(groups, self.spec.executed_shots, rep_delay, readout=readout)
+                    unsent |= {id(circuit.isa): circuit.isa for circuit in circuits}
+        return list(unsent.values())
 
     def sample(
-        self,
-        ledger: Ledger,
-        service: Service,
-        cache: IsaCache,
-        *,
-        name: str,
-        progress: bool = False,
+        self, ledger: Ledger, service: Service, cache: IsaCache, *, progress: bool = False
     ) -> np.ndarray:
-        """Generate the images, going on where the ledger ends.
+        """Generate the images, from where the ledger ends.
 
         Args:
             ledger: of this job.
-            service: where jobs are executed.
+            service: where runtime jobs are executed.
             cache: of ISA circuits.
-            name: a tag of all jobs.
             progress: show a bar on stderr.
 
         Returns:
             uint8 (N, H, W, C).
 
         Raises:
-            HardwareError: a job gave no result, a limit is reached, or what is still to be sent
-                would stand on qubits that are worse now; what is known stays known.
+            HardwareError: a job gave no result, a limit is reached, or the qubits of what is still
+                to be sent are worse now; what is known stays known.
         """
-        stages = len(self.stages())
+        spec = self.spec
         with console.bar(
-            total=self.first_hardware_step + self.hardware_steps * stages,
+            total=self.first_hardware_step + self.hardware_steps * len(self.stages),
             desc="sampling",
             unit="stage",
             show=progress,
@@ -235,64 +275,59 @@ class Task:
             submitter = Submitter(
                 ledger,
                 service,
-                name=name,
-                shots=self.spec.executed_shots,
-                limits=self.spec.limits,
+                name=ledger.fact("tag"),
+                limits=spec.limits,
                 notify=lambda text: bar.set_postfix_str(text, refresh=sys.stderr.isatty()),
-                tell=lambda text: bar.write(f"qhdm: {text}", file=sys.stderr),
+                warn=lambda text: bar.write(f"qhdm: {text}", file=sys.stderr),
             )
             submitter.start()
-            self.check_layouts(ledger, cache, submitter.known())
-            estimator = HardwareEstimator(
+            self.check_layouts(ledger, cache, submitter.sent_positions())
+            runner = StageRunner(
                 submitter,
                 cache,
-                service.device,
-                shots=self.spec.executed_shots,
-                resilience_level=self.spec.resilience_level,
-                relaid=ledger.fact("relaid") or (),
+                service.device.rep_delay,
+                spec.executed_shots,
+                spec.resilience_level,
+                ledger.fact("relaid") or (),
             )
-            return self._sample(ledger, estimator, bar.update, stages)
+            return self._sample(ledger, runner, bar.update)
 
     def _sample(
-        self,
-        ledger: Ledger,
-        estimator: HardwareEstimator,
-        update: Callable[[int], object],
-        stages: int,
+        self, ledger: Ledger, runner: StageRunner, update: Callable[[int], object]
     ) -> np.ndarray:
-        pipeline, first = self.pipeline, self.first_hardware_step
-        data = pipeline.config.data
-        exact = pipeline.with_engine("exact", weights=self.spec.weights)
-        late = pipeline.with_engine("exact", weights=self.spec.weights)
-        for place, connector in _connectors(late, self.spec.places):
-            connector.engine = _Counted(HardwareEngine(estimator, place, ledger), update)
-        times = timesteps_of(pipeline.schedule, int(self.settings.steps))
+        first = self.first_hardware_step
+        exact, mixed = self._exact_model(), self._exact_model()
+        connectors = _connectors(mixed, self.spec.places)
 
         def network(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
-            step = times.index(int(t[0]))
+            step = self.times.index(int(t[0]))
             if step < first:
                 return exact(x, t, label)
-            estimator.at(step)
-            return late(x, t, label)
+            stages = itertools.count()
 
-        start = _restored(ledger)
+            def keep(
+                stage: int, place: str, measured: np.ndarray, exact_values: np.ndarray
+            ) -> None:
+                arrays = {"measured": measured, "exact": exact_values}
+                ledger.compare(step, stage, place, arrays)
+                update(1)
+
+            for place, connector in connectors:
+                connector.engine = HardwareEngine(runner, place, step, stages, keep)
+            return mixed(x, t, label)
+
+        start = last_state(ledger)
         done = 0 if start is None else start.step
-        update(min(done, first) + max(0, done - first) * stages)
-        evaluations = Chain(
-            network,
-            pipeline.schedule,
-            self.settings,
-            labels=self.labels,
-            indices=self.indices,
-            shape=(data.channels, data.image_size, data.image_size),
-            batch_size=len(self.labels),  # the rows of all images go into the same jobs
-            start=start,
-        )
+        update(min(done, first) + max(0, done - first) * len(self.stages))
+        chain = self._chain(network, start)
         x = None if start is None else start.x
         with torch.inference_mode(), frozen(exact):
-            for evaluation in evaluations:
+            for evaluation in chain:
                 state = evaluation.state
-                _keep(ledger, state)
+                arrays = {"x": state.x, "previous": state.previous}
+                ledger.save_state(
+                    state.step, {key: a.numpy() for key, a in arrays.items() if a is not None}
+                )
                 x = state.x
                 if state.step <= first:
                     update(1)
@@ -301,38 +336,40 @@ class Task:
 
     def exact_images(self) -> np.ndarray:
         """The same images with all filters on the exact engine, uint8 (N, H, W, C)."""
-        return self.pipeline.sample(
-            self.settings.on(Exact()),
-            labels=self.labels,
-            indices=self.indices,
+        model = self._exact_model()
+        with frozen(model):
+            return generate(self._chain(model))
+
+    def _chain(self, network: Network, start: State | None = None) -> Chain:
+        """All images in one batch, so that their rows go into the same requests."""
+        return Chain(
+            network,
+            self.schedule,
+            self.options,
+            self.labels,
+            self.indices,
+            self.shape,
             batch_size=len(self.labels),
+            start=start,
         )
 
-
-@dataclass(frozen=True, eq=False)
-class Stage:
-    """One evaluation of one filter place.
-
-    Attributes:
-        place: its name.
-        filter: the circuit.
-        weights: (F, P), radians.
-        rows: of each filter: patches of all images and passes.
-    """
-
-    place: str
-    filter: Filter
-    weights: Tensor
-    rows: int
-
-    def groups(self, cache: IsaCache, layout: int = 0) -> list[Group]:
-        """Its circuits, of the layout of a number, with inputs that stand for those to come."""
-        zeros = torch.zeros(len(self.weights), self.rows, len(self.filter.inputs))
-        sets = np.concatenate(parameter_sets(self.filter, zeros, self.weights))
-        return groups_of(self.filter.circuit, sets, frozenset(self.filter.weights), cache, layout)
+    def _exact_model(self) -> UNet:
+        model = copy.deepcopy(self.model)
+        set_engine(model, make_engine("exact"))
+        return model
 
 
-def _connectors(model: UNet, places: tuple[str, ...]) -> list[tuple[str, FilterConnector]]:
+def last_state(ledger: Ledger) -> State | None:
+    """The sampler's last state, or None."""
+    last = ledger.last_state()
+    if last is None:
+        return None
+    step, arrays = last
+    tensors = {key: torch.from_numpy(array.copy()) for key, array in arrays.items()}
+    return State(step, tensors["x"], tensors.get("previous"))
+
+
+def _connectors(model: UNet, places: Sequence[str]) -> list[tuple[str, FilterConnector]]:
     """The filters of some places of the network, by name, in no particular order."""
     return [
         (name.removesuffix(".quantum.connector"), module)
@@ -342,54 +379,18 @@ def _connectors(model: UNet, places: tuple[str, ...]) -> list[tuple[str, FilterC
 
 
 @dataclass(frozen=True, eq=False)
-class _Recording:
-    """An engine that writes down what it is asked, and answers 0."""
+class _Recorder:
+    """An engine that records the stages of a network evaluation of one image, and returns zeros."""
 
-    calls: list[tuple[str, Filter, Tensor, int]]
+    stages: list[Stage]
     place: str
-    name: str = "ibm"
+    images: int
+    name: str = "hardware"
     estimator: None = None
 
-    def __call__(self, filter: Filter, x: Tensor, w: Tensor) -> Tensor:
-        self.calls.append((self.place, filter, w.clone(), x.shape[1]))
-        return x.new_zeros(*x.shape[:2], len(filter.observables))
+    def __call__(self, circuit_filter: Filter, x: Tensor, w: Tensor) -> Tensor:
+        self.stages.append(Stage(self.place, circuit_filter, w.clone(), x.shape[1] * self.images))
+        return x.new_zeros(*x.shape[:2], len(circuit_filter.observables))
 
-    def bind(self, filter: Filter, w: Tensor) -> Bound:
-        return lambda x: self(filter, x, w)
-
-
-@dataclass(frozen=True, eq=False)
-class _Counted:
-    """An engine that tells when it is done."""
-
-    engine: HardwareEngine
-    update: Callable[[int], object]
-    name: str = "ibm"
-
-    @property
-    def estimator(self) -> HardwareEstimator:
-        return self.engine.estimator
-
-    def __call__(self, filter: Filter, x: Tensor, w: Tensor) -> Tensor:
-        values = self.engine(filter, x, w)
-        self.update(1)
-        return values
-
-    def bind(self, filter: Filter, w: Tensor) -> Bound:
-        return lambda x: self(filter, x, w)
-
-
-def _keep(ledger: Ledger, state: State) -> None:
-    arrays = {"x": state.x.cpu().numpy()}
-    if state.previous is not None:
-        arrays["previous"] = state.previous.cpu().numpy()
-    ledger.save_state(state.step, arrays)
-
-
-def _restored(ledger: Ledger) -> State | None:
-    found = ledger.last_state()
-    if found is None:
-        return None
-    step, arrays = found
-    tensors = {key: torch.from_numpy(array.copy()) for key, array in arrays.items()}
-    return State(step, tensors["x"], tensors.get("previous"))
+    def bind(self, circuit_filter: Filter, w: Tensor) -> Bound:
+        return lambda x: self(circuit_filter, x, w)

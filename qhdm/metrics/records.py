@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -34,6 +34,7 @@ MetricName = Literal[
     "memorisation",
 ]
 Split = Literal["test", "train"]
+Better = Literal["lower", "higher"]
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -60,7 +61,7 @@ class Metric:
     split: Split | None
     num: Count
     value: float
-    better: Literal["lower", "higher"] | None
+    better: Better | None
     class_name: Annotated[str | None, Field(alias="class")] = None
     error: float | None = None
     baseline: float | None = None
@@ -114,6 +115,13 @@ class GeneratedRecord:
     method: Method | None = None
     device: Literal["CPU", "GPU"] | None = None
     eta: float | None = None
+
+    @staticmethod
+    def engine_fields(engine: EngineOptions) -> dict[str, Any]:
+        """The fields that record an engine."""
+        aer = vars(engine) if isinstance(engine, Aer) else {}
+        names = ("shots", "noise", "method", "device")
+        return {"engine": engine.name, **{name: aer.get(name) for name in names}}
 
     @property
     def engine_options(self) -> EngineOptions | None:

@@ -19,7 +19,6 @@ from qhdm.errors import DataError, EvaluationError
 from qhdm.files import atomic_path, write_text
 from qhdm.metrics.records import GeneratedRecord
 from qhdm.metrics.settings import EvaluationSettings
-from qhdm.quantum.options import Aer
 from qhdm.run import Run
 from qhdm.runs.directory import RunDirectory
 
@@ -35,8 +34,6 @@ def described(run: RunDirectory, settings: EvaluationSettings) -> GeneratedRecor
     """
     run.latest_checkpoint()
     known = settings.resolved(run.config)
-    engine = settings.engine_of(run.config.quantum)
-    aer = engine if isinstance(engine, Aer) else None
     return GeneratedRecord(
         source=str(run.path),
         num=settings.num,
@@ -47,11 +44,7 @@ def described(run: RunDirectory, settings: EvaluationSettings) -> GeneratedRecor
         seed=settings.seed,
         weights=settings.weights,
         step=run.last_step(),
-        engine=engine.name,
-        shots=aer.shots if aer else None,
-        noise=aer.noise if aer else None,
-        method=aer.method if aer else None,
-        device=aer.device if aer else None,
+        **GeneratedRecord.engine_fields(settings.engine_of(run.config.quantum)),
     )
 
 
@@ -148,7 +141,7 @@ def from_arrays(
     return _dataset(images, np.array([known[label] for label in labels]), names, "array"), True
 
 
-def real_images(real: Any, generated: Any) -> Dataset:
+def real_set(real: Any, generated: Any) -> Dataset:
     """The real images as a data set of the size of `generated`, split if they have no split."""
     if isinstance(real, DataConfig):
         return data.load(real)

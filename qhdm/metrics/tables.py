@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from qhdm.metrics.records import Evaluation, Metric
+from qhdm.metrics.records import Evaluation
 from qhdm.tables import Table, number
 
 
-def summary(evaluation: Evaluation) -> list[str]:
+def provenance(evaluation: Evaluation) -> list[str]:
     """What was compared: the generated images, the real ones, and the extractor of features."""
     real, extractor = evaluation.data, evaluation.extractor
     return [
@@ -22,16 +20,12 @@ def summary(evaluation: Evaluation) -> list[str]:
 def metric_table(evaluation: Evaluation) -> Table:
     """The metrics over all classes."""
     rows = [
-        [metric.label, *map(number, _values(metric)), metric.better or ""]
-        for metric in evaluation.metrics
-        if metric.class_name is None
+        [m.label, *map(number, (m.value, m.error, m.floor, m.baseline)), m.better or ""]
+        for m in evaluation.metrics
+        if m.class_name is None
     ]
     header = ["metric [extractor, N, split]", "value", "error", "floor", "baseline", "better"]
     return Table(header, rows)
-
-
-def _values(metric: Metric) -> Sequence[float | None]:
-    return metric.value, metric.error, metric.floor, metric.baseline
 
 
 def class_table(evaluation: Evaluation) -> Table | None:
@@ -53,7 +47,7 @@ def class_table(evaluation: Evaluation) -> Table | None:
 
 def describe(evaluation: Evaluation) -> str:
     """The evaluation as text for the terminal."""
-    parts = ["\n".join(summary(evaluation)), metric_table(evaluation).markdown()]
+    parts = ["\n".join(provenance(evaluation)), metric_table(evaluation).markdown()]
     if (classes := class_table(evaluation)) is not None:
         parts.append(classes.markdown())
     parts += [f"note: {note}" for note in evaluation.notes]

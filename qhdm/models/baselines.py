@@ -31,7 +31,7 @@ class SparseLinear(nn.Module):
 
     Args:
         weights: P, from 1 to 144.
-        count: F maps side by side, each with weights of its own.
+        count: F maps side by side, each with its own weights.
     """
 
     def __init__(self, weights: int, *, count: int) -> None:

@@ -16,7 +16,7 @@ from qhdm.models.blocks import Attention, HybridConv2d, ResnetBlock
 class TokenNormalisedAttention(Attention):
     """Full attention whose q and k have unit length over the pixels, feature by feature.
 
-    A score is no cosine similarity then, and depends on the number of pixels.
+    Scores are therefore not cosines: they depend on the number of pixels.
     """
 
     UNIT_DIM = -2
@@ -25,8 +25,8 @@ class TokenNormalisedAttention(Attention):
 class DiscardingResnetBlock(ResnetBlock):
     """QResNet whose second convolution repeats the filter values of the first.
 
-    The published block evaluates its second filters and discards the result. Here they are not
-    evaluated; their weights exist, and are frozen, as a gradient of zero leaves them.
+    The published block evaluates the second filters and discards the result. They are not evaluated
+    here; their weights exist and are frozen, which is equivalent to their zero gradient.
     """
 
     conv1: HybridConv2d

@@ -11,10 +11,10 @@ import torch
 from qiskit.primitives import BaseEstimatorV2
 from torch import Tensor
 
-from qhdm.errors import CircuitError
+from qhdm.errors import CircuitError, EngineError
 from qhdm.quantum.exact import engine as exact
 from qhdm.quantum.filter import Filter
-from qhdm.quantum.options import ENGINES, Aer, EngineOptions, Exact
+from qhdm.quantum.options import ENGINES, Aer, EngineOptions, Exact, Hardware
 
 #: Filters whose weights are bound: inputs (F, B, n) to values (F, B, m).
 Bound = Callable[[Tensor], Tensor]
@@ -77,6 +77,11 @@ def make_engine(engine: Engine | EngineOptions | str) -> Engine:
         from qhdm.quantum.aer.engine import AerEngine  # only here: it imports Aer
 
         return AerEngine(options)
+    if isinstance(options, Hardware):
+        raise EngineError(
+            f"engine {options.label}: evaluates filters in jobs of whole requests; give it to "
+            "Run.sample, as qhdm.Sampling(engine=...)"
+        )
     if not callable(options):
         raise CircuitError(f"engine {engine!r}: unknown; known are {', '.join(ENGINES)}")
     return options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -150,8 +151,169 @@ class Aer:
         return None
 
 
+#: The backend of ideal circuits on this machine: every gate on every pair of qubits, no noise.
+IDEAL = "aer"
+#: As IBM's client chooses them: most random circuits, and fewest shots of each.
+_MAX_RANDOM, _MIN_SHOTS = 32, 64
+
+Place = Literal["vertex", "encoder"]
+
+
+def randomizations(shots: int) -> int:
+    """The number of random circuits that twirled shots are spread over, in equal parts.
+
+    It is what the client would choose. Left to choose the parts as well, it would take at least 64
+    shots for each, and execute up to 97 % more than were asked for.
+    """
+    return math.ceil(shots / max(_MIN_SHOTS, math.ceil(shots / _MAX_RANDOM)))
+
+
+@dataclass(frozen=True)
+class Twirling:
+    """Pauli twirling: random circuits of the same effect turn noise into a Pauli channel.
+
+    Attributes:
+        gates: twirl two-qubit gates.
+        measure: twirl measurements.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    gates: bool = False
+    measure: bool = False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a sampling job on a backend may use. Limits may change when it is resumed.
+
+    Attributes:
+        max_qpu_seconds: of all its runtime jobs together.
+        max_jobs: runtime jobs.
+        jobs_per_minute: runtime jobs submitted; IBM refuses more than 5 of one user.
+        max_wait_seconds: of one runtime job in the queue; None waits for ever.
+        max_error_growth: on resuming, circuits may have become this many times as error-prone as
+            when they were laid out; None sends them whatever the device's calibration says.
+        settle_seconds: time for a runtime job to appear in the service's list, and for its result
+            to be readable: what should be there is looked for this long before it is sent, and
+            paid for, again.
+
+    Example:
+        >>> qhdm.Hardware("ibm_fez", limits=qhdm.Limits(max_qpu_seconds=60)).limits.max_jobs
+        1000
+    """
+
+    __pydantic_config__ = _STRICT
+
+    max_qpu_seconds: Annotated[float, Field(gt=0)] = 600.0
+    max_jobs: Annotated[int, Field(ge=1)] = 1000
+    jobs_per_minute: Annotated[int, Field(ge=1, le=100_000)] = 5
+    max_wait_seconds: Annotated[float, Field(gt=0)] | None = None
+    max_error_growth: Annotated[float, Field(ge=1)] | None = 2.0
+    settle_seconds: Annotated[float, Field(ge=0, le=3600)] = 60.0
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Runtime jobs on an IBM backend, or its rehearsal on this machine (docs/hardware.md).
+
+    `Run.sample` keeps such a request as a sampling job, `RUN/jobs/<backend>-<digest of request>`.
+    Asking again resumes the job, or reads its images: nothing is paid for twice. On an IBM backend
+    nothing is submitted without `limits`; the refusal says what the request is expected to cost.
+
+    Attributes:
+        backend: the name of an IBM backend (`ibm_fez`); `fake_...`, local, with the noise of that
+            device; or `aer`, local and ideal.
+        shots: of each circuit; see `executed_shots`.
+        places: whose filters run on the backend; the others stay on the exact engine.
+        instance: CRN or name; None takes QISKIT_IBM_INSTANCE, or the account's.
+        mode: `job`; `batch`; or `session`, which keeps the device and pays for the time between.
+        resilience_level: 0, or 1: readout errors are divided out (TREX, van den Berg et al. 2022).
+        dynamical_decoupling: sequence of pulses on idle qubits; None is none.
+        twirling: Pauli twirling.
+        packing: copies of a filter side by side on the chip; `auto` takes as many as fit on good
+            qubits.
+        layout_seed: of the transpiler.
+        limits: what may be spent; needed on IBM backends.
+
+    Example:
+        >>> run = qhdm.train(CONFIG, DATASET, callbacks=[])
+        >>> rehearsal = qhdm.Hardware("aer", shots=64, places=("encoder",))
+        >>> request = qhdm.Sampling(classes=[0], num=1, steps=1, engine=rehearsal)
+        >>> images = run.sample(request)
+        >>> np.array_equal(run.sample(request), images)  # read from the job's directory
+        True
+    """
+
+    __pydantic_config__ = _STRICT
+
+    backend: Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=64)]
+    shots: Annotated[int, Field(ge=1, le=100_000)] = 1024
+    places: Annotated[tuple[Place, ...], Field(min_length=1)] = ("vertex",)
+    instance: Annotated[str, Field(min_length=1)] | None = None
+    mode: Literal["job", "batch", "session"] = "job"
+    resilience_level: Annotated[int, Field(ge=0, le=2)] = 0
+    dynamical_decoupling: Literal["XX", "XpXm", "XY4"] | None = None
+    twirling: Twirling = Twirling()
+    packing: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = "auto"
+    layout_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    limits: Limits | None = None
+
+    @property
+    def name(self) -> str:
+        """What a configuration calls it."""
+        return "hardware"
+
+    @property
+    def label(self) -> str:
+        """For people, in a table of engines."""
+        return f"{self.backend}, {self.shots} shots"
+
+    @property
+    def description(self) -> str:
+        """For people, by itself."""
+        return f"{self.name}, {self.label}"
+
+    @property
+    def local(self) -> bool:
+        """Whether it runs on this machine, without an account."""
+        return self.backend == IDEAL or self.backend.startswith("fake_")
+
+    @property
+    def twirled(self) -> bool:
+        """Whether circuits are sent as random ones of the same effect."""
+        return self.twirling.gates or self.twirling.measure or self.resilience_level == 1
+
+    @property
+    def executed_shots(self) -> int:
+        """Shots of each circuit that are executed: twirled ones fill all random circuits alike."""
+        parts = randomizations(self.shots) if self.twirled else 1
+        return parts * math.ceil(self.shots / parts)
+
+    def problem(self) -> tuple[str, str] | None:
+        """The option that does not go with the others, and why; None if all do."""
+        if len(set(self.places)) != len(self.places):
+            return "places", f"one is given twice in {list(self.places)}"
+        if self.local and self.mode != "job":
+            return "mode", f"{self.mode} needs the service, {self.backend} runs here: use job"
+        if self.resilience_level == 2:
+            return "resilience_level", (
+                "2 (zero-noise extrapolation) is of the Estimator primitive; filters are sampled, "
+                "all qubits from the same shots: use 0, or 1, which divides readout errors out"
+            )
+        if self.dynamical_decoupling is not None and self.backend == IDEAL:
+            return "dynamical_decoupling", "the ideal backend aer has no idle noise"
+        if self.dynamical_decoupling is not None and self.twirled:
+            # Boxes of twirled gates have no schedule to pad.
+            return "dynamical_decoupling", (
+                "not together with twirling or resilience_level 1, whose random circuits the "
+                "client does not schedule; use one of them"
+            )
+        return None
+
+
 #: A complete engine: what is not given is its default.
-EngineOptions = Exact | Aer
+EngineOptions = Exact | Aer | Hardware
 
 #: The engines by name, with their defaults.
 ENGINES: dict[str, EngineOptions] = {

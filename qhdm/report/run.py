@@ -15,12 +15,12 @@ from qhdm.config import to_yaml
 from qhdm.device import resolve_device
 from qhdm.files import write_text
 from qhdm.metrics.records import DataRecord, read_evaluation
-from qhdm.metrics.tables import class_table, metric_table, summary
+from qhdm.metrics.tables import class_table, metric_table, provenance
 from qhdm.models.build import build_model, set_engine
 from qhdm.models.counts import Counts, count_parameters
 from qhdm.models.named_filters import NamedFilter, named_filters
 from qhdm.quantum.analysis.audit import audit, conclusions
-from qhdm.quantum.analysis.text import summary as summary_of_circuit
+from qhdm.quantum.analysis.text import summary
 from qhdm.quantum.engines import make_engine
 from qhdm.quantum.files.save import named_circuit
 from qhdm.report.charts import Line, angle_chart, line_chart
@@ -52,7 +52,7 @@ def write_run_page(path: Path, out: Path) -> list[str]:
     versions = read_versions(path)
     counts = count_parameters(model)
     filters = named_filters(model)
-    # The cheapest engine: evaluations tell how shots and noise change images.
+    # The cheapest engine: evaluations show how shots and noise change images.
     set_engine(model, make_engine("exact"))
     trained = Run(model, run.config, device=resolve_device("auto"))
     real, missing = real_images(run.config.data)
@@ -89,7 +89,7 @@ def _evaluation(file: Path) -> dict[str, Any]:
     evaluation = read_evaluation(file)
     return {
         "name": file.stem,
-        "summary": summary(evaluation),
+        "provenance": provenance(evaluation),
         "notes": evaluation.notes,
         "metrics": metric_table(evaluation),
         "classes": class_table(evaluation),
@@ -115,9 +115,8 @@ def _training_charts(
     """Charts of the log: data URI, alternative text and caption."""
     if not records:
         return []
-    loss = line_chart(
-        [loss_line("loss", records)], title="Training loss", x="training step", y="loss"
-    )
+    step = "training step"
+    loss = line_chart([loss_line("loss", records)], title="Training loss", x=step, y="loss")
     caption = "Each point is the mean loss since the one before it. Logarithmic axis."
     charts = [(loss, "training loss by step", caption)]
     lines = []
@@ -129,9 +128,7 @@ def _training_charts(
             values = [record[key] / math.sqrt(max(size, 1)) for record in logged]
             lines.append(Line(f"{kind}: {size:,} weights", steps, values))
     if lines:
-        chart = line_chart(
-            lines, title="Gradient per weight", x="training step", y="root mean square"
-        )
+        chart = line_chart(lines, title="Gradient per weight", x=step, y="root mean square")
         caption = (
             "Norm of the gradient before clipping, divided by the square root of the number of "
             "weights, at the logged steps. Quantum weights are angles divided by 2π. "
@@ -171,7 +168,7 @@ def _circuits(filters: Sequence[NamedFilter]) -> list[dict[str, Any]]:
     circuits = []
     for circuit_filter in dict.fromkeys(item.filter for item in filters):
         facts = audit(circuit_filter)
-        (_, name), *rows = summary_of_circuit(facts)
+        (_, name), *rows = summary(facts)
         buffer = BytesIO()
         draw(named_circuit(circuit_filter), buffer, "svg")
         drawing = data_uri(buffer.getvalue(), "image/svg+xml")

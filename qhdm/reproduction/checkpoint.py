@@ -1,6 +1,6 @@
 """Reads checkpoints of the published code as flat dictionaries of arrays.
 
-There are two formats, told apart by their first bytes; nothing in either is executed.
+There are two formats, distinguished by their first bytes; nothing in either is executed.
 
 * `checkpoint_<step>`, as the published code writes it: a Flax train state, serialised with
   MessagePack. Arrays are extension type 1, themselves MessagePack of (shape, type name, bytes);

@@ -1,4 +1,4 @@
-"""From a checkpoint of the published code to a run directory."""
+"""Convert a checkpoint of the published code to a run directory."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def import_checkpoint(source: Path, config: Config, out: Path, *, tolerance: flo
     """Convert the parameters of the published code into a run that can be sampled and trained.
 
     The run's `model` weights are the checkpoint's `params`; its `ema` weights are `params_ema` or,
-    without them, the same. The optimiser starts afresh. If the file holds an evaluation of the
+    without them, the same. The optimiser state is new. If the file holds an evaluation of the
     network, the converted one must agree with it; nothing is written if it does not.
 
     Args:
@@ -109,17 +109,13 @@ def load_published(model: UNet, params: Arrays, kind: str) -> None:
         CheckpointError: an array is missing, superfluous, or of another shape.
     """
     slots = {slot.path: slot for slot in slots_of(model, kind)}
-    missing = [path for path in slots if path not in params]
-    unknown = [path for path in params if path not in slots]
-    others = [path for path in slots if path in params and params[path].shape != slots[path].shape]
+    expected = {path: slot.shape for path, slot in slots.items()}
+    present = {path: array.shape for path, array in params.items()}
     problems = [
-        *(f"{path}: missing; its shape is {slots[path].shape}" for path in missing),
-        *(f"{path}: unknown in this configuration" for path in unknown),
-        *(
-            f"{path}: has shape {params[path].shape}, this configuration expects "
-            f"{slots[path].shape}"
-            for path in others
-        ),
+        f"{path}: {f'has shape {present[path]}' if path in present else 'missing'}, "
+        f"{f'expected {expected[path]}' if path in expected else 'unknown in this configuration'}"
+        for path in {**expected, **present}
+        if expected.get(path) != present.get(path)
     ]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

@@ -41,7 +41,7 @@ class GateMatrices:
         found = self.real(self._program.reading_inputs) @ x.mT
         if self._program.reading_shared:
             reading = self.index("reading", lambda: self._program.reading)
-            found = found + self._shared[:, reading, None]
+            found = found + self._shared.index_select(1, reading).unsqueeze(2)
         return found
 
     def constant(self, array: np.ndarray) -> Tensor:
@@ -74,7 +74,7 @@ class GateMatrices:
         def make() -> np.ndarray:
             return self._program.reading_row[rows[:, list(local)].astype(int)].reshape(-1)
 
-        found = reading[:, self.index(("own", id(rows), local), make)]
+        found = reading.index_select(1, self.index(("own", id(rows), local), make))
         return found.unflatten(1, (len(rows), len(local)))
 
     def units(self, units: Sequence[FusedGate], rows: np.ndarray) -> dict[FusedGate, Tensor]:

@@ -1,6 +1,6 @@
 """Block networks in torch: see partition.py for the picture.
 
-What depends on the weights alone becomes, once per call, one real matrix per block
+What depends only on the weights becomes, once per call, one real matrix per block
 (block_tensors.py); a batch then costs some matrix products per block. The batch is always
 the last dimension.
 
@@ -24,6 +24,8 @@ from qhdm.quantum.exact.tree import Network
 
 #: Bytes of an array that a core's second-level cache holds, others beside it.
 _CACHE = 2**19
+#: Numbers in an array that is kept for the backward pass.
+_KEPT = 2**20
 
 
 class BoundNetwork:
@@ -91,7 +93,7 @@ def _message(
     messages: dict[tuple[int, int], Tensor],
     angles: GateMatrices,
 ) -> Tensor:
-    """What a subtree tells its neighbour: (N, entries, B)."""
+    """The message of a subtree to its neighbour: (N, entries, B)."""
     found = []
     for part, coefficients in zip(edge.parts, parts, strict=True):
         incoming: Tensor | None = None
@@ -101,7 +103,7 @@ def _message(
         if incoming is None:
             found.append(torch.bmm(coefficients, features))
         else:
-            found.append(_Contracted.apply(coefficients, incoming, features))
+            found.append(_contracted(coefficients, incoming, features))
     if not found:  # all entries vanish
         return features[:, :0]
     return found[0] if len(found) == 1 else torch.cat(found, dim=1)
@@ -114,14 +116,29 @@ def _form(closing: RootEdge, factors: Tensor, angles: GateMatrices) -> Tensor:
     return _take(factors, closing.terms, angles).view(-1, *closing.terms.shape)
 
 
-class _Contracted(torch.autograd.Function):
+def _contracted(coefficients: Tensor, incoming: Tensor, features: Tensor) -> Tensor:
     """sum_i incoming_i coefficients_oi features, for each output o.
+
+    Args:
+        coefficients: (N, O I, f).
+        incoming: (N, I, B).
+        features: (N, f, B).
+
+    Returns:
+        (N, O, B).
+    """
+    numbers = coefficients.shape[0] * coefficients.shape[1] * features.shape[2]
+    if numbers > _KEPT and features.device.type == "cpu":
+        return _Contracted.apply(coefficients, incoming, features)
+    products = torch.bmm(coefficients, features).unflatten(1, (-1, incoming.shape[1]))
+    return (products * incoming.unsqueeze(1)).sum(2)
+
+
+class _Contracted(torch.autograd.Function):
+    """`_contracted` for large batches.
 
     The products over (o, i) are the largest array of a call, and memory is slower than arithmetic:
     they are made in pieces that stay in the cache, and made again in the backward pass.
-
-    Args of `apply`: coefficients (N, O I, f), incoming (N, I, B), features (N, f, B); the result is
-    (N, O, B).
     """
 
     @staticmethod
@@ -171,7 +188,7 @@ def _polynomial(coefficients: Tensor, single: Tensor) -> Tensor:
     one = single.new_ones(len(single), 1, single.shape[3])
     low, high = _products(columns[:half], one), _products(columns[half:], one)
     table = coefficients.unflatten(2, (high.shape[1], low.shape[1])).mT.flatten(1, 2)
-    return _Contracted.apply(table, low, high)
+    return _contracted(table, low, high)
 
 
 def _features(network: Network, single: Tensor, angles: GateMatrices) -> list[Tensor]:

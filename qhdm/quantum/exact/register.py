@@ -33,17 +33,14 @@ class Register:
             qubits: the least significant first.
             matrix: (F, G, d, d), or (F, G, columns, d, d) where it differs by column.
         """
-        F, G, _, B = self.state.shape
         target = tuple(reversed(qubits))
-        tensor, rest = self.leading(target), self._without(target)
-        if matrix.dim() == 5:
-            tensor = tensor.reshape(F, G, 2 ** len(target), -1, B).expand(
-                -1, -1, -1, -1, matrix.shape[2]
-            )
-            tensor = torch.einsum("fgbij,fgjrb->fgirb", matrix, tensor)
-        else:
-            tensor = matrix @ tensor.reshape(F, G, 2 ** len(target), -1)
-        return Register(target + rest, tensor.reshape(F, G, 2 ** len(self.qubits), -1))
+        state = applied(matrix, self.rows(target)).flatten(2, 3)
+        return Register(target + self._without(target), state)
+
+    def rows(self, qubits: tuple[int, ...]) -> Tensor:
+        """The state as (F, G, 2^len(qubits), others, columns), the first qubit most significant."""
+        F, G, _, B = self.state.shape
+        return self.leading(qubits).reshape(F, G, 2 ** len(qubits), -1, B)
 
     def ordered(self, qubits: Sequence[int]) -> Tensor:
         """The state with its qubits in the order of `qubits`, the least significant first."""
@@ -58,3 +55,11 @@ class Register:
 
     def _without(self, qubits: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(q for q in self.qubits if q not in qubits)
+
+
+def applied(matrix: Tensor, rows: Tensor) -> Tensor:
+    """A matrix times states (F, G, d, others, columns); see `Register.apply`."""
+    if matrix.dim() == 4:
+        return (matrix @ rows.flatten(3)).view(rows.shape)
+    rows = rows.expand(-1, -1, -1, -1, matrix.shape[2])
+    return torch.einsum("fgbij,fgjrb->fgirb", matrix, rows)

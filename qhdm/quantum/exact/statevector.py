@@ -19,11 +19,13 @@ from torch import Tensor
 from qhdm.quantum.exact.gate_matrices import GateMatrices
 from qhdm.quantum.exact.memory import require_memory
 from qhdm.quantum.exact.plan import Group
-from qhdm.quantum.exact.register import Register
+from qhdm.quantum.exact.register import Register, applied
 from qhdm.quantum.ir.paulis import Pauli
 
-#: States of less are made without asking whether there is room.
+#: States below this size are allocated without a memory check.
 _SMALL = 2**30
+#: Amplitudes of the samples that are simulated at a time: they stay in a core's cache.
+_CACHE = 2**18
 _ZERO = np.array([[1.0], [0.0]])
 
 
@@ -48,11 +50,20 @@ class BoundStatevector:
         if needed > _SMALL and reading.device.type == "cpu":
             words = f"state vectors of {group.size} connected qubits ({states} at once)"
             require_memory(needed, words, "fewer samples at once")
+        width = max(_CACHE // (states // (reading.shape[-1] or 1) << group.size), 1)
+        if reading.device.type != "cpu":
+            width = reading.shape[-1]
+        pieces = [self._piece(piece) for piece in reading.split(width, dim=2)]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=3)
+
+    def _piece(self, reading: Tensor) -> Tensor:
+        group, angles = self._group, self._angles
         matrices = [
             angles.of_unit(reading, unit, group.angles) if reads else self._shared[unit]
             for unit, reads in zip(group.units, group.reads_inputs, strict=True)
         ]
-        return _simulate(group, matrices, angles)
+        values = _simulate(group, matrices, angles)
+        return values.expand(-1, -1, -1, reading.shape[2])
 
 
 def _simulate(group: Group, matrices: Sequence[Tensor], angles: GateMatrices) -> Tensor:
@@ -105,29 +116,20 @@ class _Evolve(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         state, *matrices = ctx.saved_tensors
         after = Register(tuple(reversed(range(ctx.size))), state)
-        adjoint = Register(after.qubits, gradient)
+        # The conjugate of the adjoint, so that of two states and two gradients none is conjugated.
+        dual = Register(after.qubits, gradient.conj().resolve_conj())
         gradients: list[Tensor | None] = []
         for place, matrix in zip(reversed(ctx.places), reversed(matrices), strict=True):
-            before = after.apply(place, matrix.mH)
-            gradients.append(_matrix_gradient(adjoint, before, place, per_column=matrix.dim() == 5))
-            adjoint = adjoint.apply(place, matrix.mH)
-            after = before
-        first = adjoint.ordered(range(ctx.size))
+            target = tuple(reversed(place))
+            after = after.apply(place, matrix.mH.resolve_conj())
+            bra, ket = (register.rows(target) for register in (dual, after))
+            if matrix.dim() == 5:
+                gradients.append(torch.einsum("fgirb,fgjrb->fgbij", bra, ket).conj())
+            else:
+                gradients.append((bra.flatten(3) @ ket.flatten(3).mT).conj())
+            dual = Register(after.qubits, applied(matrix.mT, bra).reshape(state.shape))
+        first = dual.ordered(range(ctx.size)).conj()
         return None, None, first, *reversed(gradients)
-
-
-def _matrix_gradient(
-    adjoint: Register, before: Register, place: Sequence[int], *, per_column: bool
-) -> Tensor:
-    """The gradient of a gate's matrix: the adjoint after it times the state before it, daggered."""
-    F, G, _, B = before.state.shape
-    target = tuple(reversed(place))
-    shape = (F, G, 2 ** len(place), -1, B)
-    bra = adjoint.leading(target).reshape(shape)
-    ket = before.leading(target).reshape(shape)
-    if per_column:
-        return torch.einsum("fgirb,fgjrb->fgbij", bra, ket.conj())
-    return bra.flatten(3) @ ket.flatten(3).mH
 
 
 def _measure(state: Tensor, paulis: Sequence[Pauli]) -> Tensor:
