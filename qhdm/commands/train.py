@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qhdm.commands.arguments import add_set
 from qhdm.distributed import World
 from qhdm.errors import ConfigError
 
@@ -24,9 +25,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="a YAML file, or the name of a shipped one: quickstart",
     )
     parser.add_argument("--out", type=Path, metavar="RUN", help="the run directory to create")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting"
-    )
+    add_set(parser)
     parser.add_argument("--resume", type=Path, metavar="RUN", help="continue a run")
     parser.add_argument(
         "--dry-run",
