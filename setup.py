@@ -84,8 +84,7 @@ setup(
         "qiskit-ibm-runtime>=0.51,<0.60",
         # 0.9 moved EstimatorQNN to V2 primitives; minor releases before 1.0 break the API.
         "qiskit-machine-learning>=0.9,<0.10",
-        # The parser of OpenQASM 3, and Qiskit's own reader, by which `qasm3.loads` reads exports.
-        "qiskit-qasm3-import>=0.6,<0.7",
+        # The parser of OpenQASM 3.
         "openqasm3[parser]>=1.0.1,<2",
         "jinja2>=3.1,<4",
         "matplotlib>=3.8.4",
@@ -125,6 +124,8 @@ setup(
             "pennylane>=0.40",
             "pytest>=8",
             "pytest-xdist>=3.5",
+            # Qiskit's own reader of OpenQASM 3, with which tests read what is exported.
+            "qiskit-qasm3-import>=0.6,<0.7",
             "ray>=2.30,<3",
             "ruff>=0.6",
             # Builds the wheel that a test installs.

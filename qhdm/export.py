@@ -145,26 +145,26 @@ class _Circuit:
     drawing: str | None
 
     @classmethod
-    def make(cls, filter: Filter, folder: Path, what: Export) -> _Circuit:
-        free = named_circuit(filter)
+    def make(cls, circuit_filter: Filter, folder: Path, what: Export) -> _Circuit:
+        free = named_circuit(circuit_filter)
         isa = None if what.backend is None else to_isa(free, what.backend)
         drawing = None
         if what.draw:
-            drawing = f"{filter.name}.png"
+            drawing = f"{circuit_filter.name}.png"
             what.draw(free, folder / drawing)
         return cls(free, isa, drawing)
 
 
 def _write(item: NamedFilter, shared: _Circuit, folder: Path, what: Export) -> None:
-    filter, name = item.filter, item.name
-    weights = values_by_name(weight_names(filter), item.weights)
+    circuit_filter, name = item.filter, item.name
+    weights = values_by_name(weight_names(circuit_filter), item.weights)
     bound = {} if what.free_weights else weights
     circuit = shared.free.assign_parameters(bound, strict=False)
     texts = {f"{name}.qasm": ("OpenQASM 3", to_openqasm3(circuit))}
     packed = {f"{name}.qpy": circuit}
     inputs = None
     if what.inputs is not None:
-        inputs = values_by_name(input_names(filter), what.inputs)
+        inputs = values_by_name(input_names(circuit_filter), what.inputs)
         both = shared.free.assign_parameters(weights | inputs, strict=False)
         text = to_openqasm2(both)
         texts[f"{name}_openqasm2.qasm"] = ("OpenQASM 2", text)
@@ -182,11 +182,11 @@ def _write(item: NamedFilter, shared: _Circuit, folder: Path, what: Export) -> N
         "format": "qhdm-filter/1",
         "place": item.place,
         "filter": item.index,
-        "circuit": filter.name,
-        "qubits": filter.circuit.num_qubits,
+        "circuit": circuit_filter.name,
+        "qubits": circuit_filter.circuit.num_qubits,
         "qubit_order": _ORDER,
-        "observables": [_terms(observable) for observable in filter.observables],
-        "inputs": input_names(filter),
+        "observables": [_terms(observable) for observable in circuit_filter.observables],
+        "inputs": input_names(circuit_filter),
         "weights": weights,
         "angle_scale": 2 * math.pi,
         "angle_unit": "radians; the network holds weights / angle_scale",

@@ -74,8 +74,8 @@ def _export(arguments: argparse.Namespace) -> None:
     )
     names = export(placed, arguments.out, what)
     if arguments.draw:
-        for filter in dict.fromkeys(item.filter for item in placed):
-            print(f"{filter.name}:\n{draw_text(named_circuit(filter))}\n")
+        for circuit_filter in dict.fromkeys(item.filter for item in placed):
+            print(f"{circuit_filter.name}:\n{draw_text(named_circuit(circuit_filter))}\n")
     for item in placed:
         print(f"{item.name}: {item.filter.name}, filter {item.index} of {item.place}")
     print(f"{len(names)} files: {arguments.out}")
