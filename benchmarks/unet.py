@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from train_step import EUROSAT, batch_of, step_seconds
 
-from qhdm.config import Config, load_config
+from qhdm.config import Config, Sampling, load_config
 from qhdm.data import EUROSAT_CLASSES, Batches, load
 from qhdm.device import resolve_device
 from qhdm.models import build_model
@@ -149,7 +149,7 @@ def sampling(num: int, batch: int) -> None:
     print(f"{'network':<10}{'sampler':<9}{'steps':>6}{'images':>8}{'images/s':>10}{'overhead':>10}")
     for kind in KINDS:
         config = config_of(kind)
-        pipeline = Run(build_model(config), config, device=device)
+        run = Run(build_model(config), config, device=device)
         for sampler, count, images in (
             ("dpm++", 20, num),
             ("dpm++", 50, num // 2),
@@ -157,9 +157,10 @@ def sampling(num: int, batch: int) -> None:
         ):
             labels = [i % 10 for i in range(images)]
             start, cpu = time.perf_counter(), time.process_time()
-            pipeline.sample(labels, sampler=sampler, steps=count, batch_size=batch)
+            request = Sampling(sampler=sampler, steps=count)
+            run.sample(request, labels=labels, batch_size=batch)
             whole, cpu = time.perf_counter() - start, time.process_time() - cpu
-            evaluations = count * forward_seconds(pipeline, images, batch)
+            evaluations = count * forward_seconds(run, images, batch)
             print(
                 f"{kind:<10}{sampler:<9}{count:>6}{images:>8}{images / whole:>10.3f}"
                 f"{cpu / evaluations:>10.2f}",
@@ -168,15 +169,15 @@ def sampling(num: int, batch: int) -> None:
 
 
 @torch.inference_mode()
-def forward_seconds(pipeline: Run, images: int, batch: int) -> float:
+def forward_seconds(run: Run, images: int, batch: int) -> float:
     """CPU seconds of the network evaluations of one step for all images."""
     total = 0.0
     for start in range(0, images, batch):
-        x, labels = batch_of(pipeline.config, min(batch, images - start), pipeline.device)
+        x, labels = batch_of(run.config, min(batch, images - start), run.device)
         times = []
         for _ in range(3):
             begin = time.process_time()
-            float(pipeline.model(x, torch.full_like(labels, 500), labels).sum())
+            float(run.model(x, torch.full_like(labels, 500), labels).sum())
             times.append(time.process_time() - begin)
         total += statistics.median(times)
     return total

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from qhdm._version import __version__
 
-# Waiting threads of torch spin by default, and hold up whoever needs the core: where it is shared,
-# small operations take several times as long. Read when torch is loaded; what the user set stays.
+# By default, waiting torch threads spin and block their core for other processes, which makes small
+# operations several times slower. Read when torch is loaded; a value set by the user is kept.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:

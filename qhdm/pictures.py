@@ -27,7 +27,7 @@ _LABEL_SIZE = 15
 _TITLE_SIZE = 21
 _TITLE_GAP = 18
 
-#: Longer rows go on below.
+#: Most images in a line; longer rows are wrapped.
 _COLUMNS = 16
 
 
@@ -44,9 +44,9 @@ def labelled_grid(
     Args:
         images: (N, H, W, C) uint8, C being 1 or 3; N at least 1.
         labels: (N,) indices into `class_names`.
-        class_names: what to write at the left of each row.
-        scale: show each pixel as a square of this side; by default, small images are magnified to a
-            height of 96 pixels and large ones are shown as they are.
+        class_names: labels at the left of each row.
+        scale: side of a pixel in the picture; by default, small images are magnified to a height of
+            96 pixels.
         title: a line at the top.
 
     Raises:
@@ -113,7 +113,7 @@ def contact_sheet(dataset: Dataset, *, per_class: int = 10) -> Image.Image:
 
 
 def save_png(image: Image.Image, path: Path) -> None:
-    """Write `image` to `path`, whole or not at all."""
+    """Write `image` to `path` atomically."""
     with atomic_path(path) as temporary:
         image.save(temporary, format="PNG")
 
@@ -126,7 +126,7 @@ def to_picture(image: np.ndarray) -> Image.Image:
 def _magnify(image: np.ndarray, scale: int | None) -> Image.Image:
     tile = to_picture(image)
     height = tile.height * scale if scale else max(tile.height, _TILE)
-    # Whole multiples show the pixels as they are; others would come out uneven without smoothing.
+    # Multiples other than whole ones would be uneven without smoothing.
     whole = height % tile.height == 0
     method = Image.Resampling.NEAREST if whole else Image.Resampling.BICUBIC
     return tile.resize((round(tile.width * height / tile.height), height), method)

@@ -50,11 +50,11 @@ def load_model(
 class Run:
     """A trained network with its configuration, as `qhdm.train` returns it and `Run.open` reads it.
 
-    Which weights sample is a matter of the request alone (`Sampling.weights`).
+    The request alone chooses the weights that sample (`Sampling.weights`).
 
     Args:
         model: the network with its averaged weights.
-        config: what it was trained with; `data.classes` names the classes.
+        config: of its training; `data.classes` names the classes.
         device: where to sample; the model is moved there.
         path: its run directory, if it has one.
 

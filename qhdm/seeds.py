@@ -1,7 +1,7 @@
-"""Seeds for independent random streams, derived from the one seed of the configuration.
+"""Seeds of independent random streams, derived from the seed of the configuration.
 
-Every draw is a function of (seed, stream, keys): there is no generator state to carry through a
-checkpoint, and neither batch size nor process count can change a draw.
+Every draw is a function of (seed, stream, keys): checkpoints need no generator state, and neither
+batch size nor process count affects a draw.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 
 class Stream(IntEnum):
-    """What a random stream is for. Values are part of every run: never renumber them."""
+    """Purpose of a random stream. Runs depend on the values: never renumber them."""
 
     INIT = 0
     EPOCH = 1
@@ -32,26 +32,26 @@ class Stream(IntEnum):
 
 
 def derive_seed(seed: int, stream: Stream, *keys: int) -> int:
-    """A 63-bit seed for `stream` at `keys`, by NumPy's SeedSequence (O'Neill's seed_seq_fe).
+    """A 63-bit seed from NumPy's SeedSequence (O'Neill's seed_seq_fe).
 
     Args:
-        seed: the configuration's seed, >= 0.
-        stream: what the draws are for.
-        keys: the position within the stream, for example (epoch,) or (image index,); each >= 0.
+        seed: of the configuration, >= 0.
+        stream: purpose of the draws.
+        keys: position within the stream, for example (epoch,) or (image index,); each >= 0.
     """
     state = np.random.SeedSequence(entropy=(seed, int(stream), *keys)).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))
 
 
 class Draws:
-    """Seeds for draws made deep inside a network, such as shots: call k draws from position and k.
+    """Seeds for draws inside a network, such as shots; call k is seeded by position and k.
 
     Args:
-        seed: the configuration's seed.
-        stream: what the draws are for.
-        positions: one for a whole batch, or one for each of its samples (in order, each the same
-            share of whatever the batch becomes inside the network), whose draws are then the same
-            in whichever batch it stands.
+        seed: of the configuration.
+        stream: purpose of the draws.
+        positions: one for a whole batch, or one for each of its samples in order, each an equal
+            share of the rows inside the network. The draws of a sample are then independent of its
+            batch.
     """
 
     def __init__(self, seed: int, stream: Stream, positions: Sequence[tuple[int, ...]]) -> None:
@@ -71,7 +71,7 @@ _drawing: ContextVar[Draws | None] = ContextVar("drawing", default=None)
 
 @contextmanager
 def drawing(draws: Draws) -> Iterator[None]:
-    """What is evaluated within draws from `draws`."""
+    """Let networks evaluated in the body draw from `draws`."""
     token = _drawing.set(draws)
     try:
         yield

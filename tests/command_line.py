@@ -35,10 +35,11 @@ def call(*arguments: object) -> Done:
 
 
 def refused(done: Done, *words: str, code: int = 1) -> None:
-    """Check that a command ended with `code` and one line on stderr, which holds `words`."""
+    """Check that a command ended with `code` and one printable line on stderr with `words`."""
     assert done.returncode == code, done
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("qhdm"), line
+    assert line.isprintable()
     for word in words:
         assert word in line
 

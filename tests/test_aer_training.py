@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from command_line import Cli
 from PIL import Image
-from qiskit.circuit import Parameter, ParameterVector, QuantumCircuit
+from qiskit.circuit import ParameterVector, QuantumCircuit
 from qiskit.circuit.library import get_standard_gate_name_mapping
 from qiskit.quantum_info import SparsePauliOp
 from safetensors.torch import load_file
@@ -22,15 +21,13 @@ import qhdm
 from qhdm import data
 from qhdm.cli import main
 from qhdm.config import Config, DataConfig, Sampling, load_config
-from qhdm.errors import CircuitError, ConfigError, EngineError, SamplingError
+from qhdm.errors import ConfigError, SamplingError
 from qhdm.models import build_model
 from qhdm.quantum import Filter, build_filter, expectation
 from qhdm.quantum.aer import engine as aer_engine
 from qhdm.quantum.aer.engine import AerEngine
 from qhdm.quantum.aer.gradients import shift_rule
-from qhdm.quantum.analysis import cross_check as verification
 from qhdm.quantum.engines import Engine, make_engine
-from qhdm.quantum.files.load import find_filter
 from qhdm.quantum.ir.lowering import _trigonometric
 from qhdm.quantum.options import Aer, SpsaOptions
 from qhdm.runs.directory import RunDirectory
@@ -233,7 +230,7 @@ def test_time_on_aer_is_that_of_a_few_circuits_scaled(
 ) -> None:
     """Gradients may take thousands of circuits for an image: none is run to time a step."""
     config = with_settings(tiny_yaml, "quantum.aer.gradient=shift", "train.steps=10")
-    monkeypatch.setattr(aer_engine, "shift_gradient", None)
+    monkeypatch.setattr(aer_engine, "BackwardPass", None)
     assert "estimated time: about" in estimate.describe_time(config, CPU)
     monkeypatch.setattr(estimate, "_timed_step", lambda trainer, batch: 100.0)
     monkeypatch.setattr(estimate, "_seconds_per_circuit", lambda engine, filter: 0.5)
@@ -380,128 +377,3 @@ def test_a_run_that_cannot_start_leaves_nothing(
         assert main(["train", str(tiny_yaml), "--out", str(out), *sets]) == 1
         assert words in capsys.readouterr().err
         assert not out.exists()
-
-
-def test_verify_command(cli: Cli) -> None:
-    done = cli("circuits", "verify", "hqconv", "--qubits", 4, "--layers", 1)
-    assert done.returncode == 0, done.stderr
-    assert "exact and aer" in done.stdout
-    assert "aer and statevector" in done.stdout
-
-
-def test_verify_finds_an_engine_that_is_wrong(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    filter = build_filter("basic", qubits=4, layers=1)
-    assert all(pair.largest < 1e-8 for pair in verification.verify(filter, ["exact", "aer"]))
-    with pytest.raises(CircuitError, match="at least two"):
-        verification.verify(filter, ["exact", "exact"])
-    with pytest.raises(CircuitError, match="engine 'aar': unknown"):
-        verification.verify(filter, ["exact", "aar"])
-    original = verification.expectation
-    monkeypatch.setattr(
-        verification,
-        "expectation",
-        lambda f, x, w, engine: original(f, x, w * 1.001, engine=engine),
-    )
-    code = main(["circuits", "verify", "basic", "--qubits", "4", "--engines", "exact,statevector"])
-    assert code == 1
-    assert "exact and statevector disagree by" in capsys.readouterr().err
-
-
-def test_verify_is_right_where_angles_repeat_and_run_fast() -> None:
-    """Parameters used several times, and with factors, are waves of higher frequency."""
-    a, b = ParameterVector("a", 2), ParameterVector("b", 2)
-    circuit = QuantumCircuit(2, name="fast")
-    for turn in range(4):
-        circuit.rx(a[0] + 7 * a[1], 0)
-        circuit.ry(20 * b[0], 1)
-        circuit.crz(b[turn % 2], 0, 1)
-        circuit.ry(3 * a[turn % 2], 0)
-    observables = (SparsePauliOp("ZZ"), SparsePauliOp("XI") + 0.5 * SparsePauliOp("YZ"))
-    filter = Filter("fast", circuit, tuple(a), tuple(b), observables)
-    for seed in range(3):
-        (pair,) = verification.verify(filter, ["exact", "statevector"], seed=seed)
-        assert pair.values < FLOAT64
-        assert pair.gradients < FLOAT64
-    file = find_filter(str(CONFIGS.parent / "circuits" / "reuploading.qasm"))
-    (pair,) = verification.verify(file, ["exact", "statevector"], batch=1)
-    assert pair.largest < FLOAT64
-
-
-def test_verify_sees_one_wrong_slope(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one weight, in an engine whose values are right."""
-    filter = build_filter("hqconv", qubits=4, layers=1)
-
-    class Wrong(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, w: torch.Tensor) -> torch.Tensor:
-            return w.clone()
-
-        @staticmethod
-        def backward(ctx: Any, upstream: torch.Tensor) -> torch.Tensor:
-            return upstream + 1e-5 * torch.eye(len(upstream))[3]
-
-    monkeypatch.setattr(
-        verification,
-        "expectation",
-        lambda f, x, w, engine: expectation(f, x, Wrong.apply(w), engine=engine),
-    )
-    (pair,) = verification.verify(filter, ["exact", "statevector"])
-    assert pair.values < FLOAT64
-    assert pair.gradients > verification.TOLERANCE
-
-
-def test_verify_takes_filters_without_inputs_or_weights() -> None:
-    a, b = Parameter("a"), Parameter("b")
-    observables = (SparsePauliOp("ZI"), SparsePauliOp("IX"))
-    for inputs, weights in (((a,), ()), ((), (b,)), ((), ()), ((a,), (b,))):
-        circuit = QuantumCircuit(2)
-        circuit.h(0)
-        for parameter in (*inputs, *weights):
-            circuit.ry(parameter, 0)
-        circuit.cx(0, 1)
-        filter = Filter("small", circuit, inputs, weights, observables)
-        engines = ["exact", "exact:statevector", "aer", "statevector"]
-        found = verification.verify(filter, engines)
-        assert all(pair.largest < FLOAT64 for pair in found)
-    unread = Filter("unread", circuit, (a, Parameter("dead")), (b,), observables)
-    assert all(p.largest < FLOAT64 for p in verification.verify(unread, ["exact", "statevector"]))
-    blind = Filter("blind", circuit, (a,), (b,), ())
-    with pytest.raises(CircuitError, match="blind: has no observables"):
-        verification.verify(blind, ["exact", "statevector"])
-    with pytest.raises(CircuitError, match="blind: has no observables"):
-        expectation(blind, torch.zeros(1, 1), torch.zeros(1))
-
-
-def test_states_that_do_not_fit_are_refused_beforehand(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert main(["circuits", "verify", "basic", "--qubits", "40"]) == 1
-    words = "basic_40x3: engine statevector on 40 qubits: needs 49,152 GiB of memory"
-    assert words in capsys.readouterr().err
-    wide = build_filter("basic", qubits=40, layers=1)
-    with pytest.raises(EngineError, match=r"state vectors of 40 connected qubits .* GiB"):
-        expectation(
-            wide, torch.zeros(1, 40), torch.zeros(len(wide.weights)), engine="exact:statevector"
-        )
-
-
-def test_noise_command_describes_and_saves(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("qiskit_ibm_runtime")
-    file = tmp_path / "manila.json"
-    assert main(["noise", "fake_manila", "--save", str(file)]) == 0
-    named = capsys.readouterr().out
-    assert "fake_manila: 5 qubits" in named
-    assert main(["noise", str(file)]) == 0
-    assert capsys.readouterr().out.splitlines() == named.splitlines()[:-1]
-    before = file.stat().st_mtime_ns
-    assert main(["noise", "fake_manila", "--save", str(file)]) == 1
-    assert "exists already; name another file, or give --force" in capsys.readouterr().err
-    assert file.stat().st_mtime_ns == before
-    assert main(["noise", "fake_manila", "--save", str(file), "--force"]) == 0
-    assert file.stat().st_mtime_ns > before
-    assert main(["noise", "fake_manila", "--save", str(tmp_path / "x.txt")]) == 1
-    assert "is named *.json" in capsys.readouterr().err

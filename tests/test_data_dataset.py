@@ -69,11 +69,11 @@ def test_class_names_without_the_images(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("QHDM_DATA", str(tmp_path))
     assert class_names(DataConfig(root="eurosat")) == EUROSAT_CLASSES
     assert class_names(DataConfig(root="eurosat", classes=("River",))) == ("River",)
-    with pytest.raises(DataError, match="unknown class 'Sea'"):
+    with pytest.raises(DataError, match=r"^data\.classes: .*'Sea'"):
         class_names(DataConfig(root="eurosat", classes=("Sea",)))
     absent = str(tmp_path / "none")
     assert class_names(DataConfig(root=absent, classes=("Moor", "Bog"))) == ("Moor", "Bog")
-    with pytest.raises(DataError, match="no such folder or zip"):
+    with pytest.raises(DataError, match=rf"^data\.root: {absent}: "):
         class_names(DataConfig(root=absent))
 
 
@@ -170,10 +170,8 @@ def break_image(config: DataConfig, name: str) -> None:
 def test_broken_images_are_refused_by_name(tmp_path: Path) -> None:
     config = make_set(tmp_path, {"Forest": 5})
     break_image(config, "Forest/Forest_3.png")
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=rf"^{tmp_path}/Forest/Forest_3\.png: .*data\.skip_broken"):
         load(config)
-    assert str(tmp_path / "Forest" / "Forest_3.png") in str(caught.value)
-    assert "data.skip_broken: true" in str(caught.value)
 
 
 def test_skipped_images_are_counted_and_move_no_other(tmp_path: Path) -> None:
@@ -192,12 +190,12 @@ def test_skipped_images_are_counted_and_move_no_other(tmp_path: Path) -> None:
 def test_a_class_without_readable_images_is_refused(tmp_path: Path) -> None:
     config = make_set(tmp_path, {"Forest": 5, "River": 1})
     break_image(config, "River/River_0.png")
-    with pytest.raises(DataError, match="no image of class River can be read; repair"):
+    with pytest.raises(DataError, match=r"class River .*data\.classes"):
         load(dataclasses.replace(config, skip_broken=True))
 
 
 def test_wrong_channels_are_not_taken_for_broken_images() -> None:
-    with pytest.raises(DataError, match=r"data\.channels: 4 channels"):
+    with pytest.raises(DataError, match=r"^data\.channels: 4 "):
         load(dataclasses.replace(BUNDLED, channels=4, skip_broken=True))
 
 
@@ -216,7 +214,8 @@ except DataError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("data.image_size: 100 images of 4096x4096 pixels need 4.7 GiB")
+    assert done.stdout.startswith("data.image_size: ")
+    assert "4.7 GiB" in done.stdout
 
 
 def test_neither_torch_nor_requests_is_needed() -> None:

@@ -2,53 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import os
 import time
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from image_sets import MAKERS, PNG, fill, pack
 
 from qhdm.data import EUROSAT_CLASSES, eurosat_folder, open_source
 from qhdm.errors import DataError
 
 
-def png() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), (10, 120, 40)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-PNG = png()
-
-
-def fill(root: Path, names: Iterable[str]) -> Path:
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(PNG)
-    return root
-
-
-def pack(path: Path, names: Iterable[str]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in names:
-            archive.writestr(name, PNG)
-    return path
-
-
-def listed(root: Path) -> list[tuple[str, str]]:
-    with open_source(str(root)) as source:
-        return [(item.class_name, item.name) for item in source.items]
-
-
 def refusal(root: Path | str) -> str:
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError) as refused:
         open_source(str(root))
-    message = str(caught.value)
+    message = str(refused.value)
     assert "\n" not in message
     return message
 
@@ -100,11 +69,10 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("kind", ["folder", "zip"])
+@pytest.mark.parametrize("kind", MAKERS)
 def test_classes_are_the_first_folders_that_differ(layout: str, kind: str, tmp_path: Path) -> None:
     names, expected, ignored = LAYOUTS[layout]
-    make = {"folder": fill, "zip": pack}[kind]
-    with open_source(str(make(tmp_path / "set", names))) as source:
+    with open_source(str(MAKERS[kind](tmp_path / "set", names))) as source:
         assert [item.name for item in source.items] == expected
         assert [item.class_name for item in source.items] == [
             name.split("/")[0] for name in expected
@@ -146,7 +114,8 @@ def test_links_inside_are_followed_and_those_out_are_counted(tmp_path: Path) -> 
 def test_a_folder_behind_a_link_is_a_set_like_another(tmp_path: Path) -> None:
     fill(tmp_path / "set", ["Forest/a.png"])
     (tmp_path / "link").symlink_to(tmp_path / "set")
-    assert listed(tmp_path / "link") == [("Forest", "Forest/a.png")]
+    with open_source(str(tmp_path / "link")) as source:
+        assert [item.name for item in source.items] == ["Forest/a.png"]
 
 
 def test_links_in_zips_are_not_images(tmp_path: Path) -> None:
@@ -161,22 +130,22 @@ def test_links_in_zips_are_not_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "entry", ["/etc/a.png", "../a.png", "Forest/../../a.png", "Forest\\..\\a.png", "C:/a.png"]
+    "entry",
+    [
+        "/etc/a.png",
+        "../a.png",
+        "Forest/../../a.png",
+        "Forest\\..\\a.png",
+        "Forest\\a.png",  # as some programs for Windows separate folders
+        "C:/a.png",
+    ],
 )
 def test_unsafe_entries_are_refused(entry: str, tmp_path: Path) -> None:
-    message = refusal(pack(tmp_path / "set.zip", ["Forest/a.png", entry]))
-    assert "set.zip" in message
-    assert repr(entry) in message
-
-
-def test_backslashes_are_named_as_what_is_wrong(tmp_path: Path) -> None:
-    path = tmp_path / "set.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in ("Forest", "River"):
-            archive.writestr(f"{name}\\a.png", PNG)  # as some programs for Windows do
+    path = pack(tmp_path / "set.zip", ["Forest/a.png", entry])
     message = refusal(path)
-    assert f"{path}: backslash in entry 'Forest\\\\a.png': zips separate folders with /" in message
-    assert "unsafe" not in message
+    assert message.startswith(f"{path}: ")
+    assert repr(entry) in message
+    assert ("backslash" in message) == ("\\" in entry)
 
 
 def test_entries_without_a_name_are_refused(tmp_path: Path) -> None:
@@ -185,30 +154,36 @@ def test_entries_without_a_name_are_refused(tmp_path: Path) -> None:
     nameless.filename = ""
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(nameless, b"")
-    assert "set.zip: unsafe path in entry ''" in refusal(path)
+    assert "entry ''" in refusal(path)
 
 
-def test_encrypted_entries_are_refused(tmp_path: Path) -> None:
-    path = pack(tmp_path / "set.zip", ["Forest/a.png"])
+def patched(path: Path, offset: int, value: bytes) -> Path:
+    """Overwrite a field of the first entry in a zip's central directory."""
     data = bytearray(path.read_bytes())
-    data[data.index(b"PK\x01\x02") + 8] |= 1  # the flag in the central directory
+    at = data.index(b"PK\x01\x02") + offset
+    data[at : at + len(value)] = value
     path.write_bytes(data)
-    assert "set.zip: Forest/a.png: encrypted" in refusal(path)
+    return path
 
 
-def test_huge_entries_are_refused(tmp_path: Path) -> None:
-    path = pack(tmp_path / "set.zip", ["Forest/a.png"])
-    data = bytearray(path.read_bytes())
-    at = data.index(b"PK\x01\x02") + 24  # the uncompressed size
-    data[at : at + 4] = (300 * 2**20).to_bytes(4, "little")
-    path.write_bytes(data)
-    assert "set.zip: Forest/a.png: 314572800 bytes are more than 256 MiB" in refusal(path)
+@pytest.mark.parametrize(
+    ("offset", "value", "what"),
+    [(8, b"\1\0", "encrypted"), (24, (300 * 2**20).to_bytes(4, "little"), "314572800")],
+    ids=["encrypted", "huge"],
+)
+def test_entries_that_cannot_be_used_are_named(
+    offset: int, value: bytes, what: str, tmp_path: Path
+) -> None:
+    path = patched(pack(tmp_path / "set.zip", ["Forest/a.png"]), offset, value)
+    message = refusal(path)
+    assert message.startswith(f"{path}: Forest/a.png: ")
+    assert what in message
 
 
 def test_huge_files_are_refused(tmp_path: Path) -> None:
     root = fill(tmp_path / "set", ["Forest/a.png"])
     os.truncate(root / "Forest" / "a.png", 300 * 2**20)  # sparse: takes no room
-    with open_source(str(root)) as source, pytest.raises(DataError, match="more than 256 MiB"):
+    with open_source(str(root)) as source, pytest.raises(DataError, match="314572800"):
         source.read(source.items[0])
 
 
@@ -217,16 +192,17 @@ def test_damaged_entries_are_named_when_read(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[data.index(PNG) + 20] ^= 0xFF
     path.write_bytes(data)
-    with open_source(str(path)) as source, pytest.raises(DataError) as caught:
+    with open_source(str(path)) as source, pytest.raises(DataError) as refused:
         source.read(source.items[0])
-    assert f"{path}: Forest/a.png: damaged zip entry (Bad CRC-32" in str(caught.value)
+    assert str(refused.value).startswith(f"{path}: Forest/a.png: ")
+    assert "CRC" in str(refused.value)
 
 
 def test_vanished_files_are_named_when_read(tmp_path: Path) -> None:
     root = fill(tmp_path / "set", ["Forest/a.png"])
     with open_source(str(root)) as source:
         (root / "Forest" / "a.png").unlink()
-        with pytest.raises(DataError, match=r"a\.png: cannot be read \(No such file"):
+        with pytest.raises(DataError, match=rf"^{root}/Forest/a\.png: .*data\.skip_broken"):
             source.read(source.items[0])
 
 
@@ -235,27 +211,31 @@ def test_absent_sets_are_refused_with_the_remedy(
 ) -> None:
     monkeypatch.setenv("QHDM_DATA", str(tmp_path / "data"))
     message = refusal("eurosat")
-    assert f"no EuroSAT RGB at {tmp_path}/data/EuroSAT_RGB" in message
-    assert "qhdm data download eurosat" in message
-    assert "--set data.root=PATH" in message
-    assert f"data.root: {tmp_path}/none: no such folder or zip; give" in refusal(tmp_path / "none")
+    assert message.startswith("data.root: ")
+    for words in (f"{tmp_path}/data/EuroSAT_RGB", "qhdm data download eurosat", "data.root=PATH"):
+        assert words in message
+    assert refusal(tmp_path / "none").startswith(f"data.root: {tmp_path}/none: ")
     monkeypatch.chdir(tmp_path)
     assert "did you mean bundled?" in refusal("bundeld")
 
 
 def test_sets_without_classes_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    assert "empty: no images; give a folder or zip with one folder" in refusal(tmp_path / "empty")
     flat = fill(tmp_path / "flat", ["a.png", "b.png"])
-    assert "flat: 2 image(s), but no class folders; give" in refusal(flat)
-    links = fill(tmp_path / "links", [])
-    links.mkdir()
-    (links / "Forest").symlink_to(flat)
-    assert "1 link(s) that lead elsewhere are not followed" in refusal(links)
-    text = tmp_path / "notes.txt"
-    text.write_text("not a zip")
-    assert "notes.txt: not a zip, or damaged" in refusal(text)
-    assert "set.zip: no images" in refusal(pack(tmp_path / "set.zip", ["Forest/readme.txt"]))
+    for name in ("empty", "links"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "links" / "Forest").symlink_to(flat)
+    (tmp_path / "notes.txt").write_text("not a zip")
+    pack(tmp_path / "set.zip", ["Forest/readme.txt"])
+    for name, what in (
+        ("empty", "no images"),
+        ("flat", "2 image(s)"),
+        ("links", "1 link(s)"),
+        ("set.zip", "1 .txt"),
+    ):
+        message = refusal(tmp_path / name)
+        assert message.startswith(f"data.root: {tmp_path / name}: ")
+        assert what in message
+    assert refusal(tmp_path / "notes.txt").startswith(f"{tmp_path}/notes.txt: not a zip")
 
 
 def test_eurosat_folder_follows_the_environment(
@@ -278,5 +258,6 @@ def test_a_set_of_eurosat_size_is_listed_quickly(tmp_path: Path) -> None:
             for number in range(2700):
                 archive.writestr(f"EuroSAT_RGB/{name}/{name}_{number}.jpg", b"")
     start = time.process_time()
-    assert len(listed(path)) == 27_000
+    with open_source(str(path)) as source:
+        assert len(source.items) == 27_000
     assert time.process_time() - start < 5

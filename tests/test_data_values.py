@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-import zipfile
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+from image_sets import MAKERS, fill, pack, tiff
 from imagecodecs import png_encode
 from PIL import Image
 
@@ -28,10 +29,11 @@ LEVELS = np.rint(np.minimum(REFLECTANCE / 2750, 1) * 255).astype(np.uint8)
 GREY, GREY_LEVELS = REFLECTANCE[..., 0], np.repeat(LEVELS[..., :1], 3, axis=2)
 
 
-def tiff(values: np.ndarray, **options: Any) -> bytes:
-    file = io.BytesIO()
-    tifffile.imwrite(file, values, **{"photometric": "rgb", **options})
-    return file.getvalue()
+def pixels(data: bytes, **options: Any) -> np.ndarray:
+    options = {"size": 16, "channels": 3, "name": "Forest/a.tif", **options}
+    decoded = decode(data, **options).pixels
+    assert decoded is not None
+    return decoded
 
 
 def grey(values: np.ndarray, **options: Any) -> bytes:
@@ -107,31 +109,34 @@ DEEP = {
 @pytest.mark.parametrize("kind", DEEP)
 def test_the_range_becomes_black_and_white(kind: str) -> None:
     data, expected = DEEP[kind]
-    found = decode(data, size=16, channels=3, name="x", value_range=RANGE)
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(pixels(data, value_range=RANGE), expected)
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.float32])
 def test_values_below_zero_have_grey_levels_too(dtype: type) -> None:
     values = np.linspace(-100, 100, 256).reshape(16, 16).astype(dtype)
-    found = decode(grey(values), size=16, channels=1, name="x", value_range=(-50, 50))
     expected = np.rint(np.clip((values.astype(float) + 50) / 100, 0, 1) * 255)
-    np.testing.assert_array_equal(found[..., 0], expected)
+    decoded = pixels(grey(values), channels=1, value_range=(-50, 50))
+    np.testing.assert_array_equal(decoded[..., 0], expected)
 
 
-def test_the_upper_8_of_16_bits_are_kept_without_a_range() -> None:
-    values = np.arange(0, 2**16, 256, dtype=np.uint16).reshape(16, 16) + 37
-    for data in (grey(values), png(values), grey(values, byteorder=">")):
-        found = decode(data, size=16, channels=1, name="x")
-        np.testing.assert_array_equal(found.ravel(), np.arange(256))
-    fewer = decode(of_12_bits(values >> 4), size=16, channels=1, name="x")
-    np.testing.assert_array_equal(fewer.ravel(), np.arange(256))
+DEEP_RAMP = np.arange(0, 2**16, 256, dtype=np.uint16).reshape(16, 16) + 37
+
+
+@pytest.mark.parametrize(
+    "data",
+    [grey(DEEP_RAMP), png(DEEP_RAMP), grey(DEEP_RAMP, byteorder=">"), of_12_bits(DEEP_RAMP >> 4)],
+    ids=["TIFF", "PNG", "big-endian", "12 bits"],
+)
+def test_the_upper_8_bits_are_kept_without_a_range(data: bytes) -> None:
+    np.testing.assert_array_equal(pixels(data, channels=1).ravel(), np.arange(256))
 
 
 def test_large_images_are_scaled_in_blocks() -> None:
-    values = np.arange(1500 * 1500, dtype=np.uint32).reshape(1500, 1500)
-    found = decode(grey(values), size=1500, channels=1, name="x", value_range=(0, 1500 * 1500 - 1))
-    np.testing.assert_array_equal(found[..., 0], np.rint(values / (1500 * 1500 - 1) * 255))
+    count = 1500 * 1500
+    values = np.arange(count, dtype=np.uint32).reshape(1500, 1500)
+    decoded = pixels(grey(values), size=1500, channels=1, value_range=(0, count - 1))
+    np.testing.assert_array_equal(decoded[..., 0], np.rint(values / (count - 1) * 255))
 
 
 def animation(form: str) -> bytes:
@@ -147,75 +152,65 @@ def gappy() -> np.ndarray:
     return values
 
 
+#: Files that are not one grey or RGB image, and what the refusal has to name.
 REFUSED = {
-    "13 bands": (grey(np.zeros((16, 16, 13), np.uint16), planarconfig="contig"), "(13 bands,"),
+    "13 bands": (grey(np.zeros((16, 16, 13), np.uint16), planarconfig="contig"), "13 bands"),
     "13 bands of 8 bits": (
         grey(np.zeros((13, 16, 16), np.uint8), planarconfig="separate"),
-        "(13 bands,",
+        "13 bands",
     ),
-    "4 bands": (grey(ALPHA, planarconfig="contig"), "(4 bands,"),
-    "RGB and infrared": (tiff(ALPHA, extrasamples=["unspecified"]), "(4 bands,"),
+    "4 bands": (grey(ALPHA, planarconfig="contig"), "4 bands"),
+    "RGB and infrared": (tiff(ALPHA, extrasamples=["unspecified"]), "4 bands"),
     "RGB and infrared of 8 bits": (
         tiff(np.dstack([LEVELS, LEVELS[..., 0]]), extrasamples=["unspecified"]),
-        "(4 bands,",
+        "4 bands",
     ),
-    "2 bands": (grey(LEVELS[..., :2], planarconfig="contig"), "(2 bands,"),
-    "13 pages": (grey(np.zeros((13, 16, 16), np.uint8)), "(13 pages)"),
-    "equal pages": (tiff(np.stack([LEVELS, LEVELS])), "(2 pages)"),
-    "pages of ImageJ": (grey(np.stack([GREY] * 3), imagej=True), "(3 pages)"),
-    "pages without directories": (grey(np.stack([GREY] * 3), truncate=True), "(2 pages)"),
-    "animated GIF": (animation("GIF"), "(2 frames)"),
-    "animated PNG": (animation("PNG"), "(2 frames)"),
-    "animated WebP": (animation("WEBP"), "(2 frames)"),
-    "complex": (grey(GREY.astype(np.complex64)), "(complex64 values)"),
-    "gaps": (grey(gappy()), "(2 of 256 values are no finite numbers)"),
-    "white is zero": (tiff(GREY, photometric="miniswhite"), "white being zero"),
-    "CMYK of 16 bits": (tiff(ALPHA, photometric="separated"), "neither grey nor RGB"),
-    "truncated": (tiff(REFLECTANCE)[:-900], "cannot be read as an image"),
-    "truncated PNG": (png(REFLECTANCE)[:-900], "cannot be read as an image"),
-}  # fmt: skip
+    "2 bands": (grey(LEVELS[..., :2], planarconfig="contig"), "2 bands"),
+    "13 pages": (grey(np.zeros((13, 16, 16), np.uint8)), "13 pages"),
+    "equal pages": (tiff(np.stack([LEVELS, LEVELS])), "2 pages"),
+    "pages of ImageJ": (grey(np.stack([GREY] * 3), imagej=True), "3 pages"),
+    "pages without directories": (grey(np.stack([GREY] * 3), truncate=True), "2 pages"),
+    "animated GIF": (animation("GIF"), "2 frames"),
+    "animated PNG": (animation("PNG"), "2 frames"),
+    "animated WebP": (animation("WEBP"), "2 frames"),
+    "complex": (grey(GREY.astype(np.complex64)), "complex64"),
+    "gaps": (grey(gappy()), "2 of 256 values"),
+    "white is zero": (tiff(GREY, photometric="miniswhite"), "white"),
+    "CMYK of 16 bits": (tiff(ALPHA, photometric="separated"), "uint16"),
+    "truncated": (tiff(REFLECTANCE)[:-900], ""),
+    "truncated PNG": (png(REFLECTANCE)[:-900], ""),
+}
 
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_is_not_one_image_is_refused_quietly(
     kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    data, words = REFUSED[kind]
-    with pytest.raises(DataError) as caught:
-        decode(data, size=16, channels=3, name="Forest/a.tif", value_range=RANGE)
-    assert str(caught.value).startswith("Forest/a.tif: cannot be read as an image (")
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
+    data, what = REFUSED[kind]
+    with pytest.raises(DataError, match=rf"^Forest/a\.tif: .*{what}.*data\.skip_broken"):
+        pixels(data, value_range=RANGE)
     assert capfd.readouterr() == ("", "")  # of libtiff, Pillow and tifffile
 
 
-def test_decompression_bombs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 255)
-    with pytest.raises(DataError, match="decompression bomb"):
-        decode(tiff(REFLECTANCE), size=16, channels=3, name="x", value_range=RANGE)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 256)  # 3 bytes each, of 6
-    for data in (tiff(REFLECTANCE, compression="zlib"), png(REFLECTANCE)):
-        with pytest.raises(DataError, match="decompression bomb"):
-            decode(data, size=16, channels=3, name="x", value_range=RANGE)
+@pytest.mark.parametrize(
+    ("limit", "data"),
+    [
+        (255, tiff(REFLECTANCE)),
+        (256, tiff(REFLECTANCE, compression="zlib")),  # 3 bytes each, of 6
+        (256, png(REFLECTANCE)),
+    ],
+)
+def test_decompression_bombs_are_refused(
+    limit: int, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(DataError, match="bomb"):
+        pixels(data, value_range=RANGE)
 
 
-Make = Callable[[Path, list[bytes], str], Path]
-
-
-def folder(root: Path, images: list[bytes], suffix: str) -> Path:
-    for number, data in enumerate(images):
-        path = root / "AB"[number % 2] / f"{number}{suffix}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    return root
-
-
-def packed(root: Path, images: list[bytes], suffix: str) -> Path:
-    path = root.with_suffix(".zip")
-    with zipfile.ZipFile(path, "w") as archive:
-        for number, data in enumerate(images):
-            archive.writestr(f"{'AB'[number % 2]}/{number}{suffix}", data)
-    return path
+def named(images: Sequence[bytes], suffix: str = ".tif") -> dict[str, bytes]:
+    """The images as files of the classes A and B, in turn."""
+    return {f"{'AB'[number % 2]}/{number}{suffix}": data for number, data in enumerate(images)}
 
 
 def saturated(count: int) -> list[bytes]:
@@ -245,55 +240,59 @@ NEED_A_RANGE = {
 
 
 @pytest.mark.parametrize("kind", NEED_A_RANGE)
-@pytest.mark.parametrize("make", [folder, packed])
-def test_sets_that_would_be_black_ask_for_a_range(kind: str, make: Make, tmp_path: Path) -> None:
-    root = make(tmp_path / "set", NEED_A_RANGE[kind], ".tif")
-    for skip_broken in (False, True):
-        with pytest.raises(DataError) as caught:
-            load(DataConfig(root=str(root), image_size=16, skip_broken=skip_broken))
-        message = str(caught.value)
-        assert message.startswith(f"data.range: {root}: ")
-        assert "set it to [low, high]" in message
-        # What is suggested is no range that would make the set black again.
-        fitting = "[0.00159999996, " if kind == "floating point" else "[0, 2750] for Sentinel-2"
-        assert fitting in message
-        assert "\n" not in message
+@pytest.mark.parametrize("maker", MAKERS)
+def test_sets_that_would_be_black_ask_for_a_range(kind: str, maker: str, tmp_path: Path) -> None:
+    root = MAKERS[maker](tmp_path / "set", named(NEED_A_RANGE[kind]))
     config = DataConfig(root=str(root), image_size=16)
+    for skip_broken in (False, True):
+        with pytest.raises(DataError) as refused:
+            load(replace(config, skip_broken=skip_broken))
+        message = str(refused.value)
+        assert message.startswith(f"data.range: {root}: ")
+        # What is suggested is no range that would make the set black again.
+        assert ("[0.00159999996, " if kind == "floating point" else "[0, 2750]") in message
+        assert "\n" not in message
     assert message in describe(config)
-    assert len(load(DataConfig(root=str(root), image_size=16, range=(-200, 14_000)))) == 6
+    assert len(load(replace(config, range=(-200, 14_000)))) == 6
 
 
-def test_the_whole_range_of_16_bits_can_be_asked_for(tmp_path: Path) -> None:
-    root = folder(tmp_path / "dark", [tiff(REFLECTANCE)] * 6, ".tif")
-    dark = load(DataConfig(root=str(root), image_size=16, range=(0, 65535)))
-    assert dark.images.max() == 12
+@pytest.fixture(scope="module")
+def reflectances(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    """Six images that need a range."""
+    root = fill(tmp_path_factory.mktemp("deep") / "set", named([tiff(REFLECTANCE)] * 6))
+    return DataConfig(root=str(root), image_size=16)
+
+
+def test_the_whole_range_of_16_bits_can_be_asked_for(reflectances: DataConfig) -> None:
+    assert load(replace(reflectances, range=(0, 65535))).images.max() == 12
+
+
+@pytest.mark.parametrize("limits", [(0.0, 1.0), (5000.0, 6000.0)])
+def test_a_range_of_another_scale_is_refused(
+    limits: tuple[float, float], reflectances: DataConfig
+) -> None:
+    with pytest.raises(DataError, match=r"^data\.range: "):
+        load(replace(reflectances, range=limits))
 
 
 def test_sets_that_fill_16_bits_need_no_range(tmp_path: Path) -> None:
     patches = load(DataConfig(root="bundled", classes=("Forest", "SeaLake"))).images
-    root = folder(tmp_path / "deep", [png(patch * np.uint16(257)) for patch in patches], ".png")
-    plain = folder(tmp_path / "plain", [tiff(patch) for patch in patches], ".png")
-    deep = load(DataConfig(root=str(root)))
-    np.testing.assert_array_equal(deep.images, load(DataConfig(root=str(plain))).images)
-    assert "values: uint16 from " in describe(DataConfig(root=str(root)))
+    deep = fill(tmp_path / "deep", named([png(patch * np.uint16(257)) for patch in patches]))
+    plain = fill(tmp_path / "plain", named([tiff(patch) for patch in patches]))
+    images = [load(DataConfig(root=str(root))).images for root in (deep, plain)]
+    np.testing.assert_array_equal(*images)
+    assert "values: uint16 from " in describe(DataConfig(root=str(deep)))
 
 
 def test_images_of_8_bits_are_taken_as_they_are(tmp_path: Path) -> None:
-    root = folder(tmp_path / "set", [tiff(LEVELS), tiff(REFLECTANCE)] * 3, ".tif")
+    root = fill(tmp_path / "set", named([tiff(LEVELS), tiff(REFLECTANCE)] * 3))
     mixed = load(DataConfig(root=str(root), image_size=16, range=RANGE))
     np.testing.assert_array_equal(mixed.images, np.stack([LEVELS] * 6))
 
 
-def test_a_range_of_another_scale_is_refused(tmp_path: Path) -> None:
-    root = folder(tmp_path / "set", [tiff(REFLECTANCE)] * 6, ".tif")
-    for limits in [(0, 1), (5000, 6000)]:
-        with pytest.raises(DataError, match=r"data\.range: .* of the values are outside the range"):
-            load(DataConfig(root=str(root), image_size=16, range=limits))
-
-
 def test_info_shows_types_and_values(tmp_path: Path) -> None:
     images = [grey(GREY.astype(np.int16) - 200)] * 2 + [tiff(LEVELS)] * 2
-    root = folder(tmp_path / "set", images, ".tif")
+    root = fill(tmp_path / "set", named(images))
     text = describe(DataConfig(root=str(root), image_size=16, range=(0, 2000)))
     assert "stored as: 16x16 int16 grey: 2, 16x16 RGB: 2" in text
     low, high = int(GREY.min()) - 200, int(GREY.max()) - 200
@@ -307,7 +306,7 @@ def test_every_command_that_reads_images_knows_the_range(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("QHDM_DATA", str(tmp_path / "cache"))
-    root = str(packed(tmp_path / "set", [tiff(REFLECTANCE)] * 6, ".tif"))
+    root = str(pack(tmp_path / "set.zip", named([tiff(REFLECTANCE)] * 6)))
 
     def run(*arguments: str) -> tuple[int, str]:
         code = main(arguments)

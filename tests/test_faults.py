@@ -5,7 +5,6 @@ QHDM_FAULTS=50 pytest tests/test_faults.py -s runs more rounds and prints counts
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import shlex
@@ -16,12 +15,14 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from conftest import TINY
+from forked import FORKED
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
@@ -43,12 +44,6 @@ CONFIG = {
     "sample": {"steps": 2, "num": 1},
 }  # fmt: skip
 
-# Processes are forked from one server, which imports only once.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    ["qhdm.cli", "qhdm.training.loop", "qhdm.quantum.files.openqasm", "qhdm.pictures"]
-)
-
 
 def _run(arguments: list[str], log: str) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -64,7 +59,7 @@ def _run(arguments: list[str], log: str) -> None:
 class Command:
     """`qhdm ...` in a process."""
 
-    process: multiprocessing.process.BaseProcess
+    process: BaseProcess
     log: Path
 
     def finish(self) -> tuple[int | None, list[str]]:
@@ -77,7 +72,7 @@ class Command:
 
 def start(folder: Path, *arguments: object) -> Command:
     log = folder / f"{time.monotonic_ns()}.log"
-    process = CONTEXT.Process(target=_run, args=([str(a) for a in arguments], str(log)))
+    process = FORKED.Process(target=_run, args=([str(a) for a in arguments], str(log)))
     process.start()
     return Command(process, log)
 

@@ -55,9 +55,9 @@ def test_shipped_specifications_are_read_and_written_back(name: str, tmp_path: P
         ({"hardware_steps": "some"}, r":\d+: hardware_steps: must be .* or all, got 'some'$"),
         ({"hardware_steps": 0}, r":\d+: hardware_steps: must be .* or all, got 0$"),
         ({"mode": "session"}, "mode"),
-        ({"resilience_level": 2}, "Estimator"),
-        ({"dynamical_decoupling": "XX", "twirling": {"gates": True}}, "not together"),
-        ({"backend": "aer", "dynamical_decoupling": "XX"}, "idle noise"),
+        ({"resilience_level": 2}, "resilience_level"),
+        ({"dynamical_decoupling": "XX", "twirling": {"gates": True}}, "dynamical_decoupling"),
+        ({"backend": "aer", "dynamical_decoupling": "XX"}, "dynamical_decoupling"),
         ({"limits": {"max_qpu_seconds": -1}}, "max_qpu_seconds"),
         ({"packing": 0}, r":\d+: packing: must be .* or auto, got 0$"),
     ],
@@ -116,7 +116,7 @@ def test_a_chip_holds_twelve_copies_of_fqconv_and_no_thirty() -> None:
     target = snapshot("fake_fez").target
     isa = make_isa(circuit, filter.inputs, target, packing=12, most=12, seed=0)
     assert isa.copies == 12
-    with pytest.raises(HardwareError, match="30 copies do not fit"):
+    with pytest.raises(HardwareError, match="packing: 30"):
         make_isa(circuit, filter.inputs, target, packing=30, most=30, seed=0)
     best = make_isa(circuit, filter.inputs, target, packing=1, most=1, seed=0)
     auto = make_isa(circuit, filter.inputs, target, packing="auto", most=100, seed=0)
@@ -206,7 +206,7 @@ def test_readout_errors_are_divided_out(tmp_path: Path) -> None:
 def test_observables_that_are_not_measured_are_refused(tmp_path: Path) -> None:
     _, _, circuit = bound()
     estimator = local_estimator(tmp_path, "aer", shots=16)
-    with pytest.raises(HardwareError, match="only Z of single qubits"):
+    with pytest.raises(HardwareError, match="observable X"):
         estimator.run([(circuit, "X" + "I" * 11, np.zeros((1, 12)))]).result()
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import faulthandler
 import io
-import multiprocessing
 import os
 import resource
 import signal
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,22 +21,17 @@ import msgpack
 import numpy as np
 import pytest
 import tifffile
+from command_line import Cli, refused, sets
+from forked import FORKED
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from qhdm.cli import main
-
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
 from readers import READERS, Watch, refusal
 
-#: Of a reader, on any of the files below: seconds of CPU, and bytes beyond what it had.
+#: Bounds of a reader on any of the files below: seconds of CPU, and additional bytes.
 SECONDS, BYTES = 10, 2**30
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    ["qhdm.cli", "qhdm.training.loop", "qhdm.quantum.files.openqasm", "qhdm.pictures"]
-)
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join(f'*a{i - 1}' for _ in range(10))}]\n" for i in range(1, 10)
@@ -56,8 +51,6 @@ def resized(kind: str, width: int, height: int) -> bytes:
         data[at : at + 4] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
     else:
         data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
-        import zlib
-
         data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     return bytes(data)
 
@@ -139,22 +132,20 @@ HOSTILE: dict[str, tuple[str, bytes | Callable[[], bytes], str]] = {
     "deeper tree": ("flax", nested(100_000), "neither a Flax checkpoint"),
     "many maps": ("flax", b"\x81\xa6params\xdd\x00\x40\x00\x00" + b"\x80" * 2**22, "100,000 maps"),
     "many dimensions": ("flax", lambda: leaf([2**60] * 50_000), "damaged array"),
-    "deep calibration": ("calibration", b"[" * 100_000, "cannot be read as JSON"),
-    "large calibration": ("calibration", b"1" * 5_000, "cannot be read as JSON"),
+    "deep calibration": ("calibration", b"[" * 100_000, "not a calibration: Invalid JSON"),
+    "large calibration": ("calibration", b"1" * 5_000, "not a calibration: Invalid JSON"),
 }  # fmt: skip
 
 
 def _bounded(name: str, content: bytes, folder: str, answer: Connection) -> None:
-    """Read in a process that may not take more than the bounds."""
+    """Read in a process that is limited to the bounds."""
     faulthandler.disable()
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    size = pages * os.sysconf("SC_PAGE_SIZE")
-    for seed in READERS[name].seeds()[:1]:  # imports are not what is bounded
+    for seed in READERS[name].seeds()[:1]:  # imports do not count
         refusal(name, seed, Path(folder), WATCH)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     size = pages * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (size + BYTES, size + BYTES))
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)  # which ends the process
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)  # ends the process
     answer.send(refusal(name, content, Path(folder), WATCH))
 
 
@@ -164,9 +155,9 @@ WATCH = Watch()
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_files_are_refused_within_bounds(kind: str, tmp_path: Path) -> None:
     name, content, words = HOSTILE[kind]
-    ours, theirs = CONTEXT.Pipe(duplex=False)
+    ours, theirs = FORKED.Pipe(duplex=False)
     arguments = (name, content if isinstance(content, bytes) else content(), str(tmp_path), theirs)
-    process = CONTEXT.Process(target=_bounded, args=arguments)
+    process = FORKED.Process(target=_bounded, args=arguments)
     process.start()
     theirs.close()
     try:
@@ -228,42 +219,28 @@ words = st.sampled_from(
 )
 @given(st.sampled_from(VERBS), st.lists(words, max_size=4))
 def test_any_arguments_are_refused_in_one_line(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    verb: list[str],
-    arguments: list[str],
+    tmp_path: Path, cli: Cli, verb: list[str], arguments: list[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    try:
-        code: object = main([*verb, *arguments])
-    except SystemExit as stop:
-        code = stop.code
-    printed = capsys.readouterr()
-    if code:
-        last = printed.err.strip("\n")
-        assert last.startswith("qhdm")
-        assert "\n" not in last
-        assert "\x1b" not in last
+    done = cli(*verb, *arguments, cwd=tmp_path)
+    if done.returncode:
+        refused(done, code=done.returncode)
     assert not list(tmp_path.iterdir())
 
 
-def test_settings_of_any_value_are_refused_by_name(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    config = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
-    for setting in (
-        "data.root=~nobody-of-this-name/x", 'data.root="a\\0b"', "a." * 3000 + "b=1",
-        "data.root=" + "a" * 5000, "data.root=" + "/a" * 2000, 'name="\\e[2J"',
-        "seed=0x" + "f" * 9000, "quantum.aer.noise=~nobody-of-this-name/x.json",
-    ):  # fmt: skip
-        # A dry run whose classes are given needs no data, and would accept a root that is absent.
-        classes = [] if setting.startswith("data.root") else ["--set", "data.classes=[nobody]"]
-        code = main(["train", str(config), "--dry-run", "--set", "quantum.engine=aer",
-                     *classes, "--set", setting])  # fmt: skip
-        message = capsys.readouterr().err.strip("\n")
-        assert code == 1, setting
-        assert message.startswith("qhdm: error: ")
-        assert "\n" not in message
-        assert "\x1b" not in message
+@pytest.mark.parametrize(
+    ("setting", "place"),
+    [
+        ("data.root=~nobody-of-this-name/x", "data.root"),
+        ('data.root="a\\0b"', "data.root: "),
+        ("data.root=" + "a" * 5000, "data.root: "),
+        ("data.root=" + "/a" * 2000, "data.root: "),
+        ("a." * 3000 + "b=1", "--set a.a.a."),
+        ('name="\\e[2J"', "--set name: "),
+        ("seed=0x" + "f" * 9000, "--set seed=0x"),
+        ("quantum.aer.noise=~nobody-of-this-name/x.json", "noise: "),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_settings_of_any_value_are_refused_by_name(cli: Cli, setting: str, place: str) -> None:
+    settings = sets("quantum.engine=aer", setting)
+    refused(cli("train", "quickstart", "--dry-run", *settings), place)

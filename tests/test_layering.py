@@ -12,7 +12,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "qhdm"
 
 #: What each part may import, besides itself.
-BASE = {"_version", "console", "errors", "files", "seeds", "shipped", "tables"}
+BASE = {"_version", "console", "errors", "files", "retries", "seeds", "shipped", "tables"}
 FILTER = BASE | {"quantum.filter", "quantum.unroll", "quantum.options"}
 MODELS = BASE | {"config", "data", "device", "models", "quantum", "runs"}
 ALLOWED = {
@@ -20,6 +20,7 @@ ALLOWED = {
     "console": set(),
     "errors": set(),
     "files": set(),
+    "retries": set(),
     "seeds": set(),
     "tables": set(),
     "shipped": {"errors"},

@@ -64,9 +64,9 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_every_public_name_has_an_example_that_runs(name: str, names: dict[str, Any]) -> None:
     documented = getattr(qhdm, name)
     (example,) = [
-        found
-        for found in doctest.DocTestFinder(recurse=False).find(documented, name, globs=names)
-        if found.examples
+        test
+        for test in doctest.DocTestFinder(recurse=False).find(documented, name, globs=names)
+        if test.examples
     ]
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     printed: list[str] = []

@@ -302,18 +302,18 @@ def test_linear_attention_in_pieces_has_the_gradients_of_the_whole() -> None:
     x = torch.randn(5, 6, 3, 5, dtype=torch.double, requires_grad=True)
     parameters = [x, *attention.parameters()]
     weight = torch.randn(x.shape, dtype=torch.double)
-    found = []
+    results = []
     for cache in (1, 2**30):  # one row a piece, and all rows in one
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("qhdm.models.chunks.CACHE", cache)
             value = attention(x)
-        found.append((value, *torch.autograd.grad((value * weight).sum(), parameters)))
+        results.append((value, *torch.autograd.grad((value * weight).sum(), parameters)))
     q, k, v = qkv_of(attention, x, 2)
     q, k = q.softmax(-1) / 2, k.softmax(-2)
     out = torch.einsum("bhid,bhjd,bhje->bhie", q, k, v / 15)
     value = attention.to_out(out.mT.reshape(5, 8, 3, 5)) + x
     plain = (value, *torch.autograd.grad((value * weight).sum(), parameters))
-    for pieces, whole, expected in zip(*found, plain, strict=True):
+    for pieces, whole, expected in zip(*results, plain, strict=True):
         torch.testing.assert_close(pieces, whole)
         torch.testing.assert_close(whole, expected)
 

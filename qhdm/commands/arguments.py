@@ -16,15 +16,15 @@ N = TypeVar("N", int, float)
 
 def add_sampler(parser: argparse.ArgumentParser) -> None:
     """Add the options of `qhdm.config.SamplerOptions`."""
-    parser.add_argument("--steps", type=positive, metavar="N", help="network evaluations")
+    parser.add_argument("--steps", type=positive, metavar="N", help="network evaluations per image")
     parser.add_argument("--sampler", choices=["ddpm", "ddim", "dpm++"])
     parser.add_argument(
-        "--guidance", type=non_negative, metavar="S", help="classifier-free guidance, 1 is off"
+        "--guidance", type=non_negative, metavar="S", help="classifier-free guidance; 1 is off"
     )
     parser.add_argument(
-        "--eta", type=unit, metavar="E", help="noise of DDIM: 0 none (default), 1 as DDPM"
+        "--eta", type=unit, metavar="E", help="noise of DDIM: 0 (default) is none, 1 that of DDPM"
     )
-    parser.add_argument("--seed", type=natural, metavar="N", help="of the images (0)")
+    parser.add_argument("--seed", type=natural, metavar="N", help="seed of the images (0)")
     parser.add_argument(
         "--weights", choices=["ema", "model"], help="averaged (default) or last weights"
     )

@@ -1,4 +1,4 @@
-"""`qhdm circuits`: what a filter is, built in, from a file or of a run."""
+"""`qhdm circuits`: inspect, compare, verify and export filters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qhdm import console
-from qhdm.commands import verify
 from qhdm.commands.arguments import add_force, check_new, natural, positive, several
 
 if TYPE_CHECKING:
@@ -22,13 +21,13 @@ _MOST_LAYERS = 5
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the verb to the parser."""
-    circuits = commands.add_parser(
-        "circuits", help="look at quantum filters, compare and write them"
-    )
-    kinds = circuits.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    """Add the command."""
+    circuits = commands.add_parser("circuits", help="inspect, compare, verify and export filters")
+    verbs = circuits.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    inspect = kinds.add_parser("inspect", help="what a filter connects, and what simulating costs")
+    inspect = verbs.add_parser(
+        "inspect", help="what a filter connects and what simulating it costs"
+    )
     inspect.add_argument(
         "target",
         metavar="NAME|FILE|RUN",
@@ -38,11 +37,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     _add_size(inspect)
     _add_audit(inspect)
     inspect.add_argument(
-        "--plot", type=Path, metavar="FILE", help="where the picture of --measure goes (PNG)"
+        "--plot", type=Path, metavar="FILE", help="file of the picture of --measure (PNG)"
     )
     inspect.set_defaults(command=_inspect)
 
-    compare = kinds.add_parser("compare", help="filters side by side")
+    compare = verbs.add_parser("compare", help="filters side by side")
     compare.add_argument(
         "targets", nargs="+", metavar="NAME|FILE", help="ansatz names and circuit files"
     )
@@ -50,16 +49,30 @@ def add(commands: argparse._SubParsersAction) -> None:
     _add_audit(compare)
     compare.set_defaults(command=_compare)
 
-    export = kinds.add_parser("export", help="write a filter, weights free, as a circuit file")
-    export.add_argument("target", metavar="NAME|FILE", help="an ansatz or a circuit file")
-    _add_size(export)
+    export = verbs.add_parser("export", help="write a filter with free weights as a circuit file")
+    _add_target(export)
     export.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="ends in .qasm (OpenQASM 3) or .qpy"
     )
     add_force(export)
     export.set_defaults(command=_export)
 
-    verify.add(kinds)
+    verify = verbs.add_parser("verify", help="check that engines agree in values and gradients")
+    _add_target(verify)
+    verify.add_argument(
+        "--engines",
+        default="exact,aer,statevector",
+        metavar="NAMES",
+        help="two or more, separated by commas; statevector is Qiskit's own, the reference",
+    )
+    verify.add_argument("--batch", type=positive, default=2, metavar="N", help="random samples")
+    verify.add_argument("--seed", type=natural, default=0, metavar="N")
+    verify.set_defaults(command=_verify)
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="NAME|FILE", help="an ansatz or a circuit file")
+    _add_size(parser)
 
 
 def _add_size(parser: argparse.ArgumentParser) -> None:
@@ -77,46 +90,39 @@ def _add_audit(parser: argparse.ArgumentParser) -> None:
         help="also expressibility, entangling capability and gradient variance over random angles",
     )
     parser.add_argument(
-        "--pairs",
-        type=several,
-        default=2000,
-        metavar="N",
-        help="of random states (2000)",
+        "--pairs", type=several, default=2000, metavar="N", help="of random states (2000)"
     )
     parser.add_argument(
-        "--gradients",
-        type=several,
-        default=200,
-        metavar="N",
-        help="random gradients (200)",
+        "--gradients", type=several, default=200, metavar="N", help="random gradients (200)"
     )
     parser.add_argument("--seed", type=natural, default=0, metavar="N")
 
 
 @dataclass(frozen=True)
 class _Target:
-    """A filter to look at.
+    """A filter to inspect.
 
     Attributes:
-        label: the place of a run, or its name.
         filter: the filter.
-        family: the ansatz that other sizes of it can be built of; None for a file.
+        family: the ansatz of which other sizes can be built; None for a file.
         layers: of the family; a file counts as one.
+        places: its places in a run.
     """
 
-    label: str
     filter: Filter
     family: str | None
     layers: int
+    places: tuple[str, ...] = ()
 
 
 def _find(name: str, arguments: argparse.Namespace) -> _Target:
     from qhdm.quantum.ansatz import ANSATZE
     from qhdm.quantum.files.load import find_filter
 
-    filter = find_filter(name, qubits=arguments.qubits, layers=arguments.layers)
-    family = name if name in ANSATZE else None
-    return _Target(filter.name, filter, family, (arguments.layers or 3) if family else 1)
+    circuit_filter = find_filter(name, qubits=arguments.qubits, layers=arguments.layers)
+    if name in ANSATZE:
+        return _Target(circuit_filter, name, arguments.layers or 3)
+    return _Target(circuit_filter, None, 1)
 
 
 def _of_run(run: Path, arguments: argparse.Namespace) -> list[_Target]:
@@ -130,16 +136,15 @@ def _of_run(run: Path, arguments: argparse.Namespace) -> list[_Target]:
     if arguments.qubits or arguments.layers:
         raise CircuitError(f"{run}: a run has the filters it has; give neither qubits nor layers")
     places: dict[Filter, list[str]] = {}
-    for place, filter in build_filters(config).items():
-        places.setdefault(filter, []).append(place)
+    for place, circuit_filter in build_filters(config).items():
+        places.setdefault(circuit_filter, []).append(place)
     if not places:
         raise CircuitError(f"{run}: a {config.model.kind} has no quantum filters")
     targets = []
-    for filter, names in places.items():
-        place = getattr(config.quantum, names[0])
-        family = None if is_circuit_file(place.ansatz) else place.ansatz
-        label = f"{' and '.join(names)}: "
-        targets.append(_Target(label, filter, family, place.layers or 1))
+    for circuit_filter, names in places.items():
+        section = getattr(config.quantum, names[0])
+        family = None if is_circuit_file(section.ansatz) else section.ansatz
+        targets.append(_Target(circuit_filter, family, section.layers or 1, tuple(names)))
     return targets
 
 
@@ -151,15 +156,15 @@ def _inspect(arguments: argparse.Namespace) -> None:
     run = Path(arguments.target)
     targets = _of_run(run, arguments) if run.is_dir() else [_find(arguments.target, arguments)]
     if arguments.plot and not arguments.measure:
-        raise CircuitError("--plot: draws what --measure finds; give both")
+        raise CircuitError("--plot: draws the results of --measure; give both")
     if arguments.plot and len(targets) > 1:
         raise CircuitError(f"--plot: {run} has several filters; leave it out")
     backend = _backend(arguments)
     for number, target in enumerate(targets):
         if number:
             print()
-        if run.is_dir():
-            print(target.label.removesuffix(": "))
+        if target.places:
+            print(" and ".join(target.places))
         facts = audit(target.filter)
         print(describe(facts))
         if backend:
@@ -174,25 +179,25 @@ def _measure(target: _Target, arguments: argparse.Namespace, plot: Path) -> None
     from qhdm.quantum.analysis.text import describe_gradients, describe_measures
     from qhdm.report.charts import plot_measures
 
-    filter = target.filter
-    found = measure(filter, pairs=arguments.pairs, seed=arguments.seed, progress=True)
-    print(describe_measures(found))
-    sizes = _sizes(target)
+    circuit_filter = target.filter
+    measures = measure(circuit_filter, pairs=arguments.pairs, seed=arguments.seed, progress=True)
+    print(describe_measures(measures))
     variances: dict[tuple[int, int], GradientVariance] = {}
-    for size in console.bar(sizes, desc="gradients", unit="circuit", in_logs=False):
-        at = sizes[size]
-        variance = gradient_variance(at, samples=arguments.gradients, seed=arguments.seed)
+    for size, built in console.bar(
+        _sizes(target).items(), desc="gradients", unit="circuit", in_logs=False
+    ):
+        variance = gradient_variance(built, samples=arguments.gradients, seed=arguments.seed)
         if variance.weights:  # a size at which no output sees a weight has no gradients
             variances[size] = variance
-    n, layers = filter.circuit.num_qubits, target.layers
+    n, layers = circuit_filter.circuit.num_qubits, target.layers
     print(f"gradients over {arguments.gradients} random inputs and weights:")
-    for size, variance in variances.items():
-        label = f"{size[0]} qubits, {size[1]} layers" if target.family else filter.name
+    for (qubits, depth), variance in variances.items():
+        label = f"{qubits} qubits, {depth} layers" if target.family else circuit_filter.name
         print(describe_gradients(label, variance))
     plot_measures(
         plot,
-        filter.name,
-        found,
+        circuit_filter.name,
+        measures,
         by_layers={depth: v for (q, depth), v in variances.items() if q == n},
         by_qubits={q: v for (q, depth), v in variances.items() if depth == layers},
     )
@@ -228,13 +233,14 @@ def _compare(arguments: argparse.Namespace) -> None:
         _find(name, arguments if name in ANSATZE else _NO_SIZE).filter for name in arguments.targets
     ]
     columns = []
-    for filter in filters:
-        facts = audit(filter)
+    seed = arguments.seed
+    for circuit_filter in filters:
+        facts = audit(circuit_filter)
         device = (str(backend.name), device_costs(facts, backend)) if backend else None
         measures = gradients = None
         if arguments.measure:
-            measures = measure(filter, pairs=arguments.pairs, seed=arguments.seed, progress=True)
-            gradients = gradient_variance(filter, samples=arguments.gradients, seed=arguments.seed)
+            measures = measure(circuit_filter, pairs=arguments.pairs, seed=seed, progress=True)
+            gradients = gradient_variance(circuit_filter, samples=arguments.gradients, seed=seed)
         columns.append(summary(facts, device=device, measures=measures, gradients=gradients))
     print(compare(columns))
 
@@ -259,6 +265,29 @@ def _export(arguments: argparse.Namespace) -> None:
     if not is_circuit_file(str(arguments.out)):
         raise ExportError(f"--out: {arguments.out} must end in .qasm (OpenQASM 3) or .qpy")
     check_new("--out", arguments.out, force=arguments.force)
-    filter = _find(arguments.target, arguments).filter
-    write_filter(filter, arguments.out)
-    print(f"{filter.name}: {arguments.out}")
+    circuit_filter = _find(arguments.target, arguments).filter
+    write_filter(circuit_filter, arguments.out)
+    print(f"{circuit_filter.name}: {arguments.out}")
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    from qhdm.errors import CircuitError
+    from qhdm.quantum.analysis.cross_check import TOLERANCE, verify
+
+    circuit_filter = _find(arguments.target, arguments).filter
+    engines = [name.strip() for name in arguments.engines.split(",")]
+    pairs = verify(
+        circuit_filter, engines, batch=arguments.batch, seed=arguments.seed, progress=True
+    )
+    name = circuit_filter.name
+    print(f"{name}: largest disagreement on {arguments.batch} random samples, float64")
+    print(f"{'':<34}{'values':>10}{'gradients':>12}")
+    for pair in pairs:
+        print(f"{' and '.join(pair.engines):<34}{pair.values:>10.1e}{pair.gradients:>12.1e}")
+    worst = max(pairs, key=lambda pair: pair.largest)
+    if not worst.largest <= TOLERANCE:
+        raise CircuitError(
+            f"{name}: {' and '.join(worst.engines)} disagree by {worst.largest:.1e}, more than "
+            f"{TOLERANCE:g}"
+        )
+    print(f"all within {TOLERANCE:g}")

@@ -38,7 +38,10 @@ def add(commands: argparse._SubParsersAction) -> None:
         compare, "change the comparison (seeds=[0]), or a setting of all cells (train.steps=100)"
     )
     compare.add_argument(
-        "--jobs", type=positive, metavar="N", help="cells at a time (one per core; one on CUDA)"
+        "--jobs",
+        type=positive,
+        metavar="N",
+        help="cells to run at a time (one per core; one on CUDA)",
     )
     compare.add_argument(
         "--executor",
@@ -50,7 +53,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--only", nargs="+", action="extend", metavar="VARIANT", help="restrict to these variants"
     )
     compare.add_argument(
-        "--dry-run", action="store_true", help="print the cells, their parameters, estimated time"
+        "--dry-run", action="store_true", help="print cells, parameters and estimated time"
     )
     compare.set_defaults(command=_compare)
 

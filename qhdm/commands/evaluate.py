@@ -21,19 +21,22 @@ def add(verbs: argparse._SubParsersAction) -> None:
     evaluate = verbs.add_parser("evaluate", help="compare generated images with real ones")
     add_data(evaluate, "RUN", "a run directory; with --images also a configuration file")
     evaluate.add_argument(
-        "--images", type=Path, metavar="DIR", help="evaluate class folders of images, sample none"
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="evaluate the images in class folders instead of sampling",
     )
-    evaluate.add_argument("--num", type=positive, metavar="N", help="images in all (1000)")
+    evaluate.add_argument(
+        "--num", type=positive, metavar="N", help="images to sample, over all classes (1000)"
+    )
     add_sampler(evaluate)
     add_engine(evaluate)
     evaluate.add_argument(
         "--extractor",
         choices=["classifier", "inception", "dinov2"],
-        help="of features; the classifier is trained on the training split (default)",
+        help="feature extractor; the classifier is trained on the training split (default)",
     )
-    evaluate.add_argument(
-        "--extractor-weights", metavar="FILE", help="of a classifier, of inception or dinov2"
-    )
+    evaluate.add_argument("--extractor-weights", metavar="FILE", help="weights of the extractor")
     evaluate.add_argument(
         "--metrics",
         nargs="+",
@@ -41,7 +44,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
         help="groups of metrics (all; utility is slow)",
     )
     add_device(evaluate, default=None)
-    evaluate.add_argument("--out", type=Path, metavar="FILE", help="where the JSON file goes")
+    evaluate.add_argument("--out", type=Path, metavar="FILE", help="path of the JSON file")
     evaluate.set_defaults(command=_evaluate)
 
 

@@ -1,4 +1,4 @@
-"""`qhdm import-flax`: weights of the published code as a run."""
+"""`qhdm import-flax`: convert weights of the published code to a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOLERANCE = 2e-4
 def add(commands: argparse._SubParsersAction) -> None:
     """Make the parser of `import-flax`."""
     parser = commands.add_parser(
-        "import-flax", help="turn a checkpoint of the published JAX code into a run"
+        "import-flax", help="convert a checkpoint of the published JAX code to a run"
     )
     parser.add_argument(
         "checkpoint",
@@ -27,18 +27,18 @@ def add(commands: argparse._SubParsersAction) -> None:
         type=Path,
         required=True,
         metavar="CONFIG",
-        help="of that network, for example released/qcunet_fqconv",
+        help="configuration of that network, for example released/qcunet_fqconv",
     )
     add_set(parser)
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="RUN", help="the run directory to make"
+        "--out", type=Path, required=True, metavar="RUN", help="the run directory to create"
     )
     parser.add_argument(
         "--tolerance",
         type=above_zero,
         default=TOLERANCE,
         metavar="E",
-        help="largest relative error where the file holds x, t, label and output (%(default)g)",
+        help="largest relative error if the file contains x, t, label and output (%(default)g)",
     )
     parser.set_defaults(command=_import_flax)
 

@@ -1,4 +1,4 @@
-"""`qhdm init`: copies of the shipped configurations, circuits and jobs, to edit."""
+"""`qhdm init`: copy the shipped configurations, circuits and jobs for editing."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from qhdm.shipped import SUFFIXES, shipped_files
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add `init` to the commands."""
-    parser = commands.add_parser("init", help="copy the shipped configs, circuits and jobs to edit")
+    parser = commands.add_parser(
+        "init", help="copy the shipped configs, circuits and jobs for editing"
+    )
     parser.add_argument(
-        "folder", nargs="?", type=Path, default=Path(), metavar="DIR", help="where to (here)"
+        "folder", nargs="?", type=Path, default=Path(), metavar="DIR", help="target folder (here)"
     )
     parser.set_defaults(command=_init)
 

@@ -1,4 +1,4 @@
-"""`qhdm jobs`: sampling jobs on backends, listed, resumed, cancelled, fetched."""
+"""`qhdm jobs`: list, resume, fetch and cancel sampling jobs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("jobs", help="sampling jobs on backends")
     parser.add_argument(
         "--runs", type=Path, default=Path("runs"), metavar="DIR",
-        help="where runs are, or one run (%(default)s)",
+        help="folder of runs, or one run (%(default)s)",
     )  # fmt: skip
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     listed = verbs.add_parser("list", help="all jobs and their states")
@@ -26,8 +26,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     for name, command, text in (
         ("status", _status, "requests of a job and their states; asks the service"),
         ("resume", _resume, "continue a job until its images are there"),
-        ("cancel", _cancel, "cancel what is pending at the service"),
-        ("fetch", _fetch, "fetch results, without sending anything"),
+        ("cancel", _cancel, "cancel pending requests at the service"),
+        ("fetch", _fetch, "fetch results without sending anything"),
     ):
         verb = verbs.add_parser(name, help=text)
         verb.add_argument("id", metavar="ID", help="of a job, or its directory")
@@ -35,7 +35,7 @@ def add(commands: argparse._SubParsersAction) -> None:
             add_set(verb, "change a limit", metavar="limits.KEY=VALUE")
             verb.add_argument(
                 "--relayout", action="store_true",
-                help="lay out anew what is not sent yet, by the device's present calibration",
+                help="lay out unsent circuits again for the current calibration",
             )  # fmt: skip
         verb.set_defaults(command=command)
 

@@ -1,4 +1,4 @@
-"""`qhdm noise`: what a named device's noise is, and keeping it as a calibration file."""
+"""`qhdm noise`: the errors of a device, and its calibration as a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`qhdm report`: a run or a comparison as one HTML page."""
+"""`qhdm report`: write the HTML page of a run or comparison."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from qhdm.commands.arguments import add_force, check_new
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add the verb to the parser."""
-    report = commands.add_parser("report", help="show a run or a comparison as one HTML page")
+    report = commands.add_parser("report", help="write a run or comparison as one HTML page")
     report.add_argument(
-        "path", type=Path, metavar="RUN|COMPARISON", help="a run directory, or one of a comparison"
+        "path",
+        type=Path,
+        metavar="RUN|COMPARISON",
+        help="a run directory or the directory of a comparison",
     )
     report.add_argument(
         "--out", type=Path, metavar="FILE", help="the page (report.html in the directory)"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qhdm.config import Sampling
     from qhdm.run import Run
 
-#: More images of a class are not put into a grid, which would be too tall to look at.
+#: Most images of a class in a grid.
 _MOST_IN_GRID = 256
 
 
@@ -34,22 +34,24 @@ def add(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         action="extend",
         metavar="NAME",
-        help="classes to generate (all when none is named)",
+        help="classes to generate (all)",
     )
     parser.add_argument("--num", type=images, metavar="N", help="images per class")
     add_sampler(parser)
-    parser.add_argument("--batch", type=positive, default=64, metavar="N", help="images at once")
+    parser.add_argument(
+        "--batch", type=positive, default=64, metavar="N", help="images per network evaluation (64)"
+    )
     add_device(parser)
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="also write one PNG per image, in class folders"
     )
-    parser.add_argument("--grid", type=Path, metavar="FILE", help="where the PNG grid goes")
+    parser.add_argument("--grid", type=Path, metavar="FILE", help="path of the PNG grid")
     add_engine(parser)
     parser.add_argument(
         "--engine-steps",
         type=positive,
         metavar="K",
-        help="only the last K network evaluations on aer, the others exact",
+        help="use --engine only in the last K network evaluations, the others are exact",
     )
     parser.set_defaults(command=_sample, processes=True)
 

@@ -1,4 +1,4 @@
-"""`qhdm submit`: sample with quantum filters on a backend, after saying what it costs."""
+"""`qhdm submit`: sample with quantum filters on a backend, after an estimate of the cost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--device", metavar="FAKE", help="with --dry-run: estimate for this device (fake_torino)"
     )
-    parser.add_argument("--yes", action="store_true", help="do not ask before submitting")
+    parser.add_argument("--yes", action="store_true", help="submit without asking")
     parser.set_defaults(command=_submit)
 
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qhdm.commands.arguments import add_set
 from qhdm.distributed import World
 from qhdm.errors import ConfigError
 
@@ -23,15 +24,13 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="CONFIG",
         help="a YAML file, or the name of a shipped one: quickstart",
     )
-    parser.add_argument("--out", type=Path, metavar="RUN", help="the run directory to make")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting"
-    )
+    parser.add_argument("--out", type=Path, metavar="RUN", help="the run directory to create")
+    add_set(parser)
     parser.add_argument("--resume", type=Path, metavar="RUN", help="continue a run")
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print the resolved configuration, parameter and circuit counts, estimated time",
+        help="print the resolved configuration, parameters, circuits and estimated time",
     )
     parser.set_defaults(command=_train, processes=True)
 

@@ -1,4 +1,4 @@
-"""`qhdm train-classifier`: the classifier whose features evaluations compare."""
+"""`qhdm train-classifier`: train the feature extractor of evaluations."""
 
 from __future__ import annotations
 
@@ -24,12 +24,10 @@ if TYPE_CHECKING:
 
 def add(verbs: argparse._SubParsersAction) -> None:
     """Add the verb to the parser."""
-    train = verbs.add_parser(
-        "train-classifier", help="train the classifier whose features evaluations compare"
-    )
+    train = verbs.add_parser("train-classifier", help="train the feature extractor of evaluations")
     add_data(train, "CONFIG", "a configuration file or a run directory, for its data section")
-    train.add_argument("--steps", type=positive, metavar="N", help="of training (600)")
-    train.add_argument("--seed", type=natural, metavar="N", help="of training (0)")
+    train.add_argument("--steps", type=positive, metavar="N", help="training steps (600)")
+    train.add_argument("--seed", type=natural, metavar="N", help="seed of the training (0)")
     add_device(train)
     train.add_argument(
         "--out", type=Path, metavar="FILE", help="a safetensors file (in the cache folder)"
@@ -43,8 +41,10 @@ def add_data(parser: argparse.ArgumentParser, name: str, description: str) -> No
     parser.add_argument(
         "--data", metavar="ROOT", help="the real images: bundled, eurosat, a folder or zip"
     )
-    parser.add_argument("--size", type=pixels, metavar="PIXELS", help="of --data (64)")
-    parser.add_argument("--test-fraction", type=fraction, metavar="F", help="of --data (0.1)")
+    parser.add_argument("--size", type=pixels, metavar="PIXELS", help="image size of --data (64)")
+    parser.add_argument(
+        "--test-fraction", type=fraction, metavar="F", help="held-out part of --data (0.1)"
+    )
     add_range(parser, ", of --data")
     add_set(parser)
 

@@ -13,7 +13,7 @@ from qhdm.comparison.cells import Cell, Judged
 from qhdm.comparison.spec import Specification
 from qhdm.comparison.statistics import MeanTest, holm, t_test
 from qhdm.errors import ComparisonError
-from qhdm.metrics.records import STRICT, DataRecord, GeneratedRecord, Metric
+from qhdm.metrics.records import STRICT, Better, DataRecord, GeneratedRecord, Metric
 from qhdm.quantum.options import EngineOptions, Exact
 from qhdm.schema import read_record
 
@@ -76,7 +76,7 @@ class Summary:
     label: str
     class_name: Annotated[str | None, Field(alias="class")]
     setting: str | None
-    better: Literal["lower", "higher"] | None
+    better: Better | None
     mean: float
     low: float | None
     high: float | None

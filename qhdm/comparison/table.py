@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from qhdm.comparison.results import Paired, Results, Summary
 from qhdm.comparison.statistics import CONFIDENCE
 from qhdm.console import duration
+from qhdm.metrics.records import Better
 from qhdm.tables import Table, interval, number, p_value, signed
 
 #: With fewer seeds than this, a warning about their number is printed.
@@ -28,7 +28,7 @@ class MetricBlock:
 
     label: str
     setting: str | None
-    better: Literal["lower", "higher"] | None
+    better: Better | None
     floor: float | None
     rows: Sequence[tuple[Summary, Paired | None]]
 

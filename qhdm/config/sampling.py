@@ -1,7 +1,7 @@
-"""A sampling request: which images, by which sampler, and what evaluates the filters.
+"""Sampling requests: images, sampler, and the engine that evaluates the filters.
 
-`"run"` is a value of its own: as the run's configuration has it. Nothing else, and null least of
-all, takes anything from the run.
+The value `"run"` means the value of the run's configuration. Nothing else, null included, takes
+anything from the run.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from qhdm.quantum.options import Aer, EngineOptions, Exact, Hardware, Method, No
 if TYPE_CHECKING:
     from qhdm.config.config import Config
 
-#: As the run's configuration has it.
+#: The value of the run's configuration.
 OfRun = Literal["run"]
 T = TypeVar("T", bound="SamplerOptions")
 
 
 @dataclass(frozen=True, config=STRICT)
 class EngineRequest:
-    """What evaluates the filters of a trained model.
+    """The engine that evaluates the filters of a trained model.
 
-    `run` is the engine of the run, as its configuration has it. An engine that is named is
-    complete: what is not given is its default, never the run's.
+    `run` is the engine of the run's configuration. A named engine is complete: options that are
+    not given have their defaults, never the run's values.
 
     Attributes:
         engine: `Exact(...)`, `Aer(...)` or `Hardware(...)`; or, in files, the name of one of the
@@ -75,7 +75,7 @@ class EngineRequest:
 
 @dataclass(frozen=True, config=STRICT)
 class SamplerOptions:
-    """How noise becomes images.
+    """The sampler and its options.
 
     Attributes:
         sampler: `ddpm`, `ddim`, `dpm++`, or `run`.
@@ -95,7 +95,7 @@ class SamplerOptions:
     weights: Literal["ema", "model"] = "ema"
 
     def resolved(self: T, config: Config) -> T:
-        """The same, with what is the run's own filled in.
+        """The same with the values of the run filled in.
 
         Raises:
             SamplingError: more steps than the model has timesteps, or guidance of a model that was
@@ -116,7 +116,7 @@ class SamplerOptions:
         return known
 
     def on(self, engine: EngineOptions) -> Sampling:
-        """A request of the same images, with `engine` evaluating the filters in all steps."""
+        """A request for the same images with `engine` in all steps."""
         own = {field.name: getattr(self, field.name) for field in fields(SamplerOptions)}
         return Sampling(**own, engine=engine)
 
@@ -128,7 +128,7 @@ class SamplerOptions:
 
 @dataclass(frozen=True, config=STRICT)
 class Sampling(SamplerOptions, EngineRequest):
-    """A sampling request, complete but for what it leaves to the run.
+    """A sampling request.
 
     Attributes:
         classes: names or numbers; None is all of them.

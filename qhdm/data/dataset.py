@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -14,13 +15,15 @@ from typing import Literal
 
 import numpy as np
 
+from qhdm import console
 from qhdm.config import Config, DataConfig
-from qhdm.data.images import check_channels, lacks_range, opened, to_picture, to_square
-from qhdm.data.parallel import map_in_threads
-from qhdm.data.raster import Raster
+from qhdm.data.images import Decoded, decode
+from qhdm.data.raster import check_channels
 from qhdm.data.source import EUROSAT_CLASSES, NAMED_ROOTS, Item, Source, locate, open_source
-from qhdm.data.values import SetValues, Values, values_of
+from qhdm.data.values import SetValues
 from qhdm.errors import DataError, did_you_mean
+
+_MAX_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -167,39 +170,21 @@ def load(config: DataConfig, *, progress: bool = False) -> Dataset:
     with open_source(config.root, classes=config.classes) as source:
         classes, items, is_test = select(config, source)
         images = _allocate(config, len(items))
-
-        def read(index: int) -> Values | DataError | None:
-            item = items[index]
-            try:
-                with opened(source.read(item), name=source.place(item)) as image:
-                    values = values_of(image, config.range) if isinstance(image, Raster) else None
-                    if not lacks_range(image, config.range):
-                        picture = to_picture(
-                            image,
-                            channels=config.channels,
-                            name=source.place(item),
-                            value_range=config.range,
-                        )
-                        images[index] = to_square(picture, size=config.image_size)
-                    return values
-            except DataError as fault:
-                if config.skip_broken:
-                    return fault
-                raise
-
         stored, faults = SetValues(), {}
-        done = map_in_threads(
-            read, range(len(items)), title=f"reading {source.name}", progress=progress
-        )
-        for index, found in enumerate(done):
-            if isinstance(found, DataError):
-                faults[index] = found
-            elif found is not None:
-                stored.add(found)
+        for index, image in enumerate(
+            read_images(source, items, config, skip_broken=config.skip_broken, progress=progress)
+        ):
+            if isinstance(image, DataError):
+                faults[index] = image
+                continue
+            if image.values is not None:
+                stored.add(image.values)
+            if image.pixels is not None:
+                images[index] = image.pixels
         stored.check(config.range, str(source.path))
-    readable = np.array([index not in faults for index in range(len(items))])
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.array([numbers[item.class_name] for item in items], dtype=np.int64)
+    readable = np.array([index not in faults for index in range(len(items))])
     for number, name in enumerate(classes):
         members = np.flatnonzero(labels == number)
         if not readable[members].any():
@@ -214,9 +199,61 @@ def load(config: DataConfig, *, progress: bool = False) -> Dataset:
         labels=labels,
         names=tuple(item.name for item in items),
         is_test=is_test,
-        skipped=tuple(items[index].name for index in np.flatnonzero(~readable)),
+        skipped=tuple(items[index].name for index in faults),
     )
     return whole if readable.all() else whole.where(readable)
+
+
+def read_images(
+    source: Source,
+    items: Sequence[Item],
+    config: DataConfig,
+    *,
+    skip_broken: bool,
+    progress: bool,
+    all_values: bool = False,
+) -> Iterator[Decoded | DataError]:
+    """Read and decode images in threads (Pillow and zlib release the GIL); results in order.
+
+    Args:
+        source: holds the images.
+        items: which of them.
+        config: how they are prepared.
+        skip_broken: yield the error of an unreadable image instead of raising it.
+        progress: show a bar on stderr, where that is a terminal and the work takes over a second.
+        all_values: as for `decode`.
+
+    Raises:
+        DataError: the first unreadable image, in the order of `items`.
+    """
+
+    def read(item: Item) -> Decoded | DataError:
+        try:
+            return decode(
+                source.read(item),
+                size=config.image_size,
+                channels=config.channels,
+                name=source.place(item),
+                value_range=config.range,
+                all_values=all_values,
+            )
+        except DataError as error:
+            if skip_broken:
+                return error
+            raise
+
+    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as executor:
+        yield from console.bar(
+            executor.map(read, items),
+            total=len(items),
+            desc=f"reading {source.name}",
+            unit=" images",
+            show=progress,
+            in_logs=False,
+            delay=1,
+            mininterval=0.5,
+            leave=False,
+        )
 
 
 def held_out(names: Sequence[str], fraction: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Convert data sets from Python: any torch `Dataset` of (image, label)."""
+"""Data sets that a program hands over: any torch `Dataset` of (image, label)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from PIL import Image
 
 from qhdm.config import DataConfig
 from qhdm.data.dataset import Dataset
-from qhdm.data.images import to_picture, to_square
+from qhdm.data.images import from_picture
+from qhdm.data.raster import Raster, check_channels
 from qhdm.errors import DataError
 
 
 def given(dataset: Any, config: DataConfig) -> Dataset:
-    """Convert a data set to one of this package.
+    """A data set that a program hands over, as one of this package.
 
     Args:
-        dataset: a `Dataset` of this package, unchanged; or anything with a length whose items are
+        dataset: a `Dataset` of this package, as it is; or anything with a length whose items are
             (image, label), such as a torch or torchvision `Dataset`. Images are PIL images, uint8
             arrays or tensors, or floating-point ones in [0, 1], of shape (H, W), (H, W, C) or
             (C, H, W). Labels count the classes from 0. Classes are named by `config.classes`, by
@@ -43,6 +44,7 @@ def given(dataset: Any, config: DataConfig) -> Dataset:
 
 def _converted(items: Any, config: DataConfig) -> Dataset:
     name = type(items).__name__
+    check_channels(config.channels)
     try:
         count = len(items)
     except TypeError:
@@ -58,8 +60,8 @@ def _converted(items: Any, config: DataConfig) -> Dataset:
             labels[index] = int(label)
         except (TypeError, ValueError):
             raise DataError(f"{where}: is not an (image, label), the label a number") from None
-        picture = to_picture(_picture(image, where), channels=config.channels, name=where)
-        images[index] = to_square(picture, size=config.image_size)
+        raster = _raster(image, where)
+        images[index] = raster.pixels(size=config.image_size, channels=config.channels)
     most = int(labels.max())
     names = (
         config.classes or tuple(getattr(items, "classes", ())) or tuple(map(str, range(most + 1)))
@@ -80,16 +82,16 @@ def _converted(items: Any, config: DataConfig) -> Dataset:
     )
 
 
-def _picture(image: Any, where: str) -> Image.Image:
-    """An item's image as an 8-bit picture."""
-    if isinstance(image, Image.Image):
-        return image
+def _raster(image: Any, where: str) -> Raster:
+    """An item's image, 8 bits per value."""
+    if isinstance(image, Image.Image) and not image.mode.startswith(("I", "F")):
+        return from_picture(image)
     array = np.asarray(image)
+    if array.ndim == 2:
+        array = array[:, :, None]
     if array.ndim == 3 and array.shape[2] not in (1, 3) and array.shape[0] in (1, 3):
         array = array.transpose(1, 2, 0)
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+    if array.ndim != 3 or array.shape[2] not in (1, 3):
         raise DataError(f"{where}: an image of shape {np.shape(image)}; grey or RGB are read")
     if array.dtype.kind == "f":
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
@@ -100,4 +102,4 @@ def _picture(image: Any, where: str) -> Image.Image:
         array = np.rint(255 * array).astype(np.uint8)
     if array.dtype != np.uint8:
         raise DataError(f"{where}: values of type {array.dtype}; give uint8 or floats in [0, 1]")
-    return Image.fromarray(np.ascontiguousarray(array))
+    return Raster(array)

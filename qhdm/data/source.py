@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import stat
 import zipfile
-from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from qhdm.data.layout import Item, arrange
-from qhdm.data.zips import entry_parts, is_link, open_zip, read_entry
+from qhdm.data.zips import entry_parts, open_zip, read_entry
 from qhdm.errors import DataError, did_you_mean
 
 EUROSAT_CLASSES = (
@@ -28,29 +29,30 @@ EUROSAT_CLASSES = (
     "SeaLake",
 )
 
-#: Values of `data.root` besides a path.
-#: `data.root` of a data set passed from Python (`qhdm.data.given`).
+#: `data.root` of a set that a program handed over (`qhdm.data.given`).
 GIVEN = "given"
+#: What `data.root` may be besides a path.
 NAMED_ROOTS = ("bundled", "eurosat", GIVEN)
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"})
-#: Kinds of other files that are named.
+#: Most suffixes of other files that a message lists.
 _SHOWN = 8
 _MAX_BYTES = 256 * 2**20
 _LAYOUT = 'a folder or zip with one folder of images per class, "bundled" or "eurosat"'
 
 
 @dataclass(frozen=True)
-class Source(ABC):
-    """An opened data set; a context manager that closes it.
+class Source:
+    """An opened data set: a folder or zip of class folders. A context manager that closes it.
 
     Attributes:
         name: `bundled`, `eurosat`, or the name of the folder or zip.
-        path: the folder or file.
+        path: the folder or zip.
         items: the images, sorted by class, then by name.
         ignored: number of images outside any class folder.
         links: number of symbolic links not followed, because they leave the set or are folders.
-        others: the suffixes of files that are passed over, and how many have each; most first.
+        others: the suffixes of files that are not read, and how many have each.
+        archive: the zip, read in place; None for a folder.
     """
 
     name: str
@@ -58,7 +60,8 @@ class Source(ABC):
     items: tuple[Item, ...]
     ignored: int
     links: int
-    others: tuple[tuple[str, int], ...]
+    others: Counter[str]
+    archive: zipfile.ZipFile | None = None
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
@@ -66,40 +69,21 @@ class Source(ABC):
         return tuple(sorted({item.class_name for item in self.items}))
 
     @property
-    def passed_over(self) -> str:
-        """`others` for messages: `12 .jp2, 1 .csv`."""
-        shown = [f"{count} {suffix or 'without suffix'}" for suffix, count in self.others[:_SHOWN]]
-        left = len(self.others) - len(shown)
+    def not_read(self) -> str:
+        """`others` for messages, most frequent first: `12 .jp2, 1 .csv`."""
+        counts = sorted(self.others.items(), key=lambda pair: (-pair[1], pair[0]))
+        shown = [f"{count} {suffix or 'without suffix'}" for suffix, count in counts[:_SHOWN]]
+        left = len(counts) - len(shown)
         return ", ".join(shown) + (f" and {left} more kinds" if left else "")
 
-    @abstractmethod
     def read(self, item: Item) -> bytes:
         """The bytes of the image file. Safe to call from several threads.
 
         Raises:
             DataError: the file cannot be read.
         """
-
-    @abstractmethod
-    def place(self, item: Item) -> str:
-        """The location of an image, for messages."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Release what the source holds open."""
-
-    def __enter__(self) -> Source:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-@dataclass(frozen=True)
-class FolderSource(Source):
-    """A folder of class folders."""
-
-    def read(self, item: Item) -> bytes:
+        if self.archive is not None:
+            return read_entry(self.archive, item.entry, self.path)
         path = self.path / item.entry
         try:
             _check_size(path.stat().st_size, str(path))
@@ -111,30 +95,21 @@ class FolderSource(Source):
             ) from None
 
     def place(self, item: Item) -> str:
-        return str(self.path / item.entry)
-
-    def close(self) -> None:
-        """Nothing is held open."""
-
-
-@dataclass(frozen=True)
-class ZipSource(Source):
-    """A zip of class folders, read in place."""
-
-    archive: zipfile.ZipFile
-
-    def read(self, item: Item) -> bytes:
-        return read_entry(self.archive, item.entry, self.path)
-
-    def place(self, item: Item) -> str:
+        """Where the image is, for messages."""
+        if self.archive is None:
+            return str(self.path / item.entry)
         return f"{self.path}: {item.entry}"
 
-    def close(self) -> None:
-        self.archive.close()
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.archive is not None:
+            self.archive.close()
 
 
 def cache_folder() -> Path:
-    """The cache folder of downloads and trained classifiers: `$QHDM_DATA`, or the user's cache."""
+    """Where qhdm keeps what it downloads and computes: `$QHDM_DATA`, or the user's cache."""
     data = os.environ.get("QHDM_DATA")
     if data:
         return Path(os.path.expanduser(data))
@@ -143,12 +118,12 @@ def cache_folder() -> Path:
 
 
 def eurosat_folder() -> Path:
-    """The folder of EuroSAT RGB in the cache."""
+    """Where EuroSAT RGB lies, in the cache folder."""
     return cache_folder() / "EuroSAT_RGB"
 
 
 def locate(root: str) -> Path:
-    """The path that `data.root` refers to, whether or not it exists."""
+    """The path that `data.root` stands for, whether or not it exists."""
     if root == "bundled":
         return Path(__file__).parent / "bundled" / "eurosat_103.zip"
     if root == "eurosat":
@@ -159,121 +134,104 @@ def locate(root: str) -> Path:
 
 
 def open_source(root: str, *, classes: Collection[str] | None = None) -> Source:
-    """List the images of a data set and their classes (see `qhdm.data.layout`).
+    """List the images of a data set by class (`qhdm.data.layout` says how classes are found).
 
     Images beside the class folders are counted, not used; so are files of other formats. Hidden
-    files and `__MACOSX` are passed over.
+    files and `__MACOSX` are skipped.
 
     Args:
         root: `bundled`, `eurosat` (as `qhdm data download eurosat` leaves it), or the path of a
             folder or zip.
-        classes: known classes, if any.
+        classes: names that are known to be classes, if any.
 
     Raises:
-        DataError: the set is absent or has no class folders, or what look like these are something
-            else; the zip is damaged or encrypted, or
+        DataError: the set is absent, or has no class folders; the zip is damaged or encrypted, or
             has an entry with an unsafe path or of more than 256 MiB.
     """
     path = locate(root)
     name = root if root in NAMED_ROOTS else path.resolve().name
-    if os.path.isdir(path):
-        source: Source = _open_folder(name, path, classes)
-    elif os.path.isfile(path):
-        source = _open_zip(name, path, classes)
-    else:
-        raise _absent(root, path)
-    try:
-        if not source.items:
+    with ExitStack() as on_error:
+        archive = None
+        if os.path.isdir(path):
+            listing = _list_folder(path)
+        elif os.path.isfile(path):
+            archive = on_error.enter_context(open_zip(path))
+            listing = _list_zip(archive, path)
+        else:
+            raise _absent(root, path)
+        items, ignored = arrange(listing.images.items(), classes=classes, root=path)
+        source = Source(name, path, items, ignored, listing.links, listing.others, archive)
+        if not items:
             raise _empty(source)
         for class_name in source.class_names:
-            _check_name(class_name, path)
-    except DataError:
-        source.close()
-        raise
+            if any("\ud800" <= letter <= "\udfff" for letter in class_name):
+                raise DataError(
+                    f"{path}: the name of the class folder {class_name!r} is not UTF-8; rename it"
+                )
+        on_error.pop_all()
     return source
 
 
-def _open_folder(name: str, path: Path, classes: Collection[str] | None) -> FolderSource:
+@dataclass
+class _Listing:
+    """The files of a set: components of the path of each image by entry, and what is not read."""
+
+    images: dict[str, Sequence[str]] = field(default_factory=dict)
+    links: int = 0
+    others: Counter[str] = field(default_factory=Counter)
+
+
+def _list_folder(path: Path) -> _Listing:
+    listing = _Listing()
     base = os.path.realpath(path)
-    entries: list[str] = []
-    others: Counter[str] = Counter()
-    links = 0
     pending = [""]
     while pending:
         folder = pending.pop()
         try:
-            with os.scandir(path / folder) as listing:
-                for entry in listing:
+            with os.scandir(path / folder) as entries:
+                for entry in entries:
                     relative = folder + entry.name
                     if _is_hidden(entry.name):
                         continue
                     if entry.is_symlink() and (entry.is_dir() or not _is_below(entry.path, base)):
-                        links += 1
+                        listing.links += 1
                     elif entry.is_dir():
                         pending.append(f"{relative}/")
-                    elif entry.is_file() and _is_image(entry.name):
-                        entries.append(relative)
+                    elif entry.is_file() and _suffix(entry.name) in _SUFFIXES:
+                        listing.images[relative] = relative.split("/")
                     elif entry.is_file():
-                        others[_suffix(entry.name)] += 1
+                        listing.others[_suffix(entry.name)] += 1
         except OSError as error:
             raise DataError(
                 f"{path / folder}: cannot be listed ({error.strerror}); check its permissions"
             ) from None
-    paths = ((entry, entry.split("/")) for entry in entries)
-    items, ignored = arrange(paths, classes=classes, root=path)
-    return FolderSource(name, path, items, ignored, links, _most_first(others))
+    return listing
 
 
-def _open_zip(name: str, path: Path, classes: Collection[str] | None) -> ZipSource:
-    archive = open_zip(path)
-    try:
-        paths: dict[str, list[str]] = {}
-        others: Counter[str] = Counter()
-        links = 0
-        for info in archive.infolist():
-            parts = entry_parts(info, path)
-            if info.is_dir() or any(map(_is_hidden, parts)):
-                continue
-            if not _is_image(info.filename):
-                others[_suffix(info.filename)] += 1
-                continue
-            if is_link(info):
-                links += 1
-                continue
-            if info.flag_bits & 1:
-                raise DataError(f"{path}: {info.filename}: encrypted; give a zip without password")
+def _list_zip(archive: zipfile.ZipFile, path: Path) -> _Listing:
+    listing = _Listing()
+    for info in archive.infolist():
+        parts = entry_parts(info, path)
+        if info.is_dir() or any(map(_is_hidden, parts)):
+            continue
+        if _suffix(info.filename) not in _SUFFIXES:
+            listing.others[_suffix(info.filename)] += 1
+        elif stat.S_ISLNK(info.external_attr >> 16):
+            listing.links += 1
+        elif info.flag_bits & 1:
+            raise DataError(f"{path}: {info.filename}: encrypted; give a zip without password")
+        else:
             _check_size(info.file_size, f"{path}: {info.filename}")
-            paths[info.filename] = parts
-        items, ignored = arrange(paths.items(), classes=classes, root=path)
-    except BaseException:
-        archive.close()
-        raise
-    return ZipSource(name, path, items, ignored, links, _most_first(others), archive)
-
-
-def _check_name(class_name: str, path: Path) -> None:
-    try:
-        class_name.encode()
-    except UnicodeEncodeError:
-        raise DataError(
-            f"{path}: the name of the class folder {class_name!r} is not UTF-8; rename it"
-        ) from None
+            listing.images[info.filename] = parts
+    return listing
 
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _is_image(name: str) -> bool:
-    return _suffix(name) in _SUFFIXES
-
-
 def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
-
-
-def _most_first(counts: Counter[str]) -> tuple[tuple[str, int], ...]:
-    return tuple(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 def _is_below(path: str, base: str) -> bool:
@@ -288,8 +246,8 @@ def _check_size(size: int, place: str) -> None:
 def _absent(root: str, path: Path) -> DataError:
     if root == GIVEN:
         return DataError(
-            "data.root: given: the data set was passed from Python and cannot be read again; "
-            "pass it again, or name it (--set data.root=PATH)"
+            "data.root: given: a program handed the data set over, which cannot be read again; "
+            "hand it over again, or name it (--set data.root=PATH)"
         )
     if root == "eurosat":
         return DataError(
@@ -303,7 +261,7 @@ def _absent(root: str, path: Path) -> DataError:
 def _empty(source: Source) -> DataError:
     problem = f"{source.ignored} image(s), but no class folders" if source.ignored else "no images"
     if source.others:
-        problem += f"; not read: {source.passed_over} (JPEG, PNG, TIFF, BMP, WebP and GIF are)"
+        problem += f"; not read: {source.not_read} (JPEG, PNG, TIFF, BMP, WebP and GIF are)"
     if source.links:
         problem += f" ({source.links} link(s) that lead elsewhere are not followed)"
     return DataError(f"data.root: {source.path}: {problem}; give {_LAYOUT}")

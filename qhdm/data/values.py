@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from qhdm.data.raster import Raster
 from qhdm.errors import DataError
@@ -83,13 +82,6 @@ def values_of(image: Raster, value_range: tuple[float, float] | None) -> Values:
         levels = np.bincount(image.levels(None).ravel(), minlength=256)
     low, high = values.min().item(), values.max().item()
     return Values(image.type_name, low, high, image.bounded, levels, beyond, values.size)
-
-
-def values_of_picture(picture: Image.Image) -> Values:
-    """The values of an image of 8 bits, grey or RGB."""
-    extrema = np.reshape(picture.getextrema(), (-1, 2))
-    size = picture.width * picture.height * len(picture.getbands())
-    return Values("uint8", int(extrema.min()), int(extrema.max()), True, None, 0.0, size)
 
 
 class SetValues:

@@ -1,9 +1,8 @@
-"""Read untrusted zips: unsafe, damaged and encrypted entries are refused."""
+"""Reading zips that nobody has vetted: unsafe, damaged and encrypted entries are refused."""
 
 from __future__ import annotations
 
 import re
-import stat
 import struct
 import zipfile
 import zlib
@@ -61,11 +60,6 @@ def entry_parts(info: zipfile.ZipInfo, path: Path) -> list[str]:
             f"{path}: unsafe path in entry {raw!r}; make the zip again with plain relative paths"
         )
     return [part for part in parts if part not in ("", ".")]
-
-
-def is_link(info: zipfile.ZipInfo) -> bool:
-    """Whether an entry is a symbolic link."""
-    return stat.S_ISLNK(info.external_attr >> 16)
 
 
 def read_entry(archive: zipfile.ZipFile, entry: str, path: Path) -> bytes:

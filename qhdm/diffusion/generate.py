@@ -17,7 +17,7 @@ from qhdm.diffusion.samplers import Denoiser, ImageNoise, State, states, timeste
 from qhdm.diffusion.schedule import Schedule
 from qhdm.seeds import Draws, Stream, drawing
 
-#: The label that stands for none (classifier-free guidance).
+#: The null label (classifier-free guidance).
 NULL_LABEL = -1
 
 #: model(x_t (B, C, H, W), t (B,), label (B,)) to the predicted quantity.

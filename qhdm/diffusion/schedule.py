@@ -34,7 +34,7 @@ _BETAS = {"cosine": cosine_betas, "linear": linear_betas}
 
 
 class Schedule(nn.Module):
-    """Forward process and loss weights as tensors of length T, float64 until they meet images.
+    """Forward process and loss weights as float64 tensors of length T.
 
     Attributes:
         betas, alphas_bar: (T,).

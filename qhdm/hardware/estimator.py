@@ -273,19 +273,19 @@ class HardwareEngine:
     name: str = "hardware"
     estimator: None = None
 
-    def __call__(self, filter: Filter, x: Tensor, w: Tensor) -> Tensor:
+    def __call__(self, circuit_filter: Filter, x: Tensor, w: Tensor) -> Tensor:
         """Values (F, B, m) at inputs (F, B, n) and weights (F, P), radians."""
-        pub = filter_pub(filter, parameter_sets(filter, x, w))
+        pub = filter_pub(circuit_filter, parameter_sets(circuit_filter, x, w))
         stage = next(self.stages)
-        weights = frozenset(filter.weights)
+        weights = frozenset(circuit_filter.weights)
         (result,) = self.runner.run([pub], weights, (self.step, stage), self.place)
         values = result.data.evs.transpose(1, 2, 0).copy()
-        exact_values = exact.expectation(filter, x, w).double().cpu().numpy()
+        exact_values = exact.expectation(circuit_filter, x, w).double().cpu().numpy()
         self.done(stage, self.place, values, exact_values)
         return torch.as_tensor(values).to(x)
 
-    def bind(self, filter: Filter, w: Tensor) -> Bound:
-        return lambda x: self(filter, x, w)
+    def bind(self, circuit_filter: Filter, w: Tensor) -> Bound:
+        return lambda x: self(circuit_filter, x, w)
 
 
 def _z_weights(terms: Mapping[str, float], circuit: QuantumCircuit) -> tuple[float, np.ndarray]:

@@ -1,4 +1,4 @@
-"""ISA circuits of a filter: bound, taken apart, transpiled once, packed, and kept as QPY."""
+"""ISA circuits of a filter: transpiled component by component, packed, and stored as QPY."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 from qiskit import qpy
 from qiskit.circuit import ClassicalRegister, Parameter, ParameterVector, QuantumCircuit
-from qiskit.quantum_info import SparsePauliOp
 from qiskit.transpiler import Target, TranspilerError, generate_preset_pass_manager
 
 from qhdm.errors import HardwareError
@@ -22,12 +21,10 @@ from qhdm.quantum.devices.calibration import left_out, working_part
 from qhdm.quantum.ir.connectivity import Compact, compact, components, on_qubits
 
 _OPTIMIZATION_LEVEL = 3
-#: Changes when circuits are made otherwise: kept files of another recipe are not read.
+#: Changes with the way circuits are made: files of another recipe are not read.
 _RECIPE = 1
-#: The name of the classical register that holds what is measured.
+#: The classical register of the outcomes.
 REGISTER = "outcomes"
-#: The vector of the circuit's parameters.
-_INPUTS = "x"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +39,7 @@ class PackedCircuit:
         qubits: n, of one copy.
         regions: for each copy, the physical qubit that each qubit ends on.
         two_qubit_gates, two_qubit_depth: of one copy.
-        duration: of the circuit with its readout, seconds; 0 where the device does not tell.
+        duration: of the circuit with its readout, seconds; 0 if the device has no durations.
         cost: minus the logarithm of the probability that nothing errs, for each copy.
     """
 
@@ -57,23 +54,17 @@ class PackedCircuit:
     cost: tuple[float, ...]
 
     def values(self, rows: np.ndarray) -> np.ndarray:
-        """Parameter values (ceil(R / C), parameters) of input rows (R, n_x), radians.
-
-        Copies that are left over repeat the last row.
-        """
+        """Parameter values (ceil(R / C), parameters) of input rows (R, n_x), the last repeated."""
         count = -(-len(rows) // self.copies)
         index = np.minimum(np.arange(count * self.copies), len(rows) - 1)
         flat = rows[index].reshape(count, self.copies * self.inputs)
-        places = [parameter.index for parameter in self.circuit.parameters]
-        chosen: np.ndarray = flat[:, places]
-        return chosen
+        values: np.ndarray = flat[:, [parameter.index for parameter in self.circuit.parameters]]
+        return values
 
     def rows(self, packed: np.ndarray, count: int) -> np.ndarray:
-        """What is measured, (R', ..., C n), as that of R rows, (R, ..., n)."""
-        split = packed.reshape(*packed.shape[:-1], self.copies, self.qubits)
-        split = np.moveaxis(split, -2, 1)
-        chosen: np.ndarray = split.reshape(-1, *split.shape[2:])[:count]
-        return chosen
+        """Measured values of packed rows, (R', C n), as those of `count` = R rows, (R, n)."""
+        rows: np.ndarray = packed.reshape(-1, self.qubits)[:count]
+        return rows
 
     def readout(self) -> QuantumCircuit:
         """A circuit that measures the same qubits and does nothing else."""
@@ -83,24 +74,12 @@ class PackedCircuit:
         circuit.measure(ends, range(len(ends)))
         return circuit
 
-    def observables(self, observables: Sequence[SparsePauliOp]) -> list[list[SparsePauliOp]]:
-        """For each copy, the observables on the device's qubits."""
-        size = self.circuit.num_qubits
-        return [
-            [o.apply_layout(list(r), num_qubits=size) for o in observables] for r in self.regions
-        ]
-
 
 def transpiled(bound: QuantumCircuit, target: Target, *, seed: int) -> list[Compact]:
-    """The components of a circuit, each transpiled by itself, in their order.
-
-    Args:
-        bound: a circuit of gates.
-        target: of the device.
-        seed: of the transpiler.
+    """The components of a circuit of gates, in order, each transpiled separately.
 
     Raises:
-        HardwareError: what works of the device is too small.
+        HardwareError: the working part of the device is too small.
     """
     n = bound.num_qubits
     if n > target.num_qubits:
@@ -128,7 +107,7 @@ def make_isa(
     packing: int | Literal["auto"],
     most: int,
     seed: int,
-    laid: Sequence[Compact] | None = None,
+    compacts: Sequence[Compact] | None = None,
 ) -> PackedCircuit:
     """Transpile a circuit, component by component, and pack copies of it.
 
@@ -137,32 +116,31 @@ def make_isa(
         inputs: n_x parameters.
         target: of the device.
         packing: copies, or `auto`.
-        most: copies beyond which there is nothing to gain.
+        most: copies that are of use.
         seed: of the transpiler.
-        laid: its components, where they are transpiled already.
+        compacts: its transpiled components, if they are known.
 
     Raises:
-        HardwareError: what works of the device is too small.
+        HardwareError: the working part of the device is too small.
     """
     n, parts = bound.num_qubits, components(bound)
-    laid = transpiled(bound, target, seed=seed) if laid is None else laid
-    chosen = pack(laid, target, packing=packing, most=most)
-
+    compacts = transpiled(bound, target, seed=seed) if compacts is None else compacts
+    chosen = pack(compacts, target, packing=packing, most=most)
     copies = len(chosen)
     circuit = QuantumCircuit(target.num_qubits, name="filter")
     circuit.add_register(ClassicalRegister(copies * n, REGISTER))
-    vector = ParameterVector(_INPUTS, copies * len(inputs))
+    vector = ParameterVector("x", copies * len(inputs))
     ends = np.zeros((copies, n), dtype=int)
     place = {parameter: i for i, parameter in enumerate(inputs)}
     for c, regions in enumerate(chosen):
-        for part, one, region in zip(parts, laid, regions, strict=True):
+        for part, one, region in zip(parts, compacts, regions, strict=True):
             own = {p: vector[c * len(inputs) + place[p]] for p in one.circuit.parameters}
             circuit.compose(one.circuit.assign_parameters(own), list(region.qubits), inplace=True)
             ends[c, list(part)] = [region.qubits[end] for end in one.ends]
-    # All are read at once: a readout beside running gates disturbs them.
-    circuit.barrier(sorted(set(_used(circuit))))
+    # All are read out at once: a readout next to running gates disturbs them.
+    circuit.barrier(sorted(q for regions in chosen for region in regions for q in region.qubits))
     circuit.measure(ends.ravel().tolist(), range(copies * n))
-    gates = [_two_qubit(one.circuit) for one in laid]
+    gates = [_two_qubit(one.circuit) for one in compacts]
     return PackedCircuit(
         circuit=circuit,
         copies=copies,
@@ -177,14 +155,14 @@ def make_isa(
 
 
 class IsaCache:
-    """ISA circuits by what they are made of, kept as QPY in a folder.
+    """ISA circuits by their content, stored as QPY in a folder.
 
-    What is sent is always what was read back from the file, so that a process that goes on with a
-    job sends the same circuits. Where a device has changed so much that they no longer serve, they
-    are laid out anew under the next number; circuits of another number stay as they are.
+    What is sent is always read back from the file, so that a process that resumes a job sends the
+    same circuits. When the device has changed too much for them, circuits are laid out anew under
+    the next layout number; those of other numbers stay as they are.
 
     Args:
-        folder: of the files; None keeps nothing.
+        folder: of the files; None stores nothing.
         target: of the device.
         device: its name.
         packing, seed: see `make_isa`.
@@ -207,7 +185,7 @@ class IsaCache:
     def get(
         self, bound: QuantumCircuit, inputs: Sequence[Parameter], *, rows: int, layout: int = 0
     ) -> PackedCircuit:
-        """The ISA circuit for `rows` rows of inputs, of the layout of a number."""
+        """The ISA circuit for `rows` rows of inputs, in the layout of a number."""
         key = self._key(bound, inputs, rows, layout)
         if key not in self._kept:
             path = None if self._folder is None else self._folder / f"{key}.qpy"
@@ -219,7 +197,7 @@ class IsaCache:
                     packing=self._packing,
                     most=rows,
                     seed=self._seed,
-                    laid=self._components(bound),
+                    compacts=self._components(bound),
                 )
                 if path is None:
                     self._kept[key] = made
@@ -229,11 +207,11 @@ class IsaCache:
         return self._kept[key]
 
     def rate(self, isa: PackedCircuit) -> Rating:
-        """What a circuit costs now, where `isa.cost` is what it cost when it was laid out."""
+        """The present cost of a circuit; `isa.cost` is the one when it was laid out."""
         return rate(isa.circuit, isa.regions, self._target)
 
     def keep_in(self, folder: Path) -> None:
-        """Keep what is made, and what has been, in a folder."""
+        """Store all circuits in a folder from now on, with those that were made before."""
         self._folder = folder
         for key, isa in self._kept.items():
             _save(isa, folder / f"{key}.qpy")
@@ -270,7 +248,7 @@ class IsaCache:
 
 
 def _gates(bound: QuantumCircuit) -> list[tuple[str, list[int], list[str]]]:
-    """What a circuit consists of."""
+    """The gates of a circuit, as JSON can hold them."""
     return [
         (
             entry.operation.name,
@@ -282,7 +260,7 @@ def _gates(bound: QuantumCircuit) -> list[tuple[str, list[int], list[str]]]:
 
 
 def _fact(parameter: object) -> str:
-    """A gate's parameter as text that no other has; that of a large matrix would be shortened."""
+    """A gate's parameter as unique text: numpy would abbreviate a large matrix."""
     if isinstance(parameter, np.ndarray):
         return f"{parameter.shape}{parameter.dtype}{parameter.tobytes().hex()}"
     return str(parameter)
@@ -321,11 +299,6 @@ def _measured(bound: QuantumCircuit, part: tuple[int, ...]) -> QuantumCircuit:
 def _two_qubit(circuit: QuantumCircuit) -> tuple[int, int]:
     count = sum(len(entry.qubits) == 2 for entry in circuit.data)
     return count, circuit.depth(lambda entry: len(entry.qubits) == 2)
-
-
-def _used(circuit: QuantumCircuit) -> list[int]:
-    index = {bit: i for i, bit in enumerate(circuit.qubits)}
-    return [index[qubit] for entry in circuit.data for qubit in entry.qubits]
 
 
 def _duration(circuit: QuantumCircuit, target: Target) -> float:

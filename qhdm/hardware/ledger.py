@@ -105,14 +105,7 @@ class RequestRecord:
 
 
 class Surplus(NamedTuple):
-    """A runtime job of a request that has another one.
-
-    Attributes:
-        job_id: of the runtime job.
-        tag: of the request.
-        expected_seconds: of the request.
-        qpu_seconds: as the service reports them; None until it does.
-    """
+    """A runtime job of a request (`tag`) that has another one; seconds as in `RequestRecord`."""
 
     job_id: str
     tag: str
@@ -128,11 +121,11 @@ class Ledger:
 
     Args:
         path: of the SQLite file.
-        create: make it. Nothing else does: an empty ledger in the place of a lost one would send
-            every request again.
+        create: make it. Only this does: an empty ledger in place of a lost one would send every
+            request again.
 
     Raises:
-        HardwareError: here and in every method, the file is missing, damaged, or cannot be written.
+        HardwareError: the file is missing, damaged, or cannot be written; so does every method.
     """
 
     def __init__(self, path: Path, *, create: bool = False) -> None:

@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Literal
 
@@ -28,8 +29,8 @@ from qhdm.quantum.ir.connectivity import Compact
 _MOST_PLACES = 20_000
 #: `auto` excludes regions that are expected to err more than this many times the best.
 _AUTO_WORST = 2.0
-#: The search for the best choice ends after so many nodes with the best so far. Not after a time: a
-#: busy machine would find other layouts. The shipped filters need one node.
+#: Nodes after which the search ends with the best so far; shipped filters need one. A time limit
+#: would give other layouts on a busy machine.
 _NODES = 200
 
 
@@ -51,8 +52,8 @@ class Rating:
     """The error of laid-out circuits by a calibration.
 
     Attributes:
-        costs: of each copy, see `Region`; infinite where a gate is broken.
-        broken: those gates and readouts, in words.
+        costs: of each copy, see `Region`; infinite if a gate is broken.
+        broken: the broken gates and readouts, for people.
     """
 
     costs: tuple[float, ...]
@@ -60,10 +61,7 @@ class Rating:
 
 
 def regions_of(circuit: Compact, target: Target) -> list[Region]:
-    """All regions that fit a circuit, one for each set of qubits, best first.
-
-    Only what works of the target is used.
-    """
+    """All working regions for a circuit, one for each set of qubits, best first."""
     target = working_part(target)
     uses = _uses_of(circuit)
     size = circuit.circuit.num_qubits
@@ -74,8 +72,8 @@ def regions_of(circuit: Compact, target: Target) -> list[Region]:
     mappings = rx.vf2_mapping(device, pattern, subgraph=True, induced=False)
     best: dict[frozenset[int], Region] = {}
     own = dict(enumerate(circuit.physical))
-    found = ({local: node for node, local in m.items()} for m in islice(mappings, _MOST_PLACES))
-    for mapping in (own, *found):
+    others = ({local: node for node, local in m.items()} for m in islice(mappings, _MOST_PLACES))
+    for mapping in (own, *others):
         qubits = tuple(mapping[i] for i in range(size))
         cost = _cost(uses, qubits, target)
         key = frozenset(qubits)
@@ -94,10 +92,10 @@ def pack(
     """Disjoint regions for copies of a set of circuits.
 
     Args:
-        circuits: that make one copy.
+        circuits: of one copy.
         target: of the device.
         packing: copies, or `auto`: as many as fit on regions that are not much worse than the best.
-        most: copies beyond which there is nothing to gain.
+        most: copies that are of use.
 
     Returns:
         For each copy, a region for each circuit.
@@ -119,7 +117,7 @@ def pack(
     if wanted == 1 and len(circuits) == 1:
         return [(places[0][0],)]
     if packing == "auto":
-        good = [[r for r in found if r.cost <= _AUTO_WORST * found[0].cost] for found in places]
+        good = [[r for r in kind if r.cost <= _AUTO_WORST * kind[0].cost] for kind in places]
         # One copy is always placed, even if the best regions of its circuits overlap.
         chosen = _choose(good, target.num_qubits, most=wanted) or _choose(
             places, target.num_qubits, most=1
@@ -169,7 +167,7 @@ def _choose(
     places: Sequence[Sequence[Region]], qubits: int, *, most: int
 ) -> list[tuple[Region, ...]]:
     """As many copies as possible, at most `most`, of the least total cost."""
-    flat = [(kind, region) for kind, found in enumerate(places) for region in found]
+    flat = [(kind, region) for kind, regions in enumerate(places) for region in regions]
     # Variables: one for each region (taken or not), and the number of copies.
     V = len(flat) + 1
     overlap, kinds = np.zeros((qubits, V)), np.zeros((len(places), V))
@@ -179,33 +177,22 @@ def _choose(
     kinds[:, -1] = -1
     constraints = [LinearConstraint(overlap, ub=1), LinearConstraint(kinds, lb=0, ub=0)]
     upper = np.append(np.ones(V - 1), most)
-    count = np.zeros(V)
-    count[-1] = -1
-    options = {"node_limit": _NODES}
-    first = milp(
-        count,
-        integrality=np.ones(V),
-        bounds=Bounds(0, upper),
-        constraints=constraints,
-        options=options,
+    minimise = partial(
+        milp, integrality=np.ones(V), constraints=constraints, options={"node_limit": _NODES}
     )
+    lower, count = np.zeros(V), np.zeros(V)
+    count[-1] = -1
+    first = minimise(count, bounds=Bounds(lower, upper))
     if first.x is None or round(first.x[-1]) < 1:
         return []
-    lower = np.zeros(V)
     lower[-1] = upper[-1] = round(first.x[-1])
     costs = np.array([*(region.cost for _, region in flat), 0.0])
-    second = milp(
-        costs,
-        integrality=np.ones(V),
-        bounds=Bounds(lower, upper),
-        constraints=constraints,
-        options=options,
-    )
+    second = minimise(costs, bounds=Bounds(lower, upper))
     taken = np.flatnonzero(np.round((first if second.x is None else second).x[:-1]))
     by_kind: list[list[Region]] = [[] for _ in places]
     for i in taken.tolist():
         by_kind[flat[i][0]].append(flat[i][1])
-    ranked = [sorted(found, key=lambda r: (r.cost, r.qubits)) for found in by_kind]
+    ranked = [sorted(kind, key=lambda r: (r.cost, r.qubits)) for kind in by_kind]
     return list(zip(*ranked, strict=True))
 
 
@@ -228,7 +215,7 @@ def _uses_of(circuit: Compact) -> _Uses:
 
 
 def _cost(uses: _Uses, qubits: tuple[int, ...], target: Target) -> float:
-    """Of gates on local qubits that stand on `qubits`; infinite where one is not in the target."""
+    """The cost of gates on local qubits mapped to `qubits`; infinite if the target lacks one."""
     cost = 0.0
     for (name, local), count in uses.items():
         known = target[name] if name in target.operation_names else {}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from qhdm.errors import RuntimeJobError, ServiceError
+from qhdm.retries import retry
 
 T = TypeVar("T")
 
@@ -44,13 +45,13 @@ class Patience:
         Raises:
             HardwareError: it does so each time, or something else is wrong.
         """
-        for attempt in range(ATTEMPTS - 1):
-            try:
-                return call()
-            except ServiceError as error:
-                self.notify("waiting for the service")
-                time.sleep(pause_after(attempt, error))
-        return call()
+        return retry(
+            call,
+            ServiceError,
+            attempts=ATTEMPTS,
+            pause=pause_after,
+            notify=lambda *_: self.notify("waiting for the service"),
+        )
 
     def insist(self, call: Callable[[], T]) -> T:
         """Call again, too, while the service lacks what it should have, or returns it broken.

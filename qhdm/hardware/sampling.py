@@ -78,14 +78,12 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class SamplingJob:
-    """A job specification with the network that it is about.
+    """A job specification with its network, on the CPU.
 
     Attributes:
         spec: the specification.
-        model: the network, on the CPU.
-        config: what the network was trained with.
+        model, config: the network, and what it was trained with.
         labels, indices: of the images, N each.
-        options: the sampler's, resolved.
 
     Raises:
         SamplingError: a step count or guidance does not fit the network.
@@ -115,6 +113,7 @@ class SamplingJob:
 
     @cached_property
     def options(self) -> SamplerOptions:
+        """The sampler's options, resolved."""
         return self.spec.resolved(self.config)
 
     @cached_property
@@ -152,9 +151,10 @@ class SamplingJob:
     @property
     def digest(self) -> str:
         """Identifies the images: a hash of the request, but not its limits, and the weights."""
-        asked = TypeAdapter(JobSpec).dump_python(self.spec, mode="json")
-        for key in ("run", "limits", "estimate"):
-            del asked[key]
+        # Without defaults: an option that a later version adds must not change the digest.
+        asked = TypeAdapter(JobSpec).dump_python(
+            self.spec, mode="json", exclude={"run", "limits", "estimate"}, exclude_defaults=True
+        )
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
         for name, tensor in self.model.state_dict().items():
             digest.update(name.encode() + tensor.numpy().tobytes())
@@ -388,9 +388,9 @@ class _Recorder:
     name: str = "hardware"
     estimator: None = None
 
-    def __call__(self, filter: Filter, x: Tensor, w: Tensor) -> Tensor:
-        self.stages.append(Stage(self.place, filter, w.clone(), x.shape[1] * self.images))
-        return x.new_zeros(*x.shape[:2], len(filter.observables))
+    def __call__(self, circuit_filter: Filter, x: Tensor, w: Tensor) -> Tensor:
+        self.stages.append(Stage(self.place, circuit_filter, w.clone(), x.shape[1] * self.images))
+        return x.new_zeros(*x.shape[:2], len(circuit_filter.observables))
 
-    def bind(self, filter: Filter, w: Tensor) -> Bound:
-        return lambda x: self(filter, x, w)
+    def bind(self, circuit_filter: Filter, w: Tensor) -> Bound:
+        return lambda x: self(circuit_filter, x, w)

@@ -1,9 +1,8 @@
-"""A device on this machine: ISA circuits executed by Aer, with the device's noise.
+"""Simulation of a device: ISA circuits executed by Aer, with the device's noise.
 
-Parts of a circuit that no gate connects are simulated apart, each with the noise of the qubits that
-it stands on; gate noise in this model is local, so that nothing is lost by it, and a chip full of
-small circuits costs what the small circuits cost. Idle qubits are not noisy, as in
-`qhdm.quantum.devices.noise`: delays are left out.
+Connected components are simulated separately, each with the noise of its own qubits. Gate noise is
+local in this model, so that this is exact, and a chip full of small circuits costs no more than the
+circuits. Idle qubits are not noisy, as in `qhdm.quantum.devices.noise`: delays are left out.
 """
 
 from __future__ import annotations
@@ -25,24 +24,24 @@ from qhdm.quantum.devices.calibration import unitary_part
 from qhdm.quantum.devices.noise import noise_of
 from qhdm.quantum.ir.connectivity import components, on_qubits
 
-#: Up to so many connected qubits, noisy circuits are density matrices; beyond, trajectories.
+#: Most qubits of a noisy component that is a density matrix; larger ones are trajectories.
 _DENSITY_QUBITS = 7
 #: Parameter sets per run of Aer, which keeps the results of all in memory.
 _ROWS = 1024
-#: Circuits that are kept taken apart.
+#: Circuits whose components are kept.
 _KEPT = 64
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
-    """A connected part of a circuit.
+class _Component:
+    """A connected component of a circuit.
 
     Attributes:
         bindable: on local qubits, with what saves or measures them.
         angles: columns of the circuit's parameters.
-        clbits: what it fills, clbit j from bit j of an outcome.
-        readout: for each bit with readout errors, the probabilities (2, 2) of reading the row when
-            the column is there.
+        clbits: bit j of an outcome is the circuit's clbit clbits[j].
+        readout: for each bit with readout errors, the probabilities (2, 2) of reading the row in
+            the state of the column.
         sampled: outcomes come from Aer; otherwise from their probabilities.
         simulator: with the noise of these qubits.
     """
@@ -67,7 +66,7 @@ class DeviceSimulator:
         self._target, self._noisy = unitary_part(target), noisy
         self._noise: dict[tuple[int, ...], NoiseModel] = {}
         # By identity, the circuit beside it so that its id stays its own.
-        self._known: OrderedDict[int, tuple[QuantumCircuit, list[_Part]]] = OrderedDict()
+        self._known: OrderedDict[int, tuple[QuantumCircuit, list[_Component]]] = OrderedDict()
 
     def run(
         self, circuit: QuantumCircuit, values: np.ndarray, *, shots: int, seed: int
@@ -86,7 +85,7 @@ class DeviceSimulator:
         random = np.random.default_rng(seed)
         bits = np.zeros((len(values), shots, circuit.num_clbits), dtype=bool)
         if id(circuit) not in self._known:
-            self._known[id(circuit)] = circuit, self._parts(circuit)
+            self._known[id(circuit)] = circuit, self._components(circuit)
             if len(self._known) > _KEPT:
                 self._known.popitem(last=False)
         for part in self._known[id(circuit)][1]:
@@ -95,7 +94,7 @@ class DeviceSimulator:
                 bits[:, :, clbit] = outcomes >> j & 1
         return bits
 
-    def _parts(self, circuit: QuantumCircuit) -> list[_Part]:
+    def _components(self, circuit: QuantumCircuit) -> list[_Component]:
         index = {bit: i for i, bit in enumerate(circuit.qubits)}
         read: dict[int, int] = {}
         gates = circuit.copy_empty_like()
@@ -113,18 +112,18 @@ class DeviceSimulator:
             if measured:
                 own = on_qubits(gates, qubits)
                 ends, clbits = list(measured), list(measured.values())
-                parts.append(self._part(own, qubits, ends, clbits, column))
+                parts.append(self._component(own, qubits, ends, clbits, column))
         return parts
 
-    def _part(
+    def _component(
         self,
         circuit: QuantumCircuit,
         qubits: tuple[int, ...],
         ends: list[int],
         clbits: list[int],
         column: dict[Parameter, int],
-    ) -> _Part:
-        """A part on local qubits, which stands on `qubits` and reads `ends` into `clbits`."""
+    ) -> _Component:
+        """A component on physical `qubits`, of which it reads the local `ends` into `clbits`."""
         parameters = list(circuit.parameters)
         bindable = make_bindable(circuit, parameters)
         noise = self._noise_of(qubits) if self._noisy else None
@@ -135,14 +134,16 @@ class DeviceSimulator:
             bindable.circuit.measure(ends, range(len(ends)))
         else:
             bindable.circuit.save_probabilities(ends)
-            found = {} if noise is None else readout_of(noise)
-            readout = {i: found[q] for i, q in enumerate(ends) if q in found}
+            errors = {} if noise is None else readout_of(noise)
+            readout = {i: errors[q] for i, q in enumerate(ends) if q in errors}
         simulator = AerSimulator(
             method="statevector" if noise is None or sampled else "density_matrix",
             noise_model=noise,
             runtime_parameter_bind_enable=True,
         )
-        return _Part(bindable, [column[p] for p in parameters], clbits, readout, sampled, simulator)
+        return _Component(
+            bindable, [column[p] for p in parameters], clbits, readout, sampled, simulator
+        )
 
     def _noise_of(self, qubits: tuple[int, ...]) -> NoiseModel:
         if qubits not in self._noise:
@@ -151,10 +152,10 @@ class DeviceSimulator:
 
 
 def _outcomes(
-    part: _Part, angles: np.ndarray, shots: int, random: np.random.Generator
+    part: _Component, angles: np.ndarray, shots: int, random: np.random.Generator
 ) -> np.ndarray:
     """Outcomes (R, shots) as integers."""
-    found = []
+    outcomes = []
     for start in range(0, len(angles), _ROWS):
         rows = angles[start : start + _ROWS]
         options: dict[str, Any] = {}
@@ -164,11 +165,11 @@ def _outcomes(
         results = results_of(part.simulator, part.bindable, rows, options)
         if part.sampled:
             memory = [[int(outcome, 16) for outcome in r.data.memory] for r in results]
-            found.append(np.array(memory))
+            outcomes.append(np.array(memory))
             continue
         chances = as_read(np.array([r.data.probabilities for r in results]), part.readout)
         # By inversion, in the order of the shots: sorted outcomes would correlate parts.
         edges, draws = chances.cumsum(axis=1), random.random((len(rows), shots))
         drawn = [np.searchsorted(e, d, side="right") for e, d in zip(edges, draws, strict=True)]
-        found.append(np.minimum(np.array(drawn), chances.shape[1] - 1))
-    return np.concatenate(found)
+        outcomes.append(np.minimum(np.array(drawn), chances.shape[1] - 1))
+    return np.concatenate(outcomes)

@@ -50,19 +50,13 @@ def check_counts(dim: int, *, generated: int, test: int, training: int, more: st
         (test, "test split", larger),
         (training, "training split", larger),
     ):
-        if num >= least:
-            continue
-        reason = (
-            f"for {dim} features: the covariance of no more images than features is singular, so "
-            "that FID would measure N"
-            if num <= dim
-            else f"are too few for {COVERAGE_NEIGHBOURS} nearest neighbours, which take "
-            f"{FEWEST_IMAGES}"
-        )
-        raise EvaluationError(
-            f"distances: {num} images ({what}) {reason}; {remedy}, or leave distances out: "
-            "--metrics classes utility memorisation"
-        )
+        if num < least:
+            raise EvaluationError(
+                f"distances: {num} images ({what}) are too few for {dim} features: FID takes more "
+                f"images than features, as their covariance is singular otherwise, and neighbours "
+                f"take {FEWEST_IMAGES}; {remedy}, or leave distances out: "
+                "--metrics classes utility memorisation"
+            )
 
 
 def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:

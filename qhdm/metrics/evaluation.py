@@ -28,7 +28,7 @@ from qhdm.metrics.records import (
     Split,
     read_evaluation,
 )
-from qhdm.metrics.samples import described, from_arrays, from_folder, real_images, sampled
+from qhdm.metrics.samples import described, from_arrays, from_folder, real_set, sampled
 from qhdm.metrics.settings import GROUPS, EvaluationSettings, Group
 from qhdm.metrics.utility import utility
 from qhdm.run import Run
@@ -121,7 +121,7 @@ def _of_arrays(
     generated: Any, real: Any, labels: Sequence[int | str] | None
 ) -> tuple[_Subject, bool]:
     """The subject, and whether its labels are known."""
-    whole = real_images(real, generated)
+    whole = real_set(real, generated)
     images, labelled = from_arrays(generated, whole, labels)
     record = GeneratedRecord(source="array", num=len(images))
     return _Subject(whole, record, lambda: images), labelled

@@ -19,7 +19,7 @@ from qhdm.metrics.distances import (
     neighbourhoods,
 )
 from qhdm.metrics.features import Extractor
-from qhdm.metrics.records import Metric, MetricName, Split
+from qhdm.metrics.records import Better, Metric, MetricName, Split
 from qhdm.pictures import labelled_grid, save_png
 from qhdm.seeds import Stream, derive_seed
 
@@ -50,16 +50,9 @@ def distances(
             both = _drawn(real[split], 2 * num, 0)
             floor = _compared(both[:num], both[num:], errors=False)
         for name, (value, error) in values.items():
-            yield Metric(
-                name=name,
-                label=_label(name, extractor, num, split),
-                split=split,
-                num=num,
-                value=value,
-                error=error,
-                floor=floor[name][0] if floor else None,
-                better="lower" if name in ("FID", "KID") else "higher",
-            )
+            better: Better = "lower" if name in ("FID", "KID") else "higher"
+            reference = floor[name][0] if floor else None
+            yield _metric(name, extractor, num, split, value, error, reference, better)
 
 
 def class_accuracy(
@@ -100,18 +93,12 @@ def memorisation(
     """
     if len(real["train"]) < 2:
         raise EvaluationError("memorisation: takes two training images or more")
-    share = float(memorised(generated, real["train"]).mean())
-    num = len(generated)
-    return Metric(
-        name="memorisation",
-        label=_label("memorisation", extractor, num, "train"),
-        split="train",
-        num=num,
-        value=share,
-        error=_share_error(share, num),
-        floor=float(memorised(real["test"], real["train"]).mean()),
-        better="lower",
+    share, floor = (
+        float(memorised(images, real["train"]).mean()) for images in (generated, real["test"])
     )
+    num = len(generated)
+    error = _share_error(share, num)
+    return _metric("memorisation", extractor, num, "train", share, error, floor, "lower")
 
 
 def save_neighbours(
@@ -162,9 +149,19 @@ def _drawn(features: np.ndarray, num: int, part: int) -> np.ndarray:
     return features[rng.permutation(len(features))[:num]]
 
 
-def _label(name: str, extractor: Extractor, num: int, split: Split) -> str:
+def _metric(
+    name: MetricName,
+    extractor: Extractor,
+    num: int,
+    split: Split,
+    value: float,
+    error: float | None,
+    floor: float | None,
+    better: Better,
+) -> Metric:
     record = extractor.record
-    return f"{name}[{record.name} {record.digest}, N={num}, {split}]"
+    label = f"{name}[{record.name} {record.digest}, N={num}, {split}]"
+    return Metric(name, label, split, num, value, better, error=error, floor=floor)
 
 
 def _share_error(share: float, num: int) -> float:

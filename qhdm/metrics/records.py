@@ -34,6 +34,7 @@ MetricName = Literal[
     "memorisation",
 ]
 Split = Literal["test", "train"]
+Better = Literal["lower", "higher"]
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -60,7 +61,7 @@ class Metric:
     split: Split | None
     num: Count
     value: float
-    better: Literal["lower", "higher"] | None
+    better: Better | None
     class_name: Annotated[str | None, Field(alias="class")] = None
     error: float | None = None
     baseline: float | None = None

@@ -141,7 +141,7 @@ def from_arrays(
     return _dataset(images, np.array([known[label] for label in labels]), names, "array"), True
 
 
-def real_images(real: Any, generated: Any) -> Dataset:
+def real_set(real: Any, generated: Any) -> Dataset:
     """The real images as a data set of the size of `generated`, split if they have no split."""
     if isinstance(real, DataConfig):
         return data.load(real)

@@ -1,8 +1,7 @@
 """Classical baselines in the place of quantum filters (`quantum.filter`).
 
-Each answers one question: are trained circuits better than what a circuit without entanglement
-computes (`cosine`), than a classical map with as many weights (`linear`), than no filter at all
-(`identity`)? A fourth, `frozen`, is the circuit itself with untrained weights.
+`cosine` is what a circuit without entanglement computes, `linear` a classical map with as many
+weights, `identity` no filter at all. A fourth, `frozen`, is the circuit with untrained weights.
 """
 
 from __future__ import annotations

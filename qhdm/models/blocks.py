@@ -31,7 +31,7 @@ class WeightStandardizedConv2d(nn.Conv2d):
         self._frozen = self._kernel().detach()
 
     def thaw(self) -> None:
-        """The opposite of `freeze`."""
+        """Undo `freeze`."""
         self._frozen = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class ResnetBlock(nn.Module):
     """Two convolutions with GroupNorm and SiLU; the condition scales and shifts (FiLM) the first.
 
     With hybrid convolutions it is a quantum block: QResNet with two of them (arXiv 2402.16147),
-    QuanResNet with the first alone (arXiv 2512.20448; its released code replaces both).
+    QuanResNet with only the first (arXiv 2512.20448; its released code replaces both).
 
     Args:
         dim_in, dim_out: channels.
@@ -228,7 +228,7 @@ class Upsample(nn.Sequential):
 
 
 class Condition(nn.Module):
-    """Timestep and label to one conditioning vector.
+    """Embeds timestep and label as one conditioning vector.
 
     The sinusoidal embedding of t (Vaswani et al. 2017) and the embedding of the label pass two
     dense layers together. The null label, -1, is the zero vector and needs no parameters.

@@ -1,4 +1,4 @@
-"""From a configuration to its network."""
+"""Build the network of a configuration."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ class BlockFactory:
 
 
 def set_engine(model: nn.Module, engine: Engine) -> None:
-    """Let another engine evaluate all filters of `model`."""
+    """Set the engine that evaluates all filters of `model`."""
     for module in model.modules():
         if isinstance(module, FilterConnector):
             module.engine = engine
@@ -172,7 +172,7 @@ def set_engine(model: nn.Module, engine: Engine) -> None:
 
 @contextmanager
 def frozen(*models: nn.Module) -> Iterator[None]:
-    """Compute what depends on weights alone once; they must not change or be trained meanwhile."""
+    """Compute once what depends only on weights; they must not change or be trained meanwhile."""
     kinds = (FilterConnector, WeightStandardizedConv2d)
     parts = [part for model in models for part in model.modules() if isinstance(part, kinds)]
     try:

@@ -21,7 +21,7 @@ def chunked(function: Function, row_bytes: int, x: Tensor, *parameters: Tensor) 
     pass, which recomputes them. Elsewhere, and under torch.compile, this is a plain call.
 
     Args:
-        function: of tensors alone, row by row of `x`: no row's result may depend on another row.
+        function: takes only tensors; no row of its result may depend on another row of `x`.
         row_bytes: of the largest intermediate array, for one row.
         x: (B, ...).
         parameters: shared by all rows.

@@ -44,7 +44,7 @@ def quantum_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def count_parameters(model: UNet) -> list[Counts]:
-    """Parameters per part, and in total; circuit weights counted apart."""
+    """Parameters per part and in total, with circuit weights listed separately."""
     quantum_ids = {id(parameter) for parameter in quantum_parameters(model)}
 
     def count(part: str, modules: list[nn.Module]) -> Counts:

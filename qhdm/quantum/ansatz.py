@@ -22,7 +22,7 @@ class Ansatz:
     """One family of trainable circuits.
 
     Attributes:
-        name: what a configuration calls it.
+        name: in configurations.
         divisor: the number of qubits must be a multiple of it.
         weights_per_layer: number of weights (radians) of a layer on n qubits.
         append_layer: appends one layer, given (circuit, w, index of its first weight).
@@ -100,7 +100,7 @@ def _hqconv_weights(n: int) -> int:
 
 
 #: The built-in families by name. `hqconv_released` is what the published code really runs: an
-#: empty loop drops the rings, so that a layer is its links alone, reading the first of its weights.
+#: empty loop drops the rings, so that a layer has only its links, which read its first weights.
 ANSATZE = {
     ansatz.name: ansatz
     for ansatz in (

@@ -24,7 +24,7 @@ class Engine(Protocol):
     """Evaluates F filters of one circuit: x (F, B, n), w (F, P) in radians to (F, B, m).
 
     Attributes:
-        name: what a configuration calls it.
+        name: in configurations.
         estimator: the Qiskit estimator that it uses, if any.
     """
 

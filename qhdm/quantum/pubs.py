@@ -14,24 +14,24 @@ from torch import Tensor
 from qhdm.quantum.filter import Filter
 
 
-def parameter_sets(filter: Filter, x: Tensor, w: Tensor) -> np.ndarray:
+def parameter_sets(circuit_filter: Filter, x: Tensor, w: Tensor) -> np.ndarray:
     """Values (F, B, C) of the circuit's parameters in its order, float64.
 
     Args:
-        filter: the circuit.
+        circuit_filter: the circuit.
         x: inputs (F, B, n), radians.
         w: weights (F, P), radians.
     """
     both = torch.cat([x, w[:, None].expand(-1, x.shape[1], -1)], dim=2)
-    sets: np.ndarray = both.detach().double().cpu().numpy()[:, :, filter.columns]
+    sets: np.ndarray = both.detach().double().cpu().numpy()[:, :, circuit_filter.columns]
     return sets
 
 
-def filter_pub(filter: Filter, sets: np.ndarray) -> EstimatorPub:
+def filter_pub(circuit_filter: Filter, sets: np.ndarray) -> EstimatorPub:
     """All m observables at parameter sets (F, B, C); the expectation values are (m, F, B)."""
-    observables = [[[observable]] for observable in filter.observables]
-    parameters = tuple(filter.circuit.parameters)
-    return EstimatorPub.coerce((filter.circuit, observables, {parameters: sets}))
+    observables = [[[observable]] for observable in circuit_filter.observables]
+    parameters = tuple(circuit_filter.circuit.parameters)
+    return EstimatorPub.coerce((circuit_filter.circuit, observables, {parameters: sets}))
 
 
 class PubRows:

@@ -1,8 +1,8 @@
-"""Circuits in gates of Qiskit's library alone, so that a gate's name says what it does.
+"""Rewriting circuits in gates of Qiskit's library only.
 
-Transpilers, Aer, exporters and Qiskit's own `control` look gates up by name. A gate that a file or
-a user defines under a name that one of them knows (`rxx`, `r`, `snapshot`, `barrier`) is silently
-replaced by theirs. Once definitions are written out, nothing with a borrowed name is left.
+Transpilers, Aer, exporters and Qiskit's own `control` look gates up by name: a user's gate that has
+a name they know (`rxx`, `r`, `snapshot`, `barrier`) is silently replaced by theirs. Once its
+definition is written out, no such gate is left.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from qhdm.errors import CircuitError
 
 #: The package of the gates that Qiskit, Aer and exporters know by name.
 STANDARD_GATES = "qiskit.circuit.library.standard_gates"
-#: A gate without free parameters is one matrix on up to so many qubits; others are taken apart.
+#: Gates without parameters on up to this many qubits become one matrix; others are decomposed.
 MATRIX_QUBITS = 5
-#: Definitions within definitions.
+#: Nested definitions.
 MAX_DEPTH = 100
 
 
 def is_standard(operation: Instruction) -> bool:
-    """Whether a gate is one of Qiskit's library by its type; a name proves nothing."""
+    """Whether the type of a gate, not just its name, is of Qiskit's library."""
     if isinstance(operation, UnitaryGate):
         return operation.num_qubits <= MATRIX_QUBITS
     return operation.base_class.__module__.startswith(STANDARD_GATES)
@@ -88,7 +88,7 @@ class _Writer:
             if depth and not isinstance(operation, Gate | Barrier | Delay):
                 raise CircuitError(
                     f"{self.name}: {operation.name} within a definition is not a unitary gate; "
-                    "filters hold gates alone"
+                    "filters hold only gates"
                 )
             if _stays(operation):
                 self._append(operation, qubits, entry.clbits if not depth else ())
@@ -123,7 +123,7 @@ def _commutes(evolution: PauliEvolutionGate) -> bool:
 
 
 def _matrix(gate: Gate) -> Gate:
-    """A gate without a definition as its matrix; itself where it has none, for others to refuse."""
+    """A gate without a definition as its matrix, or itself if it has none."""
     if gate.num_qubits > MATRIX_QUBITS:
         return gate
     try:

@@ -17,12 +17,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from matplotlib.typing import LineStyleType
 
-from qhdm.comparison.results import Inference
+from qhdm.comparison.results import Inference, Summary
 from qhdm.files import atomic_path
 from qhdm.quantum.analysis.expressibility import BINS, GradientVariance, Measures, haar_quantile
 from qhdm.report.html import data_uri
 
-#: Of Okabe & Ito: the colour-blind can tell them apart.
+#: The colour-blind safe palette of Okabe & Ito.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#b98500", "#333333")
 _DASHES: tuple[LineStyleType, ...] = ("-", "--", ":", "-.")
 _POINT = "#8a949e"
@@ -65,17 +65,6 @@ class Line:
     y: Sequence[float]
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A row of an interval chart: a mean, its interval (if any) and the values it averages."""
-
-    name: str
-    mean: float
-    low: float | None
-    high: float | None
-    values: Sequence[float]
-
-
 @matplotlib.rc_context(_STYLE)
 def line_chart(lines: Sequence[Line], *, title: str, x: str, y: str) -> str:
     """Draw lines over a logarithmic y axis, with markers if they have few points.
@@ -106,9 +95,14 @@ def line_chart(lines: Sequence[Line], *, title: str, x: str, y: str) -> str:
 
 @matplotlib.rc_context(_STYLE)
 def interval_chart(
-    rows: Sequence[Interval], *, x: str, baseline: float | None, floor: float | None
+    rows: Sequence[Summary],
+    values: Mapping[str, Sequence[float]],
+    *,
+    x: str,
+    baseline: float | None,
+    floor: float | None,
 ) -> str:
-    """Draw means with intervals and single values, a row each from top to bottom.
+    """Draw means with intervals, and the `values` of each variant, a row each from top to bottom.
 
     `baseline` and `floor` are marked by a dashed and a dotted line.
     """
@@ -119,10 +113,11 @@ def interval_chart(
     for place, row in enumerate(rows):
         if row.low is not None and row.high is not None:
             axes.hlines(place, row.low, row.high, color=_COLOURS[0], linewidth=2.4, alpha=0.6)
-        axes.plot(row.values, [place] * len(row.values), "o", color=_POINT, markersize=4.5,
+        own = values.get(row.variant, ())
+        axes.plot(own, [place] * len(own), "o", color=_POINT, markersize=4.5,
                   markeredgecolor="white", markeredgewidth=0.6, zorder=3)  # fmt: skip
         axes.plot([row.mean], [place], "D", color=_COLOURS[0], markersize=6, zorder=4)
-    axes.set_yticks(range(len(rows)), [_plain(row.name) for row in rows])
+    axes.set_yticks(range(len(rows)), [_plain(row.variant) for row in rows])
     axes.set(xlabel=x, ylim=(len(rows) - 0.4, -0.6))
     axes.grid(visible=False, axis="y")
     return _svg(figure)

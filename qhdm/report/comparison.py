@@ -14,7 +14,7 @@ from qhdm.data import Dataset
 from qhdm.files import write_text
 from qhdm.metrics.records import Evaluation, read_evaluation
 from qhdm.quantum.options import Exact
-from qhdm.report.charts import Interval, inference_chart, interval_chart, line_chart
+from qhdm.report.charts import inference_chart, interval_chart, line_chart
 from qhdm.report.html import render, tiles
 from qhdm.report.reading import loss_line, read_log, read_versions, real_images
 from qhdm.report.samples import SEED, sampling_label
@@ -88,13 +88,10 @@ def _chart(
             if (metric.label, metric.setting, metric.class_name)
             == (block.label, block.setting, None)
         )
-    rows = [
-        Interval(row.variant, row.mean, row.low, row.high, values.get(row.variant, ()))
-        for row, _ in block.rows
-    ]
-    means = {row.name: row.mean for row in rows}
+    rows = [row for row, _ in block.rows]
+    means = {row.variant: row.mean for row in rows}
     name = block.label.partition("[")[0]
-    return interval_chart(rows, x=name, baseline=means.get(baseline), floor=block.floor)
+    return interval_chart(rows, values, x=name, baseline=means.get(baseline), floor=block.floor)
 
 
 def _samples(

@@ -52,7 +52,7 @@ def write_run_page(path: Path, out: Path) -> list[str]:
     versions = read_versions(path)
     counts = count_parameters(model)
     filters = named_filters(model)
-    # The cheapest engine: evaluations tell how shots and noise change images.
+    # The cheapest engine: evaluations show how shots and noise change images.
     set_engine(model, make_engine("exact"))
     trained = Run(model, run.config, device=resolve_device("auto"))
     real, missing = real_images(run.config.data)

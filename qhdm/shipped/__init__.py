@@ -82,4 +82,4 @@ def _is_file(path: Path) -> bool:
     try:
         return path.exists() and not path.is_dir()
     except OSError:
-        return True  # its reader will tell why it cannot be read
+        return True  # its reader will report why it cannot be read

@@ -87,7 +87,7 @@ class ProgressBar(Callback):
 
 
 class Summary(Callback):
-    """Prints the run directory, what is trained on what, and on Aer the circuits of a step.
+    """Prints the run directory, the data, and the circuits of a step on Aer.
 
     Args:
         processes: how many train together.

@@ -143,7 +143,7 @@ def _seconds_on_aer(config: Config, model: UNet, circuits: Literal["all", "forwa
 
 
 def _seconds_per_circuit(engine: AerEngine, circuit_filter: Filter) -> float:
-    """Of many in one run, as long as that does not take long; one evaluation at least."""
+    """Seconds per circuit of as many as run in about a quarter of a second, at least one."""
     random = torch.Generator().manual_seed(0)
     weights = torch.rand(1, len(circuit_filter.weights), generator=random)
     evaluations = 1
@@ -166,7 +166,7 @@ def _timed_step(trainer: Trainer, batch: int) -> float:
 
 
 def _median_seconds(function: Callable[[], float]) -> float:
-    """Of a call after the first; the number that it returns waits for the device."""
+    """Seconds of a call after the first; `function` must wait for the device."""
     times = []
     for _ in range(3):
         start = time.perf_counter()

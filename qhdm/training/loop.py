@@ -138,11 +138,11 @@ def _loop(
             for callback in callbacks:
                 callback.on_checkpoint(step, path)
         if stop and not last:
-            world.wait()  # for what is saved: a launcher may end the others when one leaves
+            world.wait()  # a launcher may end the others once one exits: save first
             raise world.common(
                 Interrupted(
                     f"interrupted: saved at step {step} of {train.steps}; "
-                    f"go on with `qhdm train --resume {run.path}`"
+                    f"continue with `qhdm train --resume {run.path}`"
                 )
             )
         if previews and (last or step % train.sample_every == 0):

@@ -31,20 +31,15 @@ def train(
     callbacks: Sequence[Callback] | None = None,
     world: World = ALONE,
 ) -> Run:
-    """Train a model.
-
-    Where torchrun starts the processes again, they continue the run that they made before.
+    """Train a model; processes that torchrun restarts continue the run that they made.
 
     Args:
         config: what to train, and how.
         dataset: the images to train on: any torch `Dataset` of (image, label), or a
             `qhdm.data.Dataset`; by default the training split of `config.data`.
         out: the run directory to make; by default `runs/<name>-<time>`.
-        callbacks: called beside training (see `Callback`); by default `default_callbacks`.
+        callbacks: called during training (see `Callback`); by default `default_callbacks`.
         world: the processes that train together.
-
-    Returns:
-        The trained run.
 
     Raises:
         ConfigError, DataError, CircuitError, EngineError: the configuration cannot be trained;
@@ -63,8 +58,9 @@ def train(
             f"--out: torchrun may start this command again (--max-restarts {world.restarts}); name "
             "the run directory, so that it then continues its run"
         )
+    path = None if out is None else Path(out)
     with world.agreed():
-        restarted = out is not None and RunDirectory.made_by(world.launch, Path(out))
+        restarted = path is not None and RunDirectory.made_by(world.launch, path)
         if not restarted:
             if dataset is not None:
                 images = data.given(dataset, config.data)
@@ -75,10 +71,8 @@ def train(
             check_trainable(config, world)
             if dataset is None:
                 images = _load(config, callbacks, world)
-    if restarted:
-        assert out is not None
-        return resume(out, dataset, callbacks=callbacks, world=world)
-    path = Path(out) if out else None
+    if path is not None and restarted:
+        return resume(path, dataset, callbacks=callbacks, world=world)
     with world.agreed():
         if world.first:
             path = RunDirectory.create(config, path, launch=world.launch).path

@@ -1,7 +1,7 @@
-"""The client of IBM's service: its account, its warnings, and its errors as one line.
+"""IBM's client: its account, its warnings, and its errors as one line.
 
-The token comes from the environment or the account file, through the client; it is taken out of
-every message and log record.
+The client reads the token from the environment or the account file; it is removed from every
+message and log record.
 """
 
 from __future__ import annotations
@@ -11,16 +11,13 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qiskit.providers import BackendV2
 
 from qhdm.errors import AccessError, HardwareError
 from qhdm.hardware.faults import explained, redacted
 from qhdm.hardware.runtime.device import fake_backend
-
-if TYPE_CHECKING:
-    from qiskit_ibm_runtime import QiskitRuntimeService
 
 _NO_TOKEN = r"Unable to retrieve IBM Cloud access token"
 _NO_TIME = r"(?s).*(usage limit|no more time available)"
@@ -50,22 +47,22 @@ class Client:
         Raises:
             HardwareError: the instance has none of that name, or it cannot be described.
         """
-        with self.calling(f"backend {name}"), _heard() as complaints:
+        with self.calling(f"backend {name}"), _logged_problems() as problems:
             try:
                 return self.service.backend(name)
             except Exception:
-                # The client logs why a backend cannot be described, and then has none.
-                if complaints:
-                    raise RuntimeError(" ".join(complaints)) from None
+                # The client only logs why a backend cannot be described, and then has none.
+                if problems:
+                    raise RuntimeError(" ".join(problems)) from None
                 raise
 
     @contextmanager
     def calling(self, doing: str) -> Iterator[None]:
-        """Call the client: its warnings that matter are errors, and its errors are one line."""
+        """Call the client: important warnings become errors, and errors become one line."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                # It would go on, and send the token itself instead.
+                # The client would continue, and send the token itself instead.
                 warnings.filterwarnings("error", message=_NO_TOKEN)
                 warnings.filterwarnings("error", message=_NO_TIME)
                 yield
@@ -99,14 +96,14 @@ def find_backend(name: str) -> BackendV2:
 
 
 @contextmanager
-def _heard() -> Iterator[list[str]]:
-    """What the client says of backends that it cannot describe."""
-    said: list[str] = []
+def _logged_problems() -> Iterator[list[str]]:
+    """What the client logs about backends that it cannot describe."""
+    problems: list[str] = []
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if "Unable to create configuration" in record.getMessage():
-                said.append(record.getMessage())
+                problems.append(record.getMessage())
 
     logger, listener = logging.getLogger("qiskit_ibm_runtime"), Listener()
     level, spreads = logger.level, logger.propagate
@@ -115,7 +112,7 @@ def _heard() -> Iterator[list[str]]:
         logger.setLevel(logging.WARNING)
         logger.propagate = False
     try:
-        yield said
+        yield problems
     finally:
         logger.removeHandler(listener)
         logger.setLevel(level)
@@ -126,21 +123,18 @@ def _secrets() -> list[str]:
     """The tokens that the client may use."""
     from qiskit_ibm_runtime import QiskitRuntimeService
 
-    found = [os.environ.get("QISKIT_IBM_TOKEN", "")]
+    tokens = [os.environ.get("QISKIT_IBM_TOKEN", "")]
     try:
-        found += [account.get("token", "") for account in _saved(QiskitRuntimeService)]
+        accounts = QiskitRuntimeService.saved_accounts().values()
+        tokens += [account.get("token", "") for account in accounts]
     except Exception as error:  # an account file may hold anything
-        if not found[0]:
+        if not tokens[0]:
             raise explained(error, "account file ~/.qiskit/qiskit-ibm.json") from None
-    return [secret for secret in found if secret]
-
-
-def _saved(service: type[QiskitRuntimeService]) -> list[dict[str, Any]]:
-    return list(service.saved_accounts().values())
+    return [token for token in tokens if token]
 
 
 def _redact_logs(secrets: Sequence[str]) -> None:
-    """Let no log record of any library hold a secret; warnings of the client are not shown."""
+    """Remove secrets from the log records of all libraries, and hide warnings of the client."""
     if "QISKIT_IBM_RUNTIME_LOG_LEVEL" not in os.environ:
         logging.getLogger("qiskit_ibm_runtime").setLevel(logging.ERROR)
     make = logging.getLogRecordFactory()

@@ -112,7 +112,7 @@ class RuntimeService:
         """Open the session or batch of the mode, if any, or continue `session`.
 
         Returns:
-            Seconds after which the service closes a new one by itself, where it tells.
+            Seconds after which the service closes a new one by itself, if it reports them.
 
         Raises:
             HardwareError: `session` is closed (reason `session`).

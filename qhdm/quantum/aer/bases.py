@@ -18,13 +18,13 @@ class MeasurementBasis:
 
     Attributes:
         qubits: number of qubits of the circuit.
-        basis: X or Y on the qubits that are not measured in Z.
+        pauli: X or Y on the qubits that are not measured in Z.
         members: the strings' positions in the list that was grouped.
         masks: for each of them, the qubits whose outcomes' parity is its value.
     """
 
     qubits: int
-    basis: Pauli
+    pauli: Pauli
     members: tuple[int, ...]
     masks: tuple[int, ...]
 
@@ -37,7 +37,7 @@ class MeasurementBasis:
 
     def rotate(self, circuit: QuantumCircuit) -> None:
         """Append the rotations that turn the letters of the basis into Z."""
-        x, z = self.basis
+        x, z = self.pauli
         for qubit in range(self.qubits):
             if x & z & 1 << qubit:
                 circuit.sdg(qubit)

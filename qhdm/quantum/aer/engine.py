@@ -12,12 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from qhdm.quantum.aer.estimator import AerEstimator, Prepared
-from qhdm.quantum.aer.gradients import (
-    extra_circuits,
-    needs_values,
-    shift_gradient,
-    spsa_gradient,
-)
+from qhdm.quantum.aer.gradients import BackwardPass, extra_circuits, needs_values
 from qhdm.quantum.exact import engine as exact
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.options import Aer
@@ -64,18 +59,18 @@ class AerEngine:
     def __deepcopy__(self, memo: dict[int, Any]) -> AerEngine:
         return self  # copies of a model share it, and with it the transpiled circuits
 
-    def __call__(self, filter: Filter, x: Tensor, w: Tensor) -> Tensor:
+    def __call__(self, circuit_filter: Filter, x: Tensor, w: Tensor) -> Tensor:
         """Values (F, B, m) at inputs (F, B, n) and weights (F, P), radians."""
-        values: Tensor = _Evaluate.apply(x, w, self, filter)
+        values: Tensor = _Evaluate.apply(x, w, self, circuit_filter)
         return values
 
-    def bind(self, filter: Filter, w: Tensor) -> Callable[[Tensor], Tensor]:
+    def bind(self, circuit_filter: Filter, w: Tensor) -> Callable[[Tensor], Tensor]:
         """The filters with their weights bound."""
-        return lambda x: self(filter, x, w)
+        return lambda x: self(circuit_filter, x, w)
 
-    def cost(self, filter: Filter) -> CircuitCost:
-        """Circuits per evaluation of `filter` (one sample, one set of weights)."""
-        prepared = self.prepare(filter)
+    def cost(self, circuit_filter: Filter) -> CircuitCost:
+        """Circuits per evaluation of a filter (one sample, one set of weights)."""
+        prepared = self.prepare(circuit_filter)
         forward = backward = components = 0
         for part, executions in zip(prepared.parts.parts, prepared.executions, strict=True):
             runs = len(part.rows) * len(executions)
@@ -85,54 +80,54 @@ class AerEngine:
             backward += runs * (extra + (needs_values(prepared) and extra > 0))
         return CircuitCost(components, forward, backward)
 
-    def prepare(self, filter: Filter) -> Prepared:
-        """Transpile and cache the circuits of `filter`.
+    def prepare(self, circuit_filter: Filter) -> Prepared:
+        """Transpile and cache the circuits of a filter.
 
         Raises:
             CircuitError: a gate or observable cannot be used.
             EngineError: the method cannot hold the circuit, or the device is too small.
         """
-        return self.estimator.prepare(filter.circuit, filter.observables)
+        return self.estimator.prepare(circuit_filter.circuit, circuit_filter.observables)
 
 
 class _Evaluate(torch.autograd.Function):
     """Args of `apply`: x (F, B, n), w (F, P), the engine, the filter."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, engine: AerEngine, filter: Filter) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, w: Tensor, engine: AerEngine, circuit_filter: Filter
+    ) -> Tensor:
         # Separate draws: errors of the gradient must be independent of those of the values.
         seeds = engine.estimator.draw()
-        sets = parameter_sets(filter, x, w)
+        sets = parameter_sets(circuit_filter, x, w)
         ctx.save_for_backward(x, w)
-        ctx.engine, ctx.filter, ctx.seeds, ctx.sets = engine, filter, seeds, np.concatenate(sets)
-        result = engine.estimator.run([filter_pub(filter, sets)]).result()
+        ctx.engine, ctx.filter, ctx.seeds = engine, circuit_filter, seeds
+        ctx.sets = np.concatenate(sets)
+        result = engine.estimator.run([filter_pub(circuit_filter, sets)]).result()
         return torch.as_tensor(result[0].data.evs.transpose(1, 2, 0).copy()).to(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
-        engine, filter = ctx.engine, ctx.filter
+        engine, circuit_filter = ctx.engine, ctx.filter
         options = engine.options
         if options.gradient == "exact":
             with torch.enable_grad():
                 inputs, weights = x.detach().requires_grad_(), w.detach().requires_grad_()
-                values = exact.expectation(filter, inputs, weights)
+                values = exact.expectation(circuit_filter, inputs, weights)
                 by_x, by_w = torch.autograd.grad(
                     values, (inputs, weights), upstream, allow_unused=True
                 )
             return by_x, by_w, None, None
         F, B, n = x.shape
-        seeds, prepared = ctx.seeds, engine.prepare(filter)
+        seeds, prepared = ctx.seeds, engine.prepare(circuit_filter)
         rows = upstream.detach().double().cpu().numpy().reshape(F * B, -1)
-        if options.gradient == "shift":
-            found = shift_gradient(engine.estimator, prepared, ctx.sets, rows, seeds, batch=B)
-        else:
-            found = spsa_gradient(
-                engine.estimator, prepared, ctx.sets, rows, seeds, batch=B, options=options.spsa
-            )
-        both = np.zeros((F * B, n + len(filter.weights)))
-        both[:, filter.columns] = found
+        backward = BackwardPass(engine.estimator, prepared, ctx.sets, rows, seeds, batch=B)
+        shift = options.gradient == "shift"
+        gradient = backward.by_shift() if shift else backward.by_spsa(options.spsa)
+        both = np.zeros((F * B, n + len(circuit_filter.weights)))
+        both[:, circuit_filter.columns] = gradient
         of_inputs = both[:, :n].reshape(F, B, n)
         of_weights = both[:, n:].reshape(F, B, -1).sum(axis=1)
         return torch.as_tensor(of_inputs).to(x), torch.as_tensor(of_weights).to(w), None, None

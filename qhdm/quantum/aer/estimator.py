@@ -20,7 +20,7 @@ from qiskit.primitives.containers.estimator_pub import EstimatorPub
 from qiskit.quantum_info import SparsePauliOp
 
 from qhdm.errors import CircuitError
-from qhdm.quantum.aer.run import Execution, Executor
+from qhdm.quantum.aer.run import Execution, Runner
 from qhdm.quantum.aer.subcircuits import Subcircuits, subcircuits_of
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.options import MAX_SHOTS, Aer
@@ -73,7 +73,7 @@ class AerEstimator(BaseEstimatorV2):
     def __init__(self, options: Aer | None = None, *, seed: int = 0) -> None:
         self.options = options or Aer()
         self.seed = seed
-        self.executor = Executor(self.options)
+        self.runner = Runner(self.options)
         self._calls = 0
         self._prepared: OrderedDict[object, Prepared] = OrderedDict()
 
@@ -117,8 +117,8 @@ class AerEstimator(BaseEstimatorV2):
     def _prepare(self, circuit: QuantumCircuit, observables: Sequence[SparsePauliOp]) -> Prepared:
         name = circuit.name
         whole = Filter(name, circuit, (), tuple(circuit.parameters), tuple(observables))
-        parts = subcircuits_of(whole, keep_all=self.executor.device is not None)
-        executions = tuple(self.executor.prepare(part, name) for part in parts.parts)
+        parts = subcircuits_of(whole, keep_all=self.runner.device is not None)
+        executions = tuple(self.runner.prepare(part, name) for part in parts.parts)
         return Prepared(circuit, parts, executions)
 
     def _run(
@@ -134,7 +134,7 @@ class AerEstimator(BaseEstimatorV2):
             )
         rows, shape = PubRows(pub), pub.parameter_values.shape
         prepared = self.prepare(pub.circuit, [_operator(terms) for terms in rows.observables])
-        angles = prepared.parts.angles(np.empty((len(rows.sets), 0)), rows.sets)
+        angles = prepared.parts.angles(rows.sets)
         measured = self.measure(prepared, angles, seeds, batch=shape[-1] if shape else 1)
         values = prepared.parts.combine(measured)
         variances = np.zeros_like(values)
@@ -156,14 +156,13 @@ class AerEstimator(BaseEstimatorV2):
             seeds: one for the batch, or one for each equal share of it.
             batch: samples.
         """
-        rows = np.arange(len(angles))
-        values = []
+        samples = np.arange(len(angles)) % batch
+        values = [np.empty((len(angles), 0))]
         for number, part in enumerate(prepared.parts.parts):
-            G, K = len(part.rows), len(part.paulis)
             own = angles[:, part.rows]  # (R, G, local angles)
-            found = self.run_part(prepared, number, own, seeds, samples=rows % batch, batch=batch)
-            values.append(found.reshape(len(angles), G * K))
-        return np.concatenate([np.empty((len(angles), 0)), *values], axis=1)
+            of_part = self.run_part(prepared, number, own, seeds, samples=samples, batch=batch)
+            values.append(of_part.reshape(len(angles), part.values))
+        return np.concatenate(values, axis=1)
 
     def run_part(
         self,
@@ -188,10 +187,10 @@ class AerEstimator(BaseEstimatorV2):
         flat = angles.reshape(len(angles) * repeats, angles.shape[-1])
         groups = np.repeat(samples * len(seeds) // batch, repeats)
         own = [derive_seed(seed, Stream.CIRCUIT, number) for seed in seeds]
-        found = self.executor.run(
+        values = self.runner.run(
             prepared.executions[number], flat, shots=self.options.shots, seeds=own, groups=groups
         )
-        return found.reshape(*angles.shape[:-1], found.shape[-1])
+        return values.reshape(*angles.shape[:-1], values.shape[-1])
 
     def _with_precision(self, precision: float) -> AerEstimator:
         shots = math.ceil(precision**-2)

@@ -7,6 +7,7 @@ parameters) is built.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,16 +91,10 @@ def shifts_of(part: Subcircuit) -> Shifts:
     return Shifts(np.array(angle, dtype=int), offsets, np.array(coefficients))
 
 
-def shift_gradient(
-    estimator: AerEstimator,
-    prepared: Prepared,
-    sets: np.ndarray,
-    upstream: np.ndarray,
-    seeds: tuple[int, ...],
-    *,
-    batch: int,
-) -> np.ndarray:
-    """The gradient of the parameter sets by the parameter-shift rule, one run per part.
+class BackwardPass:
+    """The gradient of `sum(upstream * values)` with respect to parameter sets.
+
+    Nothing of size (batch x outputs x parameters) is built.
 
     Args:
         estimator: runs the circuits.
@@ -107,77 +102,82 @@ def shift_gradient(
         sets: (R, C) parameters; row r is of sample r mod `batch`.
         upstream: (R, m).
         seeds: of the draws.
-        batch: samples.
-
-    Returns:
-        (R, C).
+        batch: number of samples.
     """
-    parts = prepared.parts
-    angles = parts.angles(np.empty((len(sets), 0)), sets)
-    measured = _pulled_back(estimator, prepared, angles, upstream, seeds, batch=batch)
-    samples = np.arange(len(sets)) % batch
-    gradient = np.zeros_like(angles)
-    at = 0
-    for number, part in enumerate(parts.parts):
-        G, K = len(part.rows), len(part.paulis)
-        own = measured[:, at : at + G * K].reshape(-1, G, K)
-        at += G * K
-        shifts = shifts_of(part)
-        if not len(shifts.angle):
-            continue
-        shifted = angles[:, None, part.rows] + shifts.offsets[:, None]  # (R, S, G, local)
-        values = estimator.run_part(prepared, number, shifted, seeds, samples=samples, batch=batch)
-        slopes = np.einsum("rsgk,rgk,s->rsg", values, own, shifts.coefficients)
-        for s, local in enumerate(shifts.angle):
-            gradient[:, part.rows[:, local]] += slopes[:, s]
-    return gradient @ parts.program.from_weights
 
+    def __init__(
+        self,
+        estimator: AerEstimator,
+        prepared: Prepared,
+        sets: np.ndarray,
+        upstream: np.ndarray,
+        seeds: tuple[int, ...],
+        *,
+        batch: int,
+    ) -> None:
+        self._estimator, self._prepared = estimator, prepared
+        self._sets, self._seeds, self._batch = sets, seeds, batch
+        parts = prepared.parts
+        self._angles = parts.angles(sets)
+        count = sum(part.values for part in parts.parts)
+        measured = np.zeros((len(sets), count))
+        if needs_values(prepared):
+            measured = estimator.measure(prepared, self._angles, seeds, batch=batch)
+        self._upstream = parts.pull_back(measured, upstream)
 
-def spsa_gradient(
-    estimator: AerEstimator,
-    prepared: Prepared,
-    sets: np.ndarray,
-    upstream: np.ndarray,
-    seeds: tuple[int, ...],
-    *,
-    batch: int,
-    options: SpsaOptions,
-) -> np.ndarray:
-    """The gradient of the parameter sets by simultaneous perturbation (Spall 1992), averaged.
+    def _parts(
+        self,
+    ) -> Iterator[tuple[Subcircuit, np.ndarray, Callable[[np.ndarray], np.ndarray]]]:
+        """Each part, the upstream gradient (R, G, K) of its values, and what evaluates it.
 
-    Every sample has its own random directions, and every component its own difference, which
-    does not depend on other components.
+        The latter takes local angles (R, ..., local) to values (R, ..., K), in one run.
+        """
+        samples = np.arange(len(self._sets)) % self._batch
+        at = 0
+        for number, part in enumerate(self._prepared.parts.parts):
+            own = self._upstream[:, at : at + part.values]
+            at += part.values
 
-    Args:
-        estimator, prepared, sets, upstream, seeds, batch: see `shift_gradient`.
-        options: directions per gradient, and the size of the perturbation.
+            def evaluate(angles: np.ndarray, number: int = number) -> np.ndarray:
+                return self._estimator.run_part(
+                    self._prepared, number, angles, self._seeds, samples=samples, batch=self._batch
+                )
 
-    Returns:
-        (R, C).
-    """
-    parts, c, D = prepared.parts, options.perturbation, options.averages
-    angles = parts.angles(np.empty((len(sets), 0)), sets)
-    measured = _pulled_back(estimator, prepared, angles, upstream, seeds, batch=batch)
-    samples = np.arange(len(sets)) % batch
-    random = np.random.default_rng(derive_seed(seeds[0], Stream.PERTURBATION))
-    signs = random.choice([-1.0, 1.0], size=(len(sets), D, sets.shape[1]))
-    steps = c * signs @ parts.program.from_weights.T  # (R, D, angles)
-    gradient = np.zeros_like(sets)
-    at = 0
-    for number, part in enumerate(parts.parts):
-        G, K = len(part.rows), len(part.paulis)
-        own = measured[:, at : at + G * K].reshape(-1, G, K)
-        at += G * K
-        if not part.live:
-            continue
-        moved = np.stack([angles[:, None] + steps, angles[:, None] - steps], axis=1)
-        values = estimator.run_part(
-            prepared, number, moved[..., part.rows], seeds, samples=samples, batch=batch
-        )  # (R, 2, D, G, K)
-        slopes = np.einsum("rdgk,rgk->rdg", values[:, 0] - values[:, 1], own) / (2 * c)
-        reads = parts.program.from_weights[part.rows[:, list(part.live)]].any(axis=1)  # (G, C)
-        gradient += np.einsum("rdg,rdc,gc->rc", slopes, signs, reads) / D
-    return gradient
+            if part.live:
+                yield part, own.reshape(len(own), len(part.rows), len(part.paulis)), evaluate
+
+    def by_shift(self) -> np.ndarray:
+        """(R, C), by the parameter-shift rule."""
+        gradient = np.zeros_like(self._angles)
+        for part, upstream, evaluate in self._parts():
+            shifts = shifts_of(part)
+            shifted = self._angles[:, None, part.rows] + shifts.offsets[:, None]  # (R, S, G, local)
+            slopes = np.einsum("rsgk,rgk,s->rsg", evaluate(shifted), upstream, shifts.coefficients)
+            for s, local in enumerate(shifts.angle):
+                gradient[:, part.rows[:, local]] += slopes[:, s]
+        return gradient @ self._prepared.parts.program.from_weights
+
+    def by_spsa(self, options: SpsaOptions) -> np.ndarray:
+        """(R, C), by simultaneous perturbation (Spall 1992), averaged.
+
+        Every sample has its own random directions, and every component its own difference, which
+        does not depend on other components.
+        """
+        c, D = options.perturbation, options.averages
+        from_weights = self._prepared.parts.program.from_weights
+        random = np.random.default_rng(derive_seed(self._seeds[0], Stream.PERTURBATION))
+        signs = random.choice([-1.0, 1.0], size=(len(self._sets), D, self._sets.shape[1]))
+        steps = c * signs @ from_weights.T  # (R, D, angles)
+        angles = self._angles[:, None]
+        moved = np.stack([angles + steps, angles - steps], axis=1)
+        gradient = np.zeros_like(self._sets)
+        for part, upstream, evaluate in self._parts():
+            values = evaluate(moved[..., part.rows])  # (R, 2, D, G, K)
+            difference = values[:, 0] - values[:, 1]
+            slopes = np.einsum("rdgk,rgk->rdg", difference, upstream) / (2 * c)
+            reads = from_weights[part.rows[:, list(part.live)]].any(axis=1)  # (G, C)
+            gradient += np.einsum("rdg,rdc,gc->rc", slopes, signs, reads) / D
+        return gradient
 
 
 def extra_circuits(part: Subcircuit, gradient: str, options: SpsaOptions) -> int:
@@ -185,24 +185,6 @@ def extra_circuits(part: Subcircuit, gradient: str, options: SpsaOptions) -> int
     if gradient == "shift":
         return len(shifts_of(part).angle)
     return 2 * options.averages if gradient == "spsa" and part.live else 0
-
-
-def _pulled_back(
-    estimator: AerEstimator,
-    prepared: Prepared,
-    angles: np.ndarray,
-    upstream: np.ndarray,
-    seeds: tuple[int, ...],
-    *,
-    batch: int,
-) -> np.ndarray:
-    """The upstream gradient of the measured values, (R, V)."""
-    parts = prepared.parts
-    if needs_values(prepared):
-        base = estimator.measure(prepared, angles, seeds, batch=batch)
-    else:
-        base = np.zeros((len(angles), sum(p.rows.shape[0] * len(p.paulis) for p in parts.parts)))
-    return parts.pull_back(base, upstream)
 
 
 def needs_values(prepared: Prepared) -> bool:

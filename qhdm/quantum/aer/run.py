@@ -46,10 +46,10 @@ class Reading(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Execution:
-    """One circuit to run: a part, measured in one setting.
+    """One circuit to run: a subcircuit, measured in one basis.
 
     Attributes:
-        setting: which of the part's Pauli strings it gives, and how.
+        basis: which of the part's Pauli strings it gives, and how.
         reading: what Aer is asked for.
         bindable: the circuit, with what saves or measures it.
         simulator: of the chosen method and noise.
@@ -57,15 +57,15 @@ class Execution:
             the row when the column is there.
     """
 
-    setting: MeasurementBasis
+    basis: MeasurementBasis
     reading: Reading
     bindable: Bindable
     simulator: AerSimulator
     readout: dict[int, np.ndarray]
 
 
-class Executor:
-    """Prepares parts and runs them.
+class Runner:
+    """Prepares subcircuits and runs them.
 
     Args:
         options: how.
@@ -87,7 +87,7 @@ class Executor:
         self.device = find_calibration(options.noise) if options.noise is not None else None
 
     def prepare(self, part: Subcircuit, name: str) -> tuple[Execution, ...]:
-        """The circuits to run for `part`, one for each measurement setting.
+        """The circuits to run for `part`, one for each measurement basis.
 
         Args:
             part: what to run.
@@ -97,8 +97,8 @@ class Executor:
             EngineError: the method cannot hold the circuit, or the device is too small.
             CircuitError: a gate cannot be bound.
         """
-        settings = bases_of(part.paulis, part.circuit.num_qubits)
-        return tuple(self._execution(part, setting, name) for setting in settings)
+        bases = bases_of(part.paulis, part.circuit.num_qubits)
+        return tuple(self._execution(part, basis, name) for basis in bases)
 
     def run(
         self,
@@ -121,16 +121,15 @@ class Executor:
         Returns:
             (R, K).
         """
-        values = np.empty((len(angles), sum(len(e.setting.members) for e in executions)))
+        values = np.empty((len(angles), sum(len(e.basis.members) for e in executions)))
         for number, execution in enumerate(executions):
             own = [derive_seed(seed, Stream.CIRCUIT, number) for seed in seeds]
-            found = _run(execution, angles, shots, own, groups)
-            values[:, execution.setting.members] = found
+            values[:, execution.basis.members] = _run(execution, angles, shots, own, groups)
         return values
 
-    def _execution(self, part: Subcircuit, setting: MeasurementBasis, name: str) -> Execution:
+    def _execution(self, part: Subcircuit, basis: MeasurementBasis, name: str) -> Execution:
         circuit = part.circuit.copy()
-        setting.rotate(circuit)
+        basis.rotate(circuit)
         noise: NoiseModel | None = None
         ends = tuple(range(circuit.num_qubits))
         if self.device is None:
@@ -149,7 +148,7 @@ class Executor:
             bindable.circuit.save_probabilities(list(ends))
         elif shots is None:
             reading = Reading.VALUES
-            for index, mask in enumerate(setting.masks):
+            for index, mask in enumerate(basis.masks):
                 qubits = [ends[q] for q in range(size) if mask >> q & 1]
                 operator = Pauli("Z" * len(qubits))
                 bindable.circuit.save_expectation_value(operator, qubits, label=str(index))
@@ -168,7 +167,7 @@ class Executor:
         )
         readout = readout_of(noise) if noise is not None else {}
         read = {i: readout[q] for i, q in enumerate(ends) if q in readout}
-        return Execution(setting, reading, bindable, simulator, read)
+        return Execution(basis, reading, bindable, simulator, read)
 
     def _method(self, qubits: int, name: str) -> str:
         method, shots = self.options.method, self.options.shots
@@ -200,7 +199,7 @@ def _run(
     groups: np.ndarray,
 ) -> np.ndarray:
     """Values (R, members) of an execution."""
-    values = np.empty((len(angles), len(execution.setting.masks)))
+    values = np.empty((len(angles), len(execution.basis.masks)))
     if execution.reading is Reading.OUTCOMES:
         # Aer takes one seed per run: rows that draw from seeds of their own are run apart.
         for group, seed in enumerate(seeds):
@@ -212,10 +211,10 @@ def _run(
                     execution.simulator, execution.bindable, angles[chosen], options
                 )
                 counts = [result.data.counts for result in results]
-                values[chosen] = [parities(c, execution.setting.masks) for c in counts]
+                values[chosen] = [parities(c, execution.basis.masks) for c in counts]
         return values
     randoms = [np.random.default_rng(seed) for seed in seeds]
-    numbers = 1 << execution.setting.qubits if execution.reading is Reading.PROBABILITIES else 1
+    numbers = 1 << execution.basis.qubits if execution.reading is Reading.PROBABILITIES else 1
     step = max(1, min(ROWS_PER_RUN, NUMBERS_PER_RUN // numbers))
     for start in range(0, len(angles), step):
         rows = np.arange(start, min(start + step, len(angles)))
@@ -229,7 +228,7 @@ def _run(
             for group, random in enumerate(randoms):
                 own = groups[rows] == group
                 chances[own] = random.multinomial(shots, chances[own]) / shots
-        values[rows] = chances @ execution.setting.signs
+        values[rows] = chances @ execution.basis.signs
     return values
 
 
@@ -248,8 +247,8 @@ def results_of(
     result = simulator.run(circuits, **options).result()
     if not result.success or len(result.results) != R:
         raise EngineError(f"Aer failed: {result.status} ({len(result.results)} of {R} results)")
-    found: list[Any] = result.results
-    return found
+    results: list[Any] = result.results
+    return results
 
 
 def readout_of(noise: NoiseModel) -> dict[int, np.ndarray]:

@@ -1,4 +1,4 @@
-"""A filter as the circuits that are sent to Aer: one for all of its equal components."""
+"""A filter as the circuits that are sent to Aer, one for all of its equal components."""
 
 from __future__ import annotations
 
@@ -34,14 +34,19 @@ class Subcircuit:
     live: tuple[int, ...]
     paulis: tuple[Pauli, ...]
 
+    @property
+    def values(self) -> int:
+        """How many values are measured: G K."""
+        return len(self.rows) * len(self.paulis)
+
 
 @dataclass(frozen=True, eq=False)
 class Subcircuits:
-    """A filter taken apart.
+    """The subcircuits of a circuit whose C parameters are the program's weights.
 
     Attributes:
         program: gives the angles.
-        parts: their values (G, K), flattened and put end to end, are the measured values.
+        parts: their values (G, K), flattened and concatenated, are the measured values.
         outputs: for each observable, its terms.
     """
 
@@ -49,10 +54,10 @@ class Subcircuits:
     parts: tuple[Subcircuit, ...]
     outputs: tuple[tuple[Term, ...], ...]
 
-    def angles(self, x: np.ndarray, w: np.ndarray) -> np.ndarray:
-        """Angles (R, angles) of inputs (R, n) and weights (R, P), radians."""
-        program = self.program
-        return x @ program.from_inputs.T + w @ program.from_weights.T + program.offsets
+    def angles(self, sets: np.ndarray) -> np.ndarray:
+        """Angles (R, angles) at parameter sets (R, C), radians."""
+        angles: np.ndarray = sets @ self.program.from_weights.T + self.program.offsets
+        return angles
 
     def combine(self, measured: np.ndarray) -> np.ndarray:
         """Observables (R, m) of measured values (R, V)."""
@@ -63,7 +68,7 @@ class Subcircuits:
         return outputs
 
     def pull_back(self, measured: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-        """The gradient of the measured values (R, V), of that of the observables (R, m)."""
+        """The gradient of the measured values, (R, V), from that of the observables, (R, m)."""
         back = np.zeros_like(measured)
         for m, terms in enumerate(self.outputs):
             for coefficient, factors in terms:
@@ -73,17 +78,17 @@ class Subcircuits:
         return back
 
 
-def subcircuits_of(filter: Filter, *, keep_all: bool) -> Subcircuits:
-    """The circuits of `filter`.
+def subcircuits_of(circuit_filter: Filter, *, keep_all: bool) -> Subcircuits:
+    """The circuits of a filter.
 
     Args:
-        filter: the circuit and its observables.
+        circuit_filter: the circuit and its observables.
         keep_all: keep gates that no observable can see; with noise they may yet be seen.
 
     Raises:
         CircuitError: a gate or an observable cannot be used.
     """
-    parts = split(filter)
+    parts = split(circuit_filter)
     subcircuits = tuple(_subcircuit(parts.program, group, keep_all) for group in parts.alike)
     return Subcircuits(parts.program, subcircuits, parts.outputs)
 

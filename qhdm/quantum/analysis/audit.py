@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 from qiskit.providers import BackendV2
 
 from qhdm.quantum.analysis.transpile import to_isa
 from qhdm.quantum.exact.plan import Plan, make_plan
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.ir.connectivity import components, on_qubits
-from qhdm.quantum.ir.light_cones import light_cone, live_weights
+from qhdm.quantum.ir.light_cones import columns_read, light_cone
 from qhdm.quantum.ir.lowering import Program
 from qhdm.quantum.ir.paulis import union_of
 
@@ -30,7 +29,6 @@ class Audit:
         plan: how the exact engine simulates it.
         statevector: how it would as state vectors alone.
         cones: for each output, the gates (indices into `program.ops`) that can change it.
-        live: the weights that can change any output.
         components: the sets of qubits that gates connect.
     """
 
@@ -38,7 +36,6 @@ class Audit:
     plan: Plan
     statevector: Plan
     cones: tuple[tuple[int, ...], ...]
-    live: tuple[int, ...]
     components: tuple[tuple[int, ...], ...]
 
     @property
@@ -77,27 +74,27 @@ class Audit:
             sizes += one * len(group.angles)
         return tuple(sorted(sizes, reverse=True))
 
+    @cached_property
+    def live(self) -> tuple[int, ...]:
+        """The weights that can change any output."""
+        return tuple(sorted(set().union(*map(self.weights_seen, range(len(self.cones))))))
+
     def reach(self, output: int) -> tuple[int, ...]:
         """The qubits of an output's light cone, sorted."""
         return tuple(sorted({q for i in self.cones[output] for q in self.program.ops[i].qubits}))
 
     def inputs_seen(self, output: int) -> list[int]:
         """The inputs that can change an output."""
-        return self._seen(output, self.program.from_inputs)
+        return columns_read(self.program.ops, self.cones[output], self.program.from_inputs)
 
     def weights_seen(self, output: int) -> list[int]:
         """The weights that can change an output."""
-        return self._seen(output, self.program.from_weights)
-
-    def _seen(self, output: int, coefficients: np.ndarray) -> list[int]:
-        angles = [self.program.ops[i].angle for i in self.cones[output]]
-        rows = [angle for angle in angles if angle >= 0]
-        return np.flatnonzero(coefficients[rows].any(axis=0)).tolist()
+        return columns_read(self.program.ops, self.cones[output], self.program.from_weights)
 
 
 @dataclass(frozen=True)
 class DeviceCost:
-    """A circuit on a device: gates on two qubits, layers of them, layers of all gates."""
+    """A component on a device: gates on two qubits, layers of them, layers of all gates."""
 
     qubits: tuple[int, ...]
     two_qubit_gates: int
@@ -105,21 +102,20 @@ class DeviceCost:
     depth: int
 
 
-def audit(filter: Filter) -> Audit:
-    """Analyse the structure of `filter`.
+def audit(circuit_filter: Filter) -> Audit:
+    """Analyse the structure of a filter.
 
     Raises:
         CircuitError: the filter cannot be simulated.
     """
-    plan = make_plan(filter)
-    paulis = [union_of(observable) for observable in filter.observables]
+    plan = make_plan(circuit_filter)
+    paulis = [union_of(observable) for observable in circuit_filter.observables]
     return Audit(
-        filter,
+        circuit_filter,
         plan,
-        make_plan(filter, "statevector"),
+        make_plan(circuit_filter, "statevector"),
         tuple(tuple(light_cone(plan.program.ops, pauli)) for pauli in paulis),
-        tuple(live_weights(plan.program, paulis)),
-        tuple(components(filter.circuit)),
+        tuple(components(circuit_filter.circuit)),
     )
 
 
@@ -134,60 +130,58 @@ def device_costs(facts: Audit, backend: BackendV2, *, seed: int = 0) -> list[Dev
 
 def conclusions(facts: Audit) -> list[str]:
     """Consequences of the structure, as sentences."""
-    n = facts.filter.circuit.num_qubits
-    found = []
-    sizes = Counter(len(part) for part in facts.components)
+    n, sizes = facts.filter.circuit.num_qubits, Counter(map(len, facts.components))
+    largest = max(sizes)
+    texts = []
     if len(facts.components) > 1:
         parts = " and ".join(
             f"{_number(count)} {'independent ' * (size > 1)}"
             f"{f'{size}-qubit circuit' if size > 1 else 'single qubit'}{'s' * (count > 1)}"
             for size, count in sorted(sizes.items(), reverse=True)
         )
-        found.append(f"{n} wires, but {parts}: no entanglement between them")
-    found += _on_weights(facts)
-    found += _on_outputs(facts)
+        texts.append(f"{n} wires, but {parts}: no entanglement between them")
+    texts += _on_weights(facts) + _on_outputs(facts)
     if facts.cost < facts.statevector_cost:
-        found.append(
+        texts.append(
             f"exact simulation takes blocks of at most {_qubits(max(facts.blocks))}: "
             f"{facts.statevector_cost / facts.cost:,.0f} times cheaper than state vectors"
         )
-    largest = max(sizes)
     if largest <= 20:
-        found.append(
+        texts.append(
             f"a laptop simulates it exactly (states of {_qubits(largest)}): hardware only adds "
             "noise to the values"
         )
-    return found
+    return texts
 
 
 def _on_weights(facts: Audit) -> list[str]:
     total, live = len(facts.filter.weights), len(facts.live)
-    if live == total:
-        return []
     absent = total - len(facts.filter.present_weights)
-    why = []
-    if absent:
-        why.append(f"{absent} are in no gate")
-    if total - live - absent:
-        why.append(f"{total - live - absent} are in gates that no output sees")
+    unseen = total - live - absent
+    reasons = [f"{absent} are in no gate"] if absent else []
+    reasons += [f"{unseen} are in gates that no output sees"] if unseen else []
+    if not reasons:
+        return []
     return [
-        f"only {live} of {total} weights are live; {' and '.join(why)}: training cannot use them"
+        f"only {live} of {total} weights are live; {' and '.join(reasons)}: training cannot use "
+        "them"
     ]
 
 
 def _on_outputs(facts: Audit) -> list[str]:
-    found = []
+    texts = []
     outputs, n = range(len(facts.cones)), len(facts.filter.inputs)
     inputs = [facts.inputs_seen(m) for m in outputs]
     untrained = [m for m in outputs if not facts.weights_seen(m)]
     if untrained:
-        found.append(f"outputs {_list(untrained)} depend on no weight: they cannot be trained")
+        texts.append(f"outputs {_list(untrained)} depend on no weight: they cannot be trained")
     unseen = sorted(set(range(n)).difference(*inputs))
     if unseen:
-        found.append(f"inputs {_list(unseen)} change no output")
-    if inputs and n and max(map(len, inputs)) < n:
-        found.append(f"no output depends on more than {max(map(len, inputs))} of the {n} inputs")
-    return found
+        texts.append(f"inputs {_list(unseen)} change no output")
+    most = max(map(len, inputs), default=n)
+    if most < n:
+        texts.append(f"no output depends on more than {most} of the {n} inputs")
+    return texts
 
 
 def _number(count: int) -> str:

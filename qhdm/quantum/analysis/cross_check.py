@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -17,7 +17,7 @@ from qhdm.quantum.exact.memory import require_memory
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.options import ENGINES, Aer
 
-#: Qiskit's Statevector, gate by gate: shares nothing with the engines.
+#: Qiskit's Statevector, gate by gate; it shares no code with the engines.
 REFERENCE = "statevector"
 VERIFIABLE = (REFERENCE, *ENGINES)
 
@@ -48,35 +48,56 @@ class Disagreement:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """Values (batch, m), slopes along directions, and the gradient in full where it is known."""
+class _Point:
+    """Where engines are compared: values, and the gradient of sum(g * values).
+
+    Attributes:
+        circuit_filter: the circuit and its observables.
+        rows: (batch, n + P): inputs, and the weights, the same in each row.
+        directions: (directions, batch, n + P); the weights move alike in each row.
+        g: (batch, m).
+    """
+
+    circuit_filter: Filter
+    rows: np.ndarray
+    directions: np.ndarray
+    g: np.ndarray
+
+    @classmethod
+    def random(cls, circuit_filter: Filter, batch: int, seed: int) -> _Point:
+        random = np.random.default_rng(seed)
+        n, P = len(circuit_filter.inputs), len(circuit_filter.weights)
+        x = random.normal(size=(batch, n))
+        w = random.uniform(0, 2 * np.pi, size=P)
+        g = random.normal(size=(batch, len(circuit_filter.observables)))
+        directions = random.normal(size=(_DIRECTIONS, batch, n + P))
+        directions[:, :, n:] = directions[:, :1, n:]
+        rows = np.concatenate([x, np.broadcast_to(w, (batch, P))], axis=1)
+        return cls(circuit_filter, rows, directions / max(1.0, np.sqrt(n + P)), g)
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """Values (batch, m), slopes along directions, and the whole gradient where it is known."""
 
     values: np.ndarray
     slopes: np.ndarray
     gradient: np.ndarray | None
 
+    def disagreement(self, other: _Evaluation) -> tuple[float, float]:
+        """The largest differences of values and of gradients."""
+        gradients = _difference(self.slopes, other.slopes)
+        if self.gradient is not None and other.gradient is not None:
+            gradients = max(gradients, _difference(self.gradient, other.gradient))
+        return _difference(self.values, other.values), gradients
 
-@dataclass(frozen=True)
-class _Task:
-    """Where to evaluate: sum(g * values) at rows (batch, n + P), and along moves of these.
 
-    Attributes:
-        filter: the circuit and its observables.
-        rows: (batch, n + P): inputs, and the weights, the same in each row.
-        moves: (directions, batch, n + P); the weights move alike in each row.
-        g: (batch, m).
-        done: called with what has been done, each time a part of the work is.
-    """
-
-    filter: Filter
-    rows: np.ndarray
-    moves: np.ndarray
-    g: np.ndarray
-    done: Callable[[int], object]
+def _difference(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(one - other).max(initial=0))
 
 
 def verify(
-    filter: Filter,
+    circuit_filter: Filter,
     engines: Sequence[str],
     *,
     batch: int = 2,
@@ -92,10 +113,10 @@ def verify(
     anywhere is, almost surely, wrong along them.
 
     Args:
-        filter: the circuit and its observables.
+        circuit_filter: the circuit and its observables.
         engines: two or more of `VERIFIABLE`.
-        batch: samples.
-        seed: of all numbers.
+        batch: number of samples.
+        seed: of the random numbers.
         progress: show a bar on stderr.
 
     Returns:
@@ -111,112 +132,71 @@ def verify(
     names = list(dict.fromkeys(engines))
     if len(names) < 2:
         raise CircuitError("engines: give at least two different ones to compare")
-    if not filter.observables:
-        raise CircuitError(f"{filter.name}: has no observables, and so no values to compare")
+    name = circuit_filter.name
+    if not circuit_filter.observables:
+        raise CircuitError(f"{name}: has no observables, and so no values to compare")
     if REFERENCE in names:
-        qubits = filter.circuit.num_qubits
-        words = f"{filter.name}: engine {REFERENCE} on {qubits} qubits"
+        qubits = circuit_filter.circuit.num_qubits
+        words = f"{name}: engine {REFERENCE} on {qubits} qubits"
         require_memory(_COPIES * 16 << qubits, words, "leave it out of the engines")
-    random = np.random.default_rng(seed)
-    n, P = len(filter.inputs), len(filter.weights)
-    x = random.normal(size=(batch, n))
-    w = random.uniform(0, 2 * np.pi, size=P)
-    g = random.normal(size=(batch, len(filter.observables)))
-    moves = random.normal(size=(_DIRECTIONS, batch, n + P))
-    moves[:, :, n:] = moves[:, :1, n:]
-    rows = np.concatenate([x, np.broadcast_to(w, (batch, P))], axis=1)
-    # A reference evaluates each sample itself, and six times along each direction.
-    steps = {name: batch * (1 + 6 * _DIRECTIONS) if name == REFERENCE else 1 for name in names}
-    found = {}
-    with console.bar(
-        total=sum(steps.values()), unit="evaluation", show=progress, in_logs=False
-    ) as bar:
-        task = _Task(filter, rows, moves / max(1.0, np.sqrt(n + P)), g, bar.update)
-        for name in names:
-            bar.set_description(name)
-            found[name] = _reference(task) if name == REFERENCE else _engine(name, task)
+    point = _Point.random(circuit_filter, batch, seed)
+    evaluations = {
+        engine: _by_reference(point) if engine == REFERENCE else _by_engine(engine, point)
+        for engine in console.bar(names, desc=name, unit="engine", show=progress, in_logs=False)
+    }
     return [
-        Disagreement(
-            (one, other),
-            _apart(found[one].values, found[other].values),
-            _gradients_apart(found[one], found[other]),
-        )
-        for one, other in combinations(found, 2)
+        Disagreement((one, other), *evaluations[one].disagreement(evaluations[other]))
+        for one, other in combinations(evaluations, 2)
     ]
 
 
-def _gradients_apart(one: _Found, other: _Found) -> float:
-    apart = _apart(one.slopes, other.slopes)
-    if one.gradient is None or other.gradient is None:
-        return apart
-    return max(apart, _apart(one.gradient, other.gradient))
-
-
-def _apart(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.abs(one - other).max(initial=0))
-
-
-def _engine(name: str, task: _Task) -> _Found:
-    n = len(task.filter.inputs)
+def _by_engine(name: str, point: _Point) -> _Evaluation:
+    n = len(point.circuit_filter.inputs)
     # Its own gradients, not those of the exact engine.
     engine = make_engine(Aer(gradient="shift") if name == "aer" else name)
-    inputs = torch.tensor(task.rows[:, :n]).requires_grad_()
-    weights = torch.tensor(task.rows[0, n:]).requires_grad_()
-    values = expectation(task.filter, inputs, weights, engine=engine)
-    total = (values * torch.as_tensor(task.g)).sum()
-    if total.requires_grad:
-        # A filter may read no inputs or have no weights, and then does not reach them.
-        by_inputs, by_weights = torch.autograd.grad(
-            total, (inputs, weights), allow_unused=True, materialize_grads=True
-        )
-    else:
-        by_inputs, by_weights = torch.zeros_like(inputs), torch.zeros_like(weights)
-    slopes = np.einsum("bn,dbn->d", by_inputs.numpy(), task.moves[:, :, :n])
-    slopes += task.moves[:, 0, n:] @ by_weights.numpy()
-    task.done(1)
+    inputs = torch.tensor(point.rows[:, :n]).requires_grad_()
+    weights = torch.tensor(point.rows[0, n:]).requires_grad_()
+    values = expectation(point.circuit_filter, inputs, weights, engine=engine)
+    # A filter may read no inputs or have no weights: then the values do not depend on them.
+    total = (values * torch.as_tensor(point.g)).sum() + 0 * (inputs.sum() + weights.sum())
+    by_inputs, by_weights = torch.autograd.grad(total, (inputs, weights))
+    slopes = np.einsum("bn,dbn->d", by_inputs.numpy(), point.directions[:, :, :n])
+    slopes += point.directions[:, 0, n:] @ by_weights.numpy()
     gradient = np.concatenate([by_inputs.flatten(), by_weights])
-    return _Found(values.detach().numpy(), slopes, gradient)
+    return _Evaluation(values.detach().numpy(), slopes, gradient)
 
 
-def _reference(task: _Task) -> _Found:
-    observables = task.filter.observables
-
-    def slope(row: np.ndarray, move: np.ndarray, observable: SparsePauliOp) -> float:
-        speed = _speed(task.filter, row, move)
-        if speed == 0:
-            task.done(6)
-            return 0.0
-        step = _STEP / speed
-
-        def at(times: int) -> float:
-            state = _state(task.filter, row + times * step * move)
-            task.done(1)
-            return float(state.expectation_value(observable).real)
-
-        near, middle, far = (at(i) - at(-i) for i in (1, 2, 3))
-        return (45 * near - 9 * middle + far) / (60 * step)
-
-    values = np.zeros((len(task.rows), len(observables)))
-    slopes = np.zeros(len(task.moves))
-    for b, (row, g) in enumerate(zip(task.rows, task.g, strict=True)):
-        state = _state(task.filter, row)
+def _by_reference(point: _Point) -> _Evaluation:
+    assign, observables = point.circuit_filter.assign, point.circuit_filter.observables
+    values = np.zeros((len(point.rows), len(observables)))
+    slopes = np.zeros(len(point.directions))
+    for b, (row, g) in enumerate(zip(point.rows, point.g, strict=True)):
+        state = Statevector(assign(row))
         values[b] = [state.expectation_value(o).real for o in observables]
-        task.done(1)
         weighted = SparsePauliOp.sum([c * o for c, o in zip(g, observables, strict=True)])
-        slopes += [slope(row, moves[b], weighted) for moves in task.moves]
-    return _Found(values, slopes, None)
+        slopes += [_slope(point.circuit_filter, row, d[b], weighted) for d in point.directions]
+    return _Evaluation(values, slopes, None)
 
 
-def _state(filter: Filter, row: np.ndarray) -> Statevector:
-    return Statevector(filter.assign(row))
-
-
-def _speed(filter: Filter, row: np.ndarray, move: np.ndarray) -> float:
-    """How far the angles of all gates move together, radians per unit of `move`."""
-    before, after = (filter.assign(r) for r in (row, row + move))
-    return sum(
+def _slope(
+    circuit_filter: Filter, row: np.ndarray, direction: np.ndarray, observable: SparsePauliOp
+) -> float:
+    """The derivative of an expectation value along a direction of inputs and weights."""
+    before, after = (circuit_filter.assign(r) for r in (row, row + direction))
+    # How far the angles of all gates move together, radians per unit of the direction.
+    speed = sum(
         abs(float(b) - float(a))
         for old, new in zip(before.data, after.data, strict=True)
         for a, b in zip(old.operation.params, new.operation.params, strict=True)
         if not isinstance(a, np.ndarray)  # a gate's matrix stays
     )
+    if speed == 0:
+        return 0.0
+    step = _STEP / speed
+
+    def at(steps: int) -> float:
+        state = Statevector(circuit_filter.assign(row + steps * step * direction))
+        return float(state.expectation_value(observable).real)
+
+    near, middle, far = (at(i) - at(-i) for i in (1, 2, 3))
+    return (45 * near - 9 * middle + far) / (60 * step)

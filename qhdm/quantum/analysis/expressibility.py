@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from qhdm.quantum.filter import Filter
 from qhdm.quantum.ir.components import Component
 from qhdm.quantum.ir.connectivity import connected
 from qhdm.quantum.ir.fusion import FusedGate
-from qhdm.quantum.ir.light_cones import light_cone
+from qhdm.quantum.ir.light_cones import columns_read, light_cone
 from qhdm.quantum.ir.lowering import Program, lower
 from qhdm.quantum.ir.paulis import union_of
 from qhdm.seeds import Stream, derive_seed
@@ -93,12 +93,12 @@ class GradientVariance:
 
 
 def measure(
-    filter: Filter, *, pairs: int = 2000, seed: int = 0, progress: bool = False
+    circuit_filter: Filter, *, pairs: int = 2000, seed: int = 0, progress: bool = False
 ) -> Measures:
     """Expressibility and entangling capability.
 
     Args:
-        filter: a circuit of at most 16 qubits in one component.
+        circuit_filter: a circuit of at most 16 qubits in one component.
         pairs: of random states.
         seed: equal seeds give equal numbers.
         progress: show a bar on stderr.
@@ -106,18 +106,21 @@ def measure(
     Raises:
         CircuitError: it is larger.
     """
-    program = lower(filter)
+    program = lower(circuit_filter)
     fidelities, entanglement = [], []
     n = program.qubits
     most = max(len(part) for part in _parts(program))
     if most > MAX_QUBITS:
         raise CircuitError(
-            f"{filter.name}: {most} connected qubits; up to {MAX_QUBITS} are measured as states"
+            f"{circuit_filter.name}: {most} connected qubits; up to {MAX_QUBITS} are measured as "
+            "states"
         )
     chunk = max(2, _CHUNK // 2**most // 2 * 2)
     generator = torch.Generator().manual_seed(derive_seed(seed, Stream.MEASURE, 0))
     starts = range(0, 2 * pairs, chunk)
-    for start in console.bar(starts, desc=filter.name, unit="batch", show=progress, in_logs=False):
+    for start in console.bar(
+        starts, desc=circuit_filter.name, unit="batch", show=progress, in_logs=False
+    ):
         count = min(chunk, 2 * pairs - start)
         states = random_states(program, count, generator)
         fidelities.append(pair_fidelities(list(states.values())))
@@ -138,31 +141,32 @@ def measure(
     )
 
 
-def gradient_variance(filter: Filter, *, samples: int = 200, seed: int = 0) -> GradientVariance:
+def gradient_variance(
+    circuit_filter: Filter, *, samples: int = 200, seed: int = 0
+) -> GradientVariance:
     """The variance of gradients at random angles, of the output that sees most gates.
 
     Raises:
         CircuitError: the filter cannot be simulated.
     """
-    program = lower(filter)
-    cones = [light_cone(program.ops, union_of(observable)) for observable in filter.observables]
+    program = lower(circuit_filter)
+    cones = [
+        light_cone(program.ops, union_of(observable)) for observable in circuit_filter.observables
+    ]
     output = max(range(len(cones)), key=lambda m: len(cones[m]))
-    angles = [program.ops[i].angle for i in cones[output] if program.ops[i].angle >= 0]
-    seen = np.flatnonzero(program.from_weights[angles].any(axis=0))
-    if not len(seen):
+    seen = columns_read(program.ops, cones[output], program.from_weights)
+    if not seen:
         return GradientVariance(program.qubits, output, 0, Estimate(0.0, 0.0, 0.0))
     generator = torch.Generator().manual_seed(derive_seed(seed, Stream.MEASURE, 2))
-    P, n = len(filter.weights), len(filter.inputs)
-    only = Filter(
-        filter.name, filter.circuit, filter.inputs, filter.weights, (filter.observables[output],)
-    )
+    P, n = len(circuit_filter.weights), len(circuit_filter.inputs)
+    only = replace(circuit_filter, observables=(circuit_filter.observables[output],))
     # As many filters as samples, each with its own weights and one input: a network would be made
     # anew for each of them.
     w = 2 * math.pi * torch.rand(samples, P, generator=generator)
     x = 2 * math.pi * torch.rand(samples, 1, n, generator=generator)
     w.requires_grad_()
     (gradient,) = torch.autograd.grad(expectation(only, x, w, engine="exact:statevector").sum(), w)
-    g = gradient[:, torch.as_tensor(seen)].double().numpy()
+    g = gradient[:, seen].double().numpy()
     rng = np.random.default_rng(derive_seed(seed, Stream.MEASURE, 3))
     counts = rng.multinomial(samples, np.full(samples, 1 / samples), size=_RESAMPLES) / samples
     resampled = (counts @ g**2 - (counts @ g) ** 2).mean(axis=1)

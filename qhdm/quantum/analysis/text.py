@@ -13,14 +13,15 @@ from qhdm.quantum.exact.tree import Network
 
 def describe(facts: Audit) -> str:
     """Gates, live weights, light cones, components, the cost of simulation, and what follows."""
-    filter = facts.filter
+    audited = facts.filter
+    circuit = audited.circuit
     cones = [f"{len(c)}/{len(facts.reach(m))}" for m, c in enumerate(facts.cones)]
     lines = [
-        f"{filter.name}: {filter.circuit.num_qubits} qubits, depth {filter.circuit.depth()}, "
+        f"{audited.name}: {circuit.num_qubits} qubits, depth {circuit.depth()}, "
         f"{len(facts.program.ops)} gates of which {facts.wide_gates} on two qubits or more "
         f"({', '.join(f'{name} {count}' for name, count in facts.gates.most_common())})",
-        f"inputs {len(filter.inputs)}, outputs {len(filter.observables)}, "
-        f"weights {len(filter.weights)} of which {len(filter.present_weights)} in gates and "
+        f"inputs {len(audited.inputs)}, outputs {len(audited.observables)}, "
+        f"weights {len(audited.weights)} of which {len(audited.present_weights)} in gates and "
         f"{len(facts.live)} live",
         f"light cones (gates/qubits per output): {', '.join(cones)}",
         f"connected components: {len(facts.components)}: "
@@ -30,9 +31,9 @@ def describe(facts: Audit) -> str:
     for group, state in zip(facts.plan.groups, facts.statevector.groups, strict=True):
         lines += _method(group, state)
     lines.append(f"  in all {facts.cost:,} (as state vectors {facts.statevector_cost:,})")
-    found = conclusions(facts)
-    if found:
-        lines += ["so:", *(f"  * {text}" for text in found)]
+    texts = conclusions(facts)
+    if texts:
+        lines += ["so:", *(f"  * {text}" for text in texts)]
     return "\n".join(lines)
 
 
@@ -67,11 +68,11 @@ def describe_measures(measures: Measures) -> str:
     )
 
 
-def describe_gradients(label: str, found: GradientVariance) -> str:
+def describe_gradients(label: str, gradients: GradientVariance) -> str:
     """One line on the variance of gradients."""
     return (
-        f"  {label}: gradient variance {_estimate(found.variance)} "
-        f"(<Z> of output {found.output}, {found.weights} weights)"
+        f"  {label}: gradient variance {_estimate(gradients.variance)} "
+        f"(<Z> of output {gradients.output}, {gradients.weights} weights)"
     )
 
 
@@ -101,16 +102,16 @@ def summary(
         device: a backend's name, and the costs of the components there.
         measures, gradients: where they were taken.
     """
-    filter, sizes = facts.filter, Counter(map(len, facts.components))
+    audited, sizes = facts.filter, Counter(map(len, facts.components))
     reach = [len(facts.reach(m)) for m in range(len(facts.cones))]
     rows = [
-        ("", filter.name),
-        ("qubits", str(filter.circuit.num_qubits)),
-        ("depth", str(filter.circuit.depth())),
+        ("", audited.name),
+        ("qubits", str(audited.circuit.num_qubits)),
+        ("depth", str(audited.circuit.depth())),
         ("gates", str(len(facts.program.ops))),
         ("on two or more qubits", str(facts.wide_gates)),
-        ("inputs, outputs", f"{len(filter.inputs)}, {len(filter.observables)}"),
-        ("weights", str(len(filter.weights))),
+        ("inputs, outputs", f"{len(audited.inputs)}, {len(audited.observables)}"),
+        ("weights", str(len(audited.weights))),
         ("live weights", str(len(facts.live))),
         ("qubits an output sees", _range(reach)),
         (

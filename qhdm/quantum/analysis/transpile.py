@@ -54,7 +54,7 @@ def to_isa(circuit: QuantumCircuit, backend: BackendV2, *, seed: int = 0) -> Isa
     once. Qubits and couplings that are broken or have no error figures are not used.
 
     Args:
-        circuit: gates alone.
+        circuit: of gates only.
         backend: real or fake.
         seed: of the transpiler: equal seeds give equal circuits.
 

@@ -1,4 +1,4 @@
-"""What is known of a device's gates and qubits, by name or from a calibration file.
+"""The gates, couplings, errors and times of a device, by its name or from a calibration file.
 
 A calibration file is JSON:
 
@@ -16,18 +16,18 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 import os
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from qiskit.circuit import Gate, Instruction, Measure
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from qiskit.circuit import Gate
 from qiskit.circuit.library import get_standard_gate_name_mapping
 from qiskit.transpiler import InstructionProperties, QubitProperties, Target
 
-from qhdm.errors import EngineError, did_you_mean
+from qhdm.errors import EngineError, did_you_mean, shortened
 from qhdm.files import write_text
 
 FORMAT = "qhdm-calibration/1"
@@ -74,23 +74,23 @@ def find_calibration(source: str) -> Calibration:
 def save_calibration(calibration: Calibration, path: Path) -> None:
     """Write a calibration file."""
     target = calibration.target
-    properties = target.qubit_properties or [None] * target.num_qubits
     instructions = [
         {
             "name": name,
             "qubits": list(qubits),
-            "error": getattr(found, "error", None),
-            "duration": getattr(found, "duration", None),
+            "error": getattr(properties, "error", None),
+            "duration": getattr(properties, "duration", None),
         }
         for name in target.operation_names
-        for qubits, found in target[name].items()
+        for qubits, properties in target[name].items()
     ]
     document = {
         "format": FORMAT,
         "name": calibration.name,
         "dt": target.dt,
         "qubits": [
-            {"t1": getattr(q, "t1", None), "t2": getattr(q, "t2", None)} for q in properties
+            {"t1": getattr(q, "t1", None), "t2": getattr(q, "t2", None)}
+            for q in target.qubit_properties or [None] * target.num_qubits
         ],
         "instructions": instructions,
     }
@@ -102,8 +102,8 @@ def named_devices() -> dict[str, Any]:
     from qiskit_ibm_runtime import fake_provider
     from qiskit_ibm_runtime.fake_provider.fake_backend import FakeBackendV2
 
-    classes = (found for _, found in inspect.getmembers(fake_provider, inspect.isclass))
-    fakes: list[Any] = [found for found in classes if issubclass(found, FakeBackendV2)]
+    classes: list[Any] = [kind for _, kind in inspect.getmembers(fake_provider, inspect.isclass)]
+    fakes = [kind for kind in classes if issubclass(kind, FakeBackendV2)]
     return {fake.backend_name: fake for fake in fakes if getattr(fake, "backend_name", None)}
 
 
@@ -138,8 +138,8 @@ def working_part(target: Target) -> Target:
     width = {name: part.operation_from_name(name).num_qubits for name in places}
     rated = {
         name
-        for name, found in places.items()
-        if any(getattr(properties, "error", None) is not None for properties in found.values())
+        for name, entries in places.items()
+        if any(getattr(properties, "error", None) is not None for properties in entries.values())
     }
     ideal = all(name != "measure" and width[name] == 1 for name in rated)
 
@@ -151,8 +151,8 @@ def working_part(target: Target) -> Target:
 
     bad = {
         qubit
-        for name, found in places.items()
-        for qubits, properties in found.items()
+        for name, entries in places.items()
+        for qubits, properties in entries.items()
         if width[name] == 1 and not works(name, properties)
         for qubit in qubits or range(target.num_qubits)
     }
@@ -166,10 +166,10 @@ def working_part(target: Target) -> Target:
     working = Target(
         num_qubits=target.num_qubits, dt=target.dt, qubit_properties=target.qubit_properties
     )
-    for name, found in places.items():
+    for name, entries in places.items():
         kept = {
             qubits: properties
-            for qubits, properties in found.items()
+            for qubits, properties in entries.items()
             if works(name, properties) and not bad.intersection(qubits or ())
         }
         # A target does not tell the bounds of angles: without them such a gate would get any.
@@ -181,107 +181,98 @@ def working_part(target: Target) -> Target:
 def left_out(target: Target) -> str:
     """What `working_part` leaves out, in words that begin with why; empty where it is nothing."""
     part, working = unitary_part(target), working_part(target)
-    found = []
+    missing = []
     if "measure" in part.operation_names and None not in part["measure"]:
         measured = working["measure"] if "measure" in working.operation_names else {}
         bad = [str(q) for q in range(target.num_qubits) if (q,) not in measured]
         more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
         if bad:
-            found.append(f"qubit{'s' * (len(bad) > 1)} {', '.join(bad[:_NAMED])}{more}")
+            missing.append(f"qubit{'s' * (len(bad) > 1)} {', '.join(bad[:_NAMED])}{more}")
     for name in sorted(part.operation_names):
         total = len(part[name])
         kept = len(working[name]) if name in working.operation_names else 0
         if kept < total and part.operation_from_name(name).num_qubits > 1:
-            found.append(f"{total - kept} of {total} {name}")
-    return f"not used, as broken or without figures: {'; '.join(found)}" if found else ""
+            missing.append(f"{total - kept} of {total} {name}")
+    return f"not used, as broken or without figures: {'; '.join(missing)}" if missing else ""
+
+
+_CONFIG = ConfigDict(strict=True, allow_inf_nan=False)
+_Time = Annotated[float, Field(gt=0)] | None
+
+
+@dataclass(frozen=True)
+class _Qubit:
+    __pydantic_config__ = _CONFIG
+
+    t1: _Time
+    t2: _Time
+
+
+@dataclass(frozen=True)
+class _Instruction:
+    __pydantic_config__ = _CONFIG
+
+    name: str
+    qubits: list[Annotated[int, Field(ge=0)]]
+    error: Annotated[float, Field(ge=0, le=1)] | None = None
+    duration: Annotated[float, Field(ge=0)] | None = None
+
+
+@dataclass(frozen=True)
+class _Document:
+    __pydantic_config__ = _CONFIG
+
+    format: Literal["qhdm-calibration/1"]
+    name: str
+    qubits: Annotated[list[_Qubit], Field(min_length=1)]
+    instructions: list[_Instruction]
+    dt: _Time = None
 
 
 def _read(path: Path) -> Calibration:
+    def damaged(place: str, reason: str) -> EngineError:
+        where = f"noise: {path}: {place}: " if place else f"noise: {path}: "
+        return EngineError(f"{where}not a calibration: {shortened(reason)}")
+
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = TypeAdapter(_Document).validate_json(path.read_bytes())
     except FileNotFoundError:
         raise EngineError(f"noise: {path}: no such calibration file") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise EngineError(f"noise: {path}: cannot be read as JSON ({error})") from None
-    try:
-        if document["format"] != FORMAT:
-            raise ValueError(f"its format is {document['format']!r}, not {FORMAT!r}")
-        return Calibration(str(document["name"]), _target(document), path)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise EngineError(f"noise: {path}: not a calibration file ({reason})") from None
+    except OSError as error:
+        raise EngineError(f"noise: {path}: cannot be read ({error.strerror})") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"])
+        raise damaged(place.removeprefix("."), first["msg"]) from None
 
-
-def _target(document: dict[str, Any]) -> Target:
-    qubits = [_qubit(f"qubits[{i}]", entry) for i, entry in enumerate(document["qubits"])]
-    if not qubits:
-        raise ValueError("it has no qubits")
-    dt = _number("dt", document.get("dt"), positive=True)
-    target = Target(num_qubits=len(qubits), dt=dt, qubit_properties=qubits)
-    operations: dict[str, Instruction] = {}
+    gates = get_standard_gate_name_mapping()
     places: dict[str, dict[tuple[int, ...], InstructionProperties]] = {}
-    for i, entry in enumerate(document["instructions"]):
-        where = f"instructions[{i}]"
-        name, place = _member(where, entry, "name"), _member(where, entry, "qubits")
-        if not isinstance(name, str) or name not in operations:
-            operations[name] = _operation(where, name)
-        wanted = operations[name].num_qubits
-        if not (
-            isinstance(place, list)
-            and all(type(q) is int and 0 <= q < len(qubits) for q in place)
-            and len(set(place)) == len(place) == wanted
-        ):
-            raise ValueError(
-                f"{where}: {name} on qubits {place}; it takes {wanted} different ones, from 0 to "
-                f"{len(qubits) - 1}"
+    for i, entry in enumerate(document.instructions):
+        gate, qubits = gates.get(entry.name), tuple(entry.qubits)
+        if not (entry.name == "measure" or isinstance(gate, Gate)):
+            raise damaged(
+                f"instructions[{i}].name", f"{entry.name!r} is no gate of Qiskit's library"
             )
-        if tuple(place) in places.setdefault(name, {}):
-            raise ValueError(f"{where}: {name} on qubits {place} for the second time")
-        places[name][tuple(place)] = InstructionProperties(
-            _number(f"{where}.duration", entry.get("duration")),
-            _number(f"{where}.error", entry.get("error"), most=1.0),
-        )
-    for name, operation in operations.items():
-        target.add_instruction(operation, places[name])
-    if "measure" not in operations:
-        raise ValueError("it has no measurements")
-    return target
-
-
-def _qubit(where: str, entry: Any) -> QubitProperties:
-    times = {
-        key: _number(f"{where}.{key}", _member(where, entry, key), positive=True)
-        for key in ("t1", "t2")
-    }
-    return QubitProperties(**times)
-
-
-def _operation(where: str, name: Any) -> Instruction:
-    if name == "measure":
-        return Measure()
-    known = get_standard_gate_name_mapping()
-    if not (isinstance(name, str) and name in known and isinstance(known[name], Gate)):
-        raise ValueError(f"{where}: {name!r} is not a gate of Qiskit's library")
-    return known[name]
-
-
-def _member(where: str, entry: Any, key: str) -> Any:
-    if not isinstance(entry, dict) or key not in entry:
-        raise ValueError(f"{where}: {key!r} is missing")
-    return entry[key]
-
-
-def _number(
-    where: str, value: Any, *, positive: bool = False, most: float = math.inf
-) -> float | None:
-    if value is None:
-        return None
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise ValueError(f"{where}: {value!r} is not a number or null")
-    if value < 0 or (positive and value == 0) or value > most:
-        span = f"from 0 to {most:g}" if most < math.inf else "above 0" if positive else "from 0 up"
-        raise ValueError(f"{where}: {value!r} is not a number {span}")
-    return float(value)
+        wanted = gates[entry.name].num_qubits
+        if not len(set(qubits)) == len(qubits) == wanted or max(qubits) >= len(document.qubits):
+            raise damaged(
+                f"instructions[{i}].qubits",
+                f"{entry.name} on {entry.qubits} takes {wanted} different qubits, from 0 to "
+                f"{len(document.qubits) - 1}",
+            )
+        if qubits in places.setdefault(entry.name, {}):
+            raise damaged(f"instructions[{i}].qubits", f"{entry.name} on {entry.qubits} twice")
+        places[entry.name][qubits] = InstructionProperties(entry.duration, entry.error)
+    if "measure" not in places:
+        raise damaged("instructions", "it has no measurements")
+    target = Target(
+        num_qubits=len(document.qubits),
+        dt=document.dt,
+        qubit_properties=[QubitProperties(t1=q.t1, t2=q.t2) for q in document.qubits],
+    )
+    for name, properties in places.items():
+        target.add_instruction(gates[name], properties)
+    return Calibration(document.name, target, path)
 
 
 def describe(calibration: Calibration) -> str:
@@ -290,17 +281,17 @@ def describe(calibration: Calibration) -> str:
     lines = [f"{calibration.name}: {target.num_qubits} qubits"]
     for key in ("t1", "t2"):
         values = [getattr(q, key, None) for q in target.qubit_properties or ()]
-        known = [value for value in values if value is not None]
-        if known:
-            lines.append(f"  median {key.upper()}: {1e6 * statistics.median(known):.0f} us")
+        times = [value for value in values if value is not None]
+        if times:
+            lines.append(f"  median {key.upper()}: {1e6 * statistics.median(times):.0f} us")
     lines.append(f"  {'gate':<10}{'places':>7}{'median error':>15}{'ns':>8}")
     for name in sorted(target.operation_names):
-        found = [p for p in target[name].values() if p is not None]
-        errors = [p.error for p in found if p.error is not None]
-        times = [p.duration for p in found if p.duration is not None]
+        known = [p for p in target[name].values() if p is not None]
+        errors = [p.error for p in known if p.error is not None]
+        times = [p.duration for p in known if p.duration is not None]
         error = f"{statistics.median(errors):.2e}" if errors else "-"
         time = f"{1e9 * statistics.median(times):.0f}" if times else "-"
-        lines.append(f"  {name:<10}{len(found):>7}{error:>15}{time:>8}")
+        lines.append(f"  {name:<10}{len(known):>7}{error:>15}{time:>8}")
     if missing:
         lines.append(f"  {missing}")
     return "\n".join(lines)

@@ -10,11 +10,11 @@ noisy, and there is no crosstalk.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 from qiskit import transpile
 from qiskit.circuit import QuantumCircuit
 from qiskit.exceptions import QiskitError
-from qiskit.providers import BackendV2, Options
 from qiskit.transpiler import Target
 from qiskit_aer.noise import NoiseModel
 
@@ -65,41 +65,22 @@ def place(circuit: QuantumCircuit, device: Calibration) -> tuple[Compact, NoiseM
 def noise_of(target: Target, physical: Sequence[int]) -> NoiseModel:
     """The noise of some qubits, renumbered (Aer takes seconds to load a whole device)."""
     local = {qubit: i for i, qubit in enumerate(physical)}
-    properties = target.qubit_properties
+    of_qubits = target.qubit_properties
     part = Target(
         num_qubits=len(physical),
         dt=target.dt,
-        qubit_properties=[properties[q] for q in physical] if properties else None,
+        qubit_properties=[of_qubits[q] for q in physical] if of_qubits else None,
     )
     for name in target.operation_names:
         places = {
-            tuple(local[q] for q in qubits): found
-            for qubits, found in target[name].items()
+            tuple(local[q] for q in qubits): properties
+            for qubits, properties in target[name].items()
             if set(qubits) <= local.keys()
         }
         if places:
             part.add_instruction(target.operation_from_name(name), places)
-    return NoiseModel.from_backend(_Described(part))
-
-
-class _Described(BackendV2):
-    """Minimal BackendV2 around a target, as `NoiseModel.from_backend` requires."""
-
-    def __init__(self, target: Target) -> None:
-        super().__init__(name="described")
-        self._target = target
-
-    @property
-    def target(self) -> Target:
-        return self._target
-
-    @property
-    def max_circuits(self) -> None:
-        return None
-
-    @classmethod
-    def _default_options(cls) -> Options:
-        return Options()
-
-    def run(self, run_input, **options):  # type: ignore[no-untyped-def]
-        raise NotImplementedError("this backend cannot run circuits")
+    # All that `from_backend` reads of a BackendV2.
+    backend = SimpleNamespace(
+        version=2, target=part, operation_names=list(part.operation_names), dt=part.dt
+    )
+    return NoiseModel.from_backend(backend)

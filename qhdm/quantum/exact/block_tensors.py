@@ -1,4 +1,4 @@
-"""What a network needs that depends on the weights alone, in torch.
+"""The parts of a network that depend only on the weights, in torch.
 
 Initial states go forward in time through the gates before a block's first cut, operators backward
 through all others; then the traces of their products are taken. All this is small: the number of

@@ -1,6 +1,6 @@
-"""How a tree of blocks is contracted: which entries of which messages are made of what.
+"""Contraction plan of a tree of blocks: the entries of each message and their operands.
 
-A message tells a neighbour all about the blocks behind it, for every choice of operators on them
+A message summarises the blocks behind it for a neighbour, for every choice of operators on them
 and every value of the bond. Many entries vanish whatever the weights (a traced-out control passes
 on no coherence), and others meet such zeros: neither are computed.
 """

@@ -1,4 +1,4 @@
-"""Whether the machine has the memory that a simulation takes, before it takes it."""
+"""Check that the machine has the memory for a simulation before it starts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from qhdm.errors import EngineError
 
 
 def require_memory(needed: int, what: str, remedy: str) -> None:
-    """Refuse what does not fit.
+    """Refuse a simulation that does not fit into memory.
 
     Args:
         needed: bytes.

@@ -1,6 +1,6 @@
 """Block networks in torch: see partition.py for the picture.
 
-What depends on the weights alone becomes, once per call, one real matrix per block
+What depends only on the weights becomes, once per call, one real matrix per block
 (block_tensors.py); a batch then costs some matrix products per block. The batch is always
 the last dimension.
 
@@ -93,7 +93,7 @@ def _message(
     messages: dict[tuple[int, int], Tensor],
     angles: GateMatrices,
 ) -> Tensor:
-    """What a subtree tells its neighbour: (N, entries, B)."""
+    """The message of a subtree to its neighbour: (N, entries, B)."""
     found = []
     for part, coefficients in zip(edge.parts, parts, strict=True):
         incoming: Tensor | None = None

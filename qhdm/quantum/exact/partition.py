@@ -1,4 +1,4 @@
-"""How a component is cut into a tree of small blocks that are simulated exactly.
+"""Partition of a component into a tree of small blocks that are simulated exactly.
 
 The picture is Heisenberg's, in real numbers. Each qubit starts, by at most one gate that reads an
 input, in a density matrix that is affine in (1, cos a, sin a). A block of k qubits with an operator
@@ -40,7 +40,7 @@ from qhdm.quantum.ir.paulis import LETTERS, Pauli, letters_on, string_matrix
 MAX_BLOCK = 5
 #: Largest support, in qubits, of an observable conjugated by the gates at the end.
 MAX_SUPPORT = 4
-#: Largest bond between two blocks, in real numbers, beyond which nobody would cut.
+#: Largest bond between two blocks, in real numbers.
 MAX_BOND = 4096
 #: Batch size that the cost model assumes.
 NOMINAL_BATCH = 512
@@ -373,7 +373,7 @@ def _sparse_basis(rows: np.ndarray) -> np.ndarray:
 def _hermitian_basis(rank: int) -> np.ndarray:
     """An orthonormal basis of Hermitian matrices, (rank^2, rank, rank); the first is the identity.
 
-    A traced-out qubit passes on multiples of the identity alone, so that the others vanish.
+    A traced-out qubit only passes on multiples of the identity, so that the others vanish.
     """
     diagonal = np.eye(rank)
     diagonal[:, 0] = 1

@@ -1,4 +1,4 @@
-"""How the exact engine will simulate a filter: components, and the method for each.
+"""Simulation plans of the exact engine: components, and the method for each.
 
 Pure bookkeeping on qubits and gates, made once per filter; `exact` runs it in torch.
 """
@@ -170,7 +170,7 @@ def fuse(
 ) -> tuple[tuple[FusedGate, ...], tuple[bool, ...]]:
     """Gather gates into units of at most `FUSE_QUBITS` qubits without changing the circuit.
 
-    Gates that read the inputs stay alone, since their matrix differs from sample to sample.
+    Gates that read the inputs are not fused, since their matrix differs from sample to sample.
 
     Args:
         ops: gates in order.

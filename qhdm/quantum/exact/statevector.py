@@ -21,7 +21,7 @@ from qhdm.quantum.exact.memory import require_memory
 from qhdm.quantum.exact.plan import Group
 from qhdm.quantum.exact.register import Register, applied
 
-#: States of less are made without asking whether there is room.
+#: States below this size are allocated without a memory check.
 _SMALL = 2**30
 #: Amplitudes of the samples that are simulated at a time: they stay in a core's cache.
 _CACHE = 2**18

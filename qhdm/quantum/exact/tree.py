@@ -45,7 +45,7 @@ class BondGate:
         maps: (r^2, 4, 4), what the constant side does to operators (network.py).
         projector: (16, 4 r), from the unit's matrix to the b_r.
         basis_dual: (r^2, r^2), the dual Hermitian basis, for the side of the b_r.
-        kind: equal for cuts that differ in qubits and angles alone.
+        kind: equal for cuts that differ only in qubits and angles.
     """
 
     unit: FusedGate
@@ -125,7 +125,7 @@ class Network:
         tree: pairs of neighbouring blocks; each cut joins one of them, and a pair without cuts
             holds trees together that only conjugated observables connect.
         measured: the observables, in the order of the component's Pauli strings.
-        cost_once: real multiply-adds of what depends on the weights alone.
+        cost_once: real multiply-adds of the parts that depend only on the weights.
     """
 
     inlets: tuple[InputEncoding, ...]
@@ -182,7 +182,7 @@ class Network:
 
     @cached_property
     def alike_cuts(self) -> tuple[tuple[int, ...], ...]:
-        """Numbers of the cuts that differ in qubits and angles alone."""
+        """Numbers of the cuts that differ only in qubits and angles."""
         alike: dict[object, list[int]] = {}
         for number, cut in enumerate(self.cuts):
             alike.setdefault(cut.kind, []).append(number)
@@ -273,7 +273,7 @@ class Network:
         return tuple(n for n in self.neighbours[source] if n != target)
 
     def _effort(self, edge: tuple[int, int], keys: Sequence[Key]) -> int:
-        # Choices that differ in the operator of the source alone share the products of messages
+        # Choices that differ only in the operator of the source share the products of messages
         # and features.
         source = edge[0]
         parts = {key[:source] + key[source + 1 :] for key in keys}

@@ -24,10 +24,10 @@ MAX_STATEMENTS = 13_000
 
 #: What follows these is no longer OpenQASM's own tokens, in which comments could hide it.
 _FOREIGN = {
-    "pragma": "a pragma is not read; a filter is gates alone",
-    "cal": "calibrations are not read; a filter is gates alone",
-    "defcal": "calibrations are not read; a filter is gates alone",
-    "defcalgrammar": "calibrations are not read; a filter is gates alone",
+    "pragma": "a pragma is not read; a filter consists of gates only",
+    "cal": "calibrations are not read; a filter consists of gates only",
+    "defcal": "calibrations are not read; a filter consists of gates only",
+    "defcalgrammar": "calibrations are not read; a filter consists of gates only",
 }
 
 _TOKEN = re.compile(

@@ -63,7 +63,7 @@ def find_filter(name: str, *, qubits: int | None = None, layers: int | None = No
 def load_filter(path: str | Path) -> Filter:
     """Read a filter from an OpenQASM 3 or QPY file.
 
-    The file holds gates alone, and measurements at most at the end, which are dropped: a filter's
+    The file contains only gates, and measurements at the end, which are dropped: a filter's
     outputs are <Z_i> of the first n qubits, n being the number of inputs (of all qubits, where
     there are fewer). Nothing in it is executed.
 

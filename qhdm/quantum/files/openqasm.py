@@ -1,7 +1,7 @@
 """OpenQASM 3 from untrusted sources: its cost and content are checked before a circuit is made.
 
 Text that would take long to parse is refused (limits.py), `openqasm3` parses it, and a circuit is
-made of the syntax tree if it holds gates and final measurements alone (openqasm_reader.py).
+made of the syntax tree if it contains only gates and final measurements (openqasm_reader.py).
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class ProgramError(Exception):
 class Angle:
     """An affine form of parameters, radians: offset + sum of coefficient x parameter.
 
-    The offset is an integer where the expression is one of integers alone.
+    The offset is an integer where the expression contains only integers.
     """
 
     offset: float
@@ -106,7 +106,7 @@ def _value(node: ast.Expression, scope: Mapping[str, Angle]) -> Angle:
             left, right = _value(node.lhs, scope), _value(node.rhs, scope)
             value = _combined(node, left, right)
         case _:
-            raise ProgramError(node, "angles are made of numbers and parameters with + - * / alone")
+            raise ProgramError(node, "angles are made of numbers and parameters with + - * / only")
     if not all(map(math.isfinite, (value.offset, *value.terms.values()))):
         raise ProgramError(node, "a number too large for an angle")
     return value
@@ -132,7 +132,7 @@ def _quotient(node: ast.BinaryExpression, left: Angle, right: float) -> Angle:
         raise ProgramError(node, "division by 0")
     if left.terms or not (isinstance(left.offset, int) and isinstance(right, int)):
         return left / right
-    if left.offset % right:  # OpenQASM drops the remainder, which nobody means
+    if left.offset % right:  # OpenQASM drops the remainder, which is hardly intended
         raise ProgramError(
             node,
             f"{left.offset}/{right} divides integers, and is {int(left.offset / right)} in "

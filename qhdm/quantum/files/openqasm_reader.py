@@ -37,14 +37,14 @@ MAX_POWER_QUBITS = 4
 _REFUSED = {
     ast.ForInLoop: "loops are not read; write the gates out",
     ast.WhileLoop: "loops are not read; write the gates out",
-    ast.BranchingStatement: "classical conditions are not read; a filter is gates alone",
-    ast.SwitchStatement: "classical conditions are not read; a filter is gates alone",
-    ast.QuantumReset: "reset is not a unitary gate; a filter is gates alone",
+    ast.BranchingStatement: "classical conditions are not read; a filter consists of gates only",
+    ast.SwitchStatement: "classical conditions are not read; a filter consists of gates only",
+    ast.QuantumReset: "reset is not a unitary gate; a filter consists of gates only",
     ast.AliasStatement: "aliases are not read; name the qubits by their register",
     ast.ConstantDeclaration: "constants are not read; write their values",
     ast.SubroutineDefinition: "subroutines are not read; use gate definitions",
-    ast.Box: "boxes are not read; write the gates alone",
-    ast.DelayInstruction: "delays are not read; a filter is gates alone",
+    ast.Box: "boxes are not read; write only the gates",
+    ast.DelayInstruction: "delays are not read; a filter consists of gates only",
 }
 
 _Call = ast.QuantumGate | ast.QuantumPhase
@@ -122,7 +122,7 @@ class ProgramReader:
                 self._measure(node.measure, node.target)
             case _:
                 name = re.sub(r"(?<!^)([A-Z])", r" \1", type(node).__name__).lower()
-                other = f"a {name} is not read; a filter is gates alone"
+                other = f"a {name} is not read; a filter consists of gates only"
                 raise ProgramError(node, _REFUSED.get(type(node), other))
 
     # Declarations.
@@ -189,11 +189,13 @@ class ProgramReader:
         gates: list[PlacedGate] = []
         for statement in node.body:
             if not isinstance(statement, _Call):
-                raise ProgramError(statement, "a gate definition holds gates alone")
+                raise ProgramError(statement, "a gate definition consists of gates only")
             operands = []
             for operand in statement.qubits:
                 if not isinstance(operand, ast.Identifier) or operand.name not in index:
-                    raise ProgramError(statement, "a gate of a definition acts on its qubits alone")
+                    raise ProgramError(
+                        statement, "a gate of a definition acts on its own qubits only"
+                    )
                 operands.append(index[operand.name])
             if len(set(operands)) < len(operands):
                 raise ProgramError(statement, "a qubit twice in one gate; name different qubits")
@@ -221,8 +223,8 @@ class ProgramReader:
                 if qubit in self._measured:
                     raise ProgramError(
                         node,
-                        f"a gate on {self._name(qubit)} follows a measurement; measurements may "
-                        "stand at the end alone",
+                        f"a gate on {self._name(qubit)} follows a measurement; measurements are "
+                        "only allowed at the end",
                     )
             try:
                 for gate in gates:
@@ -231,11 +233,7 @@ class ProgramReader:
                         operation = placed.operation(self._parameters)
                         self._operations.append((operation, placed.operands))
             except Exception as error:  # Qiskit raises many kinds for what it cannot build
-                raise ProgramError(
-                    node,
-                    f"Qiskit cannot build this ({type(error).__name__}); write it in plainer gates "
-                    "and angles",
-                ) from None
+                raise _unbuildable(node, error) from None
 
     def _measure(self, node: ast.QuantumMeasurement, target: ast.QASMNode | None) -> None:
         qubits = self._selected(node.qubit, self._qubits)
@@ -311,10 +309,13 @@ class ProgramReader:
         if any(angle.terms for gate in gates for angle in gate.angles):
             raise ProgramError(
                 node,
-                "a fractional pow is read of gates with plain numbers alone: which root it takes "
+                "a fractional pow is read of gates with plain numbers only: which root it takes "
                 "would depend on the value; write the fraction into the angles",
             )
-        return [root(gates, exponent, qubits)]
+        try:
+            return [root(gates, exponent, qubits)]
+        except Exception as error:  # of angles so large that rounding leaves no unitary
+            raise _unbuildable(node, error) from None
 
     def _spend(self, node: ast.QASMNode, gates: Sequence[PlacedGate], times: int = 1) -> None:
         self._work += times * (1 + sum(gate.cost for gate in gates))
@@ -337,7 +338,7 @@ class ProgramReader:
         elif isinstance(node, ast.Identifier):
             name = node.name
         else:
-            raise ProgramError(node, "qubits are named by their register alone")
+            raise ProgramError(node, "qubits are named by their register only")
         if name.startswith("$"):
             raise ProgramError(
                 node, "physical qubits are not read: <Z_i> is read by the order of a register"
@@ -370,3 +371,10 @@ class ProgramReader:
         start = first if only.start is None else index(only.start)
         end = last if only.end is None else index(only.end)
         return [register[i] for i in range(start, end + (1 if step > 0 else -1), step)]
+
+
+def _unbuildable(node: ast.QASMNode, error: Exception) -> ProgramError:
+    return ProgramError(
+        node,
+        f"Qiskit cannot build this ({type(error).__name__}); write it in plainer gates and angles",
+    )

@@ -126,10 +126,10 @@ def _gates_alone(circuit: QuantumCircuit, source: str) -> QuantumCircuit:
         if measured.intersection(qubits):
             raise CircuitError(
                 f"{source}: {operation.name} on qubits {qubits} follows a measurement; "
-                "measurements may stand at the end alone"
+                "measurements are only allowed at the end"
             )
         if not isinstance(operation, Gate):
-            remedy = "a filter is gates alone"
+            remedy = "a filter consists of gates only"
             if operation.definition is not None:
                 remedy = "write it out in gates (circuit.decompose())"
             raise CircuitError(

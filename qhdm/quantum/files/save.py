@@ -20,14 +20,14 @@ from qhdm.quantum.filter import Filter
 _OPENQASM2_GATES = ["rx", "ry", "rz", "h", "x", "cx", "u3"]
 
 
-def input_names(filter: Filter) -> list[str]:
+def input_names(circuit_filter: Filter) -> list[str]:
     """Names of the inputs: x00, x01, ..."""
-    return _names("x", len(filter.inputs), 2)
+    return _names("x", len(circuit_filter.inputs), 2)
 
 
-def weight_names(filter: Filter) -> list[str]:
+def weight_names(circuit_filter: Filter) -> list[str]:
     """Names of the weights: w000, w001, ..., including those absent from the circuit."""
-    return _names("w", len(filter.weights), 3)
+    return _names("w", len(circuit_filter.weights), 3)
 
 
 def _names(letter: str, count: int, digits: int) -> list[str]:
@@ -35,10 +35,10 @@ def _names(letter: str, count: int, digits: int) -> list[str]:
     return [f"{letter}{i:0{digits}d}" for i in range(count)]
 
 
-def named_circuit(filter: Filter) -> QuantumCircuit:
-    """The circuit of `filter`, its parameters under padded names."""
-    names = [*input_names(filter), *weight_names(filter)]
-    return filter.assign(map(Parameter, names))
+def named_circuit(circuit_filter: Filter) -> QuantumCircuit:
+    """The circuit of a filter, its parameters under padded names."""
+    names = [*input_names(circuit_filter), *weight_names(circuit_filter)]
+    return circuit_filter.assign(map(Parameter, names))
 
 
 def to_openqasm3(circuit: QuantumCircuit) -> str:
@@ -63,12 +63,12 @@ def write_qpy(circuit: QuantumCircuit, path: Path) -> None:
         qpy.dump(circuit, file)
 
 
-def write_filter(filter: Filter, path: Path) -> None:
+def write_filter(circuit_filter: Filter, path: Path) -> None:
     """Write a filter, inputs and weights free, as OpenQASM 3 or QPY, by the name of the file.
 
     `qhdm.quantum.files.load.load_filter` reads it back as the same filter.
     """
-    circuit = named_circuit(filter)
+    circuit = named_circuit(circuit_filter)
     if path.suffix == ".qpy":
         write_qpy(circuit, path)
     else:

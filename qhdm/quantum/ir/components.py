@@ -88,15 +88,15 @@ class Split:
     outputs: tuple[tuple[Term, ...], ...]
 
 
-def split(filter: Filter) -> Split:
+def split(circuit_filter: Filter) -> Split:
     """Split a filter into components.
 
     Raises:
         CircuitError: a gate cannot be lowered, or an observable is not Hermitian or of other size.
     """
-    program = lower(filter)
+    program = lower(circuit_filter)
     parts = connected(program.qubits, [op.qubits for op in program.ops])
-    observables = [_terms(filter, m, parts) for m in range(len(filter.observables))]
+    observables = [_terms(circuit_filter, m, parts) for m in range(len(circuit_filter.observables))]
     measured: list[dict[Pauli, None]] = [{} for _ in parts]
     for _, touched in itertools.chain.from_iterable(observables):
         for number, pauli in touched:
@@ -128,18 +128,18 @@ def angle_rows(members: Sequence[Component]) -> np.ndarray:
 
 
 def _terms(
-    filter: Filter, m: int, parts: Sequence[tuple[int, ...]]
+    circuit_filter: Filter, m: int, parts: Sequence[tuple[int, ...]]
 ) -> list[tuple[float, list[tuple[int, Pauli]]]]:
     """Terms of observable m: each with the components that it touches, and its string on them."""
-    observable = filter.observables[m]
-    if observable.num_qubits != filter.circuit.num_qubits:
+    observable = circuit_filter.observables[m]
+    if observable.num_qubits != circuit_filter.circuit.num_qubits:
         raise CircuitError(
-            f"{filter.name}: observable {m} acts on {observable.num_qubits} qubits, the circuit "
-            f"has {filter.circuit.num_qubits}"
+            f"{circuit_filter.name}: observable {m} acts on {observable.num_qubits} qubits, the "
+            f"circuit has {circuit_filter.circuit.num_qubits}"
         )
     coefficients = observable.coeffs.astype(complex)
     if np.abs(coefficients.imag).max(initial=0) > 1e-12:
-        raise CircuitError(f"{filter.name}: observable {m} is not Hermitian")
+        raise CircuitError(f"{circuit_filter.name}: observable {m} is not Hermitian")
     terms = []
     for pauli, coefficient in zip(strings_of(observable), coefficients.real, strict=True):
         local = [(number, restricted(pauli, part)) for number, part in enumerate(parts)]

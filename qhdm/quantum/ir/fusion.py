@@ -26,12 +26,12 @@ class FusedGate:
     @cached_property
     def gates(self) -> tuple[Trig, ...]:
         """The gates as matrices on all qubits of the unit; constant ones have A = B = 0."""
-        found = []
+        gates = []
         for op in self.ops:
             gate = op.gate
             K, A, B = (embed(part, op.qubits, self.qubits) for part in (gate.K, gate.A, gate.B))
-            found.append(Trig(K, A, B, gate.scale))
-        return tuple(found)
+            gates.append(Trig(K, A, B, gate.scale))
+        return tuple(gates)
 
     @cached_property
     def stacks(self) -> tuple[np.ndarray, np.ndarray]:

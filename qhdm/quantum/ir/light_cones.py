@@ -6,15 +6,20 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from qhdm.quantum.ir.lowering import Op, Program
+from qhdm.quantum.ir.lowering import Op
 from qhdm.quantum.ir.paulis import Pauli
 
 
-def live_weights(program: Program, paulis: Iterable[Pauli]) -> list[int]:
-    """The weights that can change any of the observables, as indices."""
-    seen = set().union(*(light_cone(program.ops, pauli) for pauli in paulis))
-    angles = [program.ops[i].angle for i in seen if program.ops[i].angle >= 0]
-    return np.flatnonzero(program.from_weights[angles].any(axis=0)).tolist()
+def columns_read(ops: Sequence[Op], gates: Iterable[int], coefficients: np.ndarray) -> list[int]:
+    """The inputs or weights that the angles of some gates read.
+
+    Args:
+        ops: of a program.
+        gates: indices of some of them.
+        coefficients: (angles, inputs or weights) of the program.
+    """
+    rows = [ops[i].angle for i in gates if ops[i].angle >= 0]
+    return np.flatnonzero(coefficients[rows].any(axis=0)).tolist()
 
 
 def light_cone(ops: Sequence[Op], pauli: Pauli) -> list[int]:

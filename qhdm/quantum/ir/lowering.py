@@ -127,19 +127,19 @@ class Program:
         return bool(self.from_weights[self.reading].any() or self.offsets[self.reading].any())
 
 
-def lower(filter: Filter) -> Program:
-    """Lower the circuit of `filter`.
+def lower(circuit_filter: Filter) -> Program:
+    """Lower the circuit of a filter.
 
     Raises:
         CircuitError: a gate is not unitary, or an angle is not an affine real expression of the
             filter's inputs and weights.
     """
-    lowering = _Lowering(filter)
-    lowering.circuit(filter.circuit, range(filter.circuit.num_qubits))
-    count, n = len(lowering.rows), len(filter.inputs)
-    matrix = np.array(lowering.rows).reshape(count, len(filter.parameters))
+    lowering = _Lowering(circuit_filter)
+    lowering.circuit(circuit_filter.circuit, range(circuit_filter.circuit.num_qubits))
+    count, n = len(lowering.rows), len(circuit_filter.inputs)
+    matrix = np.array(lowering.rows).reshape(count, len(circuit_filter.parameters))
     return Program(
-        filter.circuit.num_qubits,
+        circuit_filter.circuit.num_qubits,
         tuple(lowering.ops),
         tuple(lowering.parameters),
         matrix[:, :n],
@@ -151,13 +151,13 @@ def lower(filter: Filter) -> Program:
 class _Lowering:
     """Collects the operations of a filter's circuit, and the rows of their angles."""
 
-    def __init__(self, filter: Filter) -> None:
-        self.name = filter.name
+    def __init__(self, circuit_filter: Filter) -> None:
+        self.name = circuit_filter.name
         self.ops: list[Op] = []
         self.parameters: list[Parameter] = []
         self.rows: list[np.ndarray] = []
         self.offsets: list[float] = []
-        self._columns = {p: i for i, p in enumerate(filter.parameters)}
+        self._columns = {p: i for i, p in enumerate(circuit_filter.parameters)}
         self._constants: dict[tuple[object, ...], Trig] = {}
         self._forms: dict[tuple[object, ...], Trig | None] = {}
 
