@@ -10,6 +10,7 @@ Shapes: F filters with the same circuit and different weights, G equal component
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,8 @@ def _measure(state: Tensor, group: Group, angles: GateMatrices) -> Tensor:
         return values
     rows = list(values.unbind(2))
     for k, (entries, phases) in group.images.items():
-        image = state.index_select(2, angles.index(("image", id(entries)), lambda e=entries: e))
+        image = state.index_select(
+            2, angles.index(("image", id(entries)), partial(np.asarray, entries))
+        )
         rows[k] = (state.conj() * (image * angles.constant(phases))).real.sum(2)
     return torch.stack(rows, dim=2)
