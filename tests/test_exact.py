@@ -13,6 +13,7 @@ from qiskit.circuit import ParameterVector, QuantumCircuit
 from qiskit.circuit.library import PauliEvolutionGate, RZXGate, XXPlusYYGate
 from qiskit.quantum_info import SparsePauliOp, Statevector
 from tolerances import FLOAT32, FLOAT64
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from qhdm.errors import CircuitError
 from qhdm.quantum import Filter, build_filter, expectation
@@ -208,6 +209,69 @@ def test_half_precision_is_computed_in_float32() -> None:
     assert values.dtype == torch.bfloat16
     reference = by_statevector(filter, rounded.double(), w)
     torch.testing.assert_close(values.double(), reference, atol=2**-8, rtol=0)
+
+
+#: Operators whose result the host must read before it can go on, or whose shape depends on values.
+WAITING = {
+    "_local_scalar_dense", "equal", "is_nonzero", "item", "masked_select", "nonzero",
+    "repeat_interleave", "unique", "_unique2", "unique_dim", "unique_consecutive",
+}  # fmt: skip
+
+
+class Operators(TorchDispatchMode):
+    """Records the operators of a call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.overloadpacket.__name__)
+        if func.overloadpacket.__name__ in ("index", "index_put", "_index_put_impl_"):
+            indices = [i for i in args[1] if i is not None]
+            if any(i.dtype == torch.bool for i in indices):
+                self.names.append("nonzero")  # what a mask becomes
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("layers", [3, 6])
+@pytest.mark.parametrize("ansatz", list(ANSATZE))
+def test_no_operator_waits_for_values(ansatz: str, layers: int) -> None:
+    """What a CUDA graph needs: shapes and the sequence of operators do not depend on values."""
+    filter = build_filter(ansatz, qubits=12, layers=layers)
+    calls = []
+    for seed in (0, 1):
+        x, w = (t.requires_grad_() for t in draw(filter, 2, seed=seed))
+        expectation(filter, x, w).sum().backward()  # constants are converted in the first call
+        with Operators() as operators:
+            expectation(filter, x, w).sum().backward()
+        calls.append(operators.names)
+    assert len(calls[0]) > 10
+    assert not WAITING & set(calls[0])
+    assert calls[0] == calls[1]
+
+
+def test_a_call_of_hqconv_is_few_operators() -> None:
+    filter = build_filter("hqconv", qubits=12, layers=3)
+    x, w = (t.float().requires_grad_() for t in draw(filter, 512))
+    expectation(filter, x.detach(), w.detach())
+    with Operators() as operators:
+        expectation(filter, x, w).sum().backward()
+    assert len(operators.names) < 1400, len(operators.names)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("ansatz", list(ANSATZE))
+def test_no_call_synchronises_with_cuda(ansatz: str) -> None:
+    filter = build_filter(ansatz, qubits=12, layers=3)
+    x, w = (t.cuda().requires_grad_() for t in draw(filter, 8))
+    expectation(filter, x, w).sum().backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        expectation(filter, x, w).sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.cuda

@@ -212,7 +212,4 @@ def _real(matrices: Tensor) -> Tensor:
 
 def _gathered(members: Sequence[tuple[Tensor, int]]) -> Tensor:
     """Maps (N, members, ...) out of the stacks that hold them."""
-    stack = members[0][0]
-    if all(tensor is stack for tensor, _ in members):
-        return stack[:, [place for _, place in members]]
     return torch.stack([tensor[:, place] for tensor, place in members], dim=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -61,6 +62,24 @@ class Group:
     network: Network | None
     contraction: Contraction | None
     cost: int
+
+    @cached_property
+    def signs(self) -> np.ndarray:
+        """For each Pauli string, the signs of its Z at each amplitude, (K, 2^n)."""
+        basis = np.arange(2**self.size)
+        return np.array([_parity_sign(basis & z) for _, z in self.paulis])
+
+    @cached_property
+    def images(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """Of strings with X or Y, by number: which amplitude goes where, with which phase."""
+        basis = np.arange(2**self.size)
+        images = {}
+        for k, (x, z) in enumerate(self.paulis):
+            if x:
+                # P|l> = i^(number of Y) (-1)^(l & z) |l ^ x>
+                phases = 1j ** (x & z).bit_count() * _parity_sign((basis ^ x) & z)
+                images[k] = basis ^ x, phases[:, None]
+        return images
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,3 +200,8 @@ def _merge(units: Sequence[tuple[FusedGate, bool]]) -> list[tuple[FusedGate, boo
                 continue
         merged.append((unit, reads))
     return merged
+
+
+def _parity_sign(masked: np.ndarray) -> np.ndarray:
+    """(-1) to the number of set bits."""
+    return 1.0 - 2.0 * (np.bitwise_count(masked) % 2)

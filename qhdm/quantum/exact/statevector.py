@@ -10,6 +10,7 @@ Shapes: F filters with the same circuit and different weights, G equal component
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from qhdm.quantum.exact.gate_matrices import GateMatrices
 from qhdm.quantum.exact.memory import require_memory
 from qhdm.quantum.exact.plan import Group
 from qhdm.quantum.exact.register import Register, applied
-from qhdm.quantum.ir.paulis import Pauli
 
 #: States below this size are allocated without a memory check.
 _SMALL = 2**30
@@ -89,7 +89,7 @@ def _simulate(group: Group, matrices: Sequence[Tensor], angles: GateMatrices) ->
         columns = max([state.shape[3], *(m.shape[2] for m in matrices[done:] if m.dim() == 5)])
         state = state.expand(-1, -1, -1, columns)
         state = _Evolve.apply(group.size, rest, state, *matrices[done:])
-    return _measure(state, group.paulis)
+    return _measure(state, group, angles)
 
 
 class _Evolve(torch.autograd.Function):
@@ -132,26 +132,16 @@ class _Evolve(torch.autograd.Function):
         return None, None, first, *reversed(gradients)
 
 
-def _measure(state: Tensor, paulis: Sequence[Pauli]) -> Tensor:
-    """<P> of each Pauli string over local qubits: (F, G, K, B)."""
-    basis = np.arange(state.shape[2])
+def _measure(state: Tensor, group: Group, angles: GateMatrices) -> Tensor:
+    """<P> of each of the group's Pauli strings: (F, G, K, B)."""
     probabilities = state.real.square() + state.imag.square()
-    signs = np.array([_parity_sign(basis & z) for _, z in paulis])
-    diagonal = torch.as_tensor(signs, dtype=probabilities.dtype, device=state.device)
-    values = diagonal @ probabilities
-    if all(x == 0 for x, _ in paulis):
+    values = angles.real(group.signs) @ probabilities
+    if not group.images:
         return values
     rows = list(values.unbind(2))
-    for k, (x, z) in enumerate(paulis):
-        if x:
-            # P|l> = i^(number of Y) (-1)^(l & z) |l ^ x>
-            phase = 1j ** (x & z).bit_count() * _parity_sign((basis ^ x) & z)
-            image = state[:, :, torch.as_tensor(basis ^ x, device=state.device)]
-            image = image * torch.as_tensor(phase, dtype=state.dtype, device=state.device)[:, None]
-            rows[k] = (state.conj() * image).real.sum(2)
+    for k, (entries, phases) in group.images.items():
+        image = state.index_select(
+            2, angles.index(("image", id(entries)), partial(np.asarray, entries))
+        )
+        rows[k] = (state.conj() * (image * angles.constant(phases))).real.sum(2)
     return torch.stack(rows, dim=2)
-
-
-def _parity_sign(masked: np.ndarray) -> np.ndarray:
-    """(-1) to the number of set bits."""
-    return 1.0 - 2.0 * (np.bitwise_count(masked) % 2)
