@@ -203,7 +203,7 @@ def test_pipeline_in_python(tiny_run: Path) -> None:
     np.testing.assert_array_equal(images, pipeline.sample(Sampling(steps=2), labels=[1, "SeaLake"]))
     last = pipeline.sample(Sampling(steps=2, weights="model"), labels=["Forest"])
     assert (last != images[:1]).any()
-    with pytest.raises(SamplingError, match="^class 10: .*AnnualCrop"):
+    with pytest.raises(SamplingError, match=r"^class 10: .*AnnualCrop"):
         pipeline.sample(labels=[10])
     for use in (
         lambda name: pipeline.sample(labels=name),

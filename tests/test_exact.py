@@ -187,7 +187,7 @@ def test_plans_are_made_once_and_chosen_by_cost() -> None:
     assert make_plan(shallow).groups[0].network is not None
     deep = build_filter("hqconv", qubits=12, layers=6)
     assert make_plan(deep).groups[0].network is None
-    with pytest.raises(CircuitError, match="^basic_12x1: "):
+    with pytest.raises(CircuitError, match=r"^basic_12x1: "):
         make_plan(build_filter("basic", qubits=12, layers=1), "network")
 
 
@@ -436,7 +436,7 @@ def test_unusable_circuits_are_refused() -> None:
 def test_wrong_calls_are_refused() -> None:
     filter = build_filter("basic", qubits=2, layers=1)
     x, w = torch.zeros(3, 2), torch.zeros(2)
-    with pytest.raises(CircuitError, match="^engine 'exct': .*exact"):
+    with pytest.raises(CircuitError, match=r"^engine 'exct': .*exact"):
         expectation(filter, x, w, engine="exct")
     with pytest.raises(CircuitError, match=r"\(B, 2\).*\(2,\)"):
         expectation(filter, x, torch.zeros(3))

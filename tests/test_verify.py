@@ -104,9 +104,9 @@ def test_verify_takes_filters_without_inputs_or_weights() -> None:
     unread = Filter("unread", circuit, (a, Parameter("dead")), (b,), observables)
     assert all(p.largest < FLOAT64 for p in cross_check.verify(unread, ["exact", "statevector"]))
     blind = Filter("blind", circuit, (a,), (b,), ())
-    with pytest.raises(CircuitError, match="^blind: "):
+    with pytest.raises(CircuitError, match=r"^blind: "):
         cross_check.verify(blind, ["exact", "statevector"])
-    with pytest.raises(CircuitError, match="^blind: "):
+    with pytest.raises(CircuitError, match=r"^blind: "):
         expectation(blind, torch.zeros(1, 1), torch.zeros(1))
 
 
