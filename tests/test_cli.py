@@ -203,14 +203,14 @@ def test_pipeline_in_python(tiny_run: Path) -> None:
     np.testing.assert_array_equal(images, pipeline.sample(Sampling(steps=2), labels=[1, "SeaLake"]))
     last = pipeline.sample(Sampling(steps=2, weights="model"), labels=["Forest"])
     assert (last != images[:1]).any()
-    with pytest.raises(SamplingError, match="class 10: unknown; known are AnnualCrop"):
+    with pytest.raises(SamplingError, match=r"^class 10: .*AnnualCrop"):
         pipeline.sample(labels=[10])
     for use in (
         lambda name: pipeline.sample(labels=name),
         lambda name: pipeline.trajectory(labels=name),
         lambda name: pipeline.images_of(name, 1),
     ):
-        with pytest.raises(SamplingError, match=r"labels: 'Forest' is no list; .* \['Forest'\]"):
+        with pytest.raises(SamplingError, match=r"^labels: 'Forest' .*\['Forest'\]"):
             use("Forest")
 
 

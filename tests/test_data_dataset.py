@@ -61,7 +61,7 @@ def test_classes_choose_and_order_the_labels() -> None:
 
 def test_unknown_classes_are_refused_with_a_guess() -> None:
     for use in (load, class_names):
-        with pytest.raises(DataError, match=r"data\.classes: .*'Forrest'.* did you mean Forest\?"):
+        with pytest.raises(DataError, match=r"data\.classes: .*'Forrest'.*\bForest\b"):
             use(dataclasses.replace(BUNDLED, classes=("Forrest",)))
 
 

@@ -133,7 +133,7 @@ def test_components_need_less_of_a_device_than_the_whole(line_file: Path) -> Non
     x, w = draw(fits, 1)
     engine = AerEngine(Aer(noise=str(line_file)))
     assert expectation(fits, x, w, engine=engine).shape == (1, 12)
-    with pytest.raises(EngineError, match="line has 5 qubits, too few for a circuit of 12"):
+    with pytest.raises(EngineError, match=r"line .*5.*12"):
         engine.prepare(build_filter("hqconv", qubits=12, layers=1))
 
 

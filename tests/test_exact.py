@@ -187,7 +187,7 @@ def test_plans_are_made_once_and_chosen_by_cost() -> None:
     assert make_plan(shallow).groups[0].network is not None
     deep = build_filter("hqconv", qubits=12, layers=6)
     assert make_plan(deep).groups[0].network is None
-    with pytest.raises(CircuitError, match="basic_12x1: has no network of small blocks"):
+    with pytest.raises(CircuitError, match=r"^basic_12x1: "):
         make_plan(build_filter("basic", qubits=12, layers=1), "network")
 
 
@@ -410,12 +410,12 @@ def test_unusable_circuits_are_refused() -> None:
     x, w = torch.zeros(1, 2), torch.zeros(2)
     measured = QuantumCircuit(2, 1)
     measured.measure(0, 0)
-    with pytest.raises(CircuitError, match=r"custom: measure on qubits .0. is not a unitary gate"):
+    with pytest.raises(CircuitError, match=r"^custom: measure .*0"):
         expectation(custom(measured), x, w)
 
     stranger = QuantumCircuit(2)
     stranger.rx(ParameterVector("y", 1)[0], 0)
-    with pytest.raises(CircuitError, match=r"parameter y\[0\] is neither an input nor a weight"):
+    with pytest.raises(CircuitError, match=r"y\[0\]"):
         expectation(custom(stranger), x, w)
 
     names = ParameterVector("x", 2)
@@ -425,7 +425,7 @@ def test_unusable_circuits_are_refused() -> None:
         expectation(custom(squared, inputs=tuple(names)), x, w)
 
     wide = custom(QuantumCircuit(2), observables=(SparsePauliOp("ZZZ"),))
-    with pytest.raises(CircuitError, match="acts on 3 qubits, the circuit has 2"):
+    with pytest.raises(CircuitError, match=r"\b3 .*\b2\b"):
         expectation(wide, x, w)
 
     skew = custom(QuantumCircuit(2), observables=(SparsePauliOp("ZZ", [1j]),))
@@ -436,9 +436,9 @@ def test_unusable_circuits_are_refused() -> None:
 def test_wrong_calls_are_refused() -> None:
     filter = build_filter("basic", qubits=2, layers=1)
     x, w = torch.zeros(3, 2), torch.zeros(2)
-    with pytest.raises(CircuitError, match="engine 'exct': unknown; known are exact"):
+    with pytest.raises(CircuitError, match=r"^engine 'exct': .*exact"):
         expectation(filter, x, w, engine="exct")
-    with pytest.raises(CircuitError, match=r"takes inputs \(B, 2\) with weights \(2,\)"):
+    with pytest.raises(CircuitError, match=r"\(B, 2\).*\(2,\)"):
         expectation(filter, x, torch.zeros(3))
     with pytest.raises(CircuitError, match="takes inputs"):
         expectation(filter, x[None], w)

@@ -239,7 +239,7 @@ def test_an_export_is_whole_or_absent(tmp_path: Path) -> None:
         export([], tmp_path / "out", Export(source={}))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("keep me")
-    with pytest.raises(ExportError, match="not empty; give another --out"):
+    with pytest.raises(ExportError, match="--out"):
         export([placed], tmp_path / "full", Export(source={}))
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
 
@@ -292,13 +292,11 @@ def test_damaged_inputs_are_refused_in_one_line(content: bytes, words: str, tmp_
 
 
 def test_backends_that_cannot_be_had_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(HardwareError, match="did you mean fake_fez"):
+    with pytest.raises(HardwareError, match="fake_fez"):
         find_backend("fake_fezz")
     monkeypatch.setenv("HOME", "/nowhere")  # no saved account
     monkeypatch.delenv("QISKIT_IBM_TOKEN", raising=False)
-    with pytest.raises(
-        HardwareError, match=r"ibm_fez: .*no IBM Quantum account.*use a fake device"
-    ):
+    with pytest.raises(HardwareError, match=r"ibm_fez: .*account.*fake"):
         find_backend("ibm_fez")
 
 

@@ -331,7 +331,7 @@ def test_the_service_may_not_ask_for_any_pause() -> None:
 def test_a_usage_that_is_not_reported_is_not_nothing(server: RuntimeServer, chain: Chain) -> None:
     server.reports_usage = False
     chain.change("limits.max_qpu_seconds=5.5")  # each job is expected to take 2.01
-    with refused(errors.BudgetError, "limit", match=r"0\.0 s are used, 4\.0 s are expected"):
+    with refused(errors.BudgetError, "limit", match=r"0\.0 s .*4\.0 s"):
         chain.run()
     assert len(server.jobs) == 2
     with refused(errors.BudgetError, "limit"):

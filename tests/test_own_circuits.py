@@ -101,10 +101,10 @@ def test_a_run_keeps_its_circuits(
     # Its own copy changes: it says so instead of sampling another circuit.
     copy = tmp_path / "moved" / "circuits" / kept[0].name
     copy.write_text(MINE.replace("rx(", "ry("))
-    with pytest.raises(RunError, match="changed since the run was made"):
+    with pytest.raises(RunError, match=f"{copy.name}: changed"):
         load_run_config(Path("moved"))
     copy.unlink()
-    with pytest.raises(RunError, match="a run needs the circuits it was made with"):
+    with pytest.raises(RunError, match=f"{copy.name}: missing"):
         RunDirectory.open("moved")
 
 
@@ -154,7 +154,7 @@ def test_files_take_no_layers_and_names_are_still_checked(tmp_path: Path) -> Non
     assert tiny("hqconv", path=tmp_path).quantum.vertex.layers == 3
     assert VertexConfig() == VertexConfig(layers=3)
     assert VertexConfig(ansatz="mine.qasm").layers is None
-    with pytest.raises(ConfigError, match="did you mean hqconv"):
+    with pytest.raises(ConfigError, match=r"\bhqconv\b"):
         tiny("hqconvv", path=tmp_path)
     with pytest.raises(ConfigError, match=r"quantum\.vertex\.ansatz"):
         tiny("3", path=tmp_path)

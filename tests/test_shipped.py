@@ -100,7 +100,7 @@ def test_no_name_is_an_accident(name: str, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_ansatz_that_is_neither_family_nor_shipped() -> None:
-    with pytest.raises(ConfigError, match="did you mean reuploading"):
+    with pytest.raises(ConfigError, match="reuploading"):
         load_config("quickstart", ["quantum.vertex.ansatz=reuploding"])
 
 

@@ -352,7 +352,7 @@ def test_checkpoints_hold_no_code_and_damage_is_named(
     refused({"step": 20, "optimizer": {"state": {0: moments}}}, r"step_0000020: .*\[1\]")
     with zipfile.ZipFile(checkpoint / "training.pt", "w", zipfile.ZIP_DEFLATED) as bomb:
         bomb.writestr("archive/data.pkl", bytes(10**7))
-    with pytest.raises(RunError, match=r"training\.pt: not a training state \(it is compressed"):
+    with pytest.raises(RunError, match=r"training\.pt: .*compressed"):
         fit(run, images, device=CPU)
     (checkpoint / "training.pt").unlink()
     with pytest.raises(RunError, match=r"training\.pt: missing"):

@@ -104,9 +104,9 @@ def test_verify_takes_filters_without_inputs_or_weights() -> None:
     unread = Filter("unread", circuit, (a, Parameter("dead")), (b,), observables)
     assert all(p.largest < FLOAT64 for p in cross_check.verify(unread, ["exact", "statevector"]))
     blind = Filter("blind", circuit, (a,), (b,), ())
-    with pytest.raises(CircuitError, match="blind: has no observables"):
+    with pytest.raises(CircuitError, match=r"^blind: "):
         cross_check.verify(blind, ["exact", "statevector"])
-    with pytest.raises(CircuitError, match="blind: has no observables"):
+    with pytest.raises(CircuitError, match=r"^blind: "):
         expectation(blind, torch.zeros(1, 1), torch.zeros(1))
 
 
@@ -117,7 +117,7 @@ def test_states_that_do_not_fit_are_refused_beforehand(
     words = "basic_40x3: engine statevector on 40 qubits: needs 49,152 GiB of memory"
     assert words in capsys.readouterr().err
     wide = build_filter("basic", qubits=40, layers=1)
-    with pytest.raises(EngineError, match=r"state vectors of 40 connected qubits .* GiB"):
+    with pytest.raises(EngineError, match=r"\b40\b.* GiB"):
         expectation(
             wide, torch.zeros(1, 40), torch.zeros(len(wide.weights)), engine="exact:statevector"
         )

@@ -25,7 +25,7 @@ from qhdm.quantum.exact.tree import Network
 #: Bytes of an array that a core's second-level cache holds, others beside it.
 _CACHE = 2**19
 #: Numbers in an array that is kept for the backward pass.
-_KEPT = 2**20
+_KEPT = 2**19
 
 
 class BoundNetwork:
