@@ -110,9 +110,11 @@ setup(
         "extractors": ["torch-fidelity>=0.3,<0.5", "transformers>=5,<6"],
         "bench": [
             "deepquantum>=4",
+            "jax>=0.6",
             "pennylane>=0.40",
             "pyqtorch>=1.7",
             "qulacs>=0.6",
+            "tensorcircuit-ng>=1.10",
         ],
         # Comparisons on a cluster.
         "ray": ["ray>=2.30,<3"],

@@ -2,236 +2,88 @@
 
     python benchmarks/filters.py                 # the table of docs/performance.md
     python benchmarks/filters.py --sweep         # time and memory against batch, qubits, layers
+    python benchmarks/filters.py --against REV   # ratios to another revision
     python benchmarks/filters.py --stock         # one sample through stock EstimatorQNN (minutes)
 
-Every peer runs the same gates on the same numbers and is checked against this engine first. Rounds
-alternate between the contestants, so that a busy machine slows all of them; medians are printed.
-Peers come with `pip install 'qhdm[bench]'`; those that are absent are left out.
+Every peer runs the same gates on the same numbers; errors are relative to float64. All figures are
+CPU time of one thread: medians of rounds in which the contestants take turns. Peers come with
+`pip install 'qhdm[bench]'`; those that are absent are left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import resource
 import statistics
 import subprocess
 import sys
+import tarfile
+import tempfile
 import time
 import warnings
-from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
+
+# One thread each for torch, qulacs and JAX; read when they are loaded.
+os.environ |= {"OMP_NUM_THREADS": "1", "NPROC": "1"}
+os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
 
 import qhdm  # noqa: F401 - before torch, whose threads it tells how to wait
 
 # isort: split
 import torch
+from peers import PEERS, contestants, engine
 from torch import Tensor
 
-from qhdm.quantum import Filter, build_filter, expectation
+from qhdm.quantum import Filter, build_filter
 
-#: Values and both gradients of sum(g * f(x, w)).
-Result = tuple[Tensor, Tensor, Tensor]
-Contestant = Callable[[Tensor, Tensor, Tensor], Result]
-
-
-def gates(filter: Filter) -> list[tuple[str, list[int], str | None]]:
-    """(name, qubits, name of the parameter or None) of each gate."""
-    index = {qubit: i for i, qubit in enumerate(filter.circuit.qubits)}
-    return [
-        (
-            entry.operation.name,
-            [index[q] for q in entry.qubits],
-            entry.operation.params[0].name if entry.operation.params else None,
-        )
-        for entry in filter.circuit.data
-    ]
+HERE = Path(__file__).parents[1]
+#: Ansatz, qubits, layers and batch: what `--against` measures.
+CASES = [(ansatz, 12, 3, batch) for ansatz in ("fqconv", "hqconv") for batch in (512, 2048, 16384)]
+CASES += [
+    ("hqconv", 12, 3, 1),
+    ("hqconv", 12, 4, 512),
+    ("hqconv", 12, 5, 512),
+    ("basic", 12, 3, 512),
+]
 
 
-def differentiated(function: Callable[[Tensor, Tensor], Tensor]) -> Contestant:
-    """A contestant made from a function that torch differentiates."""
-
-    def run(x: Tensor, w: Tensor, g: Tensor) -> Result:
-        x, w = x.clone().requires_grad_(), w.clone().requires_grad_()
-        values = function(x, w)
-        values.backward(g.to(values))
-        assert x.grad is not None
-        assert w.grad is not None
-        return values.detach(), x.grad, w.grad
-
-    return run
-
-
-def engine(filter: Filter, name: str) -> Contestant:
-    return differentiated(lambda x, w: expectation(filter, x, w, engine=name))
-
-
-def pennylane(filter: Filter) -> Contestant:
-    import pennylane as qml
-
-    kinds = {"rx": qml.RX, "crz": qml.CRZ, "crx": qml.CRX}
-    n = filter.circuit.num_qubits
-
-    @qml.qnode(qml.device("default.qubit", wires=n), interface="torch", diff_method="backprop")
-    def circuit(values):  # type: ignore[no-untyped-def]
-        for name, qubits, parameter in gates(filter):
-            if parameter is None:
-                qml.CNOT(wires=qubits)
-            else:
-                kinds[name](values[parameter], wires=qubits)
-        return [qml.expval(qml.PauliZ(i)) for i in range(n)]
-
-    return differentiated(lambda x, w: torch.stack(circuit(named(filter, x, w)), dim=1))
-
-
-def pyqtorch(filter: Filter) -> Contestant:
-    import pyqtorch as pyq
-
-    n = filter.circuit.num_qubits
-    kinds = {"crz": pyq.CRZ, "crx": pyq.CRX}
-    operations = []
-    for name, qubits, parameter in gates(filter):
-        if name == "rx":
-            operations.append(pyq.RX(qubits[0], parameter))
-        elif name == "cx":
-            operations.append(pyq.CNOT(*qubits))
-        else:
-            operations.append(kinds[name](*qubits, parameter))
-    circuit = pyq.QuantumCircuit(n, operations).to(dtype=torch.complex64)
-    signs = torch.tensor([[1 - 2 * (k >> (n - 1 - i) & 1) for k in range(2**n)] for i in range(n)])
-
-    def run(x: Tensor, w: Tensor) -> Tensor:
-        state = pyq.zero_state(n, batch_size=len(x), dtype=torch.complex64)
-        state = circuit.run(state, named(filter, x, w)).reshape(2**n, len(x))
-        return (signs.float() @ state.abs().square()).T
-
-    return differentiated(run)
-
-
-def deepquantum(filter: Filter) -> Contestant:
-    import deepquantum as dq
-
-    n = filter.circuit.num_qubits
-
-    def run(x: Tensor, w: Tensor) -> Tensor:
-        # Inputs and weights are both passed as data, the only batched input.
-        circuit = dq.QubitCircuit(n)
-        columns = []
-        values = named(filter, x, w)
-        for name, qubits, parameter in gates(filter):
-            if parameter is None:
-                circuit.cnot(*qubits)
-                continue
-            getattr(circuit, name)(*qubits, encode=True)
-            columns.append(values[parameter].expand(len(x)))
-        for qubit in range(n):
-            circuit.observable(wires=qubit, basis="z")
-        circuit(data=torch.stack(columns, dim=1))
-        return circuit.expectation()
-
-    return differentiated(run)
-
-
-def qulacs(filter: Filter) -> Contestant:
-    from qulacs import GeneralQuantumOperator, ParametricQuantumCircuit, QuantumState
-
-    n = filter.circuit.num_qubits
-    circuit = ParametricQuantumCircuit(n)
-    sources: list[tuple[str, float]] = []
-
-    def rotation(axis: str, qubit: int, parameter: str, scale: float) -> None:
-        getattr(circuit, f"add_parametric_{axis}_gate")(qubit, 0.0)
-        # qulacs rotates the other way round: exp(+i angle P / 2).
-        sources.append((parameter, -scale))
-
-    for name, qubits, parameter in gates(filter):
-        if name == "rx":
-            rotation("RX", qubits[0], parameter or "", 1.0)
-        elif name == "cx":
-            circuit.add_CNOT_gate(*qubits)
-        else:
-            # A controlled rotation is two halves around a CNOT; for X, in the Hadamard frame.
-            control, target = qubits
-            if name == "crx":
-                circuit.add_H_gate(target)
-            rotation("RZ", target, parameter or "", 0.5)
-            circuit.add_CNOT_gate(control, target)
-            rotation("RZ", target, parameter or "", -0.5)
-            circuit.add_CNOT_gate(control, target)
-            if name == "crx":
-                circuit.add_H_gate(target)
-    position = {p.name: i for i, p in enumerate((*filter.inputs, *filter.weights))}
-    columns = torch.tensor([position[name] for name, _ in sources])
-    scales = torch.tensor([scale for _, scale in sources], dtype=torch.float64)
-
-    def run(x: Tensor, w: Tensor, g: Tensor) -> Result:
-        values, flat = [], torch.zeros(len(x), len(position), dtype=torch.float64)
-        for b in range(len(x)):
-            angles = torch.cat([x[b], w]).double()[columns] * scales
-            for k, angle in enumerate(angles.tolist()):
-                circuit.set_parameter(k, angle)
-            observable = GeneralQuantumOperator(n)
-            for i in range(n):
-                observable.add_operator(float(g[b, i]), f"Z {i}")
-            gradient = torch.tensor(circuit.backprop(observable), dtype=torch.float64)
-            flat[b].index_add_(0, columns, gradient * scales)
-            state = QuantumState(n)
-            circuit.update_quantum_state(state)
-            zeros = [state.get_zero_probability(i) for i in range(n)]
-            values.append(torch.tensor([2 * p - 1 for p in zeros], dtype=torch.float64))
-        split = len(filter.inputs)
-        return torch.stack(values), flat[:, :split], flat[:, split:].sum(0)
-
-    return run
-
-
-def named(filter: Filter, x: Tensor, w: Tensor) -> dict[str, Tensor]:
-    inputs = {p.name: x[:, i] for i, p in enumerate(filter.inputs)}
-    return inputs | {p.name: w[i] for i, p in enumerate(filter.weights)}
-
-
-PEERS = {"pennylane": pennylane, "pyqtorch": pyqtorch, "deepquantum": deepquantum, "qulacs": qulacs}
-
-
-def numbers(filter: Filter, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+def numbers(circuit_filter: Filter, batch: int) -> tuple[Tensor, Tensor, Tensor]:
     random = torch.Generator().manual_seed(0)
-    x = torch.randn(batch, len(filter.inputs), generator=random)
-    w = torch.rand(len(filter.weights), generator=random) * 6
-    return x, w, torch.randn(batch, len(filter.observables), generator=random)
+    x = torch.randn(batch, len(circuit_filter.inputs), generator=random)
+    w = torch.rand(len(circuit_filter.weights), generator=random) * 6
+    return x, w, torch.randn(batch, len(circuit_filter.observables), generator=random)
 
 
 def compare(batch: int, rounds: int, peer_rounds: int) -> None:
-    """Print the median time of each contestant, and its multiple of the network method's."""
+    """Print the median time of each contestant, and how much longer its first call takes."""
     print(f"forward + backward, batch {batch}, 12 qubits, 3 layers, float32 (qulacs: float64)")
-    print(f"{'':<10}{'':<20}{'ms':>10}{'x':>10}{'error':>10}")
+    print(f"{'':<8}{'':<20}{'CPU ms':>10}{'x':>8}{'compile, CPU s':>16}{'error':>8}")
     for ansatz in ("fqconv", "hqconv"):
-        filter = build_filter(ansatz, qubits=12, layers=3)
-        x, w, g = numbers(filter, batch)
-        field = {
-            "exact": engine(filter, "exact"),
-            "exact:statevector": engine(filter, "exact:statevector"),
-        }
-        field |= {name: make(filter) for name, make in PEERS.items() if find_spec(name)}
-        reference = engine(filter, "exact:statevector")(x.double(), w.double(), g.double())
+        circuit_filter = build_filter(ansatz, qubits=12, layers=3)
+        x, w, g = numbers(circuit_filter, batch)
+        field = contestants(circuit_filter)
+        exact = engine(circuit_filter, "exact:statevector")
+        reference = exact(x.double(), w.double(), g.double())
         times: dict[str, list[float]] = {name: [] for name in field}
-        errors = {}
-        for round_ in range(rounds):
+        errors = dict.fromkeys(field, 0.0)
+        for round_ in range(1 + rounds):
             for name, run in field.items():
-                if name in PEERS and round_ >= peer_rounds:
+                if name in PEERS and round_ > peer_rounds:
                     continue
-                start = time.perf_counter()
+                start = time.process_time()
                 result = run(x, w, g)
-                times[name].append(time.perf_counter() - start)
-                errors[name] = max(
-                    float((a.double() - b).abs().max() / b.abs().max())
-                    for a, b in zip(result, reference, strict=True)
-                )
+                times[name].append(time.process_time() - start)
+                for a, b in zip(result, reference, strict=True):
+                    error = float((a.double() - b).abs().max() / b.abs().max())
+                    errors[name] = max(errors[name], error)
         best = statistics.median(times["exact"][1:])
-        for name, seconds in times.items():
-            median = statistics.median(seconds[1:] or seconds)
+        for name, (first, *later) in times.items():
+            median = statistics.median(later)
             print(
-                f"{ansatz:<10}{name:<20}{1e3 * median:>10.1f}{median / best:>10.1f}"
-                f"{errors[name]:>10.0e}",
+                f"{ansatz:<8}{name:<20}{1e3 * median:>10.1f}{median / best:>8.1f}"
+                f"{first - median:>16.1f}{errors[name]:>8.0e}",
                 flush=True,
             )
 
@@ -241,9 +93,9 @@ def stock(layers: int = 3) -> None:
     from qhdm.quantum.connector import FilterQNN
 
     for ansatz in ("fqconv", "hqconv"):
-        filter = build_filter(ansatz, qubits=12, layers=layers)
-        network = FilterQNN(filter)
-        x, w, _ = numbers(filter, 1)
+        circuit_filter = build_filter(ansatz, qubits=12, layers=layers)
+        network = FilterQNN(circuit_filter)
+        x, w, _ = numbers(circuit_filter, 1)
         start = time.perf_counter()
         network.forward(x.numpy(), w.numpy())
         network.backward(x.numpy(), w.numpy())
@@ -252,56 +104,101 @@ def stock(layers: int = 3) -> None:
 
 
 def one(ansatz: str, qubits: int, layers: int, batch: int) -> None:
-    """Median time and peak memory of one size, in a separate process."""
-    filter = build_filter(ansatz, qubits=qubits, layers=layers)
-    x, w, g = numbers(filter, batch)
-    run = engine(filter, "exact")
+    """Print time and growth of this process, in s and MiB, once for each line on stdin."""
+    circuit_filter = build_filter(ansatz, qubits=qubits, layers=layers)
+    x, w, g = numbers(circuit_filter, batch)
+    run = engine(circuit_filter, "exact")
     run(x[:1], w, g[:1])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    times = []
-    for _ in range(7):
-        start = time.perf_counter()
+    run(x, w, g)
+    for _ in sys.stdin:
+        start = time.process_time()
         run(x, w, g)
-        times.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(
-        f"{ansatz:<8}{qubits:>7}{layers:>7}{batch:>7}{1e3 * statistics.median(times[1:]):>10.1f}"
-        f"{peak / 1024:>10.0f}",
-        flush=True,
-    )
+        seconds = time.process_time() - start
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        print(seconds, grown / 1024, flush=True)
+
+
+def measure(
+    size: tuple[str, int, int, int], checkouts: list[Path], rounds: int
+) -> list[list[tuple[float, float]]]:
+    """What `one` prints, each round in turn for each checkout, in a process of its own."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, "--one", *map(str, size)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(checkout)},
+        )
+        for checkout in checkouts
+    ]
+    measured: list[list[tuple[float, float]]] = [[] for _ in checkouts]
+    for _ in range(rounds):
+        for process, results in zip(processes, measured, strict=True):
+            assert process.stdin is not None
+            assert process.stdout is not None
+            print(file=process.stdin, flush=True)
+            seconds, mebibytes = process.stdout.readline().split()
+            results.append((float(seconds), float(mebibytes)))
+    for process in processes:
+        process.communicate()
+    return measured
+
+
+def against(revision: str, rounds: int) -> None:
+    """Print medians of another revision and of this tree, and of their ratios in each round."""
+    archive = ["git", "-C", str(HERE), "archive", revision]
+    files = subprocess.run(archive, check=True, stdout=subprocess.PIPE).stdout
+    print(f"{'ansatz':<8}{'layers':>7}{'batch':>7}{'before':>10}{'now':>10}{'ratio':>7}  CPU ms")
+    with tempfile.TemporaryDirectory() as folder:
+        with tarfile.open(fileobj=io.BytesIO(files)) as tree:
+            tree.extractall(folder, filter="data")
+        for size in CASES:
+            then, now = (
+                [seconds for seconds, _ in results]
+                for results in measure(size, [Path(folder), HERE], rounds)
+            )
+            before, after = 1e3 * statistics.median(then), 1e3 * statistics.median(now)
+            ratio = statistics.median(b / a for a, b in zip(then, now, strict=True))
+            print(
+                f"{size[0]:<8}{size[2]:>7}{size[3]:>7}{before:>10.1f}{after:>10.1f}{ratio:>7.2f}",
+                flush=True,
+            )
 
 
 def sweep(picture: Path | None) -> None:
     """Time and memory against batch, qubits and layers."""
-    print(f"{'ansatz':<8}{'qubits':>7}{'layers':>7}{'batch':>7}{'ms':>10}{'MiB':>10}", flush=True)
+    print(f"{'ansatz':<8}{'qubits':>7}{'layers':>7}{'batch':>7}{'CPU ms':>10}{'MiB':>10}")
     sizes = [(a, 12, 3, b) for a in ("fqconv", "hqconv") for b in (1, 64, 512, 2048, 16384)]
-    sizes += [("hqconv", n, 3, 512) for n in (4, 8, 16)] + [
-        ("basic", n, 3, 512) for n in (4, 8, 12)
-    ]
+    sizes += [("hqconv", n, 3, 512) for n in (4, 8, 16)]
+    sizes += [("basic", n, 3, 512) for n in (4, 8, 12)]
     sizes += [("hqconv", 12, layers, 512) for layers in (1, 2, 4, 5, 6)]
-    rows = []
+    times = {}
     for size in sizes:
-        command = [sys.executable, __file__, "--one", *map(str, size)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        print(done.stdout, end="", flush=True)
-        rows.append(done.stdout.split())
+        (results,) = measure(size, [HERE], 7)
+        times[size] = 1e3 * statistics.median(seconds for seconds, _ in results)
+        ansatz, qubits, layers, batch = size
+        print(
+            f"{ansatz:<8}{qubits:>7}{layers:>7}{batch:>7}{times[size]:>10.1f}"
+            f"{results[-1][1]:>10.0f}",
+            flush=True,
+        )
     if picture:
-        plot(rows, picture)
+        plot(times, picture)
 
 
-def plot(rows: list[list[str]], picture: Path) -> None:
-    """Time against batch, from the rows of a sweep."""
+def plot(times: dict[tuple[str, int, int, int], float], picture: Path) -> None:
+    """Time against batch, from a sweep."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 4))
     for ansatz in ("fqconv", "hqconv"):
-        points = [
-            (int(batch), float(ms))
-            for name, qubits, layers, batch, ms, _ in rows
-            if (name, qubits, layers) == (ansatz, "12", "3")
-        ]
+        points = [(size[3], ms) for size, ms in times.items() if size[:3] == (ansatz, 12, 3)]
         axes.loglog(*zip(*sorted(points), strict=True), "o-", label=ansatz)
-    axes.set(xlabel="batch", ylabel="forward + backward, ms", title="12 qubits, 3 layers, float32")
+    axes.set(
+        xlabel="batch", ylabel="forward + backward, CPU ms", title="12 qubits, 3 layers, float32"
+    )
     axes.legend()
     axes.grid(alpha=0.3)
     figure.tight_layout()
@@ -313,6 +210,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--peer-rounds", type=int, default=2)
+    parser.add_argument("--against", metavar="REV", help="a git revision")
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="with --sweep: also a picture")
     parser.add_argument("--stock", action="store_true", help="EstimatorQNN (takes minutes)")
@@ -321,6 +219,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     if arguments.one:
         one(arguments.one[0], *map(int, arguments.one[1:]))
+    elif arguments.against:
+        against(arguments.against, arguments.rounds)
     elif arguments.sweep:
         sweep(arguments.plot)
     elif arguments.stock:
