@@ -187,7 +187,7 @@ class World:
         raise PeerFailed(f"process {failed.index(True)} failed")
 
     def common(self, error: E) -> E | PeerFailed:
-        """What this process raises for an error that all have: only rank 0 reports it."""
+        """The exception that this rank raises for an error shared by all: only rank 0 reports it."""
         return error if self.first else PeerFailed(str(error))
 
     @contextmanager

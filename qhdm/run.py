@@ -178,8 +178,10 @@ class Run:
         else:
             numbers = self.labels_of(labels)
             places = list(range(len(numbers)) if indices is None else indices)
-        if len(places) != len(numbers):
-            raise SamplingError(f"indices: {len(places)} for {len(numbers)} labels; give one each")
+        if (labels is None and indices is not None) or (labels is not None and request.classes):
+            raise SamplingError("labels: give them with `indices`, and without `classes`")
+        if len(places) != len(numbers) or min(places, default=0) < 0:
+            raise SamplingError(f"indices: give {len(numbers)} numbers of at least 0, as labels")
         networks, late = [self.network(request.weights)], None
         if request.named is not None:
             count = request.engine_steps or steps

@@ -7,9 +7,10 @@ nearest known key or value.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
@@ -233,14 +234,34 @@ def validate(cls: type[T], document: Document) -> T:
         # JSON mode is strict about scalars, yet takes lists as tuples and mappings as dataclasses.
         return TypeAdapter(cls).validate_json(text, strict=True)
     except ValidationError as error:
-        problems: dict[Key, list[dict[str, Any]]] = {}
-        for problem in error.errors(include_url=False):
-            problems.setdefault(_key_of(problem, document.data), []).append(dict(problem))
-        key, first = next(iter(problems.items()))
-        message = _describe(cls, document, key, first)
-        if len(problems) > 1:
-            message += f" (and {len(problems) - 1} more)"
-        raise ConfigError(message) from None
+        raise _refusal(cls, document, error) from None
+
+
+def one_line_errors(cls: type[T]) -> type[T]:
+    """Decorate a pydantic dataclass, so that a wrong value raises `ConfigError` in one line."""
+    construct: Callable[..., None] = cls.__init__
+
+    @functools.wraps(construct)
+    def construct_or_refuse(self: T, *arguments: Any, **values: Any) -> None:
+        try:
+            construct(self, *arguments, **values)
+        except ValidationError as error:
+            raise _refusal(cls, Document(cls.__name__, values), error) from None
+
+    cls.__init__ = construct_or_refuse  # type: ignore[method-assign, assignment]
+    return cls
+
+
+def _refusal(cls: type, document: Document, error: ValidationError) -> ConfigError:
+    """The first problem, and how many more there are."""
+    problems: dict[Key, list[dict[str, Any]]] = {}
+    for problem in error.errors(include_url=False):
+        problems.setdefault(_key_of(problem, document.data), []).append(dict(problem))
+    key, first = next(iter(problems.items()))
+    message = _describe(cls, document, key, first)
+    if len(problems) > 1:
+        message += f" (and {len(problems) - 1} more)"
+    return ConfigError(message)
 
 
 def _key_of(problem: Mapping[str, Any], data: Any) -> Key:

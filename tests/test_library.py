@@ -242,6 +242,26 @@ def test_data_sets_are_evaluated_as_arrays_are(names: dict[str, Any]) -> None:
             qhdm.evaluate(nothing, Squares(), settings)
 
 
+@pytest.mark.parametrize(
+    ("make", "place"),
+    [
+        (lambda: qhdm.Sampling(clases=["Forest"]), "Sampling: clases: .*classes"),
+        (lambda: qhdm.Sampling(classes="Forest"), "Sampling: classes: "),
+        (lambda: qhdm.Sampling(shots=5), "Sampling: shots: "),
+        (lambda: qhdm.TrainConfig(lr="x"), "TrainConfig: lr: "),
+        (lambda: qhdm.Config(model=qhdm.ModelConfig(groups=7)), r"Config: model\.groups: 7"),
+        (lambda: replace(qhdm.Config(), seed=-3), "Config: seed: .*-3"),
+        (
+            lambda: qhdm.EvaluationSettings(engine=qhdm.Hardware(backend="fake_fez")),
+            "EvaluationSettings: engine: ",
+        ),
+    ],
+)
+def test_wrong_values_are_refused_in_one_line(make: Any, place: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{place}[^\n]*$"):
+        make()
+
+
 def test_other_classes_are_refused(names: dict[str, Any]) -> None:
     run = qhdm.train(names["CONFIG"], Squares(), callbacks=[])
     for classes in (("River", "Forest"), ("a", "b", "c")):
@@ -250,6 +270,17 @@ def test_other_classes_are_refused(names: dict[str, Any]) -> None:
     for classes in (("T-shirt/top", "Bag"), ("Bag", "Bag")):
         with pytest.raises(DataError, match=r"data\.classes"):
             qhdm.train(names["CONFIG"], Changed(set(), classes))
+
+
+def test_labels_and_classes_exclude_each_other(names: dict[str, Any]) -> None:
+    run = qhdm.train(names["CONFIG"], Squares(), callbacks=[])
+    for request, arguments in (
+        (qhdm.Sampling(classes=[0], num=2, steps=1), {"indices": [5, 6]}),
+        (qhdm.Sampling(classes=[0], steps=1), {"labels": [1]}),
+        (qhdm.Sampling(steps=1), {"labels": [1], "indices": [-1]}),
+    ):
+        with pytest.raises(SamplingError, match=r"^(labels|indices): "):
+            run.sample(request, **arguments)
 
 
 def test_optimisers_and_schedules_have_names(names: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         "--shots",
         type=positive,
         metavar="N",
-        help="per circuit on aer (none: exact values)",
+        help="shots per circuit on aer (default: exact expectation values)",
     )
     parser.add_argument(
         "--noise",

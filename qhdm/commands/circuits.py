@@ -76,8 +76,8 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_size(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--qubits", type=positive, metavar="N", help="of an ansatz (12)")
-    parser.add_argument("--layers", type=positive, metavar="L", help="of an ansatz (3)")
+    parser.add_argument("--qubits", type=positive, metavar="N", help="number of qubits (12)")
+    parser.add_argument("--layers", type=positive, metavar="L", help="number of layers (3)")
 
 
 def _add_audit(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +90,11 @@ def _add_audit(parser: argparse.ArgumentParser) -> None:
         help="also expressibility, entangling capability and gradient variance over random angles",
     )
     parser.add_argument(
-        "--pairs", type=several, default=2000, metavar="N", help="of random states (2000)"
+        "--pairs",
+        type=several,
+        default=2000,
+        metavar="N",
+        help="number of random pairs of states (2000)",
     )
     parser.add_argument(
         "--gradients", type=several, default=200, metavar="N", help="random gradients (200)"

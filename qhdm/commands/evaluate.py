@@ -17,7 +17,7 @@ _MOVABLE = ("data.root", "data.skip_broken")
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb to the parser."""
+    """Add the `evaluate` subcommand."""
     evaluate = verbs.add_parser("evaluate", help="compare generated images with real ones")
     add_data(evaluate, "RUN", "a run directory; with --images also a configuration file")
     evaluate.add_argument(
@@ -73,7 +73,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             if key not in _MOVABLE:
                 raise ConfigError(
                     f"--set {key}: an evaluation keeps the run's configuration; only "
-                    f"{' and '.join(_MOVABLE)} may be given anew"
+                    f"{' and '.join(_MOVABLE)} may be changed"
                 )
         from qhdm.runs.config import load_run_config
         from qhdm.runs.directory import RunDirectory

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the verb to the parser."""
+    """Add the `export` subcommand."""
     export = commands.add_parser(
         "export", help="write the trained filters of a run to circuit files"
     )

@@ -30,7 +30,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         ("fetch", _fetch, "fetch results without sending anything"),
     ):
         verb = verbs.add_parser(name, help=text)
-        verb.add_argument("id", metavar="ID", help="of a job, or its directory")
+        verb.add_argument("id", metavar="ID", help="job ID or job directory")
         if name == "resume":
             add_set(verb, "change a limit", metavar="limits.KEY=VALUE")
             verb.add_argument(

@@ -10,7 +10,7 @@ from qhdm.commands.arguments import add_force, check_new
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the verb to the parser."""
+    """Add the `report` subcommand."""
     report = commands.add_parser("report", help="write a run or comparison as one HTML page")
     report.add_argument(
         "path",

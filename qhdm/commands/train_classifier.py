@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
-    """Add the verb to the parser."""
+    """Add the `train-classifier` subcommand."""
     train = verbs.add_parser("train-classifier", help="train the feature extractor of evaluations")
     add_data(train, "CONFIG", "a configuration file or a run directory, for its data section")
     train.add_argument("--steps", type=positive, metavar="N", help="training steps (600)")

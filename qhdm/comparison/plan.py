@@ -1,4 +1,4 @@
-"""What a comparison consists of and takes, and what can be refused before any cell is trained."""
+"""The plan of a comparison: cells, cost, and checks before any cell is trained."""
 
 from __future__ import annotations
 

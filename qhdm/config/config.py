@@ -32,12 +32,13 @@ from qhdm.config.sections import (
 )
 from qhdm.errors import ConfigError
 from qhdm.quantum.options import PATCH_CHANNELS
-from qhdm.schema import read_document, validate, with_overrides
+from qhdm.schema import one_line_errors, read_document, validate, with_overrides
 from qhdm.shipped import find_shipped
 
 P = TypeVar("P", bound=VertexConfig)
 
 
+@one_line_errors
 @dataclass(frozen=True, config=STRICT)
 class Config:
     """Everything a run depends on.

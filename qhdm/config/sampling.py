@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from qhdm.config.sections import STRICT, Positive, QuantumConfig, SamplerName
 from qhdm.errors import SamplingError
 from qhdm.quantum.options import Aer, EngineOptions, Exact, Hardware, Method, Noise, Shots
+from qhdm.schema import one_line_errors
 
 if TYPE_CHECKING:
     from qhdm.config.config import Config
@@ -24,6 +25,7 @@ OfRun = Literal["run"]
 T = TypeVar("T", bound="SamplerOptions")
 
 
+@one_line_errors
 @dataclass(frozen=True, config=STRICT)
 class EngineRequest:
     """The engine that evaluates the filters of a trained model.
@@ -73,6 +75,7 @@ class EngineRequest:
         return self
 
 
+@one_line_errors
 @dataclass(frozen=True, config=STRICT)
 class SamplerOptions:
     """The sampler and its options.
@@ -126,6 +129,7 @@ class SamplerOptions:
         return "run" if value is None else value  # null was the run's own
 
 
+@one_line_errors
 @dataclass(frozen=True, config=STRICT)
 class Sampling(SamplerOptions, EngineRequest):
     """A sampling request.

@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from qhdm.errors import ConfigError
 from qhdm.quantum.ansatz import ANSATZE
 from qhdm.quantum.options import ENGINES, PATCH_CHANNELS, Aer, EngineName, EngineOptions
+from qhdm.schema import one_line_errors
 from qhdm.shipped import shipped_files
 
 #: No unknown keys, no infinite or NaN values.
@@ -75,6 +76,7 @@ SamplerName = Literal["ddpm", "ddim", "dpm++"]
 FAMILY_LAYERS = 3
 
 
+@one_line_errors
 @dataclass(frozen=True, config=STRICT)
 class DataConfig:
     """Which images, and how they are prepared.
@@ -129,6 +131,7 @@ class DataConfig:
         )
 
 
+@one_line_errors
 @dataclass(frozen=True, config=STRICT)
 class ModelConfig:
     """The U-Net (design of the released code; Ho et al. 2020 with FiLM conditioning).
@@ -174,6 +177,7 @@ class ModelConfig:
         return self.dim * self.dim_mults[-1]
 
 
+@one_line_errors
 @dataclass(frozen=True, config=STRICT)
 class VertexConfig:
     """Quantum filters at one place of the network.
@@ -212,6 +216,7 @@ class VertexConfig:
         return int(self.rho * channels / PATCH_CHANNELS + 1e-9)
 
 
+@one_line_errors
 @dataclass(frozen=True, config=STRICT)
 class EncoderConfig(VertexConfig):
     """Quantum filters in the encoder.
@@ -230,6 +235,7 @@ class EncoderConfig(VertexConfig):
     replace: Literal["first", "both"] = "first"
 
 
+@one_line_errors
 @dataclass(frozen=True, config=STRICT)
 class QuantumConfig:
     """The quantum filters, their places and their engine.
@@ -270,6 +276,7 @@ class QuantumConfig:
         return replace(self, engine=engine.name, aer=aer)  # type: ignore[arg-type]
 
 
+@one_line_errors
 @dataclass(frozen=True, config=STRICT)
 class DiffusionConfig:
     """The forward process and the loss.
@@ -294,6 +301,7 @@ class DiffusionConfig:
     p2_k: Annotated[float, Field(gt=0)] = 1.0
 
 
+@one_line_errors
 @dataclass(frozen=True, config=STRICT)
 class EmaConfig:
     """Exponential moving average of the weights.
@@ -313,6 +321,7 @@ class EmaConfig:
     power: Annotated[float, Field(gt=0)] = 2 / 3
 
 
+@one_line_errors
 @dataclass(frozen=True, config=STRICT)
 class TrainConfig:
     """Optimisation and bookkeeping.
@@ -359,6 +368,7 @@ class TrainConfig:
     keep_checkpoints: Positive = 2
 
 
+@one_line_errors
 @dataclass(frozen=True, config=STRICT)
 class SampleConfig:
     """Defaults of `Sampling`, and the preview grids of training.
@@ -374,6 +384,7 @@ class SampleConfig:
     num: Positive = 8
 
 
+@one_line_errors
 @dataclass(frozen=True, config=STRICT)
 class ReleasedConfig:
     """Differences between the published code and its paper (arXiv 2512.20448).

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pydantic import ValidationError
 
 from qhdm.config import DataConfig
 from qhdm.data.dataset import Dataset, held_out
 from qhdm.data.images import from_picture
 from qhdm.data.raster import Raster, check_channels
-from qhdm.errors import DataError
+from qhdm.errors import ConfigError, DataError
 
 
 def given(dataset: Any, config: DataConfig) -> Dataset:
@@ -74,11 +73,8 @@ def _check_classes(name: str, classes: tuple[str, ...], config: DataConfig) -> N
         return
     try:
         replace(config, classes=classes or None)
-    except ValidationError as error:
-        problem = error.errors()[0]["msg"]
-        raise DataError(
-            f"{name}: its classes cannot name folders ({problem}); set data.classes"
-        ) from None
+    except ConfigError as error:
+        raise DataError(f"{name}: set data.classes to names of folders ({error})") from None
 
 
 def _converted(items: Any, config: DataConfig) -> Dataset:

@@ -1,4 +1,4 @@
-"""Which folders of a set are classes, which are its split, and which merely contain the others.
+"""Detects class folders, split folders, and folders that merely contain the others.
 
 Classes are found as torchvision's `ImageFolder` finds them, except for two kinds of folders:
 
@@ -67,7 +67,7 @@ def arrange(
         root: the folder or zip, for messages.
 
     Raises:
-        DataError: the folders in the place of classes are none, or the split leaves images out.
+        DataError: there are no class folders, or the split leaves images out.
     """
     paths = list(paths)
     folders = {tuple(components[:-1]) for _, components in paths}

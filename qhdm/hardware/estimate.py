@@ -149,7 +149,7 @@ def _circuits(estimate: JobEstimate) -> list[str]:
         f"device {device.name}: {device.target.num_qubits} qubits ({device.source}), "
         f"repetition delay {1e6 * device.rep_delay:g} us",
         *filter(None, [left_out(device.target)]),
-        f"{spec.images} images of each class, {estimate.steps} network evaluations on the device, "
+        f"images per class: {spec.images}; {estimate.steps} network evaluations on the device, "
         f"{spec.shots:,} shots"
         + (f" (executed: {executed:,}, in equal parts)" if executed != spec.shots else ""),
         "",

@@ -142,7 +142,7 @@ def fetch(directory: JobDirectory, service: Service) -> tuple[int, int]:
 
 
 def relayout(directory: JobDirectory, service: Service) -> None:
-    """Lay out anew, by the present calibration, the circuits that the service does not have yet."""
+    """Redo, by the present calibration, the layout of circuits that were not sent yet."""
     with directory.locked(), _ledger(directory, service) as ledger:
         submitter = _submitter(directory, ledger, service)
         submitter.drop_unsent()

@@ -37,7 +37,7 @@ class Reconciler:
         service: where runtime jobs are executed.
         patience: asks the service.
         name: a tag of all runtime jobs.
-        warn: told what the user should know, a line each time.
+        warn: called with each warning for the user.
     """
 
     def __init__(

@@ -48,7 +48,7 @@ class Submitter:
         name: a tag of all of them.
         limits: of all together.
         notify: told what is being waited for.
-        warn: told what the user should know, a line each time.
+        warn: called with each warning for the user.
     """
 
     def __init__(

@@ -9,12 +9,15 @@ from pydantic.dataclasses import dataclass
 
 from qhdm.config import EngineRequest, SamplerOptions
 from qhdm.config.sections import STRICT, Positive
+from qhdm.quantum.options import Hardware
+from qhdm.schema import one_line_errors
 
 #: Metrics that are computed together, cheapest first.
 Group = Literal["distances", "classes", "memorisation", "utility"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
 
+@one_line_errors
 @dataclass(frozen=True, config=STRICT)
 class EvaluationSettings(SamplerOptions, EngineRequest):
     """A request to evaluate a run.
@@ -43,4 +46,6 @@ class EvaluationSettings(SamplerOptions, EngineRequest):
     def _check(self) -> EvaluationSettings:
         if self.extractor != "classifier" and self.extractor_weights is None:
             raise ValueError(f"extractor_weights: give the file of the weights of {self.extractor}")
+        if isinstance(self.engine, Hardware):
+            raise ValueError("engine: sample on a backend first, and evaluate the images")
         return self

@@ -1,4 +1,4 @@
-"""What configurations say about filters and engines, as plain data: no engine is imported here."""
+"""Engine options and the constants of filters, as plain data without engine imports."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Exact:
 
     @property
     def description(self) -> str:
-        """For people, by itself."""
+        """Human-readable name, used on its own."""
         return self.name
 
 
@@ -123,7 +123,7 @@ class Aer:
 
     @property
     def description(self) -> str:
-        """For people, by itself: `aer, 64 shots`."""
+        """Human-readable name, used on its own: `aer, 64 shots`."""
         return f"{self.name}, {self.label}"
 
     def problem(self) -> tuple[str, str] | None:
@@ -271,7 +271,7 @@ class Hardware:
 
     @property
     def description(self) -> str:
-        """For people, by itself."""
+        """Human-readable name, used on its own."""
         return f"{self.name}, {self.label}"
 
     @property
