@@ -143,6 +143,7 @@ RGB = np.zeros((16, 16, 3), np.uint8)
     [
         (RGB, 2, "labels from 2 to 2 for 2 classes"),
         (RGB, -1, "labels from -1"),
+        (RGB, 1.7, r"Bad\[0\]: "),
         (RGB, "Forest", r"Bad\[0\]: is not an \(image, label\)"),
         (RGB.astype(np.float32) + 2, 0, r"floating-point values from 2 to 2; .* \[0, 1\]"),
         (RGB.astype(np.float32) + np.nan, 0, "floating-point values"),
@@ -186,6 +187,69 @@ def test_what_cannot_be_evaluated_is_refused(names: dict[str, Any]) -> None:
             qhdm.evaluate(*arguments)
     with pytest.raises(EvaluationError, match=r"^labels: "):
         qhdm.evaluate(images, dataset, labels=[0])
+
+
+class Changed(Squares):
+    """`Squares`, the images of some indices black; never raises IndexError."""
+
+    def __init__(self, indices: set[int], classes: tuple[str, ...] = Squares.classes) -> None:
+        self.indices, self.classes = indices, classes
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image, label = super().__getitem__(index % len(self))
+        return (Image.new("RGB", image.size) if index in self.indices else image), label
+
+
+def test_what_is_held_out_is_not_trained_on(names: dict[str, Any]) -> None:
+    config = names["CONFIG"]
+    test = set(np.flatnonzero(given(Squares(), config.data).is_test).tolist())
+    assert len(test) == 4
+    plain, same, other = (
+        qhdm.train(config, Changed(indices), callbacks=[])
+        for indices in (set(), test, {min(set(range(40)) - test)})
+    )
+
+    def weights(run: qhdm.Run) -> np.ndarray:
+        return torch.cat([p.detach().flatten() for p in run.network("ema").parameters()]).numpy()
+
+    np.testing.assert_array_equal(weights(plain), weights(same))
+    assert (weights(plain) != weights(other)).any()
+    whole = given(Squares(), config.data)  # with its split, which training keeps
+    np.testing.assert_array_equal(weights(plain), weights(qhdm.train(config, whole, callbacks=[])))
+    # The run is evaluated with the split that it was trained with.
+    settings = qhdm.EvaluationSettings(num=4, steps=1, metrics=("memorisation",))
+    result = qhdm.evaluate(plain, Squares(), settings)
+    assert (result.data.train, result.data.test) == (36, 4)
+    assert result.data.digest == qhdm.evaluate(plain.sample(), Squares()).data.digest
+    with pytest.raises(EvaluationError, match="only root"):
+        qhdm.evaluate(plain, config.data)
+
+
+def test_data_sets_are_evaluated_as_arrays_are(names: dict[str, Any]) -> None:
+    settings = qhdm.EvaluationSettings(metrics=("memorisation",))
+    result = qhdm.evaluate(Changed(set()), Squares(), settings)
+    assert result.generated.num == 40
+    swapped = Changed(set(), ("River", "Forest"))
+    with pytest.raises(DataError, match=r"River, Forest, .*Forest, River"):
+        qhdm.evaluate(swapped, Squares(), settings)
+    with pytest.raises(EvaluationError, match=r"\(24, 24, 3\)"):
+        qhdm.evaluate(np.zeros((24, 24, 3), np.uint8), Squares(), settings)
+    small = given(Squares(), names["CONFIG"].data)
+    with pytest.raises(DataError, match="24x24"):
+        qhdm.evaluate(small, given(Squares(), replace(names["CONFIG"].data, image_size=24)))
+    for nothing in (3, [3], []):
+        with pytest.raises(DataError, match=type(nothing).__name__):
+            qhdm.evaluate(nothing, Squares(), settings)
+
+
+def test_other_classes_are_refused(names: dict[str, Any]) -> None:
+    run = qhdm.train(names["CONFIG"], Squares(), callbacks=[])
+    for classes in (("River", "Forest"), ("a", "b", "c")):
+        with pytest.raises(DataError, match=r"data\.classes"):
+            qhdm.resume(run.path, Changed(set(), classes))
+    for classes in (("T-shirt/top", "Bag"), ("Bag", "Bag")):
+        with pytest.raises(DataError, match=r"data\.classes"):
+            qhdm.train(names["CONFIG"], Changed(set(), classes))
 
 
 def test_optimisers_and_schedules_have_names(names: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@
 
 from qhdm.data.batches import Batches
 from qhdm.data.dataset import Dataset, class_names, held_out, load, resolved
-from qhdm.data.given import given
+from qhdm.data.given import given, shape_of
 from qhdm.data.images import decode
 from qhdm.data.source import (
     EUROSAT_CLASSES,
@@ -33,4 +33,5 @@ __all__ = [
     "load",
     "open_source",
     "resolved",
+    "shape_of",
 ]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from operator import index
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from pydantic import ValidationError
 
 from qhdm.config import DataConfig
-from qhdm.data.dataset import Dataset
+from qhdm.data.dataset import Dataset, held_out
 from qhdm.data.images import from_picture
 from qhdm.data.raster import Raster, check_channels
 from qhdm.errors import DataError
@@ -18,19 +21,20 @@ def given(dataset: Any, config: DataConfig) -> Dataset:
     """A data set that a program hands over, as one of this package.
 
     Args:
-        dataset: a `Dataset` of this package, as it is; or anything with a length whose items are
-            (image, label), such as a torch or torchvision `Dataset`. Images are PIL images, uint8
-            arrays or tensors, or floating-point ones in [0, 1], of shape (H, W), (H, W, C) or
-            (C, H, W). Labels count the classes from 0. Classes are named by `config.classes`, by
-            the `classes` of the data set, or by their numbers.
-        config: how images are cropped and resized.
-
-    Returns:
-        All images, none of them held out.
+        dataset: a `Dataset` of this package, with the split that it has; or anything with a
+            length whose items are (image, label), such as a torch or torchvision `Dataset`. Images
+            are PIL images, uint8 arrays or tensors, or floating-point ones in [0, 1], of shape
+            (H, W), (H, W, C) or (C, H, W). Labels count the classes from 0. Classes are named by
+            `config.classes`, by the `classes` of the data set, or by their numbers.
+        config: how images are cropped and resized, and the `test_fraction` of each class that is
+            held out, chosen by label and index.
 
     Raises:
-        DataError: an item, its image or its label cannot be used.
+        DataError: an item, its image or its label cannot be used, or the classes are others than
+            `config.classes`.
     """
+    named = dataset.class_names if isinstance(dataset, Dataset) else getattr(dataset, "classes", ())
+    _check_classes(type(dataset).__name__, tuple(map(str, named)), config)
     if not isinstance(dataset, Dataset):
         dataset = _converted(dataset, config)
     if dataset.images.shape[1:] != (config.image_size, config.image_size, config.channels):
@@ -40,6 +44,41 @@ def given(dataset: Any, config: DataConfig) -> Dataset:
             "data.image_size and data.channels to these"
         )
     return dataset
+
+
+def shape_of(dataset: Any) -> tuple[int, ...]:
+    """(H, W, C) of the first image of a data set that a program hands over.
+
+    Raises:
+        DataError: it has none.
+    """
+    if isinstance(dataset, Dataset):
+        return dataset.images.shape[1:]
+    name = type(dataset).__name__
+    try:
+        image, _ = dataset[0]
+    except (TypeError, ValueError, LookupError):
+        raise DataError(f"{name}: its first item is not an (image, label)") from None
+    return _raster(image, f"{name}[0]").values.shape
+
+
+def _check_classes(name: str, classes: tuple[str, ...], config: DataConfig) -> None:
+    """Refuse class names that no folder can have, or that are not those of the configuration."""
+    expected = config.classes
+    if expected and classes:
+        if len(classes) != len(expected) or (classes != expected and {*classes} == {*expected}):
+            raise DataError(
+                f"{name}: has the classes {', '.join(classes)}, in this order; data.classes are "
+                f"{', '.join(expected)}"
+            )
+        return
+    try:
+        replace(config, classes=classes or None)
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise DataError(
+            f"{name}: its classes cannot name folders ({problem}); set data.classes"
+        ) from None
 
 
 def _converted(items: Any, config: DataConfig) -> Dataset:
@@ -53,15 +92,15 @@ def _converted(items: Any, config: DataConfig) -> Dataset:
         raise DataError(f"{name}: holds no images")
     images = np.empty((count, config.image_size, config.image_size, config.channels), np.uint8)
     labels = np.empty(count, dtype=np.int64)
-    for index in range(count):
-        where = f"{name}[{index}]"
+    for i in range(count):
+        where = f"{name}[{i}]"
         try:
-            image, label = items[index]
-            labels[index] = int(label)
+            image, label = items[i]
+            labels[i] = index(label)
         except (TypeError, ValueError):
-            raise DataError(f"{where}: is not an (image, label), the label a number") from None
+            raise DataError(f"{where}: is not an (image, label), the label an integer") from None
         raster = _raster(image, where)
-        images[index] = raster.pixels(size=config.image_size, channels=config.channels)
+        images[i] = raster.pixels(size=config.image_size, channels=config.channels)
     most = int(labels.max())
     names = (
         config.classes or tuple(getattr(items, "classes", ())) or tuple(map(str, range(most + 1)))
@@ -71,13 +110,17 @@ def _converted(items: Any, config: DataConfig) -> Dataset:
             f"{name}: labels from {labels.min()} to {most} for {len(names)} classes; labels count "
             "the classes from 0 (data.classes)"
         )
+    is_test = np.zeros(count, dtype=bool)
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels == label)
+        is_test[own] = held_out([f"{label}/{i}" for i in own], config.test_fraction)
     return Dataset(
         name=name,
         class_names=tuple(map(str, names)),
         images=images,
         labels=labels,
-        names=tuple(f"{names[label]}/{index}" for index, label in enumerate(labels)),
-        is_test=np.zeros(count, dtype=bool),
+        names=tuple(f"{names[label]}/{i}" for i, label in enumerate(labels)),
+        is_test=is_test,
         skipped=(),
     )
 

@@ -55,10 +55,10 @@ def evaluate(
     Args:
         generated: uint8 images (N, H, W, C), as `Run.sample` returns them; a data set; a `Run` or
             the path of its directory, which is then sampled; or a folder or zip of class folders.
-        real: the real images: any torch `Dataset` of (image, label), a `qhdm.data.Dataset`, or a
-            `DataConfig`, as for folders. A set without a split is split by `held_out`: a tenth of
-            each class are test images. A run has its own; if they have moved, give its
-            `DataConfig` with another `root`.
+        real: the real images: any torch `Dataset` of (image, label), of which a tenth of each
+            class is held out as `train` does by default; a `qhdm.data.Dataset` with its own split;
+            or a `DataConfig`, as for folders. A run has its own; if they have moved, give its
+            `DataConfig` with another `root`, and the data set if it was trained on one.
         settings: metrics, extractor and device; of runs, also how they are sampled. By default all
             metrics that the images allow.
         labels: classes of the images of an array, by number or name. Without them, only distances
@@ -152,8 +152,10 @@ def _of_run(path: str | Path, real: Any, settings: EvaluationSettings, progress:
     run = RunDirectory.open(path)
     own = run.config.data
     real = own if real is None else real
-    if not isinstance(real, DataConfig) or own != dataclasses.replace(
-        real, root=own.root, skip_broken=own.skip_broken
+    handed_over = own.root == data.GIVEN and not isinstance(real, DataConfig)
+    if not handed_over and (
+        not isinstance(real, DataConfig)
+        or own != dataclasses.replace(real, root=own.root, skip_broken=own.skip_broken)
     ):
         raise EvaluationError(
             "evaluate: a run is evaluated with its own data; only root and skip_broken may change"
@@ -166,7 +168,7 @@ def _of_run(path: str | Path, real: Any, settings: EvaluationSettings, progress:
         return images
 
     record = described(run, settings)
-    whole = data.load(real, progress=progress)
+    whole = data.given(real, own) if handed_over else data.load(real, progress=progress)
     return _Subject(whole, record, generated, "give --num {} or more", run)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from qhdm import console, data
 from qhdm.config import DataConfig
@@ -123,15 +124,18 @@ def from_arrays(
     Raises:
         EvaluationError: the images are not like the real ones, or labels are missing or unknown.
     """
-    if isinstance(generated, Dataset):
-        return generated, True
-    images, names = np.asarray(generated), real.class_names
-    shape = real.images.shape[1:]
+    names, shape = real.class_names, real.images.shape[1:]
+    if not isinstance(generated, np.ndarray | Tensor):
+        like = DataConfig(image_size=shape[0], channels=shape[2], classes=names)
+        generated = data.given(generated, like)
+    images = generated.images if isinstance(generated, Dataset) else np.asarray(generated)
     if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
         raise EvaluationError(
             f"evaluate: images of type {images.dtype} and shape {images.shape}; give uint8 "
             f"(N, {', '.join(map(str, shape))}), as the real ones are"
         )
+    if isinstance(generated, Dataset):
+        return generated, True
     if labels is None:
         return _dataset(images, np.zeros(len(images), int), names, "array"), False
     known: dict[int | str, int] = {name: i for i, name in enumerate(names)}
@@ -142,22 +146,24 @@ def from_arrays(
 
 
 def real_set(real: Any, generated: Any) -> Dataset:
-    """The real images as a data set of the size of `generated`, split if they have no split."""
+    """The real images as a data set; ones that are handed over, at the size of `generated`."""
     if isinstance(real, DataConfig):
         return data.load(real)
     if real is None:
         raise EvaluationError("evaluate: give the real images to compare with")
-    if not isinstance(real, Dataset):
-        images = generated.images if isinstance(generated, Dataset) else np.asarray(generated)
-        _, height, _, channels = images.shape
-        real = data.given(real, DataConfig(image_size=height, channels=channels))
-    if real.is_test.any():
-        return real
-    test = np.zeros(len(real), dtype=bool)
-    for label in range(len(real.class_names)):
-        own = np.flatnonzero(real.labels == label)
-        test[own] = data.held_out([real.names[i] for i in own], DataConfig.test_fraction)
-    return dataclasses.replace(real, is_test=test)
+    height, _, channels = _shape_of(generated)
+    return data.given(real, DataConfig(image_size=height, channels=channels))
+
+
+def _shape_of(images: Any) -> tuple[int, ...]:
+    """(H, W, C) of images that are handed over."""
+    if not isinstance(images, np.ndarray | Tensor):
+        return data.shape_of(images)
+    if images.ndim != 4:
+        raise EvaluationError(
+            f"evaluate: an array of shape {tuple(images.shape)}; give (N, H, W, C)"
+        )
+    return tuple(images.shape[1:])
 
 
 def _dataset(

@@ -35,8 +35,9 @@ def train(
 
     Args:
         config: what to train, and how.
-        dataset: the images to train on: any torch `Dataset` of (image, label), or a
-            `qhdm.data.Dataset`; by default the training split of `config.data`.
+        dataset: any torch `Dataset` of (image, label), of which `data.test_fraction` is held out,
+            or a `qhdm.data.Dataset` with its own split; by default the one of `config.data`. The
+            model is trained on the training split.
         out: the run directory to make; by default `runs/<name>-<time>`.
         callbacks: called during training (see `Callback`); by default `default_callbacks`.
         world: the processes that train together.
@@ -63,7 +64,7 @@ def train(
         restarted = path is not None and RunDirectory.made_by(world.launch, path)
         if not restarted:
             if dataset is not None:
-                images = data.given(dataset, config.data)
+                images = data.given(dataset, config.data).split("train")
                 named = replace(config.data, root=data.GIVEN, classes=images.class_names)
                 config = replace(config, data=named)
             config = data.resolved(config)
@@ -119,7 +120,7 @@ def resume(
         if dataset is None:
             images = _load(run.config, callbacks, world)
         else:
-            images = data.given(dataset, run.config.data)
+            images = data.given(dataset, run.config.data).split("train")
     return _trained(run, images, callbacks, world)
 
 
