@@ -187,7 +187,7 @@ class World:
         raise PeerFailed(f"process {failed.index(True)} failed")
 
     def common(self, error: E) -> E | PeerFailed:
-        """The exception that this rank raises for an error shared by all: only rank 0 reports it."""
+        """The exception of this rank for an error that all share: only rank 0 reports it."""
         return error if self.first else PeerFailed(str(error))
 
     @contextmanager
