@@ -141,7 +141,7 @@ class Run:
             raise SamplingError(f"batch_size: {batch_size} is not a number from 1 up")
         request = request or Sampling()
         if isinstance(request.named, Hardware):
-            if labels is not None:
+            if labels is not None or indices is not None:
                 raise SamplingError(
                     "labels: a backend samples `num` images of each of `classes`; give those"
                 )

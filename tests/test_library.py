@@ -278,6 +278,7 @@ def test_labels_and_classes_exclude_each_other(names: dict[str, Any]) -> None:
         (qhdm.Sampling(classes=[0], num=2, steps=1), {"indices": [5, 6]}),
         (qhdm.Sampling(classes=[0], steps=1), {"labels": [1]}),
         (qhdm.Sampling(steps=1), {"labels": [1], "indices": [-1]}),
+        (qhdm.Sampling(engine=qhdm.Hardware(backend="fake_fez")), {"indices": [5, 6]}),
     ):
         with pytest.raises(SamplingError, match=r"^(labels|indices): "):
             run.sample(request, **arguments)
