@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         EmaConfig,
         EncoderConfig,
         ModelConfig,
+        PowerEmaConfig,
         QuantumConfig,
         SampleConfig,
         Sampling,
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "config": (
-        "Config DataConfig DiffusionConfig EmaConfig EncoderConfig ModelConfig QuantumConfig "
-        "SampleConfig Sampling TrainConfig VertexConfig load_config"
+        "Config DataConfig DiffusionConfig EmaConfig EncoderConfig ModelConfig PowerEmaConfig "
+        "QuantumConfig SampleConfig Sampling TrainConfig VertexConfig load_config"
     ),
     "errors": "QhdmError",
     "metrics": "EvaluationSettings evaluate",
@@ -72,6 +73,7 @@ __all__ = [
     "Hardware",
     "Limits",
     "ModelConfig",
+    "PowerEmaConfig",
     "PreviewGrid",
     "ProgressBar",
     "QhdmError",

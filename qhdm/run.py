@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,32 +18,37 @@ from qhdm.models import UNet, build_model, frozen
 from qhdm.models.build import set_engine
 from qhdm.quantum.engines import Engine, make_engine
 from qhdm.quantum.options import EngineOptions, Exact, Hardware
-from qhdm.runs.checkpoints import load_weights
 from qhdm.runs.directory import RunDirectory
+from qhdm.runs.weights import read_weights
 
 if TYPE_CHECKING:
     from qhdm.hardware.sampling import SamplingJob
     from qhdm.hardware.spec import JobSpec
 
-Weights = Literal["ema", "model"]
-
 
 def load_model(
-    path: str | Path | RunDirectory, *, weights: Weights = "ema"
+    path: str | Path | RunDirectory, *, weights: str = "ema"
 ) -> tuple[UNet, RunDirectory]:
     """The network of the latest checkpoint of a run directory, on the CPU, and the directory.
 
+    Args:
+        path: the directory.
+        weights: by name (`SamplerOptions.weights`).
+
     Raises:
         RunError: not a run directory, no checkpoint, or a damaged one.
+        SamplingError: the run has no such weights.
     """
     run = path if isinstance(path, RunDirectory) else RunDirectory.open(path)
-    file = run.latest_checkpoint() / f"{weights}.safetensors"
     model = build_model(run.config)
+    state = read_weights(run, weights, dict(model.named_parameters()))
     try:
-        model.load_state_dict(load_weights(file, torch.device("cpu")))
+        model.load_state_dict(state)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise RunError(f"{file}: does not fit {run.path}/config.yaml ({reason})") from None
+        raise RunError(
+            f"{run.latest_checkpoint()}: does not fit {run.path}/config.yaml ({reason})"
+        ) from None
     return model, run
 
 
@@ -75,7 +80,7 @@ class Run:
         self.device = device
         self.model = model.to(device).eval().requires_grad_(False)
         self.schedule = Schedule(config.diffusion).to(device)
-        self._last: UNet | None = None
+        self._networks = {"ema": self.model}
 
     @classmethod
     def open(cls, path: str | Path, *, device: str = "auto") -> Run:
@@ -247,20 +252,20 @@ class Run:
         labels = [label for label in chosen for _ in range(num)]
         return labels, [i * len(names) + label for label in chosen for i in range(num)]
 
-    def network(self, weights: Weights = "ema") -> UNet:
-        """The network with its averaged weights (`ema`) or its last ones (`model`)."""
-        if weights == "ema":
-            return self.model
-        if self._last is None:
+    def network(self, weights: str = "ema") -> UNet:
+        """The network with the weights of a name (`SamplerOptions.weights`).
+
+        Raises:
+            SamplingError: the run has no such weights.
+        """
+        if weights not in self._networks:
             if self.path is None:
                 raise SamplingError(f"weights: {weights}: this network is of no run directory")
-            last, _ = load_model(self.path, weights=weights)
-            self._last = last.to(self.device).eval().requires_grad_(False)
-        return self._last
+            model, _ = load_model(self.path, weights=weights)
+            self._networks[weights] = model.to(self.device).eval().requires_grad_(False)
+        return self._networks[weights]
 
-    def with_engine(
-        self, engine: Engine | EngineOptions | str, *, weights: Weights = "ema"
-    ) -> UNet:
+    def with_engine(self, engine: Engine | EngineOptions | str, *, weights: str = "ema") -> UNet:
         """A copy of the network whose filters `engine` evaluates."""
         return _on_engine(self.network(weights), engine)
 

@@ -14,20 +14,17 @@ import numpy as np
 import pytest
 import qiskit
 import torch
-from reference import GOLDEN
 from safetensors.torch import load_file
-from torch import nn
 
 import qhdm
 from qhdm import data
-from qhdm.config import Config, EmaConfig, load_config
+from qhdm.config import Config, load_config
 from qhdm.device import resolve_device
 from qhdm.distributed import World
 from qhdm.errors import ConfigError, EngineError, RunError, TrainingError
 from qhdm.runs.checkpoints import load_training_state, load_weights
 from qhdm.runs.directory import RunDirectory
 from qhdm.training.callbacks import Callback, PreviewGrid, ProgressBar, TensorBoard
-from qhdm.training.ema import Ema, ema_decay
 from qhdm.training.estimate import describe_counts, describe_time
 from qhdm.training.log import MetricsLog, read_metrics
 from qhdm.training.loop import fit, resumed
@@ -228,46 +225,6 @@ def test_circuits_that_the_engine_cannot_run_are_refused_before_anything_is_writ
         with pytest.raises(EngineError):
             qhdm.train(config, out=tmp_path / "run", callbacks=[])
         assert not (tmp_path / "run").exists()
-
-
-def test_ema_decay_follows_its_formula() -> None:
-    config = EmaConfig()
-    assert [ema_decay(step, config) for step in (0, 50, 100, 101)] == [0.0] * 4
-    assert ema_decay(102, config) == pytest.approx(1 - 2 ** (-2 / 3))
-    assert ema_decay(110, config) == pytest.approx(1 - 10 ** (-2 / 3))
-    assert ema_decay(60_000, config) == 0.995
-
-
-def test_ema_decay_is_the_published_one() -> None:
-    with np.load(GOLDEN / "diffusion.npz") as published:
-        decays = [ema_decay(int(step), EmaConfig()) for step in published["ema_steps"]]
-        # float32 there
-        np.testing.assert_allclose(decays, published["ema_decay"], rtol=0, atol=1e-6)
-
-
-def test_ema_averages_as_defined() -> None:
-    config = EmaConfig(decay=0.9, every=2, after=4)
-    model = nn.Linear(1, 1, bias=False)
-    ema = Ema(model, config)
-    expected = model.weight.item()
-    for step in range(1, 13):
-        with torch.no_grad():
-            model.weight.fill_(step)
-        ema.update(model, step)
-        if step <= 4:
-            expected = step
-        elif step % 2 == 0:
-            decay = ema_decay(step - 1, config)  # the step's number counts from 0
-            expected = decay * expected + (1 - decay) * step
-        assert ema.model.weight.item() == pytest.approx(expected, rel=1e-6)
-
-
-def test_ema_of_a_short_run_is_the_model(tiny_yaml: Path) -> None:
-    trainer = Trainer(
-        with_settings(tiny_yaml, "train.ema.every=10", "train.ema.after=100"), None, CPU
-    )
-    trainer.advance_on(torch.zeros(2, 3, 16, 16), torch.zeros(2, dtype=torch.long))
-    assert_equal(dict(trainer.model.state_dict()), dict(trainer.ema.model.state_dict()))
 
 
 def test_options_that_change_a_step(tiny_yaml: Path, images: data.Dataset) -> None:

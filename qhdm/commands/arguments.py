@@ -25,8 +25,16 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
         "--eta", type=unit, metavar="E", help="noise of DDIM: 0 (default) is none, 1 that of DDPM"
     )
     parser.add_argument("--seed", type=natural, metavar="N", help="seed of the images (0)")
+    add_weights(parser)
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Add `--weights`."""
     parser.add_argument(
-        "--weights", choices=["ema", "model"], help="averaged (default) or last weights"
+        "--weights",
+        metavar="NAME",
+        help="ema (averaged; default), model (the last), ema:LENGTH, such as ema:0.08 (the average "
+        "of that length), or step:N (averaged, of a kept step)",
     )
 
 

@@ -235,5 +235,5 @@ def _grid_name(arguments: argparse.Namespace, names: list[str], run: Run) -> str
         if value not in (None, "ema", "run") and (name, value) != ("eta", 0):
             if name == "noise":
                 value = Path(value).stem
-            parts.append(text.format(value).replace("+", "p"))
+            parts.append(text.format(value).replace("+", "p").replace(":", ""))
     return "_".join([*parts, f"seed{arguments.seed or 0}"]) + ".png"

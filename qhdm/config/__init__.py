@@ -7,7 +7,7 @@ from qhdm.config.config import (
     to_yaml,
     with_circuit_files,
 )
-from qhdm.config.sampling import EngineRequest, SamplerOptions, Sampling
+from qhdm.config.sampling import EngineRequest, SamplerOptions, Sampling, WeightsName
 from qhdm.config.sections import (
     DataConfig,
     DiffusionConfig,
@@ -15,6 +15,7 @@ from qhdm.config.sections import (
     EncoderConfig,
     FilePath,
     ModelConfig,
+    PowerEmaConfig,
     QuantumConfig,
     SampleConfig,
     SamplerName,
@@ -32,6 +33,7 @@ __all__ = [
     "EngineRequest",
     "FilePath",
     "ModelConfig",
+    "PowerEmaConfig",
     "QuantumConfig",
     "SampleConfig",
     "SamplerName",
@@ -39,6 +41,7 @@ __all__ = [
     "Sampling",
     "TrainConfig",
     "VertexConfig",
+    "WeightsName",
     "is_circuit_file",
     "load_config",
     "to_dict",

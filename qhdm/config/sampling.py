@@ -6,11 +6,13 @@ anything from the run.
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from qhdm.config.sections import STRICT, Positive, QuantumConfig, SamplerName
 from qhdm.errors import SamplingError
@@ -20,6 +22,16 @@ from qhdm.schema import one_line_errors
 if TYPE_CHECKING:
     from qhdm.config.config import Config
 
+
+def _weights_name(name: str) -> str:
+    if not re.fullmatch(r"ema|model|ema:[0-9.e-]+|step:[0-9]+", name):
+        raise PydanticCustomError("weights", "must be ema, model, ema:LENGTH or step:N")
+    return name
+
+
+#: Weights of a run: `ema` (averaged), `model` (the last ones), `ema:0.08` (the average of another
+#: length between those of `train.ema.std`), `step:4000` (averaged, of a kept step).
+WeightsName = Annotated[str, AfterValidator(_weights_name)]
 #: The value of the run's configuration.
 OfRun = Literal["run"]
 T = TypeVar("T", bound="SamplerOptions")
@@ -87,7 +99,7 @@ class SamplerOptions:
         eta: of DDIM: 0 is deterministic, 1 is DDPM.
         seed: image i depends on its label and (seed, i) alone, up to rounding at other batch
             sizes (docs/training.md).
-        weights: `ema`, the averaged weights, or `model`, the last ones.
+        weights: by name (`WeightsName`).
     """
 
     sampler: SamplerName | OfRun = "run"
@@ -95,7 +107,7 @@ class SamplerOptions:
     guidance: Annotated[float, Field(ge=0)] | OfRun = "run"
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    weights: Literal["ema", "model"] = "ema"
+    weights: WeightsName = "ema"
 
     def resolved(self: T, config: Config) -> T:
         """The same with the values of the run filled in.

@@ -303,8 +303,47 @@ class DiffusionConfig:
 
 @one_line_errors
 @dataclass(frozen=True, config=STRICT)
+class PowerEmaConfig:
+    """Averages of the weights by power-function profiles (Karras et al. 2024, arXiv 2312.02696).
+
+    An average of any length between the smallest and the largest is reconstructed after training
+    (`ema:0.08`) from these and from snapshots of them, which the run keeps.
+
+    Attributes:
+        std: lengths of the running averages: standard deviations of the profiles as fractions of
+            the steps done. The first one is `ema`.
+        every: interval of updates in steps.
+        snapshots: the number of moments, evenly spaced over `train.steps`, of which the averages
+            are kept, in half precision.
+
+    Example:
+        >>> train = qhdm.TrainConfig(steps=1000, ema=qhdm.PowerEmaConfig(snapshots=5))
+        >>> [step for step in range(1, 1001) if train.keeps_snapshot(step)]
+        [200, 400, 600, 800, 1000]
+    """
+
+    std: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=0.28)], ...],
+        Field(min_length=1, max_length=4),
+        AfterValidator(_distinct),
+    ] = (0.05, 0.10)
+    every: Positive = 4
+    snapshots: Annotated[int, Field(ge=1, le=64)] = 8
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the averages in files: `ema`, `ema-0.1`."""
+        return ("ema", *(f"ema-{std:g}" for std in self.std[1:]))
+
+    def averaged_to(self, step: int) -> int:
+        """The last step whose weights are in the averages of `step`; until `every`, each is."""
+        return step - step % self.every if step > self.every else step
+
+
+@one_line_errors
+@dataclass(frozen=True, config=STRICT)
 class EmaConfig:
-    """Exponential moving average of the weights.
+    """Exponential moving average of the weights, as the published code has it.
 
     The decay at step number s (from 0) is 0 up to `after`, then
     min(decay, 1 - (1 + (s - after - 1) / inv_gamma) ^ -power).
@@ -319,6 +358,11 @@ class EmaConfig:
     after: Annotated[int, Field(ge=0)] = 100
     inv_gamma: Annotated[float, Field(gt=0)] = 1.0
     power: Annotated[float, Field(gt=0)] = 2 / 3
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the averages in files."""
+        return ("ema",)
 
 
 @one_line_errors
@@ -357,7 +401,7 @@ class TrainConfig:
     warmup: Annotated[int, Field(ge=0)] = 0
     grad_clip: Annotated[float, Field(gt=0)] | None = None
     label_dropout: BelowOne = 0.1
-    ema: EmaConfig = field(default_factory=EmaConfig)
+    ema: PowerEmaConfig | EmaConfig = field(default_factory=EmaConfig)
     precision: Literal["float32", "bf16"] = "float32"
     compile: bool = False
     tensorboard: bool = False
@@ -366,6 +410,13 @@ class TrainConfig:
     sample_every: Positive = 2000
     checkpoint_every: Positive = 1000
     keep_checkpoints: Positive = 2
+
+    def keeps_snapshot(self, step: int) -> bool:
+        """Whether a snapshot of the averages of `step` is kept."""
+        if not isinstance(self.ema, PowerEmaConfig):
+            return False
+        updates = -(-self.steps // (self.ema.snapshots * self.ema.every))
+        return step % (updates * self.ema.every) == 0
 
 
 @one_line_errors

@@ -282,7 +282,8 @@ def evaluation_path(run: RunDirectory, generated: GeneratedRecord, extractor: Ex
     if generated.noise:
         parts.append(Path(generated.noise).stem)
     parts.append(f"{extractor.record.name}-{extractor.record.digest}")
-    return run.path / "evaluations" / ("_".join(parts).replace("+", "p") + ".json")
+    name = "_".join(parts).replace("+", "p").replace(":", "")
+    return run.path / "evaluations" / f"{name}.json"
 
 
 def _matching(path: Path, request: Evaluation) -> Evaluation:

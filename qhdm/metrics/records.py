@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from qhdm.config import WeightsName
 from qhdm.errors import EvaluationError
 from qhdm.quantum.options import ENGINES, Aer, EngineOptions, Method
 from qhdm.schema import read_record
@@ -107,7 +108,7 @@ class GeneratedRecord:
     steps: int | None = None
     guidance: float | None = None
     seed: int | None = None
-    weights: Literal["ema", "model"] | None = None
+    weights: WeightsName | None = None
     step: int | None = None
     engine: str | None = None
     shots: int | None = None

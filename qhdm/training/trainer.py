@@ -22,10 +22,15 @@ from qhdm.distributed import ALONE, World
 from qhdm.errors import ConfigError, RunError
 from qhdm.models import build_model, frozen
 from qhdm.models.counts import quantum_parameters
-from qhdm.runs.checkpoints import checkpoint_step, load_training_state, load_weights
+from qhdm.runs.checkpoints import (
+    checkpoint_step,
+    load_training_state,
+    load_weights,
+    weight_file,
+)
 from qhdm.runs.directory import RunDirectory
 from qhdm.seeds import Draws, Stream, derive_seed, drawing
-from qhdm.training.ema import Ema
+from qhdm.training.ema import make_ema
 from qhdm.training.optimizers import check_state, learning_rate, make_optimizer
 
 #: Images of a preview that are sampled at once.
@@ -75,7 +80,7 @@ class Trainer:
         self.world = world
         self.model = build_model(config).to(device)
         self.schedule = Schedule(config.diffusion, p2_k=config.p2_k).to(device)
-        self.ema = Ema(self.model, train.ema)
+        self.ema = make_ema(self.model, train.ema)
         self.optimizer = make_optimizer(train, self.model.parameters())
         self._network: Callable[..., Tensor] = self.model
         if train.compile:
@@ -188,11 +193,18 @@ class Trainer:
 
     def save(self, run: RunDirectory) -> Path:
         """Write a checkpoint of this step."""
+        weights = {"model": self.model, **self.ema.models}
         return run.save_checkpoint(
             self.step,
-            model=self.model.state_dict(),
-            ema=self.ema.model.state_dict(),
-            optimizer=self.optimizer.state_dict(),
+            {name: network.state_dict() for name, network in weights.items()},
+            self.optimizer.state_dict(),
+        )
+
+    def save_snapshot(self, run: RunDirectory) -> None:
+        """Write a snapshot of the averages of this step."""
+        run.save_snapshot(
+            self.step,
+            {name: dict(network.named_parameters()) for name, network in self.ema.models.items()},
         )
 
     def restore(self, checkpoint: Path) -> None:
@@ -202,11 +214,13 @@ class Trainer:
             RunError: it is damaged or belongs to another model.
         """
         state = load_training_state(checkpoint / "training.pt", self.device)
-        model = load_weights(checkpoint / "model.safetensors", self.device)
-        ema = load_weights(checkpoint / "ema.safetensors", self.device)
+        weights = {
+            name: load_weights(checkpoint / weight_file(name), self.device)
+            for name in ("model", *self.ema.models)
+        }
         try:
-            self.model.load_state_dict(model)
-            self.ema.load_state_dict(ema)
+            self.model.load_state_dict(weights["model"])
+            self.ema.load_states(weights)
             # The settings are those of the configuration, which may have changed.
             settings = self.optimizer.state_dict()["param_groups"]
             moments = state["optimizer"]["state"]
