@@ -302,18 +302,21 @@ def test_labels_and_classes_exclude_each_other(names: dict[str, Any]) -> None:
 
 
 def test_optimisers_and_schedules_have_names(names: dict[str, Any]) -> None:
-    from qhdm.training.optimizers import learning_rate
+    from qhdm.training.optimizers import rate_share
 
     config = names["CONFIG"]
     rates = {}
-    for schedule in ("constant", "linear", "cosine"):
+    for schedule in ("constant", "linear", "cosine", "trapezoid"):
         train = dataclasses.replace(config.train, steps=110, warmup=10, lr_schedule=schedule)
-        rates[schedule] = [learning_rate(train, step) for step in range(110)]
-        assert rates[schedule][:10] == pytest.approx([train.lr * (i + 1) / 10 for i in range(10)])
-    assert set(rates["constant"][10:]) == {1e-3}
-    assert rates["linear"][60] == pytest.approx(5e-4)
-    assert rates["cosine"][60] == pytest.approx(5e-4)
-    assert rates["cosine"][35] == pytest.approx(1e-3 * 0.5 * (1 + np.cos(np.pi / 4)))
+        rates[schedule] = [rate_share(train, step) for step in range(110)]
+        assert rates[schedule][:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert set(rates["constant"][10:]) == {1}
+    assert rates["linear"][60] == rates["cosine"][60] == pytest.approx(0.5)
+    assert rates["cosine"][35] == pytest.approx(0.5 * (1 + np.cos(np.pi / 4)))
+    assert set(rates["trapezoid"][10:55]) == {1}
+    assert rates["trapezoid"][55:] == pytest.approx([1 - i / 55 for i in range(55)])
+    brief = dataclasses.replace(train, steps=100, warmup=0.03)
+    assert [rate_share(brief, step) for step in range(4)] == pytest.approx([1 / 3, 2 / 3, 1, 1])
     for optimizer in ("adamw", "sgd"):
         train = dataclasses.replace(config.train, optimizer=optimizer, weight_decay=0.1)
         run = qhdm.train(dataclasses.replace(config, train=train), out=optimizer, callbacks=[])

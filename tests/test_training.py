@@ -8,6 +8,7 @@ import platform
 import shutil
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from qhdm.training.callbacks import Callback, PreviewGrid, ProgressBar, TensorBo
 from qhdm.training.estimate import describe_counts, describe_time
 from qhdm.training.log import MetricsLog, read_metrics
 from qhdm.training.loop import fit, resumed
+from qhdm.training.precision import precision_of
 from qhdm.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -277,6 +279,50 @@ def test_a_resumed_run_takes_the_learning_rate_it_is_given(
     still = with_settings(tiny_yaml, "train.steps=6", "train.lr=1e-30")
     fit(resumed(run, still), images, device=CPU)
     assert_equal(before, weights(run, "model"))
+
+
+def test_angles_have_a_learning_rate_of_their_own(
+    tiny_yaml: Path, images: data.Dataset, tmp_path: Path
+) -> None:
+    """Adam moves a weight by the rate in its first step; resuming may change the rates."""
+    config = with_settings(tiny_yaml, "train.lr_quantum=0.05", "train.steps=5")
+    trainer = Trainer(config, data.Batches(images, batch_size=8, seed=1, augment=True), CPU)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.advance()
+    for name, p in trainer.model.named_parameters():
+        rate = 0.05 if name.endswith("theta") else config.train.lr
+        assert float((p - before[name]).abs().max()) == pytest.approx(rate, rel=0.01)
+
+    whole, parts = (RunDirectory.create(config, tmp_path / name) for name in ("whole", "parts"))
+    fit(whole, images, device=CPU)
+    shared = with_settings(tiny_yaml, "train.steps=2")
+    fit(RunDirectory(parts.path, replace(config, train=replace(config.train, steps=2))), images,
+        device=CPU)  # fmt: skip
+    moments = [load_training_state(parts.latest_checkpoint() / "training.pt", CPU)]
+    fit(resumed(parts, config), images, device=CPU)
+    assert_equal(weights(whole, "model"), weights(parts, "model"))
+    # Another number of groups: each weight keeps its own moments.
+    trainer = Trainer(shared, None, CPU)
+    shutil.rmtree(parts.latest_checkpoint())
+    trainer.restore(parts.latest_checkpoint())
+    kept = moments[0]["optimizer"]["state"]
+    for place, p in enumerate(trainer.model.parameters()):
+        assert torch.equal(trainer.optimizer.state[p]["exp_avg"], kept[place]["exp_avg"])
+
+
+def test_the_precision_that_is_chosen_is_kept(tiny_yaml: Path, tmp_path: Path) -> None:
+    config = with_settings(tiny_yaml, "train.precision=auto", "train.steps=2")
+    run = qhdm.train(config, out=tmp_path / "run", callbacks=[])
+    chosen = precision_of(config.train, CPU)
+    assert chosen in ("float32", "bf16")
+    assert run.config.train.precision == chosen
+    assert RunDirectory.open(tmp_path / "run").config == run.config
+    other = {"float32": "bf16", "bf16": "float32"}[chosen]
+    longer = replace(run.config, train=replace(run.config.train, precision=other, steps=3))
+    assert qhdm.resume(tmp_path / "run", config=longer, callbacks=[]).config == longer
+    asked = replace(longer, train=replace(longer.train, precision="auto", steps=4))
+    resumed = qhdm.resume(tmp_path / "run", config=asked, callbacks=[])
+    assert resumed.config.train.precision == chosen
 
 
 def test_checkpoints_hold_no_code_and_damage_is_named(

@@ -373,12 +373,16 @@ class TrainConfig:
     Attributes:
         optimizer: `adam`, `adamw` (decoupled weight decay) or `sgd` (momentum betas[0]).
         lr, betas, eps, weight_decay: options of the optimiser.
-        lr_schedule: learning rate after the warm-up: `constant`, or `cosine` or `linear` decay to 0
-            at the last step.
-        warmup: steps in which the learning rate rises linearly to `lr`.
+        lr_quantum: learning rate of circuit angles; null is `lr`.
+        warmup: steps in which the learning rate rises linearly to `lr`; below 1, as a fraction of
+            all.
+        lr_schedule: learning rate after the warm-up: `constant`, `cosine` or `linear` decay to 0 at
+            the last step, or `trapezoid`: constant, and linear to 0 in the `cooldown`.
+        cooldown: fraction of the steps in which `trapezoid` falls.
         grad_clip: largest norm of the gradient; null does not clip.
         label_dropout: probability of hiding a label, so that guidance works in sampling.
-        precision: `bf16` runs the classical layers under autocast; filters stay in float32.
+        precision: of the classical layers in training; filters and weights stay in float32. `auto`
+            is `bf16` where the device multiplies it faster than `float32`; a run records which.
         compile: run the network through torch.compile.
         tensorboard: also log to TensorBoard (extra `tensorboard`).
         device: `auto` prefers CUDA.
@@ -397,12 +401,14 @@ class TrainConfig:
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.99)
     eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    lr_schedule: Literal["constant", "cosine", "linear"] = "constant"
-    warmup: Annotated[int, Field(ge=0)] = 0
+    lr_quantum: Annotated[float, Field(gt=0)] | None = None
+    warmup: Annotated[int, Field(ge=0)] | BelowOne = 0
+    lr_schedule: Literal["trapezoid", "constant", "cosine", "linear"] = "constant"
+    cooldown: Fraction = 0.5
     grad_clip: Annotated[float, Field(gt=0)] | None = None
     label_dropout: BelowOne = 0.1
     ema: PowerEmaConfig | EmaConfig = field(default_factory=EmaConfig)
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Literal["auto", "float32", "bf16"] = "float32"
     compile: bool = False
     tensorboard: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -31,7 +31,13 @@ from qhdm.runs.checkpoints import (
 from qhdm.runs.directory import RunDirectory
 from qhdm.seeds import Draws, Stream, derive_seed, drawing
 from qhdm.training.ema import make_ema
-from qhdm.training.optimizers import check_state, learning_rate, make_optimizer
+from qhdm.training.optimizers import (
+    load_optimizer_state,
+    make_optimizer,
+    optimizer_state,
+    set_learning_rates,
+)
+from qhdm.training.precision import precision_of
 
 #: Images of a preview that are sampled at once.
 _PREVIEW_BATCH = 64
@@ -81,20 +87,19 @@ class Trainer:
         self.model = build_model(config).to(device)
         self.schedule = Schedule(config.diffusion, p2_k=config.p2_k).to(device)
         self.ema = make_ema(self.model, train.ema)
-        self.optimizer = make_optimizer(train, self.model.parameters())
+        self._weights = list(self.model.parameters())
         self._network: Callable[..., Tensor] = self.model
         if train.compile:
             # On CUDA, graphs: one launch for the many small kernels of a step.
             mode = "reduce-overhead" if device.type == "cuda" else None
             self._network = torch.compile(self.model, dynamic=False, mode=mode)
-        quantum = quantum_parameters(self.model)
-        known = {id(parameter) for parameter in quantum}
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self._parameters = {"classical": [p for p in trained if id(p) not in known]}
-        if angles := [p for p in quantum if p.requires_grad]:
-            self._parameters["quantum"] = angles
-        #: Of the last step, before clipping: `grad_norm_classical`, `grad_norm_quantum`.
-        self.gradient_norms: dict[str, Tensor] = {}
+        angles = [p for p in quantum_parameters(self.model) if p.requires_grad]
+        known = set(map(id, angles))
+        trained = [p for p in self._weights if p.requires_grad and id(p) not in known]
+        self._parameters = {"classical": trained, **({"quantum": angles} if angles else {})}
+        self.optimizer = make_optimizer(train, self._weights, angles)
+        self._bf16 = precision_of(train, device) == "bf16"
+        self._norms: dict[str, Tensor] = {}
         self.step = 0
 
     def advance(self) -> Tensor:
@@ -122,26 +127,25 @@ class Trainer:
         t, hidden, eps = t[share], hidden[share], eps[share]
 
         x_t = self.schedule.q_sample(x_0, t, eps)
-        bf16 = train.precision == "bf16"
         # Shots of the processes must be independent of each other.
         position = (self.step,) if self.world.size == 1 else (self.step, self.world.rank)
         draws = Draws(self.config.seed, Stream.STEP_CALL, [position])
-        with drawing(draws), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
+        with (
+            drawing(draws),
+            torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16),
+        ):
             output = self._network(x_t, t, labels.masked_fill(hidden, NULL_LABEL))
         # The share of the batch's mean: whatever the shares, they add up to it.
         loss = per_sample_loss(self.schedule, output, x_0, eps, t).sum() / B
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         loss = self._of_all(loss.detach())
-        self.gradient_norms = self._gradient_norms()
         if train.grad_clip is not None:
+            self._norms = self._gradient_norms()
             torch.nn.utils.clip_grads_with_norm_(
-                self.model.parameters(),
-                train.grad_clip,
-                torch.stack(list(self.gradient_norms.values())).norm(),
+                self._weights, train.grad_clip, torch.stack(list(self._norms.values())).norm()
             )
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(train, self.step)
+        set_learning_rates(self.optimizer, train, self.step)
         self.optimizer.step()
         self.step += 1
         self.ema.update(self.model, self.step)
@@ -154,14 +158,18 @@ class Trainer:
         """
         if self.world.size == 1:
             return loss
-        parameters = self.model.parameters()
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        gradients = [p.grad for p in self._weights if p.grad is not None]
         message = torch.cat([loss.reshape(1), *(gradient.flatten() for gradient in gradients)])
         self.world.add_up(message)
         total, *sums = message.split([1, *(gradient.numel() for gradient in gradients)])
         for gradient, whole in zip(gradients, sums, strict=True):
             gradient.copy_(whole.view_as(gradient))
         return total.reshape(())
+
+    @property
+    def gradient_norms(self) -> dict[str, Tensor]:
+        """`grad_norm_classical`, `grad_norm_quantum` of the last step, before clipping."""
+        return self._gradient_norms() if self.config.train.grad_clip is None else self._norms
 
     def _gradient_norms(self) -> dict[str, Tensor]:
         """Euclidean norms of the gradient's parts, scalars on the device."""
@@ -197,7 +205,7 @@ class Trainer:
         return run.save_checkpoint(
             self.step,
             {name: network.state_dict() for name, network in weights.items()},
-            self.optimizer.state_dict(),
+            optimizer_state(self.optimizer, self._weights),
         )
 
     def save_snapshot(self, run: RunDirectory) -> None:
@@ -221,11 +229,8 @@ class Trainer:
         try:
             self.model.load_state_dict(weights["model"])
             self.ema.load_states(weights)
-            # The settings are those of the configuration, which may have changed.
-            settings = self.optimizer.state_dict()["param_groups"]
             moments = state["optimizer"]["state"]
-            check_state(self.config.train, moments, list(self.model.parameters()))
-            self.optimizer.load_state_dict({"state": moments, "param_groups": settings})
+            load_optimizer_state(self.optimizer, self.config.train, moments, self._weights)
         except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise RunError(f"{checkpoint}: does not fit this run's model ({reason})") from None
