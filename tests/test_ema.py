@@ -15,6 +15,7 @@ from reference import GOLDEN
 from safetensors.torch import load_file
 from scipy.optimize import brentq
 from torch import nn
+from torch.nn.utils import parameters_to_vector
 
 import qhdm
 from qhdm import data
@@ -115,7 +116,9 @@ def test_resuming_changes_no_bit_of_averages_and_snapshots(config: Config, tmp_p
 
 
 def test_weights_by_name(config: Config, cli: Cli, tmp_path: Path) -> None:
-    """The file of each, float32 or halved; a reconstruction is the sum over its parts."""
+    """The file of each, float32 or halved; a reconstruction is what tracking would have given."""
+    ema = PowerEmaConfig(std=(0.1, 0.2), every=1, snapshots=5)
+    config = replace(config, train=replace(config.train, ema=ema))
     run = qhdm.train(config, out=tmp_path / "run", callbacks=[])
     path = RunDirectory.open(tmp_path / "run")
     last = path.latest_checkpoint()
@@ -126,7 +129,7 @@ def test_weights_by_name(config: Config, cli: Cli, tmp_path: Path) -> None:
     for weights, file in {
         "ema": last / "ema.safetensors",
         "model": last / "model.safetensors",
-        "ema:0.1": last / "ema-0.1.safetensors",
+        "ema:0.2": last / "ema-0.2.safetensors",
         "step:8": path.snapshots()[1] / "ema.safetensors",
         "step:15": path.checkpoint_path(15) / "ema.safetensors",
     }.items():
@@ -134,27 +137,22 @@ def test_weights_by_name(config: Config, cli: Cli, tmp_path: Path) -> None:
         assert all(torch.equal(p, expected[name]) for name, p in parameters(weights).items())
     assert load_file(path.snapshots()[1] / "ema.safetensors").keys() == parameters("ema").keys()
 
-    ema = PowerEmaConfig(std=(0.07,), every=2)
-    direct = qhdm.train(
-        replace(config, train=replace(config.train, ema=ema)), out=tmp_path / "direct", callbacks=[]
-    ).network()
-    short, middle, long = parameters("ema"), parameters("ema:0.07"), parameters("ema:0.1")
-    difference, spread = (
-        np.sqrt(sum(float((one[name] - other).square().sum()) for name, other in others))
-        for one, others in (
-            (middle, list(direct.named_parameters())), (long, list(short.items()))
-        )
-    )  # fmt: skip
-    assert 0 < difference < 0.05 * spread
+    train = replace(config.train, ema=PowerEmaConfig(std=(0.15,), every=1))
+    direct = qhdm.train(replace(config, train=train), out=tmp_path / "direct", callbacks=[])
+    tracked, middle, short, long = (
+        parameters_to_vector(network.parameters())
+        for network in (direct.network(), *map(run.network, ("ema:0.15", "ema", "ema:0.2")))
+    )
+    assert 0 < torch.dist(middle, tracked) < 0.05 * torch.dist(short, long)
 
-    for weights in ("ema:0.2", "ema:0.04", "step:7", "ema:-", "step:²", "last"):
+    for weights in ("ema:0.3", "ema:0.04", "step:7", "ema:-", "step:²", "last"):
         with pytest.raises(
             SamplingError, match=r"^weights: .*0\.05 to 0\.1.* 4, 8, 12, 15, 16, 20$"
         ):
             load_model(path, weights=weights)
     with pytest.raises(ConfigError, match=r"weights: "):
         qhdm.Sampling(weights="last")
-    refused(cli("sample", path.path, "--weights", "ema:0.2"), "weights", "0.05 to 0.1")
+    refused(cli("sample", path.path, "--weights", "ema:0.3"), "weights", "0.1 to 0.2")
     refused(cli("sample", path.path, "--weights", "last"), "weights", "step:N")
 
 
