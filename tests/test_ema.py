@@ -147,7 +147,7 @@ def test_weights_by_name(config: Config, cli: Cli, tmp_path: Path) -> None:
 
     for weights in ("ema:0.3", "ema:0.04", "step:7", "ema:-", "step:²", "last"):
         with pytest.raises(
-            SamplingError, match=r"^weights: .*0\.05 to 0\.1.* 4, 8, 12, 15, 16, 20$"
+            SamplingError, match=r"^weights: .*0\.1 to 0\.2.* 4, 8, 12, 15, 16, 20$"
         ):
             load_model(path, weights=weights)
     with pytest.raises(ConfigError, match=r"weights: "):
