@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from qhdm.errors import ConfigError
 from qhdm.quantum.ansatz import ANSATZE
 from qhdm.quantum.options import ENGINES, PATCH_CHANNELS, Aer, EngineName, EngineOptions
-from qhdm.schema import one_line_errors
+from qhdm.schema import Either, one_line_errors
 from qhdm.shipped import shipped_files
 
 #: No unknown keys, no infinite or NaN values.
@@ -407,7 +407,7 @@ class TrainConfig:
     cooldown: Fraction = 0.5
     grad_clip: Annotated[float, Field(gt=0)] | None = None
     label_dropout: BelowOne = 0.1
-    ema: PowerEmaConfig | EmaConfig = field(default_factory=EmaConfig)
+    ema: Annotated[PowerEmaConfig | EmaConfig, Either] = field(default_factory=EmaConfig)
     precision: Literal["auto", "float32", "bf16"] = "float32"
     compile: bool = False
     tensorboard: bool = False

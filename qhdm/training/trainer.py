@@ -86,7 +86,11 @@ class Trainer:
         self.world = world
         self.model = build_model(config).to(device)
         self.schedule = Schedule(config.diffusion, p2_k=config.p2_k).to(device)
-        self.ema = make_ema(self.model, train.ema)
+        self.ema = make_ema(self.model, train.ema)  # in float32, as everything that samples
+        bf16 = precision_of(train, device) == "bf16"
+        self.model.compute_dtype = torch.bfloat16 if bf16 else torch.float32
+        # The published network knows no other way.
+        self._autocast = bf16 and self.model.time_input == "timestep"
         self._weights = list(self.model.parameters())
         self._network: Callable[..., Tensor] = self.model
         if train.compile:
@@ -98,7 +102,6 @@ class Trainer:
         trained = [p for p in self._weights if p.requires_grad and id(p) not in known]
         self._parameters = {"classical": trained, **({"quantum": angles} if angles else {})}
         self.optimizer = make_optimizer(train, self._weights, angles)
-        self._bf16 = precision_of(train, device) == "bf16"
         self._norms: dict[str, Tensor] = {}
         self.step = 0
 
@@ -132,7 +135,7 @@ class Trainer:
         draws = Draws(self.config.seed, Stream.STEP_CALL, [position])
         with (
             drawing(draws),
-            torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16),
+            torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._autocast),
         ):
             output = self._network(x_t, t, labels.masked_fill(hidden, NULL_LABEL))
         # The share of the batch's mean: whatever the shares, they add up to it.
@@ -147,6 +150,7 @@ class Trainer:
             )
         set_learning_rates(self.optimizer, train, self.step)
         self.optimizer.step()
+        self.model.normalize()
         self.step += 1
         self.ema.update(self.model, self.step)
         return loss
