@@ -89,8 +89,8 @@ class Trainer:
         self.ema = make_ema(self.model, train.ema)  # in float32, as everything that samples
         bf16 = precision_of(train, device) == "bf16"
         self.model.compute_dtype = torch.bfloat16 if bf16 else torch.float32
-        # The published network knows no other way.
-        self._autocast = bf16 and self.model.time_input == "timestep"
+        published = self.model.time_input == "timestep"
+        self._autocast = bf16 and published  # that network knows no other way
         self._weights = list(self.model.parameters())
         self._network: Callable[..., Tensor] = self.model
         if train.compile:
@@ -101,7 +101,7 @@ class Trainer:
         known = set(map(id, angles))
         trained = [p for p in self._weights if p.requires_grad and id(p) not in known]
         self._parameters = {"classical": trained, **({"quantum": angles} if angles else {})}
-        self.optimizer = make_optimizer(train, self._weights, angles)
+        self.optimizer = make_optimizer(train, self._weights, angles, fused=not published)
         self._norms: dict[str, Tensor] = {}
         self.step = 0
 
