@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from qhdm.config import (
         Config,
         DataConfig,
-        DiffusionConfig,
+        DiscreteConfig,
+        EdmConfig,
         EmaConfig,
         EncoderConfig,
         ModelConfig,
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "config": (
-        "Config DataConfig DiffusionConfig EmaConfig EncoderConfig ModelConfig QuantumConfig "
-        "SampleConfig Sampling TrainConfig VertexConfig load_config"
+        "Config DataConfig DiscreteConfig EdmConfig EmaConfig EncoderConfig ModelConfig "
+        "QuantumConfig SampleConfig Sampling TrainConfig VertexConfig load_config"
     ),
     "errors": "QhdmError",
     "metrics": "EvaluationSettings evaluate",
@@ -63,7 +64,8 @@ __all__ = [
     "Callback",
     "Config",
     "DataConfig",
-    "DiffusionConfig",
+    "DiscreteConfig",
+    "EdmConfig",
     "EmaConfig",
     "EncoderConfig",
     "EvaluationSettings",

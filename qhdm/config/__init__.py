@@ -7,17 +7,15 @@ from qhdm.config.config import (
     to_yaml,
     with_circuit_files,
 )
-from qhdm.config.sampling import EngineRequest, SamplerOptions, Sampling
+from qhdm.config.diffusion import DiscreteConfig, EdmConfig
+from qhdm.config.sampling import EngineRequest, SampleConfig, SamplerName, SamplerOptions, Sampling
 from qhdm.config.sections import (
     DataConfig,
-    DiffusionConfig,
     EmaConfig,
     EncoderConfig,
     FilePath,
     ModelConfig,
     QuantumConfig,
-    SampleConfig,
-    SamplerName,
     TrainConfig,
     VertexConfig,
     is_circuit_file,
@@ -26,7 +24,8 @@ from qhdm.config.sections import (
 __all__ = [
     "Config",
     "DataConfig",
-    "DiffusionConfig",
+    "DiscreteConfig",
+    "EdmConfig",
     "EmaConfig",
     "EncoderConfig",
     "EngineRequest",

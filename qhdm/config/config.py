@@ -18,14 +18,14 @@ from qhdm.config.checks import (
     sampling_problems,
     shape_problems,
 )
+from qhdm.config.diffusion import DiscreteConfig
+from qhdm.config.sampling import SampleConfig
 from qhdm.config.sections import (
     STRICT,
     DataConfig,
-    DiffusionConfig,
     ModelConfig,
     QuantumConfig,
     ReleasedConfig,
-    SampleConfig,
     TrainConfig,
     VertexConfig,
     is_circuit_file,
@@ -58,7 +58,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     quantum: QuantumConfig = field(default_factory=QuantumConfig)
-    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    diffusion: DiscreteConfig = field(default_factory=DiscreteConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     released: ReleasedConfig = field(default_factory=ReleasedConfig)
@@ -77,12 +77,6 @@ class Config:
         if self.model.kind == "fullqvunet":
             return channels // PATCH_CHANNELS
         return self.quantum.vertex.count(channels)
-
-    @property
-    def p2_k(self) -> float:
-        """k of the loss weight (k + snr)^-gamma."""
-        diffusion = self.diffusion
-        return diffusion.p2_gamma if self.released.p2_k_from_gamma else diffusion.p2_k
 
     @model_validator(mode="after")
     def _check(self) -> Config:
