@@ -91,6 +91,16 @@ def _count_problems(section: str, place: VertexConfig, channels: int) -> Iterato
         )
 
 
+def diffusion_problems(model: ModelConfig, diffusion: EdmConfig | DiscreteConfig) -> Iterator[str]:
+    """Noise levels that the network cannot be told."""
+    if isinstance(diffusion, EdmConfig) and hasattr(model, "dim_mults"):
+        yield (
+            "diffusion.prediction: edm has continuous noise levels, but the published network "
+            "(model.dim_mults) is told timesteps; set it to eps or x0, or take the recommended "
+            "network"
+        )
+
+
 def sampling_problems(
     sample: SampleConfig, diffusion: EdmConfig | DiscreteConfig, train: TrainConfig
 ) -> Iterator[str]:

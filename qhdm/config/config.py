@@ -13,12 +13,13 @@ from pydantic import Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
 from qhdm.config.checks import (
+    diffusion_problems,
     filter_problems,
     released_problems,
     sampling_problems,
     shape_problems,
 )
-from qhdm.config.diffusion import DiscreteConfig
+from qhdm.config.diffusion import DiscreteConfig, EdmConfig
 from qhdm.config.sampling import SampleConfig
 from qhdm.config.sections import (
     STRICT,
@@ -32,7 +33,7 @@ from qhdm.config.sections import (
 )
 from qhdm.errors import ConfigError
 from qhdm.quantum.options import PATCH_CHANNELS
-from qhdm.schema import one_line_errors, read_document, validate, with_overrides
+from qhdm.schema import Either, one_line_errors, read_document, validate, with_overrides
 from qhdm.shipped import find_shipped
 
 P = TypeVar("P", bound=VertexConfig)
@@ -58,7 +59,8 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     quantum: QuantumConfig = field(default_factory=QuantumConfig)
-    diffusion: DiscreteConfig = field(default_factory=DiscreteConfig)
+    # Until the recommended network is the default, so is not EDM, which needs it.
+    diffusion: Annotated[EdmConfig | DiscreteConfig, Either] = field(default_factory=DiscreteConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     released: ReleasedConfig = field(default_factory=ReleasedConfig)
@@ -87,6 +89,7 @@ class Config:
             shape_problems(data, model),
             filter_problems(data, model, quantum),
             released_problems(self.released, data, model, quantum.encoder),
+            diffusion_problems(model, self.diffusion),
             sampling_problems(self.sample, self.diffusion, self.train),
         ):
             raise ValueError(problem)

@@ -24,6 +24,9 @@ from torch import Tensor
 from qhdm.config import Config, DiscreteConfig, EdmConfig
 from qhdm.errors import SamplingError
 
+#: What a network is told of the noise level: the timestep, or ln(sigma) / 4.
+TimeInput = Literal["timestep", "log_sigma"]
+
 
 @dataclass(frozen=True, eq=False)
 class Levels:
@@ -167,7 +170,7 @@ class Discrete(Preconditioning):
         device: torch.device,
         *,
         p2_k: float | None = None,
-        time_input: Literal["timestep", "log_sigma"] = "timestep",
+        time_input: TimeInput = "timestep",
     ) -> None:
         super().__init__(device, config.loss)
         alphas_bar = torch.cumprod(1 - _BETAS[config.schedule](config.timesteps), dim=0)
@@ -211,7 +214,9 @@ def make_preconditioning(config: Config, device: torch.device | str = "cpu") -> 
     if isinstance(diffusion, EdmConfig):
         return Edm(diffusion, device)
     k = diffusion.p2_gamma if config.released.p2_k_from_gamma else diffusion.p2_k
-    return Discrete(diffusion, device, p2_k=k)
+    published = hasattr(config.model, "dim_mults")
+    told: TimeInput = "timestep" if published else "log_sigma"
+    return Discrete(diffusion, device, p2_k=k, time_input=told)
 
 
 def cosine_betas(timesteps: int, *, s: float = 0.008, max_beta: float = 0.999) -> Tensor:

@@ -93,7 +93,10 @@ class Trainer:
         self.step = 0
 
     def advance(self) -> Tensor:
-        """One optimisation step on the next batch; returns the loss, a scalar on the device."""
+        """One optimisation step on the next batch; returns the loss, a scalar on the device.
+
+        The loss is without the network's learned weights (`log_variance`), which hide its fall.
+        """
         assert self.batches is not None
         B = self.batches.batch_size
         share = self.world.share(B)
@@ -123,11 +126,13 @@ class Trainer:
         with drawing(draws), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
             label = labels.masked_fill(hidden, NULL_LABEL)
             output = self._network(levels.noisy(x_0, n), levels.time, label)
-        # The share of the batch's mean: whatever the shares, they add up to it.
-        loss = self.preconditioning.error(output, x_0, n, levels).sum() / B
+        error = self.preconditioning.error(output, x_0, n, levels)
+        # Learned uncertainty: error / v + ln v is least at v = error (Karras et al. 2024, eq. 21).
+        log_variance = self.model.log_variance(levels.time)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        loss = self._of_all(loss.detach())
+        # The share of the batch's mean: whatever the shares, they add up to it.
+        ((error * (-log_variance).exp() + log_variance).sum() / B).backward()
+        loss = self._of_all(error.detach().sum() / B)
         self.gradient_norms = self._gradient_norms()
         if train.grad_clip is not None:
             torch.nn.utils.clip_grads_with_norm_(
