@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from qhdm.config import (
         Config,
         DataConfig,
-        DiffusionConfig,
+        DiscreteConfig,
+        EdmConfig,
         EmaConfig,
         EncoderConfig,
         ModelConfig,
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "config": (
-        "Config DataConfig DiffusionConfig EmaConfig EncoderConfig ModelConfig PowerEmaConfig "
+        "Config DataConfig DiscreteConfig EdmConfig EmaConfig EncoderConfig ModelConfig "
+        "PowerEmaConfig "
         "QuantumConfig SampleConfig Sampling TrainConfig VertexConfig load_config"
     ),
     "errors": "QhdmError",
@@ -64,7 +66,8 @@ __all__ = [
     "Callback",
     "Config",
     "DataConfig",
-    "DiffusionConfig",
+    "DiscreteConfig",
+    "EdmConfig",
     "EmaConfig",
     "EncoderConfig",
     "EvaluationSettings",

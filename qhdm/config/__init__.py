@@ -7,18 +7,16 @@ from qhdm.config.config import (
     to_yaml,
     with_circuit_files,
 )
-from qhdm.config.sampling import EngineRequest, SamplerOptions, Sampling, WeightsName
+from qhdm.config.diffusion import DiscreteConfig, EdmConfig
+from qhdm.config.sampling import EngineRequest, SampleConfig, SamplerName, SamplerOptions, Sampling
 from qhdm.config.sections import (
     DataConfig,
-    DiffusionConfig,
     EmaConfig,
     EncoderConfig,
     FilePath,
     ModelConfig,
     PowerEmaConfig,
     QuantumConfig,
-    SampleConfig,
-    SamplerName,
     TrainConfig,
     VertexConfig,
     is_circuit_file,
@@ -27,7 +25,8 @@ from qhdm.config.sections import (
 __all__ = [
     "Config",
     "DataConfig",
-    "DiffusionConfig",
+    "DiscreteConfig",
+    "EdmConfig",
     "EmaConfig",
     "EncoderConfig",
     "EngineRequest",

@@ -53,16 +53,18 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-def _ascending(limits: tuple[float, float]) -> tuple[float, float]:
+def ascending(limits: tuple[float, float]) -> tuple[float, float]:
+    """Check that limits are [low, high]."""
     if not limits[0] < limits[1]:
         raise PydanticCustomError("range", "must be [low, high], low being less than high")
     return limits
 
 
 Positive = Annotated[int, Field(ge=1)]
+AboveZero = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
-Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
+Range = Annotated[tuple[float, float], AfterValidator(ascending)]
 Levels = Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(_distinct)]
 ClassName = Annotated[str, AfterValidator(_class_name)]
 Classes = Annotated[tuple[ClassName, ...], Field(min_length=1), AfterValidator(_distinct)]
@@ -70,7 +72,6 @@ Classes = Annotated[tuple[ClassName, ...], Field(min_length=1), AfterValidator(_
 FilePath = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
 #: A built-in family, or the path of a circuit file (or the name of a shipped one).
 Ansatz = Annotated[FilePath, AfterValidator(_ansatz)]
-SamplerName = Literal["ddpm", "ddim", "dpm++"]
 
 #: Ansatz layers of a family, unless given.
 FAMILY_LAYERS = 3
@@ -278,31 +279,6 @@ class QuantumConfig:
 
 @one_line_errors
 @dataclass(frozen=True, config=STRICT)
-class DiffusionConfig:
-    """The forward process and the loss.
-
-    Attributes:
-        timesteps: T.
-        schedule: `cosine` (Nichol & Dhariwal 2021) or `linear` (Ho et al. 2020).
-        prediction: what the network predicts, the noise `eps` or the clean image `x0`.
-        loss: `l2` or `l1`.
-        p2_gamma, p2_k: weight (k + snr)^-gamma per timestep (Choi et al. 2022); gamma 0 is plain.
-
-    Example:
-        >>> qhdm.DiffusionConfig(timesteps=200, schedule="linear").prediction
-        'eps'
-    """
-
-    timesteps: Annotated[int, Field(ge=2, le=100_000)] = 1000
-    schedule: Literal["cosine", "linear"] = "cosine"
-    prediction: Literal["eps", "x0"] = "eps"
-    loss: Literal["l2", "l1"] = "l2"
-    p2_gamma: Annotated[float, Field(ge=0)] = 1.0
-    p2_k: Annotated[float, Field(gt=0)] = 1.0
-
-
-@one_line_errors
-@dataclass(frozen=True, config=STRICT)
 class PowerEmaConfig:
     """Averages of the weights by power-function profiles (Karras et al. 2024, arXiv 2312.02696).
 
@@ -423,22 +399,6 @@ class TrainConfig:
             return False
         updates = -(-self.steps // (self.ema.snapshots * self.ema.every))
         return step % (updates * self.ema.every) == 0
-
-
-@one_line_errors
-@dataclass(frozen=True, config=STRICT)
-class SampleConfig:
-    """Defaults of `Sampling`, and the preview grids of training.
-
-    Example:
-        >>> qhdm.SampleConfig(sampler="ddim", steps=20).guidance
-        1.0
-    """
-
-    sampler: SamplerName = "dpm++"
-    steps: Positive = 50
-    guidance: Annotated[float, Field(ge=0)] = 1.0
-    num: Positive = 8
 
 
 @one_line_errors

@@ -268,9 +268,13 @@ def evaluation_path(run: RunDirectory, generated: GeneratedRecord, extractor: Ex
         f"{generated.sampler}-{generated.steps}steps",
         f"guidance{generated.guidance:g}",
         f"seed{generated.seed}",
-        f"{generated.weights}-step{generated.step}",
+        f"{generated.weights}-step{generated.step}".replace(":", "-"),
         str(generated.engine).replace(":", "-"),
     ]
+    if generated.guidance_interval:
+        parts.append("sigma{:g}-{:g}".format(*generated.guidance_interval))
+    if generated.guide:
+        parts.append(f"by-{generated.guide}".replace(":", "-"))
     if generated.eta:
         parts.append(f"eta{generated.eta:g}")
     if generated.method not in (None, "auto"):
@@ -282,8 +286,7 @@ def evaluation_path(run: RunDirectory, generated: GeneratedRecord, extractor: Ex
     if generated.noise:
         parts.append(Path(generated.noise).stem)
     parts.append(f"{extractor.record.name}-{extractor.record.digest}")
-    name = "_".join(parts).replace("+", "p").replace(":", "")
-    return run.path / "evaluations" / f"{name}.json"
+    return run.path / "evaluations" / ("_".join(parts).replace("+", "p") + ".json")
 
 
 def _matching(path: Path, request: Evaluation) -> Evaluation:

@@ -38,18 +38,14 @@ def checkpoint_files(
 
 
 def snapshot_files(weights: Mapping[str, Mapping[str, Tensor]]) -> dict[str, bytes]:
-    """The contents of a snapshot's files, by name: weights in half precision."""
-    halved = {
-        name: {key: _half(tensor) for key, tensor in state.items()}
-        for name, state in weights.items()
-    }
-    return _with_sums(_weight_files(halved))
+    """The contents of a snapshot's files, by name."""
+    return _with_sums(_weight_files(weights))
 
 
-def _half(tensor: Tensor) -> Tensor:
+def half(tensor: Tensor) -> Tensor:
     """`tensor` in half precision if it can hold the values."""
-    half = tensor.half()
-    return half if half.isfinite().all() else tensor
+    halved = tensor.half()
+    return halved if halved.isfinite().all() else tensor
 
 
 def weight_file(name: str) -> str:

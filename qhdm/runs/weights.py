@@ -1,4 +1,4 @@
-"""Weights of a run by name: `ema`, `ema:0.08`, `step:4000`, `model` (`WeightsName`)."""
+"""Weights of a run by name (`qhdm.config.sampling.Weights`): `ema:0.08`, `step:4000`, ..."""
 
 from __future__ import annotations
 
