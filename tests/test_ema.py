@@ -152,7 +152,7 @@ def test_weights_by_name(config: Config, cli: Cli, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"weights: "):
         qhdm.Sampling(weights="last")
     refused(cli("sample", path.path, "--weights", "ema:0.3"), "weights", "0.1 to 0.2")
-    refused(cli("sample", path.path, "--weights", "last"), "weights", "step:N")
+    refused(cli("sample", path.path, "--weights", "last"), "weights", "step:4000")
 
 
 def test_a_damaged_snapshot_is_named(config: Config, tmp_path: Path) -> None:
