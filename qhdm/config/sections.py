@@ -288,7 +288,7 @@ class PowerEmaConfig:
     Attributes:
         std: lengths of the running averages: standard deviations of the profiles as fractions of
             the steps done. The first one is `ema`.
-        every: interval of updates in steps.
+        update_every: interval of updates in steps.
         snapshots: the number of moments, evenly spaced over `train.steps`, of which the averages
             are kept, in half precision.
 
@@ -303,7 +303,7 @@ class PowerEmaConfig:
         Field(min_length=1, max_length=4),
         AfterValidator(_distinct),
     ] = (0.05, 0.10)
-    every: Positive = 4
+    update_every: Positive = 4
     snapshots: Annotated[int, Field(ge=1, le=64)] = 8
 
     @property
@@ -312,8 +312,8 @@ class PowerEmaConfig:
         return ("ema", *(f"ema-{std:g}" for std in self.std[1:]))
 
     def averaged_to(self, step: int) -> int:
-        """The last step whose weights are in the averages of `step`; until `every`, each is."""
-        return step - step % self.every if step > self.every else step
+        """The last step whose weights are in the averages of `step`."""
+        return step - step % self.update_every if step > self.update_every else step
 
 
 @one_line_errors
@@ -397,8 +397,8 @@ class TrainConfig:
         """Whether a snapshot of the averages of `step` is kept."""
         if not isinstance(self.ema, PowerEmaConfig):
             return False
-        updates = -(-self.steps // (self.ema.snapshots * self.ema.every))
-        return step % (updates * self.ema.every) == 0
+        every = self.ema.update_every
+        return step % (every * -(-self.steps // (every * self.ema.snapshots))) == 0
 
 
 @one_line_errors
