@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         EmaConfig,
         EncoderConfig,
         ModelConfig,
+        PublishedModelConfig,
         QuantumConfig,
         SampleConfig,
         Sampling,
@@ -42,8 +43,9 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "config": (
-        "Config DataConfig DiffusionConfig EmaConfig EncoderConfig ModelConfig QuantumConfig "
-        "SampleConfig Sampling TrainConfig VertexConfig load_config"
+        "Config DataConfig DiffusionConfig EmaConfig EncoderConfig ModelConfig "
+        "PublishedModelConfig QuantumConfig SampleConfig Sampling TrainConfig VertexConfig "
+        "load_config"
     ),
     "errors": "QhdmError",
     "metrics": "EvaluationSettings evaluate",
@@ -74,6 +76,7 @@ __all__ = [
     "ModelConfig",
     "PreviewGrid",
     "ProgressBar",
+    "PublishedModelConfig",
     "QhdmError",
     "QuantumConfig",
     "QuantumConv2d",

@@ -14,8 +14,8 @@ from qhdm.config import Config, Sampling
 from qhdm.device import resolve_device
 from qhdm.diffusion import Chain, Schedule, Trajectory, generate, trace
 from qhdm.errors import RunError, SamplingError, did_you_mean
-from qhdm.models import UNet, build_model, frozen
-from qhdm.models.build import set_engine
+from qhdm.models import DiffusionNetwork, build_model, frozen
+from qhdm.models.filters import set_engine
 from qhdm.quantum.engines import Engine, make_engine
 from qhdm.quantum.options import EngineOptions, Exact, Hardware
 from qhdm.runs.checkpoints import load_weights
@@ -30,7 +30,7 @@ Weights = Literal["ema", "model"]
 
 def load_model(
     path: str | Path | RunDirectory, *, weights: Weights = "ema"
-) -> tuple[UNet, RunDirectory]:
+) -> tuple[DiffusionNetwork, RunDirectory]:
     """The network of the latest checkpoint of a run directory, on the CPU, and the directory.
 
     Raises:
@@ -66,7 +66,12 @@ class Run:
     """
 
     def __init__(
-        self, model: UNet, config: Config, *, device: torch.device, path: Path | None = None
+        self,
+        model: DiffusionNetwork,
+        config: Config,
+        *,
+        device: torch.device,
+        path: Path | None = None,
     ) -> None:
         assert config.data.classes is not None
         self.config = config
@@ -75,7 +80,7 @@ class Run:
         self.device = device
         self.model = model.to(device).eval().requires_grad_(False)
         self.schedule = Schedule(config.diffusion).to(device)
-        self._last: UNet | None = None
+        self._last: DiffusionNetwork | None = None
 
     @classmethod
     def open(cls, path: str | Path, *, device: str = "auto") -> Run:
@@ -168,7 +173,7 @@ class Run:
         labels: Sequence[str | int] | None,
         indices: Sequence[int] | None,
         batch_size: int | None,
-    ) -> tuple[Chain, list[UNet]]:
+    ) -> tuple[Chain, list[DiffusionNetwork]]:
         """The evaluations of a request, all images in one batch if None, and their networks."""
         request = request.resolved(self.config)
         steps = int(request.steps)
@@ -247,7 +252,7 @@ class Run:
         labels = [label for label in chosen for _ in range(num)]
         return labels, [i * len(names) + label for label in chosen for i in range(num)]
 
-    def network(self, weights: Weights = "ema") -> UNet:
+    def network(self, weights: Weights = "ema") -> DiffusionNetwork:
         """The network with its averaged weights (`ema`) or its last ones (`model`)."""
         if weights == "ema":
             return self.model
@@ -260,12 +265,12 @@ class Run:
 
     def with_engine(
         self, engine: Engine | EngineOptions | str, *, weights: Weights = "ema"
-    ) -> UNet:
+    ) -> DiffusionNetwork:
         """A copy of the network whose filters `engine` evaluates."""
         return _on_engine(self.network(weights), engine)
 
 
-def _on_engine(model: UNet, engine: Engine | EngineOptions | str) -> UNet:
+def _on_engine(model: DiffusionNetwork, engine: Engine | EngineOptions | str) -> DiffusionNetwork:
     changed = copy.deepcopy(model)
     set_engine(changed, make_engine(engine))
     return changed

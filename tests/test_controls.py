@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from qhdm.models.blocks import HybridConv2d
 from tolerances import FLOAT64
 
 from qhdm.config import Config, load_config
@@ -14,7 +15,6 @@ from qhdm.data import EUROSAT_CLASSES
 from qhdm.errors import CircuitError
 from qhdm.models import UNet, build_model
 from qhdm.models.baselines import SparseLinear
-from qhdm.models.blocks import HybridConv2d
 from qhdm.models.counts import count_parameters, quantum_parameters
 from qhdm.quantum import build_filter, expectation
 from qhdm.quantum.layer import PatchTiling, QuantumConv2d

@@ -30,7 +30,7 @@ from qhdm import cli
 from qhdm.comparison.spec import Specification, load_grid
 from qhdm.config import Config, load_config
 from qhdm.hardware.spec import JobSpec
-from qhdm.models.build import build_filters
+from qhdm.models.filters import build_filters
 
 #: Commands that do not run, with the reason.
 NOT_RUN = {

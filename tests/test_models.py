@@ -9,12 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from networks import SMALL, inputs, total, trained_a_little
-from torch import nn
-
-import qhdm
-from qhdm.config import Config, load_config
-from qhdm.errors import ConfigError
-from qhdm.models import UNet, build_model, frozen
 from qhdm.models.blocks import (
     Attention,
     ChannelNorm,
@@ -23,6 +17,12 @@ from qhdm.models.blocks import (
     LinearAttention,
     WeightStandardizedConv2d,
 )
+from torch import nn
+
+import qhdm
+from qhdm.config import Config, load_config
+from qhdm.errors import ConfigError
+from qhdm.models import UNet, build_model, frozen
 from qhdm.models.counts import count_parameters, filter_evaluations
 from qhdm.quantum.connector import FilterConnector
 from qhdm.quantum.exact.engine import BoundFilter

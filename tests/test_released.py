@@ -7,13 +7,13 @@ import dataclasses
 import pytest
 import torch
 from networks import RELEASED, inputs, small_released, total, trained_a_little
+from qhdm.models.blocks import Attention
+from qhdm.models.released import TokenNormalisedAttention
 
 from qhdm.config import Config, load_config
 from qhdm.data import EUROSAT_CLASSES
 from qhdm.errors import ConfigError
 from qhdm.models import build_model
-from qhdm.models.blocks import Attention
-from qhdm.models.released import TokenNormalisedAttention
 from qhdm.training.estimate import describe_counts
 from qhdm.training.trainer import Trainer
 

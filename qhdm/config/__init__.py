@@ -7,20 +7,19 @@ from qhdm.config.config import (
     to_yaml,
     with_circuit_files,
 )
+from qhdm.config.fields import FilePath, SamplerName, is_circuit_file
+from qhdm.config.published import PublishedModelConfig, ReleasedConfig
 from qhdm.config.sampling import EngineRequest, SamplerOptions, Sampling
 from qhdm.config.sections import (
     DataConfig,
     DiffusionConfig,
     EmaConfig,
     EncoderConfig,
-    FilePath,
     ModelConfig,
     QuantumConfig,
     SampleConfig,
-    SamplerName,
     TrainConfig,
     VertexConfig,
-    is_circuit_file,
 )
 
 __all__ = [
@@ -32,7 +31,9 @@ __all__ = [
     "EngineRequest",
     "FilePath",
     "ModelConfig",
+    "PublishedModelConfig",
     "QuantumConfig",
+    "ReleasedConfig",
     "SampleConfig",
     "SamplerName",
     "SamplerOptions",

@@ -14,25 +14,24 @@ from pydantic.dataclasses import dataclass
 
 from qhdm.config.checks import (
     filter_problems,
-    released_problems,
+    published_problems,
     sampling_problems,
     shape_problems,
 )
+from qhdm.config.fields import STRICT, is_circuit_file
+from qhdm.config.published import PublishedModelConfig, ReleasedConfig
 from qhdm.config.sections import (
-    STRICT,
     DataConfig,
     DiffusionConfig,
     ModelConfig,
     QuantumConfig,
-    ReleasedConfig,
     SampleConfig,
     TrainConfig,
     VertexConfig,
-    is_circuit_file,
 )
 from qhdm.errors import ConfigError
 from qhdm.quantum.options import PATCH_CHANNELS
-from qhdm.schema import one_line_errors, read_document, validate, with_overrides
+from qhdm.schema import Either, one_line_errors, read_document, validate, with_overrides
 from qhdm.shipped import find_shipped
 
 P = TypeVar("P", bound=VertexConfig)
@@ -50,13 +49,15 @@ class Config:
         ...     model=qhdm.ModelConfig(kind="qcunet"), train=qhdm.TrainConfig(steps=2000)
         ... )
         >>> config.vertex_filters
-        1
+        4
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "eurosat"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
     data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: Annotated[ModelConfig | PublishedModelConfig, Either] = field(
+        default_factory=ModelConfig
+    )
     quantum: QuantumConfig = field(default_factory=QuantumConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -64,9 +65,11 @@ class Config:
     released: ReleasedConfig = field(default_factory=ReleasedConfig)
 
     @property
-    def encoder_levels(self) -> tuple[int, ...]:
-        """Encoder levels with quantum filters."""
-        return self.quantum.encoder.levels if self.model.kind == "qcunet" else ()
+    def encoder_filters(self) -> dict[int, int]:
+        """Number of filters on each encoder level that has some."""
+        if self.model.kind != "qcunet":
+            return {}
+        return self.quantum.encoder.counts(self.model.level_channels)
 
     @property
     def vertex_filters(self) -> int:
@@ -92,7 +95,7 @@ class Config:
         for problem in chain(
             shape_problems(data, model),
             filter_problems(data, model, quantum),
-            released_problems(self.released, data, model, quantum.encoder),
+            published_problems(self.released, data, model, quantum.encoder),
             sampling_problems(self.sample, self.diffusion, self.train),
         ):
             raise ValueError(problem)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from pydantic import Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
-from qhdm.config.sections import STRICT, Positive, QuantumConfig, SamplerName
+from qhdm.config.fields import STRICT, Positive, SamplerName
+from qhdm.config.sections import QuantumConfig
 from qhdm.errors import SamplingError
 from qhdm.quantum.options import Aer, EngineOptions, Exact, Hardware, Method, Noise, Shots
 from qhdm.schema import one_line_errors

@@ -39,8 +39,8 @@ from qhdm.hardware.request import Position, Request
 from qhdm.hardware.runtime import Device, Service
 from qhdm.hardware.spec import JobSpec
 from qhdm.hardware.submission import Submitter
-from qhdm.models import UNet, frozen
-from qhdm.models.build import set_engine
+from qhdm.models import DiffusionNetwork, frozen
+from qhdm.models.filters import set_engine
 from qhdm.quantum.connector import FilterConnector
 from qhdm.quantum.engines import Bound, make_engine
 from qhdm.quantum.filter import Filter
@@ -91,7 +91,7 @@ class SamplingJob:
     """
 
     spec: JobSpec
-    model: UNet
+    model: DiffusionNetwork
     config: Config
     labels: Sequence[int]
     indices: Sequence[int]
@@ -353,7 +353,7 @@ class SamplingJob:
             start=start,
         )
 
-    def _exact_model(self) -> UNet:
+    def _exact_model(self) -> DiffusionNetwork:
         model = copy.deepcopy(self.model)
         set_engine(model, make_engine("exact"))
         return model
@@ -369,7 +369,9 @@ def last_state(ledger: Ledger) -> State | None:
     return State(step, tensors["x"], tensors.get("previous"))
 
 
-def _connectors(model: UNet, places: Sequence[str]) -> list[tuple[str, FilterConnector]]:
+def _connectors(
+    model: DiffusionNetwork, places: Sequence[str]
+) -> list[tuple[str, FilterConnector]]:
     """The filters of some places of the network, by name, in no particular order."""
     return [
         (name.removesuffix(".quantum.connector"), module)
