@@ -22,7 +22,6 @@ import qhdm  # noqa: F401 - before torch, whose threads it tells how to wait
 
 # isort: split
 import torch
-from qhdm.models.blocks import ChannelNorm, LinearAttention
 from torch import Tensor, nn
 from train_step import EUROSAT, batch_of, step_seconds
 
@@ -30,6 +29,7 @@ from qhdm.config import Config, Sampling, load_config
 from qhdm.data import EUROSAT_CLASSES, Batches, load
 from qhdm.device import resolve_device
 from qhdm.models import build_model
+from qhdm.reproduction.network.blocks import ChannelNorm, LinearAttention
 from qhdm.run import Run
 from qhdm.training.trainer import Trainer
 

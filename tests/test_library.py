@@ -249,7 +249,7 @@ def test_data_sets_are_evaluated_as_arrays_are(names: dict[str, Any]) -> None:
         (lambda: qhdm.Sampling(classes="Forest"), "Sampling: classes: "),
         (lambda: qhdm.Sampling(shots=5), "Sampling: shots: "),
         (lambda: qhdm.TrainConfig(lr="x"), "TrainConfig: lr: "),
-        (lambda: qhdm.Config(model=qhdm.ModelConfig(groups=7)), r"Config: model\.groups: 7"),
+        (lambda: qhdm.Config(model=qhdm.ModelConfig(head_dim=7)), r"Config: model\.head_dim: 7"),
         (lambda: replace(qhdm.Config(), seed=-3), "Config: seed: .*-3"),
         (
             lambda: qhdm.EvaluationSettings(engine=qhdm.Hardware(backend="fake_fez")),
@@ -303,6 +303,6 @@ def test_optimisers_and_schedules_have_names(names: dict[str, Any]) -> None:
         more = dataclasses.replace(run.config.train, steps=3)
         longer = dataclasses.replace(run.config, train=more)
         assert qhdm.resume(run.path, config=longer, callbacks=[]).config.train.steps == 3
-    other = dataclasses.replace(config.model, dim_head=16)
+    other = dataclasses.replace(config.model, head_dim=16)
     with pytest.raises(ConfigError, match="--set model"):
         qhdm.resume(run.path, config=dataclasses.replace(run.config, model=other))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, replace
 from itertools import chain
 from pathlib import Path
@@ -19,7 +19,12 @@ from qhdm.config.checks import (
     shape_problems,
 )
 from qhdm.config.fields import STRICT, is_circuit_file
-from qhdm.config.published import PublishedModelConfig, ReleasedConfig
+from qhdm.config.published import (
+    DEFAULTS,
+    PublishedModelConfig,
+    ReleasedConfig,
+    with_defaults,
+)
 from qhdm.config.sections import (
     DataConfig,
     DiffusionConfig,
@@ -86,6 +91,14 @@ class Config:
         """k of the loss weight (k + snr)^-gamma."""
         diffusion = self.diffusion
         return diffusion.p2_gamma if self.released.p2_k_from_gamma else diffusion.p2_k
+
+    @classmethod
+    def completed(cls, data: Any) -> Any:
+        """The data of a file, with the published values of keys that it leaves out."""
+        variants = (ModelConfig, PublishedModelConfig)
+        if isinstance(data, Mapping) and Either.is_second(data.get("model"), variants):
+            return with_defaults(data, DEFAULTS)
+        return data
 
     @model_validator(mode="after")
     def _check(self) -> Config:

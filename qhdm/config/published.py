@@ -1,17 +1,40 @@
 """The sections of the published set-up (arXiv 2512.20448), where it differs from the recommended.
 
-A section is read as the published variant if it has a key that only this one has.
+A section is read as the published variant if it has a key that only this one has. Keys that a
+configuration of the published network leaves out have their published values.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from qhdm.config.fields import STRICT, Kind, Positive
 from qhdm.schema import one_line_errors
+
+#: Published values of keys, where those of the recommended set-up differ.
+DEFAULTS: Mapping[str, Any] = {
+    "quantum": {
+        "vertex": {"ansatz": "hqconv", "filters": 1},
+        "encoder": {"ansatz": "hqconv", "filters": 1, "levels": [4]},
+    },
+}
+
+
+def with_defaults(values: Any, defaults: Mapping[str, Any]) -> Any:
+    """Nested mappings with the keys of `defaults` that they lack; other values as they are."""
+    if not isinstance(values, Mapping):
+        return values
+    filled = {
+        key: with_defaults(values.get(key, {}), default)
+        if isinstance(default, Mapping)
+        else values.get(key, default)
+        for key, default in defaults.items()
+    }
+    return {**values, **filled}
 
 
 @one_line_errors

@@ -24,8 +24,8 @@ class QuantumBranch(nn.Module):
 
     The first 3F channels of x (unit magnitude) are turned by a learned gain and shift each, from 1
     and pi / 2 at the start: at 0, controlled rotations rest on |0>, and <Z> is nearly even in x.
-    `mean` (of each value of a patch) and `spread` are those of the values at the start, for x from a
-    standard normal distribution on the exact engine.
+    `mean` (of each value of a patch) and `spread` are those of z at the start, measured on the
+    exact engine for x from a standard normal distribution.
 
     Args:
         dim: C.
