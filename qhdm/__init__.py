@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from qhdm.config import (
         Config,
         DataConfig,
-        DiffusionConfig,
+        DiscreteConfig,
+        EdmConfig,
         EmaConfig,
         EncoderConfig,
         ModelConfig,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "config": (
-        "Config DataConfig DiffusionConfig EmaConfig EncoderConfig ModelConfig "
+        "Config DataConfig DiscreteConfig EdmConfig EmaConfig EncoderConfig ModelConfig "
         "PublishedModelConfig QuantumConfig SampleConfig Sampling TrainConfig VertexConfig "
         "load_config"
     ),
@@ -65,7 +66,8 @@ __all__ = [
     "Callback",
     "Config",
     "DataConfig",
-    "DiffusionConfig",
+    "DiscreteConfig",
+    "EdmConfig",
     "EmaConfig",
     "EncoderConfig",
     "EvaluationSettings",

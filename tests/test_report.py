@@ -29,7 +29,6 @@ from qhdm.comparison.spec import load_grid
 from qhdm.config import Sampling, load_config
 from qhdm.console import duration
 from qhdm.data.batches import symmetries
-from qhdm.diffusion.samplers import timesteps_of
 from qhdm.errors import ComparisonError, EvaluationError, RunError
 from qhdm.metrics.records import (
     DataRecord,
@@ -423,7 +422,7 @@ def test_trajectories_end_in_the_samples(tiny_run: Path) -> None:
     np.testing.assert_array_equal(
         way.images, pipeline.sample(Sampling(seed=3), labels=labels, indices=indices)
     )
-    assert list(way.timesteps) == timesteps_of(pipeline.schedule, steps)
+    assert list(way.sigmas) == pipeline.preconditioning.sampling(steps).sigma.tolist()
     assert way.x_t.shape == way.x_0.shape == (steps, *way.images.shape)
     # The last step of DPM-Solver++ leaves the estimate itself.
     np.testing.assert_array_equal(way.x_0[-1], way.images)

@@ -449,30 +449,6 @@ def test_cuda_is_refused_where_there_is_none() -> None:
     assert resolve_device("auto") == CPU
 
 
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_steps_on_cuda(tiny_yaml: Path, images: data.Dataset) -> None:
-    config = with_settings(tiny_yaml, "train.device=cuda")
-    batches = data.Batches(images, batch_size=8, seed=1, augment=True)
-    trainer = Trainer(config, batches, torch.device("cuda"))
-    assert all(math.isfinite(float(trainer.advance())) for _ in range(5))
-
-
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("setting", ["train.compile=true", "train.precision=bf16"])
-def test_fast_steps_on_cuda_are_the_same_steps(
-    tiny_yaml: Path, images: data.Dataset, setting: str
-) -> None:
-    losses = []
-    for settings in ([], [setting]):
-        config = with_settings(tiny_yaml, "train.device=cuda", *settings)
-        batches = data.Batches(images, batch_size=8, seed=1, augment=True)
-        trainer = Trainer(config, batches, torch.device("cuda"))
-        losses.append([float(trainer.advance()) for _ in range(5)])
-    np.testing.assert_allclose(losses[1], losses[0], rtol=2e-2)
-
-
 def test_newest_run_of_a_name(config: Config, tmp_path: Path) -> None:
     """By the time in the name, numbered where two were made in one second."""
     with pytest.raises(RunError, match=r"quickstart-<time>"):

@@ -196,6 +196,8 @@ def _options(request: EvaluationSettings) -> list[str]:
     """A request as options of `qhdm evaluate`."""
     options: list[str] = []
     for name, value in vars(request).items():
+        if name in ("guidance_interval", "guide"):  # null is not the run's own
+            value = "none" if value is None else value
         if value is not None:
             values = value if isinstance(value, tuple) else (value,)
             options += [f"--{name.replace('_', '-')}", *map(str, values)]

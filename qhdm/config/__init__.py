@@ -7,17 +7,16 @@ from qhdm.config.config import (
     to_yaml,
     with_circuit_files,
 )
-from qhdm.config.fields import FilePath, SamplerName, is_circuit_file
+from qhdm.config.diffusion import DiscreteConfig, EdmConfig
+from qhdm.config.fields import FilePath, is_circuit_file
 from qhdm.config.published import PublishedModelConfig, ReleasedConfig
-from qhdm.config.sampling import EngineRequest, SamplerOptions, Sampling
+from qhdm.config.sampling import EngineRequest, SampleConfig, SamplerName, SamplerOptions, Sampling
 from qhdm.config.sections import (
     DataConfig,
-    DiffusionConfig,
     EmaConfig,
     EncoderConfig,
     ModelConfig,
     QuantumConfig,
-    SampleConfig,
     TrainConfig,
     VertexConfig,
 )
@@ -25,7 +24,8 @@ from qhdm.config.sections import (
 __all__ = [
     "Config",
     "DataConfig",
-    "DiffusionConfig",
+    "DiscreteConfig",
+    "EdmConfig",
     "EmaConfig",
     "EncoderConfig",
     "EngineRequest",

@@ -13,11 +13,13 @@ from pydantic import Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
 from qhdm.config.checks import (
+    diffusion_problems,
     filter_problems,
     published_problems,
     sampling_problems,
     shape_problems,
 )
+from qhdm.config.diffusion import DiscreteConfig, EdmConfig
 from qhdm.config.fields import STRICT, is_circuit_file
 from qhdm.config.published import (
     DEFAULTS,
@@ -25,12 +27,11 @@ from qhdm.config.published import (
     ReleasedConfig,
     with_defaults,
 )
+from qhdm.config.sampling import SampleConfig
 from qhdm.config.sections import (
     DataConfig,
-    DiffusionConfig,
     ModelConfig,
     QuantumConfig,
-    SampleConfig,
     TrainConfig,
     VertexConfig,
 )
@@ -64,7 +65,7 @@ class Config:
         default_factory=ModelConfig
     )
     quantum: QuantumConfig = field(default_factory=QuantumConfig)
-    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    diffusion: Annotated[EdmConfig | DiscreteConfig, Either] = field(default_factory=EdmConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     released: ReleasedConfig = field(default_factory=ReleasedConfig)
@@ -86,12 +87,6 @@ class Config:
             return channels // PATCH_CHANNELS
         return self.quantum.vertex.count(channels)
 
-    @property
-    def p2_k(self) -> float:
-        """k of the loss weight (k + snr)^-gamma."""
-        diffusion = self.diffusion
-        return diffusion.p2_gamma if self.released.p2_k_from_gamma else diffusion.p2_k
-
     @classmethod
     def completed(cls, data: Any) -> Any:
         """The data of a file, with the published values of keys that it leaves out."""
@@ -109,6 +104,7 @@ class Config:
             shape_problems(data, model),
             filter_problems(data, model, quantum),
             published_problems(self.released, data, model, quantum.encoder),
+            diffusion_problems(model, self.diffusion),
             sampling_problems(self.sample, self.diffusion, self.train),
         ):
             raise ValueError(problem)

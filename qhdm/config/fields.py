@@ -43,16 +43,18 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-def _ascending(limits: tuple[float, float]) -> tuple[float, float]:
+def ascending(limits: tuple[float, float]) -> tuple[float, float]:
+    """Check that limits are [low, high]."""
     if not limits[0] < limits[1]:
         raise PydanticCustomError("range", "must be [low, high], low being less than high")
     return limits
 
 
 Positive = Annotated[int, Field(ge=1)]
+AboveZero = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
-Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
+Range = Annotated[tuple[float, float], AfterValidator(ascending)]
 Levels = Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(_distinct)]
 ClassName = Annotated[str, AfterValidator(_class_name)]
 Classes = Annotated[tuple[ClassName, ...], Field(min_length=1), AfterValidator(_distinct)]
@@ -60,6 +62,5 @@ Classes = Annotated[tuple[ClassName, ...], Field(min_length=1), AfterValidator(_
 FilePath = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
 #: A built-in family, or the path of a circuit file (or the name of a shipped one).
 Ansatz = Annotated[FilePath, AfterValidator(_ansatz)]
-SamplerName = Literal["ddpm", "ddim", "dpm++"]
 #: Where a network has quantum filters.
 Kind = Literal["unet", "qvunet", "fullqvunet", "qcunet"]

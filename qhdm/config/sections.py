@@ -25,7 +25,6 @@ from qhdm.config.fields import (
     Levels,
     Positive,
     Range,
-    SamplerName,
     is_circuit_file,
 )
 from qhdm.errors import ConfigError
@@ -244,31 +243,6 @@ class QuantumConfig:
 
 @one_line_errors
 @dataclass(frozen=True, config=STRICT)
-class DiffusionConfig:
-    """The forward process and the loss.
-
-    Attributes:
-        timesteps: T.
-        schedule: `cosine` (Nichol & Dhariwal 2021) or `linear` (Ho et al. 2020).
-        prediction: what the network predicts, the noise `eps` or the clean image `x0`.
-        loss: `l2` or `l1`.
-        p2_gamma, p2_k: weight (k + snr)^-gamma per timestep (Choi et al. 2022); gamma 0 is plain.
-
-    Example:
-        >>> qhdm.DiffusionConfig(timesteps=200, schedule="linear").prediction
-        'eps'
-    """
-
-    timesteps: Annotated[int, Field(ge=2, le=100_000)] = 1000
-    schedule: Literal["cosine", "linear"] = "cosine"
-    prediction: Literal["eps", "x0"] = "eps"
-    loss: Literal["l2", "l1"] = "l2"
-    p2_gamma: Annotated[float, Field(ge=0)] = 1.0
-    p2_k: Annotated[float, Field(gt=0)] = 1.0
-
-
-@one_line_errors
-@dataclass(frozen=True, config=STRICT)
 class EmaConfig:
     """Exponential moving average of the weights.
 
@@ -332,19 +306,3 @@ class TrainConfig:
     sample_every: Positive = 2000
     checkpoint_every: Positive = 1000
     keep_checkpoints: Positive = 2
-
-
-@one_line_errors
-@dataclass(frozen=True, config=STRICT)
-class SampleConfig:
-    """Defaults of `Sampling`, and the preview grids of training.
-
-    Example:
-        >>> qhdm.SampleConfig(sampler="ddim", steps=20).guidance
-        1.0
-    """
-
-    sampler: SamplerName = "dpm++"
-    steps: Positive = 50
-    guidance: Annotated[float, Field(ge=0)] = 1.0
-    num: Positive = 8

@@ -35,6 +35,7 @@ def described(run: RunDirectory, settings: EvaluationSettings) -> GeneratedRecor
     """
     run.latest_checkpoint()
     known = settings.resolved(run.config)
+    assert known.guidance_interval != "run"
     return GeneratedRecord(
         source=str(run.path),
         num=settings.num,
@@ -42,6 +43,8 @@ def described(run: RunDirectory, settings: EvaluationSettings) -> GeneratedRecor
         steps=int(known.steps),
         guidance=float(known.guidance),
         eta=known.eta or None,
+        guidance_interval=known.guidance_interval,
+        guide=known.guide,
         seed=settings.seed,
         weights=settings.weights,
         step=run.last_step(),
@@ -188,6 +191,9 @@ def _key(run: RunDirectory, record: GeneratedRecord) -> str:
     asked = dataclasses.asdict(dataclasses.replace(record, source="", num=0))
     if record.engine != "aer":  # as older versions named the images of other engines
         del asked["method"], asked["device"]
+    for name in ("guidance_interval", "guide"):
+        if asked[name] is None:
+            del asked[name]
     digest.update(json.dumps(asked, sort_keys=True).encode())
     noise = Path(record.noise) if record.noise and record.noise.endswith(".json") else None
     if noise and noise.exists():

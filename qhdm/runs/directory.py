@@ -19,7 +19,7 @@ import json
 import platform
 import re
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -275,6 +275,9 @@ def unwritable(path: Path, error: OSError, run: Path) -> RunError:
 
 
 def versions() -> dict[str, str]:
-    """Versions of qhdm, Python and the main packages."""
-    own = {"qhdm": __version__, "python": platform.python_version()}
-    return own | {name: metadata.version(name) for name in _PACKAGES}
+    """Versions of qhdm, Python and those of the main packages that are installed."""
+    installed = {"qhdm": __version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            installed[name] = metadata.version(name)
+    return installed

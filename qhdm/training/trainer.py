@@ -16,7 +16,7 @@ from torch import Tensor
 
 from qhdm.config import Config, SamplerOptions
 from qhdm.data import Batches
-from qhdm.diffusion import NULL_LABEL, Chain, Schedule, generate, per_sample_loss
+from qhdm.diffusion import NULL_LABEL, Chain, generate, make_preconditioning
 from qhdm.diffusion.pixels import from_uint8, to_device
 from qhdm.distributed import ALONE, World
 from qhdm.errors import ConfigError, RunError
@@ -74,7 +74,7 @@ class Trainer:
         self.device = device
         self.world = world
         self.model = build_model(config).to(device)
-        self.schedule = Schedule(config.diffusion, p2_k=config.p2_k).to(device)
+        self.preconditioning = make_preconditioning(config, device)
         self.ema = Ema(self.model, train.ema)
         self.optimizer = make_optimizer(train, self.model.parameters())
         self._network: Callable[..., Tensor] = self.model
@@ -93,7 +93,10 @@ class Trainer:
         self.step = 0
 
     def advance(self) -> Tensor:
-        """One optimisation step on the next batch; returns the loss, a scalar on the device."""
+        """One optimisation step on the next batch; returns the loss, a scalar on the device.
+
+        The loss is without the network's learned weights (`log_variance`), which hide its fall.
+        """
         assert self.batches is not None
         B = self.batches.batch_size
         share = self.world.share(B)
@@ -111,23 +114,25 @@ class Trainer:
         train = self.config.train
         seed = derive_seed(self.config.seed, Stream.STEP, self.step, 1)
         random = torch.Generator(self.device).manual_seed(seed)
-        t = torch.randint(self.schedule.timesteps, (B,), generator=random, device=self.device)
+        levels = self.preconditioning.draw(B, random)[share]
         hidden = torch.rand(B, generator=random, device=self.device) < train.label_dropout
-        eps = torch.randn((B, *x_0.shape[1:]), generator=random, device=self.device)
-        t, hidden, eps = t[share], hidden[share], eps[share]
+        n = torch.randn((B, *x_0.shape[1:]), generator=random, device=self.device)
+        hidden, n = hidden[share], n[share]
 
-        x_t = self.schedule.q_sample(x_0, t, eps)
         bf16 = train.precision == "bf16"
         # Shots of the processes must be independent of each other.
         position = (self.step,) if self.world.size == 1 else (self.step, self.world.rank)
         draws = Draws(self.config.seed, Stream.STEP_CALL, [position])
         with drawing(draws), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
-            output = self._network(x_t, t, labels.masked_fill(hidden, NULL_LABEL))
-        # The share of the batch's mean: whatever the shares, they add up to it.
-        loss = per_sample_loss(self.schedule, output, x_0, eps, t).sum() / B
+            label = labels.masked_fill(hidden, NULL_LABEL)
+            output = self._network(levels.noisy(x_0, n), levels.time, label)
+        error = self.preconditioning.error(output, x_0, n, levels)
+        # Learned uncertainty: error / v + ln v is least at v = error (Karras et al. 2024, eq. 21).
+        log_variance = self.model.log_variance(levels.time)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        loss = self._of_all(loss.detach())
+        # The share of the batch's mean: whatever the shares, they add up to it.
+        ((error * (-log_variance).exp() + log_variance).sum() / B).backward()
+        loss = self._of_all(error.detach().sum() / B)
         self.gradient_norms = self._gradient_norms()
         if train.grad_clip is not None:
             torch.nn.utils.clip_grads_with_norm_(
@@ -169,13 +174,16 @@ class Trainer:
 
     def preview(self) -> tuple[np.ndarray, list[int]]:
         """Samples of every class by the averaged weights, uint8 (N, H, W, C), and their labels."""
-        data, num = self.config.data, self.config.sample.num
-        labels = [label for label in range(data.num_classes) for _ in range(num)]
+        data, sample = self.config.data, self.config.sample
+        options = SamplerOptions(
+            seed=self.config.seed, guidance="run" if sample.guide is None else 1.0
+        )
+        labels = [label for label in range(data.num_classes) for _ in range(sample.num)]
         part = self.world.share(len(labels), whole=_PREVIEW_BATCH)
         chain = Chain(
-            self.ema.model,
-            self.schedule,
-            SamplerOptions(seed=self.config.seed).resolved(self.config),
+            (self.ema.model,),
+            self.preconditioning,
+            options.resolved(self.config),
             labels=labels[part],
             indices=range(len(labels))[part],
             shape=data.shape,
