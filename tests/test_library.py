@@ -303,6 +303,6 @@ def test_optimisers_and_schedules_have_names(names: dict[str, Any]) -> None:
         more = dataclasses.replace(run.config.train, steps=3)
         longer = dataclasses.replace(run.config, train=more)
         assert qhdm.resume(run.path, config=longer, callbacks=[]).config.train.steps == 3
-    other = dataclasses.replace(config.model, head_dim=16)
+    other = dataclasses.replace(config.model, dim_head=16)
     with pytest.raises(ConfigError, match="--set model"):
         qhdm.resume(run.path, config=dataclasses.replace(run.config, model=other))
