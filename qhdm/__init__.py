@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         EmaConfig,
         EncoderConfig,
         ModelConfig,
+        PowerEmaConfig,
         QuantumConfig,
         SampleConfig,
         Sampling,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "config": (
         "Config DataConfig DiscreteConfig EdmConfig EmaConfig EncoderConfig ModelConfig "
+        "PowerEmaConfig "
         "QuantumConfig SampleConfig Sampling TrainConfig VertexConfig load_config"
     ),
     "errors": "QhdmError",
@@ -74,6 +76,7 @@ __all__ = [
     "Hardware",
     "Limits",
     "ModelConfig",
+    "PowerEmaConfig",
     "PreviewGrid",
     "ProgressBar",
     "QhdmError",

@@ -245,7 +245,7 @@ def load_yaml(folder: Path, settings: dict[str, object]) -> Path:
 def untrained(run: RunDirectory, records: Sequence[float] = ()) -> Path:
     """A checkpoint of the weights as they were drawn, and a log of these losses."""
     state = build_model(run.config).state_dict()
-    run.save_checkpoint(run.config.train.steps, model=state, ema=state, optimizer={})
+    run.save_checkpoint(run.config.train.steps, {"model": state, "ema": state}, {})
     log = MetricsLog()
     log.on_start(run, 0)
     for index, loss in enumerate(records):
