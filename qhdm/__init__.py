@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         EmaConfig,
         EncoderConfig,
         ModelConfig,
+        PowerEmaConfig,
         PublishedModelConfig,
         QuantumConfig,
         SampleConfig,
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
 _MODULES = {
     "config": (
         "Config DataConfig DiscreteConfig EdmConfig EmaConfig EncoderConfig ModelConfig "
-        "PublishedModelConfig QuantumConfig SampleConfig Sampling TrainConfig VertexConfig "
-        "load_config"
+        "PowerEmaConfig PublishedModelConfig QuantumConfig SampleConfig Sampling TrainConfig "
+        "VertexConfig load_config"
     ),
     "errors": "QhdmError",
     "metrics": "EvaluationSettings evaluate",
@@ -76,6 +77,7 @@ __all__ = [
     "Hardware",
     "Limits",
     "ModelConfig",
+    "PowerEmaConfig",
     "PreviewGrid",
     "ProgressBar",
     "PublishedModelConfig",

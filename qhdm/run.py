@@ -18,8 +18,8 @@ from qhdm.models import DiffusionNetwork, build_model, frozen
 from qhdm.models.filters import set_engine
 from qhdm.quantum.engines import Engine, make_engine
 from qhdm.quantum.options import EngineOptions, Exact, Hardware
-from qhdm.runs.checkpoints import load_weights
 from qhdm.runs.directory import RunDirectory
+from qhdm.runs.weights import read_weights
 
 if TYPE_CHECKING:
     from qhdm.hardware.sampling import SamplingJob
@@ -31,17 +31,24 @@ def load_model(
 ) -> tuple[DiffusionNetwork, RunDirectory]:
     """The network of the latest checkpoint of a run directory, on the CPU, and the directory.
 
+    Args:
+        path: the directory.
+        weights: by name (`qhdm.config.sampling.Weights`).
+
     Raises:
         RunError: not a run directory, no checkpoint, or a damaged one.
+        SamplingError: the run has no such weights.
     """
     run = path if isinstance(path, RunDirectory) else RunDirectory.open(path)
-    file = run.latest_checkpoint() / f"{weights}.safetensors"
     model = build_model(run.config)
+    state = read_weights(run, weights, dict(model.named_parameters()))
     try:
-        model.load_state_dict(load_weights(file, torch.device("cpu")))
+        model.load_state_dict(state)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise RunError(f"{file}: does not fit {run.path}/config.yaml ({reason})") from None
+        raise RunError(
+            f"{run.latest_checkpoint()}: does not fit {run.path}/config.yaml ({reason})"
+        ) from None
     return model, run
 
 
@@ -78,7 +85,7 @@ class Run:
         self.device = device
         self.model = model.to(device).eval().requires_grad_(False)
         self.preconditioning = make_preconditioning(config, device)
-        self._last: DiffusionNetwork | None = None
+        self._loaded = {"ema": self.model}
 
     @classmethod
     def open(cls, path: str | Path, *, device: str = "auto") -> Run:
@@ -260,15 +267,17 @@ class Run:
         return labels, [i * len(names) + label for label in chosen for i in range(num)]
 
     def network(self, weights: str = "ema") -> DiffusionNetwork:
-        """The network with its averaged weights (`ema`) or its last ones (`model`)."""
-        if weights == "ema":
-            return self.model
-        if self._last is None:
+        """The network with the weights of a name (`qhdm.config.sampling.Weights`).
+
+        Raises:
+            SamplingError: the run has no such weights.
+        """
+        if weights not in self._loaded:
             if self.path is None:
                 raise SamplingError(f"weights: {weights}: this network is of no run directory")
-            last, _ = load_model(self.path, weights=weights)
-            self._last = last.to(self.device).eval().requires_grad_(False)
-        return self._last
+            model, _ = load_model(self.path, weights=weights)
+            self._loaded[weights] = model.to(self.device).eval().requires_grad_(False)
+        return self._loaded[weights]
 
     def with_engine(
         self, engine: Engine | EngineOptions | str, *, weights: str = "ema"

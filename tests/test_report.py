@@ -169,7 +169,7 @@ def test_a_run_is_shown_in_full(run: Path, page: Path) -> None:
     for name in names:
         assert len(found.images(f"generated image of {name}")) == 6 + 1
         assert len(found.images(f"nearest training image of {name}")) == 6
-        assert len(found.images(f"{name}: x at timestep")) == 4
+        assert len(found.images(f"{name} at noise level")) == 4
     for words in (
         "12.34",
         "0.2500",
@@ -245,7 +245,7 @@ def load_yaml(folder: Path, settings: dict[str, object]) -> Path:
 def untrained(run: RunDirectory, records: Sequence[float] = ()) -> Path:
     """A checkpoint of the weights as they were drawn, and a log of these losses."""
     state = build_model(run.config).state_dict()
-    run.save_checkpoint(run.config.train.steps, model=state, ema=state, optimizer={})
+    run.save_checkpoint(run.config.train.steps, {"model": state, "ema": state}, {})
     log = MetricsLog()
     log.on_start(run, 0)
     for index, loss in enumerate(records):

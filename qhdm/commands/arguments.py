@@ -44,6 +44,11 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
         "--eta", type=unit, metavar="E", help="noise of DDIM: 0 (default) is none, 1 that of DDPM"
     )
     parser.add_argument("--seed", type=natural, metavar="N", help="seed of the images (0)")
+    add_weights(parser)
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Add `--weights`."""
     parser.add_argument(
         "--weights",
         metavar="NAME",

@@ -37,7 +37,8 @@ def _class_name(name: str) -> str:
     return name
 
 
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Check that no value is repeated."""
     if len(set(values)) != len(values):
         raise PydanticCustomError("distinct", "must not repeat a value")
     return values
@@ -55,9 +56,9 @@ AboveZero = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Range = Annotated[tuple[float, float], AfterValidator(ascending)]
-Levels = Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(_distinct)]
+Levels = Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(distinct)]
 ClassName = Annotated[str, AfterValidator(_class_name)]
-Classes = Annotated[tuple[ClassName, ...], Field(min_length=1), AfterValidator(_distinct)]
+Classes = Annotated[tuple[ClassName, ...], Field(min_length=1), AfterValidator(distinct)]
 #: The path of a file or folder.
 FilePath = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
 #: A built-in family, or the path of a circuit file (or the name of a shipped one).

@@ -177,7 +177,9 @@ class SamplerOptions:
     @field_validator("guidance_interval", "guide", mode="before")
     @classmethod
     def _none(cls, value: Any) -> Any:
-        return None if value in ("none", ["none"]) else value  # the command line has no null
+        if value in ("none", ["none"]):  # the command line has no null
+            return None
+        return tuple(value) if isinstance(value, list) else value
 
     @field_validator("sampler", "steps", "guidance", mode="before")
     @classmethod

@@ -22,6 +22,7 @@ from qhdm.metrics.records import GeneratedRecord
 from qhdm.metrics.settings import EvaluationSettings
 from qhdm.run import Run
 from qhdm.runs.directory import RunDirectory
+from qhdm.runs.weights import weight_files
 
 #: Images that are sampled and written at once: what an interruption loses at most.
 _CHUNK = 25
@@ -186,8 +187,10 @@ def _dataset(
 
 def _key(run: RunDirectory, record: GeneratedRecord) -> str:
     """A digest of the weights and of all of the request but the number of images."""
-    weights = run.latest_checkpoint() / f"{record.weights}.safetensors"
-    digest = hashlib.sha256(weights.read_bytes() if weights.exists() else b"")
+    digest = hashlib.sha256()
+    for weights in filter(None, (record.weights, record.guide)):
+        for file in weight_files(run, weights):
+            digest.update(file.read_bytes())
     asked = dataclasses.asdict(dataclasses.replace(record, source="", num=0))
     if record.engine != "aer":  # as older versions named the images of other engines
         del asked["method"], asked["device"]
