@@ -57,8 +57,8 @@ class RootEdge:
         left: (N,) entries of the message one -> other.
         form: (N, entries of the message other -> one), 1 where two entries meet, 0 where not; None
             if it depends on the weights.
-        terms: the same, as places in the factors of the conjugated observables' terms, which a 1
-            and a 0 follow.
+        terms: the same, as places in the coefficients of all conjugated observables, which a 1 and
+            a 0 follow.
         observables: (observables of the component, N), 1 where one sums over the other.
     """
 
@@ -199,16 +199,15 @@ def _closings(
     live: dict[_Edge, dict[Key, np.ndarray]],
     place: dict[_Edge, dict[tuple[Key, int], int]],
 ) -> tuple[RootEdge, ...]:
-    one_place = sum(len(readout.keys) for readout in network.measured if readout.late)
-    number = 0
+    one_place = sum(4 ** len(readout.support) for readout in network.measured if readout.late)
+    first = 0
     #: For each bond, for each observable and left entry, right entries and their factors.
     at: dict[_Edge, dict[tuple[int, int], list[tuple[int, int]]]] = {}
     for observable, (measured, terms) in enumerate(
         zip(network.measured, network.closed, strict=True)
     ):
-        for one, other, key in terms:
-            factor = number if measured.late else one_place
-            number += bool(measured.late)
+        for (one, other, key), string in zip(terms, measured.strings, strict=True):
+            factor = first + int(string) if measured.late else one_place
             ours, theirs = network.reduced(one, other, key), network.reduced(other, one, key)
             meet = live[one, other][ours] & live[other, one][theirs]
             for value in np.flatnonzero(meet):
@@ -216,6 +215,7 @@ def _closings(
                 left = place[one, other][ours, int(value)]
                 right = place[other, one][theirs, int(value)]
                 forms.setdefault((observable, left), []).append((right, factor))
+        first += 4 ** len(measured.support) if measured.late else 0
     closings = []
     for (one, other), forms in at.items():
         factors = np.full((len(forms), len(place[other, one])), one_place + 1, dtype=np.int64)

@@ -28,9 +28,7 @@ def plan_of(circuit_filter: Filter, method: Method = "auto") -> Plan:
     return plans[method]
 
 
-def expectation(
-    circuit_filter: Filter, x: Tensor, w: Tensor, *, method: Method = "auto"
-) -> Tensor:
+def expectation(circuit_filter: Filter, x: Tensor, w: Tensor, *, method: Method = "auto") -> Tensor:
     """Expectation values of F filters with one circuit.
 
     Args:

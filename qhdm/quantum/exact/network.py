@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,10 +22,11 @@ from qhdm.quantum.exact.contraction import Contraction, Edge
 from qhdm.quantum.exact.plan import NetworkPlan
 from qhdm.quantum.exact.tree import Network
 
-#: Bytes of an array that a core's second-level cache holds, others beside it.
-_CACHE = 2**19
 #: Numbers in an array that is kept for the backward pass.
-_KEPT = 2**19
+_KEPT = 2**21
+#: Samples at a time where larger ones are not.
+_PIECE = 256
+_ONE_AND_ZERO = Constant(np.array([1.0, 0.0]))
 
 
 class BoundNetwork:
@@ -37,20 +39,17 @@ class BoundNetwork:
 
     def __init__(self, plan: NetworkPlan, w: Tensor) -> None:
         self._plan, self._filters = plan, len(w)
-        groups, factors = block_tensors(plan.schedule, w)
+        blocks, late = block_tensors(plan.schedule, w)
         if plan.contraction is None:
-            self._single = _take(groups[0], plan.single)
+            self._single = _take(blocks[0], plan.single)
             return
-        of_block = {
-            block: tensor
-            for group, tensor in zip(plan.schedule.groups, groups, strict=True)
-            for block in group.blocks
-        }
         #: Of each edge, the coefficients of each part; of each closing, its form.
         self._parts = [
-            [_take(of_block[edge.source], part.rows) for part in edge.parts]
+            [_take(blocks[edge.source], part.rows) for part in edge.parts]
             for edge in plan.contraction.edges
         ]
+        ends = _ONE_AND_ZERO.like(w).expand(len(blocks[0]), 2)
+        factors = torch.cat([*late, ends], dim=1)
         self._forms = [
             closing.form.like(w).expand(len(factors), -1, -1)
             if closing.form is not None
@@ -61,8 +60,9 @@ class BoundNetwork:
     def values(self, reading: Tensor) -> Tensor:
         """Values of the components' observables, (F, G, K, B), at angles that read inputs."""
         plan = self._plan
+        circuits = self._filters * plan.schedule.components
         own = _take(reading, plan.reading)
-        own = own.view(-1, len(plan.network.reading), own.shape[2])  # (N, qubits, B)
+        own = own.view(circuits, len(plan.network.reading), own.shape[2])
         single = torch.stack([torch.ones_like(own), own.cos(), own.sin()], dim=2)
         if plan.contraction is None:
             values = _polynomial(self._single, single)
@@ -109,7 +109,7 @@ def _message(
 
 
 def _contracted(coefficients: Tensor, incoming: Tensor, features: Tensor) -> Tensor:
-    """sum_i incoming_i coefficients_oi features, for each output o.
+    """sum_if coefficients_oif incoming_i features_f, for each output o and sample.
 
     Args:
         coefficients: (N, O I, f).
@@ -119,53 +119,58 @@ def _contracted(coefficients: Tensor, incoming: Tensor, features: Tensor) -> Ten
     Returns:
         (N, O, B).
     """
-    numbers = coefficients.shape[0] * coefficients.shape[1] * features.shape[2]
+    terms = incoming.shape[1] * features.shape[1]
+    numbers = len(coefficients) * min(coefficients.shape[1], terms) * features.shape[2]
     if numbers > _KEPT and features.device.type == "cpu":
-        return _Contracted.apply(coefficients, incoming, features)
+        table = coefficients.reshape(len(coefficients), -1, terms)
+        return _Contracted.apply(table, incoming, features)
+    return _contract(coefficients, incoming, features)
+
+
+def _contract(coefficients: Tensor, incoming: Tensor, features: Tensor) -> Tensor:
+    """As `_contracted`, with the smaller of two intermediate arrays."""
+    terms = incoming.shape[1] * features.shape[1]
+    if coefficients.shape[1] > terms:
+        table = coefficients.reshape(len(coefficients), -1, terms)
+        return torch.bmm(table, _table(incoming, features))
     products = torch.bmm(coefficients, features).unflatten(1, (-1, incoming.shape[1]))
     return (products * incoming.unsqueeze(1)).sum(2)
 
 
-class _Contracted(torch.autograd.Function):
-    """`_contracted` for large batches.
+def _table(one: Tensor, other: Tensor) -> Tensor:
+    """All products of rows of two tensors (N, rows, B), those of the second least significant."""
+    return (one.unsqueeze(2) * other.unsqueeze(1)).flatten(1, 2)
 
-    The products over (o, i) are the largest array of a call, and memory is slower than arithmetic:
-    they are made in pieces that stay in the cache, and made again in the backward pass.
+
+class _Contracted(torch.autograd.Function):
+    """`_contract` for large batches, in pieces.
+
+    The table of products is larger than all else in a call, and memory is slower than arithmetic:
+    pieces of it stay in the cache, and are made again in the backward pass.
     """
 
     @staticmethod
     def forward(ctx: Any, coefficients: Tensor, incoming: Tensor, features: Tensor) -> Tensor:
         ctx.save_for_backward(coefficients, incoming, features)
-        pieces = []
-        for m, f in _pieces(coefficients, incoming, features):
-            products = torch.bmm(coefficients, f).unflatten(1, (-1, m.shape[1]))
-            pieces.append((products * m.unsqueeze(1)).sum(2))
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
+        pieces = _pieces(incoming, features)
+        return torch.cat([torch.bmm(coefficients, _table(m, f)) for m, f in pieces], dim=2)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         coefficients, incoming, features = ctx.saved_tensors
-        by_coefficients: Tensor | None = None
+        by_coefficients = torch.zeros_like(coefficients)
         by_incoming, by_features = [], []
-        for m, f, g in _pieces(coefficients, incoming, features, gradient):
-            weighted = (g.unsqueeze(2) * m.unsqueeze(1)).flatten(1, 2)
-            added = torch.bmm(weighted, f.mT)
-            by_coefficients = added if by_coefficients is None else by_coefficients + added
-            by_features.append(torch.bmm(coefficients.mT, weighted))
-            products = torch.bmm(coefficients, f).unflatten(1, (-1, m.shape[1]))
-            by_incoming.append((products * g.unsqueeze(2)).sum(1))
-        if by_coefficients is None:
-            by_coefficients = torch.zeros_like(coefficients)
+        for m, f, g in _pieces(incoming, features, gradient):
+            by_coefficients = by_coefficients + torch.bmm(g, _table(m, f).mT)
+            by_table = torch.bmm(coefficients.mT, g).unflatten(1, (m.shape[1], -1))
+            by_incoming.append((by_table * f.unsqueeze(1)).sum(2))
+            by_features.append((by_table * m.unsqueeze(2)).sum(1))
         return by_coefficients, torch.cat(by_incoming, dim=2), torch.cat(by_features, dim=2)
 
 
-def _pieces(coefficients: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """`tensors`, cut along the batch so that a piece of the products fits a cache."""
-    rows = coefficients.shape[0] * coefficients.shape[1]
-    width = tensors[0].shape[2]
-    if tensors[0].device.type == "cpu":
-        width = max(_CACHE // (max(rows, 1) * coefficients.element_size()), 64)
-    return zip(*(tensor.split(width, dim=2) for tensor in tensors), strict=True)
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors (N, rows, B), cut along the batch."""
+    return zip(*(tensor.split(_PIECE, dim=2) for tensor in tensors), strict=True)
 
 
 def _polynomial(coefficients: Tensor, single: Tensor) -> Tensor:

@@ -23,8 +23,7 @@ from itertools import pairwise
 import numpy as np
 import rustworkx as rx
 
-from qhdm.quantum.exact.schedule import possible_strings
-from qhdm.quantum.exact.transfer import ZERO, Bond, decompose, pauli_strings
+from qhdm.quantum.exact.transfer import ZERO, Bond, decompose, pauli_strings, possible_strings
 from qhdm.quantum.exact.tree import (
     BondEnd,
     BondGate,
@@ -37,7 +36,7 @@ from qhdm.quantum.ir.connectivity import connected, interaction_graph
 from qhdm.quantum.ir.fusion import FusedGate
 from qhdm.quantum.ir.light_cones import light_cone
 from qhdm.quantum.ir.lowering import Op
-from qhdm.quantum.ir.paulis import LETTERS, Pauli, letters_on
+from qhdm.quantum.ir.paulis import LETTERS, Pauli
 
 #: Largest block, in qubits.
 MAX_BLOCK = 5
@@ -149,7 +148,9 @@ def _inlet(op: Op, ket: np.ndarray) -> InputEncoding | None:
     parts = np.array([mean, zero - mean, quarter - mean])
     probe = 0.7
     affine = parts[0] + np.cos(probe) * parts[1] + np.sin(probe) * parts[2]
-    return InputEncoding(op.angle, parts) if np.allclose(affine, letters(probe), atol=1e-12) else None
+    return (
+        InputEncoding(op.angle, parts) if np.allclose(affine, letters(probe), atol=1e-12) else None
+    )
 
 
 def _units(ops: Sequence[Op]) -> list[FusedGate]:
@@ -234,8 +235,7 @@ class _Partitions:
             late = tuple(self._units[i] for i in sorted(tail & cone))
             own = {q for q in range((x | z).bit_length()) if (x | z) >> q & 1}
             support = tuple(sorted(own.union(*(unit.qubits for unit in late))))
-            letters = letters_on((x, z), support)
-            strings = possible_strings(letters, support, late)
+            strings = possible_strings((x, z), support, late)
             keys = []
             for choice in np.stack(np.unravel_index(strings, [4] * len(support)), axis=1):
                 masks = {q: LETTERS[letter] for q, letter in zip(support, choice, strict=True)}

@@ -17,7 +17,7 @@ from qhdm.errors import CircuitError
 from qhdm.quantum.exact.constants import Constant
 from qhdm.quantum.exact.contraction import Contraction, plan_contraction
 from qhdm.quantum.exact.partition import NOMINAL_BATCH, plan_network
-from qhdm.quantum.exact.schedule import Schedule, gate_phases, make_schedule, nonzero_rows
+from qhdm.quantum.exact.schedule import gate_phases, make_schedule, nonzero_rows
 from qhdm.quantum.exact.tree import Network
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.ir.components import Component, Term, angle_rows, split
@@ -55,10 +55,7 @@ class NetworkPlan:
         self.cost = network.cost
         if network.tree:
             nonzero = nonzero_rows(self.schedule)
-            offsets = [0] * len(nonzero)
-            for group in self.schedule.groups:
-                for place, block in enumerate(group.blocks):
-                    offsets[block] = place * len(nonzero[block])
+            offsets = [p * len(n) for (_, p), n in zip(self.schedule.blocks, nonzero, strict=True)]
             self.contraction = plan_contraction(network, nonzero, offsets)
             self.cost = self.contraction.cost
 

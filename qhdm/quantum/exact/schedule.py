@@ -1,147 +1,57 @@
 """The matrix products that turn the weights into the coefficients of a network's blocks.
 
 Pauli strings on a block go backward in time through its gates and cuts, initial states forward
-through the gates before its first cut; there they meet. Everything is a product of a gate's real
-transfer matrix with some axes of a tensor, one axis of size 4 for each qubit. Neighbouring gates on
+through the gates before its first cut; there they meet. Each gate is a product of its real transfer
+matrix with some axes of a tensor that has an axis of size 4 for each qubit. Neighbouring gates on
 three qubits are multiplied first, gates of one kind are made together, and equal blocks are one
-batch. This module plans the products, and finds which coefficients vanish whatever the weights;
-block_tensors.py computes them.
+batch. This module plans the steps and finds what vanishes whatever the weights; block_tensors.py
+computes them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from qhdm.quantum.exact.constants import Constant
-from qhdm.quantum.exact.transfer import ZERO, harmonics
+from qhdm.quantum.exact.transfer import harmonics, nonzero, pattern
 from qhdm.quantum.exact.tree import BondEnd, InputEncoding, Network, NetworkBlock, Readout
 from qhdm.quantum.ir.fusion import FusedGate
 from qhdm.quantum.ir.lowering import Program
-from qhdm.quantum.ir.paulis import letters_on
+from qhdm.quantum.ir.paulis import Pauli, letters_on
 
 #: Largest product of two neighbouring gates, in qubits.
 _PAIR_QUBITS = 3
-
-
-@dataclass(frozen=True)
-class Reorder:
-    """View a tensor as `shape`, permute its axes to `order`, flatten to (rows, columns)."""
-
-    shape: tuple[int, ...]
-    order: tuple[int, ...]
-    rows: int
-
-
-@dataclass(frozen=True)
-class Product:
-    """The matrices in a slot times a reordered tensor."""
-
-    slot: int
-    reorder: Reorder
+_NONE: Mapping[Hashable, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False)
-class GateKind:
-    """Gates that differ in their qubits and angles alone.
+class Step:
+    """One operation on batches of m matrices, for N circuits: tensors (N, m, rows, columns).
 
     Attributes:
-        parts: (gates of a unit, 5, D D), `harmonics` of each.
-        sizes: units for each of `slots`.
-        slots: which take them, in order.
+        kind: one of
+            "gates": transfer matrices of kind `data`;
+            "constant": `data`, (m, rows, columns);
+            "multiply": the product of two batches;
+            "transpose": each matrix transposed;
+            "reorder": with rows and columns viewed as the shape data[0], its axes in the order
+                data[1], the first data[2] numbers of which make the rows;
+            "split": batches of `data` matrices each, and "part": number `data` of these;
+            "take": the matrices at `data`;
+            "join": two batches, end to end.
+        reads: numbers of the steps that it needs.
+        data: see `kind`.
     """
 
-    parts: Constant
-    sizes: tuple[int, ...]
-    slots: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class PairKind:
-    """Products of two neighbouring gates, those of one kind.
-
-    Attributes:
-        identity: (1, rows, columns).
-        later, earlier: what multiplies it, in this order.
-        sizes, slots: see `GateKind`.
-    """
-
-    identity: Constant
-    later: Product
-    earlier: Product
-    sizes: tuple[int, ...]
-    slots: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class CutKind:
-    """Cuts of one kind; their sides are the varying ones, then the constant one.
-
-    Attributes:
-        slot: of their gates.
-        count: how many they are.
-        maps, projector: see `transfer.Bond`.
-    """
-
-    slot: int
-    count: int
-    maps: Constant
-    projector: Constant
-
-
-@dataclass(frozen=True, eq=False)
-class RunKind:
-    """Runs of cuts on one qubit, as maps (bonds 4, 4); the first cut's bond is most significant.
-
-    Attributes:
-        sides: for each cut of a run, its kind, and for each run the place among the sides.
-        bonds: for each cut of a run, the size of its bond.
-        sizes, slots: see `GateKind`.
-    """
-
-    sides: tuple[tuple[int, Constant], ...]
-    bonds: tuple[int, ...]
-    sizes: tuple[int, ...]
-    slots: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class BlockGroup:
-    """Equal blocks, as one batch.
-
-    Attributes:
-        blocks: their numbers.
-        operators: Pauli strings, (blocks, 4^k, n).
-        backward: products that take them back to the first cuts in time.
-        left: brings the qubit of these, other bonds in time and n to the rows.
-        states: expectation values by feature, (blocks, 4^k, features).
-        forward: products, with transposed matrices, that take them there.
-        right: brings all other qubits to the rows, that of the cuts and features to the columns.
-        run: slot of the first cuts, or -1.
-    """
-
-    blocks: tuple[int, ...]
-    operators: Constant
-    backward: tuple[Product, ...]
-    left: Reorder
-    states: Constant
-    forward: tuple[Product, ...]
-    right: Reorder
-    run: int
-
-
-@dataclass(frozen=True, eq=False)
-class LateReadout:
-    """An observable that gates at the end conjugate: (4^s, 1), products, and the strings it has."""
-
-    observable: Constant
-    products: tuple[Product, ...]
-    finish: Reorder
-    strings: Constant
+    kind: str
+    reads: tuple[int, ...]
+    data: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,26 +59,25 @@ class Schedule:
     """See the module.
 
     Attributes:
-        gates, pairs, cuts, runs: matrices in the order in which they are made.
-        order: for each kind of gate, its units, which may repeat.
-        groups: blocks.
-        late: conjugated observables.
         components: G.
-        from_weights: (P, 2 phases), from weights to the phases of all gates by kind, ordered as
-            (gates of a unit, G, units), and to twice these.
-        offsets: (2 phases,).
+        kinds: units whose gates differ in qubits and angles alone.
+        parts: for each kind, (gates of a unit, 5, D D), the `harmonics` of each gate.
+        from_weights, offsets: (P, 2 phases) and (2 phases,), from weights to the phases of all
+            gates, see `gate_phases`, and to twice these.
+        steps: in order.
+        blocks: for each block, the step that makes its coefficients, (rows, features), and its
+            place among the equal blocks there.
+        late: for each conjugated observable, the step with the coefficients of all strings.
     """
 
-    gates: tuple[GateKind, ...]
-    order: tuple[tuple[FusedGate, ...], ...]
-    pairs: tuple[PairKind, ...]
-    cuts: tuple[CutKind, ...]
-    runs: tuple[RunKind, ...]
-    groups: tuple[BlockGroup, ...]
-    late: tuple[LateReadout, ...]
     components: int
+    kinds: tuple[tuple[FusedGate, ...], ...]
+    parts: tuple[Constant, ...]
     from_weights: Constant
     offsets: Constant
+    steps: tuple[Step, ...]
+    blocks: tuple[tuple[int, int], ...]
+    late: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -180,8 +89,7 @@ class _Pair:
 
     @property
     def qubits(self) -> tuple[int, ...]:
-        later = (q for q in self.second.qubits if q not in self.first.qubits)
-        return (*self.first.qubits, *later)
+        return tuple(dict.fromkeys((*self.first.qubits, *self.second.qubits)))
 
     @property
     def kind(self) -> object:
@@ -189,149 +97,295 @@ class _Pair:
         return self.first.kind, self.second.kind, places
 
 
-class _Axes:
-    """The named axes of a tensor, as products reorder them."""
-
-    def __init__(self, sizes: dict[Hashable, int]) -> None:
-        self.sizes = sizes
-
-    def reorder(self, names: Sequence[Hashable]) -> Reorder:
-        """Bring some axes to the front."""
-        before = list(self.sizes)
-        after = [*names, *(name for name in before if name not in names)]
-        shape = tuple(self.sizes.values())
-        rows = math.prod(self.sizes[name] for name in names)
-        self.sizes = {name: self.sizes[name] for name in after}
-        return Reorder(shape, tuple(map(before.index, after)), rows)
-
-    def product(
-        self, slot: int, names: Sequence[Hashable], bonds: dict[Hashable, int] | None = None
-    ) -> Product:
-        """Multiply some axes by a matrix that puts the axes of bonds in front of them."""
-        reorder = self.reorder(names)
-        self.sizes = (bonds or {}) | self.sizes
-        return Product(slot, reorder)
-
-
-#: What a product multiplies by.
 _Item = FusedGate | _Pair | tuple[BondEnd, ...]
 
 
-class _Slots:
-    """Numbers the batches of matrices that products ask for."""
+class _Steps:
+    """Steps that are being planned."""
 
-    def __init__(self, network: Network) -> None:
-        self._network = network
-        #: For each kind, the slots and their items.
-        self._gates: dict[object, dict[int, tuple[FusedGate, ...]]] = {}
-        self._pairs: dict[object, dict[int, tuple[_Pair, ...]]] = {}
-        self._runs: dict[object, dict[int, tuple[tuple[BondEnd, ...], ...]]] = {}
-        self._count = 0
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
 
-    def ask(self, items: Sequence[Any]) -> int:
-        """The slot of a batch of items of one kind."""
-        kinds: dict[object, dict[int, Any]] = (
-            self._gates
-            if isinstance(items[0], FusedGate)
-            else self._pairs if isinstance(items[0], _Pair) else self._runs
-        )
-        self._count += 1
-        kinds.setdefault(self.kind(items[0]), {})[self._count - 1] = tuple(items)
-        return self._count - 1
+    def add(self, kind: str, *reads: int, data: Any = None) -> int:
+        self.steps.append(Step(kind, reads, data))
+        return len(self.steps) - 1
 
-    def kind(self, item: _Item) -> object:
-        """Equal for items that differ in their qubits and angles alone."""
-        if not isinstance(item, tuple):
-            return item.kind
-        cuts = [self._network.cuts[end.cut] for end in item]
-        return tuple(
-            (cut.unit.kind, end.qubit == cut.unit.qubits[cut.bond.constant])
-            for cut, end in zip(cuts, item, strict=True)
-        )
+    def constant(self, array: np.ndarray) -> int:
+        return self.add("constant", data=Constant(np.array(array)))
 
-    def pairs(self) -> tuple[PairKind, ...]:
-        return tuple(map(self._pair_kind, self._pairs.values()))
+    def reorder(self, step: int, shape: Sequence[int], order: Sequence[int], rows: int) -> int:
+        return self.add("reorder", step, data=(tuple(shape), tuple(order), rows))
 
-    def _pair_kind(self, batches: dict[int, tuple[_Pair, ...]]) -> PairKind:
-        pairs = [pair for batch in batches.values() for pair in batch]
-        pair = pairs[0]
-        size = len(pair.qubits)
-        start = (*pair.second.qubits, *(q for q in pair.first.qubits if q not in pair.second.qubits))
-        axes = _Axes(dict.fromkeys(start, 4) | {"columns": 4**size})
-        # The products leave the rows in the order of the pair's qubits, which is the columns'.
-        identity = np.eye(4**size).reshape(*[4] * size, -1)
-        identity = identity.transpose(*map(pair.qubits.index, start), size)
-        return PairKind(
-            Constant(identity.reshape(1, 4**size, -1)),
-            axes.product(self.ask([pair.second for pair in pairs]), pair.second.qubits),
-            axes.product(self.ask([pair.first for pair in pairs]), pair.first.qubits),
-            tuple(map(len, batches.values())),
-            tuple(batches),
-        )
+    def split(
+        self, batches: Iterable[Any], kind: Callable[[Any], object], make: Callable[[Any], int]
+    ) -> dict[Any, int]:
+        """The step of each batch of items of one kind; all of a kind are made together."""
+        parts: dict[Any, int] = {}
+        for alike in _alike(batches, lambda batch: kind(batch[0])):
+            whole = make(tuple(item for batch in alike for item in batch))
+            whole = self.add("split", whole, data=tuple(map(len, alike)))
+            parts |= {batch: self.add("part", whole, data=i) for i, batch in enumerate(alike)}
+        return parts
 
-    def bonds(self) -> tuple[tuple[CutKind, ...], tuple[RunKind, ...]]:
-        alike: dict[object, list[int]] = {}
-        for number, cut in enumerate(self._network.cuts):
-            alike.setdefault(cut.unit.kind, []).append(number)
-        cuts = []
-        sides: dict[BondEnd, int] = {}
-        for numbers in alike.values():
-            kind = [self._network.cuts[number] for number in numbers]
-            slot = self.ask([cut.unit for cut in kind])
-            cuts.append(CutKind(slot, len(kind), kind[0].bond.maps, kind[0].bond.projector))
-            for place, (number, cut) in enumerate(zip(numbers, kind, strict=True)):
-                constant = cut.unit.qubits[cut.bond.constant]
-                sides |= {BondEnd(number, q): len(numbers) if q == constant else place for q in cut.unit.qubits}
-        order = list(alike)
-        runs = []
-        for kinds, batches in self._runs.items():
-            every = [run for batch in batches.values() for run in batch]
-            runs.append(RunKind(
-                tuple(
-                    (order.index(kind), Constant(np.array([sides[run[i]] for run in every])))
-                    for i, (kind, _) in enumerate(kinds)
-                ),
-                tuple(self._network.cuts[end.cut].bond.size for end in every[0]),
-                tuple(map(len, batches.values())),
-                tuple(batches),
-            ))
-        return tuple(cuts), tuple(runs)
 
-    def gates(self) -> tuple[tuple[GateKind, tuple[FusedGate, ...]], ...]:
-        kinds = []
-        for batches in self._gates.values():
-            units = tuple(unit for batch in batches.values() for unit in batch)
-            parts = np.array([harmonics(gate) for gate in units[0].gates])
-            sizes = tuple(map(len, batches.values()))
-            kinds.append((GateKind(Constant(parts.reshape(*parts.shape[:2], -1)), sizes, tuple(batches)), units))
-        return tuple(kinds)
+class _Register:
+    """Matrices of a step as tensors with named axes."""
+
+    def __init__(self, steps: _Steps, step: int, sizes: dict[Hashable, int]) -> None:
+        self.steps, self.step, self.sizes = steps, step, sizes
+
+    def lead(self, names: Sequence[Hashable]) -> int:
+        """Bring some axes to the front, as rows."""
+        before = list(self.sizes)
+        after = [*names, *(name for name in before if name not in names)]
+        rows = math.prod(self.sizes[name] for name in names)
+        order = [before.index(name) for name in after]
+        self.step = self.steps.reorder(self.step, tuple(self.sizes.values()), order, rows)
+        self.sizes = {name: self.sizes[name] for name in after}
+        return self.step
+
+    def multiply(
+        self, matrices: int, names: Sequence[Hashable], bonds: Mapping[Hashable, int] = _NONE
+    ) -> None:
+        """Multiply some axes by matrices that put axes of bonds in front of them."""
+        self.step = self.steps.add("multiply", matrices, self.lead(names))
+        self.sizes = {**bonds, **self.sizes}
 
 
 def make_schedule(network: Network, program: Program, rows: np.ndarray) -> Schedule:
-    """Plan the products of a network; `rows` (G, local angles) are rows of the program's angles."""
-    slots = _Slots(network)
-    alike: dict[object, list[int]] = {}
-    for index, block in enumerate(network.blocks):
-        alike.setdefault(_structure(network, block, slots), []).append(index)
-    groups = tuple(_group(network, tuple(members), slots) for members in alike.values())
-    late = tuple(_late(readout, slots) for readout in network.measured if readout.late)
-    pairs = slots.pairs()
-    cuts, runs = slots.bonds()
-    gates = slots.gates()
-    units = [kind for _, kind in gates]
-    from_weights, offsets = gate_phases(program, units, rows)
+    """Plan the steps for a network; `rows` (G, local angles) are rows of the program's angles."""
+    planner = _Planner(network)
+    blocks: dict[int, tuple[int, int]] = {}
+    for members in planner.groups:
+        step = planner.coefficients(members)
+        blocks |= {member: (step, place) for place, member in enumerate(members)}
+    late = tuple(planner.conjugated(readout) for readout in network.measured if readout.late)
+    from_weights, offsets = gate_phases(program, planner.kinds, rows)
+    parts = [np.array([harmonics(gate) for gate in units[0].gates]) for units in planner.kinds]
     return Schedule(
-        tuple(kind for kind, _ in gates),
-        tuple(units),
-        pairs,
-        cuts,
-        runs,
-        groups,
-        late,
         len(rows),
+        tuple(planner.kinds),
+        tuple(Constant(part.reshape(*part.shape[:2], -1)) for part in parts),
         Constant(np.concatenate([from_weights, 2 * from_weights]).T),
         Constant(np.concatenate([offsets, 2 * offsets])),
+        tuple(planner.steps.steps),
+        tuple(blocks[index] for index in range(len(blocks))),
+        late,
     )
+
+
+class _Planner:
+    """Plans the steps for one network.
+
+    Attributes:
+        steps: so far.
+        groups: numbers of equal blocks.
+        kinds: units, by kind.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self.steps = _Steps()
+        self.kinds: list[tuple[FusedGate, ...]] = []
+        self.groups = _alike(range(len(network.blocks)), self._structure)
+        batches = [
+            batch
+            for members in self.groups
+            for early in (True, False)
+            for batch in self._batches(members, early=early)
+        ]
+        gates: list[Any] = [batch for batch in batches if isinstance(batch[0], FusedGate)]
+        gates += [(unit,) for readout in network.measured for unit in readout.late]
+        pairs: list[Any] = [batch for batch in batches if isinstance(batch[0], _Pair)]
+        for alike in _alike(pairs, lambda batch: batch[0].kind):
+            every = [pair for batch in alike for pair in batch]
+            gates += [tuple(pair.first for pair in every), tuple(pair.second for pair in every)]
+        self._cuts = _alike(range(len(network.cuts)), lambda i: network.cuts[i].unit.kind)
+        gates += [self._units(numbers) for numbers in self._cuts]
+        #: The step of each batch.
+        self._made: dict[Any, int] = self.steps.split(gates, lambda unit: unit.kind, self._gates)
+        self._made |= self.steps.split(pairs, lambda pair: pair.kind, self._product)
+        self._sides = [self._both_sides(numbers) for numbers in self._cuts]
+        runs: list[Any] = [batch for batch in batches if isinstance(batch[0], tuple)]
+        self._made |= self.steps.split(runs, self._kind, self._run)
+
+    def _structure(self, index: int) -> object:
+        """Equal for blocks whose coefficients take the same steps."""
+        block = self._network.blocks[index]
+        features = tuple(len(self._network.inlets[q].letters) for q in block.qubits)
+        items = [(early, item) for early in (True, False) for item in _items(block, early=early)]
+        return features, tuple(
+            (early, self._kind(item), tuple(_axes(item, block))) for early, item in items
+        )
+
+    def _kind(self, item: _Item) -> object:
+        """Equal for items that differ in their qubits and angles alone."""
+        if not isinstance(item, tuple):
+            return item.kind
+        return tuple((self._side(end)[0], self._side(end)[1]) for end in item)
+
+    def _side(self, end: BondEnd) -> tuple[object, bool]:
+        cut = self._network.cuts[end.cut]
+        return cut.unit.kind, end.qubit == cut.unit.qubits[cut.bond.constant]
+
+    def _units(self, numbers: Sequence[int]) -> tuple[FusedGate, ...]:
+        return tuple(self._network.cuts[i].unit for i in numbers)
+
+    def _batches(self, members: Sequence[int], *, early: bool) -> list[tuple[_Item, ...]]:
+        """Items of equal blocks, those before or from the first cut on."""
+        blocks = [self._network.blocks[i] for i in members]
+        return list(zip(*(_items(block, early=early) for block in blocks), strict=True))
+
+    def _gates(self, units: tuple[FusedGate, ...]) -> int:
+        self.kinds.append(units)
+        return self.steps.add("gates", data=len(self.kinds) - 1)
+
+    def _product(self, pairs: tuple[_Pair, ...]) -> int:
+        """Products of two gates, as they multiply the identity."""
+        first, second = pairs[0].first.qubits, pairs[0].second.qubits
+        qubits, size = pairs[0].qubits, 4 ** len(pairs[0].qubits)
+        start = (*second, *(q for q in first if q not in second))
+        # The products leave the rows in the order of the pair's qubits, which is the columns'.
+        identity = np.eye(size).reshape(*[4] * len(qubits), -1)
+        identity = identity.transpose(*map(qubits.index, start), len(qubits)).reshape(size, size)
+        step = self.steps.constant(np.broadcast_to(identity, (len(pairs), size, size)))
+        register = _Register(self.steps, step, dict.fromkeys(start, 4) | {"columns": size})
+        register.multiply(self._made[tuple(pair.second for pair in pairs)], second)
+        register.multiply(self._made[tuple(pair.first for pair in pairs)], first)
+        return register.lead(qubits)
+
+    def _both_sides(self, numbers: tuple[int, ...]) -> int:
+        """Sides of cuts of one kind, (r 4, 4): those that vary, then the constant one."""
+        bond = self._network.cuts[numbers[0]].bond
+        side, maps = bond.constant, bond.maps.reshape(bond.size, 16)
+        # R as (constant side, other side), each with its letters after and before the gate.
+        order = (side, side + 2, 1 - side, 3 - side)
+        gates = self.steps.reorder(self._made[self._units(numbers)], [4] * 4, order, 16)
+        constant = self.steps.constant(np.broadcast_to(maps, (len(numbers), *maps.shape)))
+        varying = self.steps.add("multiply", constant, gates)
+        varying = self.steps.reorder(varying, (bond.size * 4, 4), (0, 1), bond.size * 4)
+        return self.steps.add("join", varying, self.steps.constant(maps.reshape(1, -1, 4)))
+
+    def _run(self, runs: tuple[tuple[BondEnd, ...], ...]) -> int:
+        """Runs of cuts on one qubit, (bonds 4, 4); the first cut's bond is most significant."""
+        whole = -1
+        for ends in zip(*runs, strict=True):
+            kind = next(i for i, numbers in enumerate(self._cuts) if ends[0].cut in numbers)
+            numbers = self._cuts[kind]
+            constant = self._side(ends[0])[1]
+            places = [len(numbers) if constant else numbers.index(end.cut) for end in ends]
+            side = self.steps.add("take", self._sides[kind], data=Constant(np.array(places)))
+            if whole < 0:
+                whole, bonds = side, self._bond(ends[0])
+                continue
+            size = self._bond(ends[0])
+            side = self.steps.reorder(side, (size, 4, 4), (1, 0, 2), 4)
+            whole = self.steps.add("multiply", whole, side)
+            whole = self.steps.reorder(whole, (bonds, 4, size, 4), (0, 2, 1, 3), bonds * size * 4)
+            bonds *= size
+        return whole
+
+    def _bond(self, end: BondEnd) -> int:
+        return self._network.cuts[end.cut].bond.size
+
+    def coefficients(self, members: tuple[int, ...]) -> int:
+        """Coefficients of equal blocks, (rows, features).
+
+        The rows are the values of the cuts in time, then the operators; blocks with fewer of these
+        are filled up with zeros.
+        """
+        blocks = [self._network.blocks[i] for i in members]
+        block, k = blocks[0], len(blocks[0].qubits)
+        count = max(len(b.operators) for b in blocks)
+        operators = np.zeros((len(blocks), 4**k, count))
+        for b, columns in zip(blocks, operators, strict=True):
+            for i, pauli in enumerate(b.operators):
+                columns[_number(pauli, b.qubits), i] = 1
+        states = np.array([_states([self._network.inlets[q] for q in b.qubits]) for b in blocks])
+        axes: dict[Hashable, int] = dict.fromkeys(range(k), 4)
+        left = _Register(self.steps, self.steps.constant(operators), axes | {"operators": count})
+        right = _Register(
+            self.steps, self.steps.constant(states), axes | {"features": block.features}
+        )
+        early = self._batches(members, early=True)
+        first: Any
+        first, *late = self._batches(members, early=False) or [()]
+        for batch in early if first else ():
+            transposed = self.steps.add("transpose", self._made[batch])
+            right.multiply(transposed, _axes(batch[0], block))
+        time = len(block.cuts)
+        for batch in reversed(late if first else early):
+            bonds: dict[Hashable, int] = {}
+            if isinstance(batch[0], tuple):
+                time -= len(batch[0])
+                bonds = {("bond", time + i): self._bond(end) for i, end in enumerate(batch[0])}
+            left.multiply(self._made[batch], _axes(batch[0], block), bonds)
+        met = _axes(first[0], block) if first else []
+        others = [*sorted(name for name in left.sizes if isinstance(name, tuple)), "operators"]
+        before = left.lead([*met, *others])
+        inner = [name for name in left.sizes if isinstance(name, int) and name not in met]
+        traces = self.steps.add("multiply", before, right.lead(inner))
+        if not first:
+            return traces
+        # The cuts' maps meet traces, with the letters of their qubit after and before, instead of
+        # the operators: this is the largest tensor of all.
+        n = math.prod(left.sizes[name] for name in others)
+        size = math.prod(map(self._bond, first[0]))
+        traces = self.steps.reorder(traces, (4, n, 4, block.features), (2, 0, 1, 3), 16)
+        maps = self.steps.reorder(self._made[first], (size, 16), (0, 1), size)
+        values = self.steps.add("multiply", maps, traces)
+        return self.steps.reorder(values, (size * n, block.features), (0, 1), size * n)
+
+    def conjugated(self, readout: Readout) -> int:
+        """Coefficients of all strings in a conjugated observable, (4^s, 1)."""
+        observable = np.zeros((1, 4 ** len(readout.support), 1))
+        observable[:, _number(readout.pauli, readout.support)] = 1
+        axes: dict[Hashable, int] = dict.fromkeys(readout.support, 4)
+        register = _Register(self.steps, self.steps.constant(observable), axes)
+        for unit in reversed(readout.late):
+            register.multiply(self._made[unit,], unit.qubits)
+        return register.lead(readout.support)
+
+
+def _alike(items: Iterable[Any], kind: Callable[[Any], object]) -> list[tuple[Any, ...]]:
+    """Items by kind, each once, in the order in which they first occur."""
+    kinds: dict[object, list[Any]] = {}
+    for item in dict.fromkeys(items):
+        kinds.setdefault(kind(item), []).append(item)
+    return [tuple(members) for members in kinds.values()]
+
+
+def _items(block: NetworkBlock, *, early: bool) -> list[_Item]:
+    """Steps of a block before or from its first cut on, gates on few qubits in pairs."""
+    items: list[_Item] = []
+    for step in block.before if early else block.steps:
+        last = items[-1] if items else None
+        if isinstance(step, FusedGate) and isinstance(last, FusedGate):
+            pair = _Pair(last, step)
+            if len(pair.qubits) <= _PAIR_QUBITS:
+                items[-1] = pair
+                continue
+        items.append(step)
+    return items
+
+
+def _axes(item: _Item, block: NetworkBlock) -> list[Hashable]:
+    """The axes that an item multiplies: positions of its qubits in the block."""
+    qubits = [item[0].qubit] if isinstance(item, tuple) else item.qubits
+    return [block.qubits.index(qubit) for qubit in qubits]
+
+
+def _number(pauli: Pauli, qubits: Sequence[int]) -> int:
+    """The place of a string among all on some qubits."""
+    return int(np.ravel_multi_index(letters_on(pauli, qubits), [4] * len(qubits)))
+
+
+def _states(inlets: Sequence[InputEncoding]) -> np.ndarray:
+    """Expectation values of all strings by feature, (4^k, features), the last most significant."""
+    states = np.ones((1, 1))
+    for inlet in inlets:
+        states = np.einsum("lf,gm->lmgf", states, inlet.letters).reshape(4 * len(states), -1)
+    return states
 
 
 def gate_phases(
@@ -358,166 +412,36 @@ def gate_phases(
     return scale[:, None] * weights[row], scale * offsets[row]
 
 
-def _items(steps: Sequence[FusedGate | tuple[BondEnd, ...]]) -> list[_Item]:
-    """Steps of a block in order, neighbouring gates on few qubits in pairs."""
-    items: list[_Item] = []
-    for step in steps:
-        last = items[-1] if items else None
-        if isinstance(step, FusedGate) and isinstance(last, FusedGate):
-            pair = _Pair(last, step)
-            if len(pair.qubits) <= _PAIR_QUBITS:
-                items[-1] = pair
-                continue
-        items.append(step)
-    return items
-
-
-def _names(item: _Item, block: NetworkBlock) -> list[Hashable]:
-    """The axes that an item multiplies: positions of qubits in the block."""
-    qubits = [item[0].qubit] if isinstance(item, tuple) else item.qubits
-    return [block.qubits.index(q) for q in qubits]
-
-
-def _structure(network: Network, block: NetworkBlock, slots: _Slots) -> object:
-    """Equal for blocks whose coefficients are the same products."""
-    features = tuple(len(network.inlets[q].letters) for q in block.qubits)
-    steps = [*_items(block.before), None, *_items(block.steps)]
-    return features, tuple(
-        item and (slots.kind(item), tuple(_names(item, block))) for item in steps
-    )
-
-
-def _group(network: Network, members: tuple[int, ...], slots: _Slots) -> BlockGroup:
-    """Plan equal blocks; those with fewer operators are filled up with zeros."""
-    blocks = [network.blocks[i] for i in members]
-    block = blocks[0]
-    qubits = range(len(block.qubits))
-    count = max(len(b.operators) for b in blocks)
-    operators = np.zeros((len(blocks), 4 ** len(qubits), count))
-    for row, b in zip(operators, blocks, strict=True):
-        for i, pauli in enumerate(b.operators):
-            row[:, i] = _one_hot(letters_on(pauli, b.qubits))
-    states = np.array([_states([network.inlets[q] for q in b.qubits]) for b in blocks])
-
-    before = list(zip(*(_items(b.before) for b in blocks), strict=True))
-    steps = list(zip(*(_items(b.steps) for b in blocks), strict=True))
-    first = steps.pop(0) if steps else None
-    backward = _Axes(dict.fromkeys(qubits, 4) | {"operators": count})
-    products, forward_products = [], []
-    made = len(block.cuts)
-    for batch in reversed(steps if first else before):
-        bonds: dict[Hashable, int] = {}
-        if isinstance(batch[0], tuple):
-            made -= len(batch[0])
-            bonds = {("bond", made + i): network.cuts[end.cut].bond.size for i, end in enumerate(batch[0])}
-        products.append(backward.product(slots.ask(batch), _names(batch[0], block), bonds))
-    forward = _Axes(dict.fromkeys(qubits, 4) | {"features": block.features})
-    if first:
-        for batch in before:
-            forward_products.append(forward.product(slots.ask(batch), _names(batch[0], block)))
-    met = _names(first[0], block) if first else []
-    others = sorted(name for name in backward.sizes if isinstance(name, tuple))
-    left = backward.reorder([*met, *others, "operators"])
-    right = forward.reorder([name for name in backward.sizes if name in qubits and name not in met])
-    return BlockGroup(
-        members, Constant(operators), tuple(products), left, Constant(states),
-        tuple(forward_products), right, slots.ask(first) if first else -1,
-    )
-
-
-def _late(readout: Readout, slots: _Slots) -> LateReadout:
-    axes = _Axes(dict.fromkeys(readout.support, 4))
-    products = tuple(
-        axes.product(slots.ask([unit]), unit.qubits) for unit in reversed(readout.late)
-    )
-    observable = _one_hot(letters_on(readout.pauli, readout.support))
-    finish = axes.reorder(readout.support)
-    return LateReadout(Constant(observable[None, :, None]), products, finish, Constant(readout.strings))
-
-
-def _one_hot(letters: Sequence[int]) -> np.ndarray:
-    """The coefficients of one Pauli string, (4^k,)."""
-    vector = np.zeros([4] * len(letters))
-    vector[tuple(letters)] = 1
-    return vector.reshape(-1)
-
-
-def _states(inlets: Sequence[InputEncoding]) -> np.ndarray:
-    """Expectation values of all strings by feature, (4^k, features), the last most significant."""
-    states = np.ones((1, 1))
-    for inlet in inlets:
-        states = np.einsum("lf,gm->lmgf", states, inlet.letters).reshape(4 * len(states), -1)
-    return states
-
-
-def possible_strings(
-    letters: Sequence[int], support: tuple[int, ...], late: Sequence[FusedGate]
-) -> np.ndarray:
-    """Strings on `support` that gates can make of one, by number, at any angles."""
-    axes = _Axes(dict.fromkeys(support, 4))
-    vector = _one_hot(letters)[None, :, None]
-    for unit in reversed(late):
-        vector = _met(axes.product(-1, unit.qubits), _pattern(unit), vector)
-    vector = _reordered(axes.reorder(support), vector)
-    return np.flatnonzero(vector)
-
-
-def _pattern(unit: FusedGate) -> np.ndarray:
-    """Where the transfer matrix of a gate may differ from 0, (1, 4^k, 4^k)."""
-    pattern: np.ndarray = np.eye(4 ** len(unit.qubits), dtype=np.float32)
-    for gate in unit.gates:
-        pattern = _mask(pattern @ _mask(np.abs(harmonics(gate)).max(axis=0)))
-    return pattern[None]
-
-
 def nonzero_rows(schedule: Schedule) -> list[np.ndarray]:
     """For each block, which rows of its coefficients may differ from 0.
 
-    The products of block_tensors.py, on where their factors may differ from 0.
+    The steps, on masks of what may differ from 0 in their matrices.
     """
-    slots: dict[int, np.ndarray] = {}
-    for kind, units in zip(schedule.gates, schedule.order, strict=True):
-        slots |= dict.fromkeys(kind.slots, _pattern(units[0]))
-    for pair in schedule.pairs:
-        made = _met(pair.later, slots[pair.later.slot], pair.identity.array)
-        made = _met(pair.earlier, slots[pair.earlier.slot], made)
-        slots |= dict.fromkeys(pair.slots, made.reshape(pair.identity.array.shape))
-    for run in schedule.runs:
-        made = np.eye(4, dtype=np.float32)
-        for (number, places), size in zip(run.sides, run.bonds, strict=True):
-            cut = schedule.cuts[number]
-            side = cut.maps.array
-            if places.array[0] < cut.count:
-                side = slots[cut.slot].reshape(1, -1) @ _mask(cut.projector.array)
-            side = _mask(side).reshape(size, 4, 4).swapaxes(0, 1).reshape(4, -1)
-            made = _mask(made @ side).reshape(-1, 4, size, 4).swapaxes(1, 2).reshape(-1, 4)
-        slots |= dict.fromkeys(run.slots, made[None])
-    rows: dict[int, np.ndarray] = {}
-    for group in schedule.groups:
-        left, right = group.operators.array, _mask(group.states.array)
-        for step in group.backward:
-            left = _met(step, slots[step.slot], left)
-        for step in group.forward:
-            right = _met(step, slots[step.slot].mT, right)
-        traces = _mask(_reordered(group.left, left) @ _reordered(group.right, right))
-        if group.run >= 0:
-            # From (qubit before the cuts, others, qubit after, features).
-            traces = traces.reshape(len(traces), 4, group.left.rows // 4, 4, -1).any(axis=4)
-            maps = slots[group.run].reshape(1, -1, 16)
-            traces = maps @ traces.transpose(0, 3, 1, 2).reshape(len(traces), 16, -1)
-            traces = traces.reshape(len(traces), -1, 1)
-        rows |= zip(group.blocks, traces.any(axis=2), strict=True)
-    return [rows[i] for i in range(len(rows))]
-
-
-def _met(product: Product, matrices: np.ndarray, tensor: np.ndarray) -> np.ndarray:
-    return _mask(matrices @ _reordered(product.reorder, tensor))
-
-
-def _reordered(reorder: Reorder, tensor: np.ndarray) -> np.ndarray:
-    tensor = tensor.reshape(-1, *reorder.shape).transpose(0, *(i + 1 for i in reorder.order))
-    return tensor.reshape(len(tensor), reorder.rows, -1)
-
-
-def _mask(array: np.ndarray) -> np.ndarray:
-    return (np.abs(array) > ZERO).astype(np.float32)
+    masks: list[Any] = []
+    for step in schedule.steps:
+        read = [masks[number] for number in step.reads]
+        mask: Any
+        match step.kind:
+            case "gates":
+                units = schedule.kinds[step.data]
+                mask = np.repeat(pattern(units[0])[None], len(units), axis=0)
+            case "constant":
+                mask = nonzero(step.data.array)
+            case "multiply":
+                mask = nonzero(read[0] @ read[1])
+            case "transpose":
+                mask = read[0].swapaxes(1, 2)
+            case "reorder":
+                shape, order, rows = step.data
+                mask = read[0].reshape(-1, *shape).transpose(0, *(i + 1 for i in order))
+                mask = mask.reshape(len(mask), rows, -1)
+            case "split":
+                mask = np.split(read[0], np.cumsum(step.data)[:-1])
+            case "part":
+                mask = read[0][step.data]
+            case "take":
+                mask = read[0][step.data.array]
+            case "join":
+                mask = np.concatenate(read)
+        masks.append(mask)
+    return [masks[step][place].any(axis=1) for step, place in schedule.blocks]

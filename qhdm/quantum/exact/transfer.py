@@ -12,16 +12,16 @@ Strings are ordered by their letters I, X, Y, Z; the letter of the first qubit i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
 
 import numpy as np
 
-from qhdm.quantum.exact.constants import Constant
 from qhdm.quantum.ir.fusion import FusedGate, random_angles
 from qhdm.quantum.ir.lowering import Trig
-from qhdm.quantum.ir.paulis import string_matrix
+from qhdm.quantum.ir.paulis import Pauli, letters_on, string_matrix
 
 #: Entries below this, of some that are about 1, are rounding.
 ZERO = 1e-12
@@ -57,6 +57,31 @@ def harmonics(gate: Trig) -> np.ndarray:
     return parts
 
 
+def nonzero(array: np.ndarray) -> np.ndarray:
+    """1 where an array differs from 0, and 0 elsewhere."""
+    return (np.abs(array) > ZERO).astype(np.float32)
+
+
+def pattern(unit: FusedGate) -> np.ndarray:
+    """1 where R of a unit may differ from 0, (4^k, 4^k)."""
+    mask = np.eye(4 ** len(unit.qubits), dtype=np.float32)
+    for gate in unit.gates:
+        mask = nonzero(mask @ nonzero(harmonics(gate)).max(axis=0))
+    return mask
+
+
+def possible_strings(pauli: Pauli, support: Sequence[int], late: Sequence[FusedGate]) -> np.ndarray:
+    """Strings on `support` that gates can make of one, by number, at any angles."""
+    mask = np.zeros([4] * len(support), dtype=np.float32)
+    mask[letters_on(pauli, support)] = 1
+    for unit in reversed(late):
+        k, axes = len(unit.qubits), [support.index(q) for q in unit.qubits]
+        matrix = pattern(unit).reshape([4] * 2 * k)
+        mask = np.tensordot(matrix, mask, axes=(range(k, 2 * k), axes))
+        mask = nonzero(np.moveaxis(mask, range(k), axes))
+    return np.flatnonzero(mask)
+
+
 @dataclass(frozen=True, eq=False)
 class Bond:
     """A two-qubit gate's R = sum_r A_r (x) B_r, with constant, orthonormal and sparse A_r.
@@ -64,14 +89,12 @@ class Bond:
     Attributes:
         size: r.
         constant: position in the gate's qubits of the one on which the A_r act.
-        maps: (r 4, 4), the A_r.
-        projector: (256, r 16), from R, flattened, to the B_r.
+        maps: (r, 4, 4), the A_r.
     """
 
     size: int
     constant: int
-    maps: Constant
-    projector: Constant
+    maps: np.ndarray
 
 
 def decompose(unit: FusedGate) -> Bond:
@@ -87,10 +110,7 @@ def decompose(unit: FusedGate) -> Bond:
         for axes in ((2, 4, 1, 3), (1, 3, 2, 4))
     ]
     side = int(len(bases[1]) < len(bases[0]))
-    maps = bases[side].reshape(-1, 4, 4)
-    axes = "rac,bB,dD->abcdrBD" if side == 0 else "rbd,aA,cC->abcdrAC"
-    projector = np.einsum(axes, maps, np.eye(4), np.eye(4)).reshape(256, -1)
-    return Bond(len(maps), side, Constant(maps.reshape(-1, 4)), Constant(projector))
+    return Bond(len(bases[side]), side, bases[side].reshape(-1, 4, 4))
 
 
 def _sparse_basis(rows: np.ndarray) -> np.ndarray:

@@ -238,4 +238,3 @@ class Network:
         """Blocks on the far side of `block`, seen from its neighbour `parent`."""
         below = (self.subtree(n, block) for n in self.neighbours[block] if n != parent)
         return frozenset({block}).union(*below)
-
