@@ -259,30 +259,6 @@ def test_a_call_of_hqconv_is_few_operators() -> None:
     assert len(operators.names) < 1000, len(operators.names)
 
 
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("ansatz", list(ANSATZE))
-def test_no_call_synchronises_with_cuda(ansatz: str) -> None:
-    filter = build_filter(ansatz, qubits=12, layers=3)
-    x, w = (t.cuda().requires_grad_() for t in draw(filter, 8))
-    expectation(filter, x, w).sum().backward()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        expectation(filter, x, w).sum().backward()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("ansatz", list(ANSATZE))
-def test_cuda_agrees_with_cpu(ansatz: str) -> None:
-    filter = build_filter(ansatz, qubits=12, layers=3)
-    x, w = draw(filter, 8)
-    on_cuda = expectation(filter, x.cuda(), w.cuda())
-    torch.testing.assert_close(on_cuda.cpu(), expectation(filter, x, w), atol=FLOAT64, rtol=0)
-
-
 # Random circuits: any standard gate, affine angles, inputs anywhere, any Pauli observable.
 
 ONE_ANGLE = ["rx", "ry", "rz", "p", "crx", "cry", "crz", "cp", "rxx", "ryy", "rzz", "rzx"]
