@@ -169,7 +169,7 @@ def test_a_run_is_shown_in_full(run: Path, page: Path) -> None:
     for name in names:
         assert len(found.images(f"generated image of {name}")) == 6 + 1
         assert len(found.images(f"nearest training image of {name}")) == 6
-        assert len(found.images(f"{name}: x at timestep")) == 4
+        assert len(found.images(f"{name} at noise level")) == 4
     for words in (
         "12.34",
         "0.2500",
