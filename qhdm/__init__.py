@@ -25,7 +25,6 @@ if TYPE_CHECKING:
         EncoderConfig,
         ModelConfig,
         PowerEmaConfig,
-        PublishedModelConfig,
         QuantumConfig,
         SampleConfig,
         Sampling,
@@ -46,8 +45,8 @@ if TYPE_CHECKING:
 _MODULES = {
     "config": (
         "Config DataConfig DiscreteConfig EdmConfig EmaConfig EncoderConfig ModelConfig "
-        "PowerEmaConfig PublishedModelConfig QuantumConfig SampleConfig Sampling TrainConfig "
-        "VertexConfig load_config"
+        "PowerEmaConfig "
+        "QuantumConfig SampleConfig Sampling TrainConfig VertexConfig load_config"
     ),
     "errors": "QhdmError",
     "metrics": "EvaluationSettings evaluate",
@@ -80,7 +79,6 @@ __all__ = [
     "PowerEmaConfig",
     "PreviewGrid",
     "ProgressBar",
-    "PublishedModelConfig",
     "QhdmError",
     "QuantumConfig",
     "QuantumConv2d",

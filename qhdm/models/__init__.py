@@ -1,4 +1,4 @@
-"""Networks of diffusion models, classical and hybrid."""
+"""The U-Net and its quantum hybrids."""
 
 from qhdm.models.build import build_model
 from qhdm.models.network import DiffusionNetwork, frozen

@@ -1,1 +1,0 @@
-"""The published network, with or without the deviations of its code."""
