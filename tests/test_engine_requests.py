@@ -188,7 +188,7 @@ def test_evaluations_and_their_names_say_what_ran(
     ):
         assert main([*evaluate, *options]) == 0
         assert f"engine {label}\n" in capsys.readouterr().out
-        (path,) = (runs["noise"] / "evaluations").glob(f"*_ema-step1_{name}classifier*.json")
+        (path,) = (runs["noise"] / "evaluations").glob(f"*_ema-step1_{name}resnet*.json")
         assert read_evaluation(path).generated.engine_label == label
 
 
