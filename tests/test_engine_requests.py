@@ -215,12 +215,12 @@ def specification(folder: Path, options: EngineOptions) -> Path:
 
 
 def evaluation(record: GeneratedRecord, value: float) -> Evaluation:
-    label = "FID[classifier ab12cd34, N=3, test]"
+    label = "FID[resnet ab12cd34, N=3, test]"
     metric = Metric(name="FID", label=label, split="test", num=3, value=value, better="lower")
     return Evaluation(
         data=DataRecord(name="bundled", digest="0123", train=93, test=10, image_size=8),
         generated=record,
-        extractor=ExtractorRecord(name="classifier", digest="ab12cd34", dim=8),
+        extractor=ExtractorRecord(name="resnet", digest="ab12cd34", dim=8),
         metrics=(metric,),
         groups=("distances", "classes", "memorisation", "utility"),
     )
