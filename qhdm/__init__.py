@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from qhdm.config import (
         Config,
         DataConfig,
-        DiffusionConfig,
+        DiscreteConfig,
+        EdmConfig,
         EmaConfig,
         EncoderConfig,
         ModelConfig,
+        PowerEmaConfig,
         QuantumConfig,
         SampleConfig,
         Sampling,
@@ -42,8 +44,9 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "config": (
-        "Config DataConfig DiffusionConfig EmaConfig EncoderConfig ModelConfig QuantumConfig "
-        "SampleConfig Sampling TrainConfig VertexConfig load_config"
+        "Config DataConfig DiscreteConfig EdmConfig EmaConfig EncoderConfig ModelConfig "
+        "PowerEmaConfig "
+        "QuantumConfig SampleConfig Sampling TrainConfig VertexConfig load_config"
     ),
     "errors": "QhdmError",
     "metrics": "EvaluationSettings evaluate",
@@ -63,7 +66,8 @@ __all__ = [
     "Callback",
     "Config",
     "DataConfig",
-    "DiffusionConfig",
+    "DiscreteConfig",
+    "EdmConfig",
     "EmaConfig",
     "EncoderConfig",
     "EvaluationSettings",
@@ -72,6 +76,7 @@ __all__ = [
     "Hardware",
     "Limits",
     "ModelConfig",
+    "PowerEmaConfig",
     "PreviewGrid",
     "ProgressBar",
     "QhdmError",

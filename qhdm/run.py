@@ -5,45 +5,50 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from qhdm.config import Config, Sampling
+from qhdm.config import Config, SamplerOptions, Sampling
 from qhdm.device import resolve_device
-from qhdm.diffusion import Chain, Schedule, Trajectory, generate, trace
+from qhdm.diffusion import Chain, Trajectory, generate, make_preconditioning, trace
 from qhdm.errors import RunError, SamplingError, did_you_mean
 from qhdm.models import UNet, build_model, frozen
 from qhdm.models.build import set_engine
 from qhdm.quantum.engines import Engine, make_engine
 from qhdm.quantum.options import EngineOptions, Exact, Hardware
-from qhdm.runs.checkpoints import load_weights
 from qhdm.runs.directory import RunDirectory
+from qhdm.runs.weights import read_weights
 
 if TYPE_CHECKING:
     from qhdm.hardware.sampling import SamplingJob
     from qhdm.hardware.spec import JobSpec
 
-Weights = Literal["ema", "model"]
-
 
 def load_model(
-    path: str | Path | RunDirectory, *, weights: Weights = "ema"
+    path: str | Path | RunDirectory, *, weights: str = "ema"
 ) -> tuple[UNet, RunDirectory]:
     """The network of the latest checkpoint of a run directory, on the CPU, and the directory.
 
+    Args:
+        path: the directory.
+        weights: by name (`qhdm.config.sampling.Weights`).
+
     Raises:
         RunError: not a run directory, no checkpoint, or a damaged one.
+        SamplingError: the run has no such weights.
     """
     run = path if isinstance(path, RunDirectory) else RunDirectory.open(path)
-    file = run.latest_checkpoint() / f"{weights}.safetensors"
     model = build_model(run.config)
+    state = read_weights(run, weights, dict(model.named_parameters()))
     try:
-        model.load_state_dict(load_weights(file, torch.device("cpu")))
+        model.load_state_dict(state)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise RunError(f"{file}: does not fit {run.path}/config.yaml ({reason})") from None
+        raise RunError(
+            f"{run.latest_checkpoint()}: does not fit {run.path}/config.yaml ({reason})"
+        ) from None
     return model, run
 
 
@@ -74,8 +79,8 @@ class Run:
         self.class_names: tuple[str, ...] = config.data.classes
         self.device = device
         self.model = model.to(device).eval().requires_grad_(False)
-        self.schedule = Schedule(config.diffusion).to(device)
-        self._last: UNet | None = None
+        self.preconditioning = make_preconditioning(config, device)
+        self._loaded = {"ema": self.model}
 
     @classmethod
     def open(cls, path: str | Path, *, device: str = "auto") -> Run:
@@ -182,7 +187,7 @@ class Run:
             raise SamplingError("labels: give them with `indices`, and without `classes`")
         if len(places) != len(numbers) or min(places, default=0) < 0:
             raise SamplingError(f"indices: give {len(numbers)} numbers of at least 0, as labels")
-        networks, late = [self.network(request.weights)], None
+        networks, late = self._networks(request), None
         if request.named is not None:
             count = request.engine_steps or steps
             if count > steps:
@@ -190,11 +195,14 @@ class Run:
                     f"engine_steps: {count} is not between 1 and the {steps} steps of sampling "
                     "with another engine"
                 )
-            networks = [_on_engine(networks[0], engine) for engine in (Exact(), request.named)]
-            late = networks[1], count
+            networks, last = (
+                tuple(_on_engine(network, engine) for network in networks)
+                for engine in (Exact(), request.named)
+            )
+            late = last, count
         chain = Chain(
-            networks[0],
-            self.schedule,
+            networks,
+            self.preconditioning,
             request,
             labels=numbers,
             indices=places,
@@ -202,7 +210,12 @@ class Run:
             batch_size=batch_size or max(len(numbers), 1),
             late=late,
         )
-        return chain, networks
+        return chain, [*networks, *(late[0] if late else ())]
+
+    def _networks(self, options: SamplerOptions) -> tuple[UNet, ...]:
+        """The network of resolved options, and the weaker one that guides it, if they name one."""
+        guides = () if options.guidance == 1 or options.guide is None else (options.guide,)
+        return tuple(self.network(weights) for weights in (options.weights, *guides))
 
     def job(self, spec: JobSpec) -> SamplingJob:
         """A sampling job of this network, as its specification describes it.
@@ -214,8 +227,9 @@ class Run:
         from qhdm.hardware.sampling import SamplingJob
 
         labels, indices = self.images_of(spec.classes, spec.images)
-        model = copy.deepcopy(self.network(spec.weights)).cpu()
-        return SamplingJob(spec, model, self.config, labels, indices)
+        options = spec.resolved(self.config)
+        networks = tuple(copy.deepcopy(network).cpu() for network in self._networks(options))
+        return SamplingJob(spec, networks, self.config, labels, indices)
 
     def _sample_on(self, engine: Hardware, request: Sampling, *, progress: bool) -> np.ndarray:
         from qhdm.hardware.job_runner import sample_request
@@ -247,20 +261,20 @@ class Run:
         labels = [label for label in chosen for _ in range(num)]
         return labels, [i * len(names) + label for label in chosen for i in range(num)]
 
-    def network(self, weights: Weights = "ema") -> UNet:
-        """The network with its averaged weights (`ema`) or its last ones (`model`)."""
-        if weights == "ema":
-            return self.model
-        if self._last is None:
+    def network(self, weights: str = "ema") -> UNet:
+        """The network with the weights of a name (`qhdm.config.sampling.Weights`).
+
+        Raises:
+            SamplingError: the run has no such weights.
+        """
+        if weights not in self._loaded:
             if self.path is None:
                 raise SamplingError(f"weights: {weights}: this network is of no run directory")
-            last, _ = load_model(self.path, weights=weights)
-            self._last = last.to(self.device).eval().requires_grad_(False)
-        return self._last
+            model, _ = load_model(self.path, weights=weights)
+            self._loaded[weights] = model.to(self.device).eval().requires_grad_(False)
+        return self._loaded[weights]
 
-    def with_engine(
-        self, engine: Engine | EngineOptions | str, *, weights: Weights = "ema"
-    ) -> UNet:
+    def with_engine(self, engine: Engine | EngineOptions | str, *, weights: str = "ema") -> UNet:
         """A copy of the network whose filters `engine` evaluates."""
         return _on_engine(self.network(weights), engine)
 

@@ -10,12 +10,14 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_type_hints
+from types import UnionType
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic_core import CoreSchema, core_schema
 
 from qhdm.errors import ConfigError, QhdmError, closest, did_you_mean, shortened
 from qhdm.files import write_text
@@ -83,6 +85,56 @@ class Setting:
     key: tuple[str, ...]
     value: Any
     place: str
+
+
+class Either:
+    """Marks a section with two variants: `model: Annotated[Recommended | Published, Either]`.
+
+    A mapping is the second variant if it has a key, or a value of a shared key of literals, that
+    the first does not know; otherwise the first.
+    """
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        first, second = variants = get_args(source)
+
+        def name_of_variant(value: Any) -> str:
+            mark = _mark_of_second(value, variants) if isinstance(value, dict) else None
+            is_second = isinstance(value, second) or mark is not None
+            return str((second if is_second else first).__name__)
+
+        choices = {variant.__name__: handler.generate_schema(variant) for variant in variants}
+        return core_schema.tagged_union_schema(choices, discriminator=name_of_variant)
+
+
+def _mark_of_second(section: Mapping[str, Any], variants: Sequence[type]) -> str | None:
+    """The key of a section that makes it the second of two variants, None if it is the first."""
+    first, second = map(get_type_hints, variants)
+    for key, value in section.items():
+        theirs = set(_literals(second.get(key))) - set(_literals(first.get(key)))
+        if (key in second and key not in first) or (isinstance(value, str) and value in theirs):
+            return key
+    return None
+
+
+def _literals(hint: Any) -> tuple[Any, ...]:
+    """The values of a hint `Literal[...]`."""
+    return get_args(hint) if get_origin(hint) is Literal else ()
+
+
+def _variants(hint: Any) -> tuple[Any, ...]:
+    """The dataclasses of the hint of a section: one, or two if it has variants."""
+    variants = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return variants if all(map(dataclasses.is_dataclass, variants)) else ()
+
+
+def _variants_at(cls: type, section: Key) -> tuple[Any, ...]:
+    """The same for the section of that name, `()` being `cls` itself."""
+    variants: tuple[Any, ...] = (cls,)
+    for part in section:
+        hints = [get_type_hints(variant).get(str(part)) for variant in variants]
+        variants = tuple(inner for hint in hints for inner in _variants(hint))
+    return variants
 
 
 def dotted(key: Key) -> str:
@@ -278,6 +330,12 @@ def _describe(cls: type, document: Document, key: Key, problems: list[dict[str, 
     """Message for the problems of one key: a union has one for each of its types."""
     problem = problems[0]
     kind, value = problem["type"], problem["input"]
+    variants = _variants_at(cls, key[:-1])
+    hints = [get_type_hints(variant).get(str(key[-1])) for variant in variants if key]
+    if kind == "unexpected_keyword_argument" and any(hints):
+        section = functools.reduce(lambda data, part: data[part], key[:-1], document.data)
+        mark = _mark_of_second(section, variants)
+        return f"{document.place(key)}: cannot be combined with {dotted((*key[:-1], str(mark)))}"
     if kind == "unexpected_keyword_argument":
         guess = _nearest_key(cls, key)
         hint = f"; did you mean {guess}?" if guess else ""
@@ -286,7 +344,8 @@ def _describe(cls: type, document: Document, key: Key, problems: list[dict[str, 
         # Cross-checks name their keys themselves, within the document or section.
         where = document.place(key) if key else document.source
         return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
-    known = [name for p in problems for name in _names(p)]
+    named = [name for p in problems for name in _names(p)]
+    known = list(dict.fromkeys([*named, *(str(name) for h in hints for name in _literals(h))]))
     hint = did_you_mean(str(value), known)
     if kind == "literal_error":
         return f"{document.place(key)}: {_shorten(value)} is not one of {', '.join(known)}{hint}"
@@ -363,5 +422,5 @@ def _nearest_key(cls: type, key: Key) -> str | None:
 def _keys(cls: type, prefix: Key) -> Iterable[Key]:
     for name, hint in get_type_hints(cls).items():
         yield (*prefix, name)
-        if dataclasses.is_dataclass(hint):
-            yield from _keys(hint, (*prefix, name))  # type: ignore[arg-type]
+        for section in _variants(hint):
+            yield from _keys(section, (*prefix, name))

@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import get_type_hints
+from typing import get_args, get_type_hints
 
 import pytest
 import yaml
@@ -344,11 +344,12 @@ def test_reference_lists_every_command_and_option() -> None:
 
 
 def keys(section: type, prefix: str = "") -> Iterator[str]:
-    """The dotted keys of a configuration class."""
+    """The dotted keys of a configuration class, in all variants of its sections."""
     for name, hint in get_type_hints(section).items():
-        if dataclasses.is_dataclass(hint):
-            yield from keys(hint, f"{prefix}{name}.")
-        else:
+        variants = [h for h in (hint, *get_args(hint)) if dataclasses.is_dataclass(h)]
+        for variant in variants:
+            yield from keys(variant, f"{prefix}{name}.")
+        if not variants:
             yield prefix + name
 
 

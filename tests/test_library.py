@@ -7,8 +7,9 @@ import doctest
 import inspect
 import shutil
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ import qhdm
 from qhdm.data import given
 from qhdm.errors import ConfigError, DataError, EvaluationError, SamplingError
 from qhdm.metrics.samples import sampled
-from qhdm.run import Weights, load_model
+from qhdm.run import load_model
 from qhdm.runs.directory import RunDirectory
 from qhdm.schema import Document, validate
 
@@ -99,13 +100,29 @@ def test_ten_lines_of_a_notebook(names: dict[str, Any]) -> None:
     assert "class accuracy" in [metric.name for metric in labelled.metrics]
 
 
-def test_one_place_decides_which_weights_sample(tiny_run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("ema", "names"),
+    [
+        (None, ["ema", "model", "step:15"]),
+        (qhdm.PowerEmaConfig(snapshots=5), ["ema", "model", "ema:0.1", "ema:0.07", "step:8"]),
+    ],
+    ids=["published", "power"],
+)
+def test_one_place_decides_which_weights_sample(
+    ema: qhdm.PowerEmaConfig | None, names: list[str], tiny_run: Path, tmp_path: Path
+) -> None:
     """Every way of sampling: the images are those of a run with these weights alone."""
-    path = shutil.copytree(tiny_run, tmp_path / "run")  # an evaluation is kept in it
+    path = tmp_path / "run"
+    if ema is None:
+        shutil.copytree(tiny_run, path)  # an evaluation is kept in it
+    else:
+        config = RunDirectory.open(tiny_run).config
+        config = replace(config, train=replace(config.train, lr=1e-2, ema=ema))
+        qhdm.train(config, out=path, callbacks=[])
     run = qhdm.Run.open(path, device="cpu")
     assert "weights" not in inspect.signature(qhdm.Run.open).parameters
     images = []
-    for weights in get_args(Weights):
+    for weights in names:
         model, _ = load_model(path, weights=weights)
         alone = qhdm.Run(model, run.config, device=run.device)
         request = qhdm.Sampling(weights=weights, steps=2, num=1, classes=["Forest", "River"])
@@ -122,7 +139,7 @@ def test_one_place_decides_which_weights_sample(tiny_run: Path, tmp_path: Path) 
             qhdm.Sampling(steps=2), labels=list(range(10)), indices=list(range(10))
         )
         np.testing.assert_array_equal(evaluated.images, expected)
-    assert (images[0] != images[1]).any()
+    assert all((one != other).any() for one, other in combinations(images, 2))
     with pytest.raises(SamplingError, match=r"^weights: model"):
         alone.sample(qhdm.Sampling(weights="model"))
 
@@ -285,18 +302,21 @@ def test_labels_and_classes_exclude_each_other(names: dict[str, Any]) -> None:
 
 
 def test_optimisers_and_schedules_have_names(names: dict[str, Any]) -> None:
-    from qhdm.training.optimizers import learning_rate
+    from qhdm.training.optimizers import rate_share
 
     config = names["CONFIG"]
     rates = {}
-    for schedule in ("constant", "linear", "cosine"):
+    for schedule in ("constant", "linear", "cosine", "trapezoid"):
         train = dataclasses.replace(config.train, steps=110, warmup=10, lr_schedule=schedule)
-        rates[schedule] = [learning_rate(train, step) for step in range(110)]
-        assert rates[schedule][:10] == pytest.approx([train.lr * (i + 1) / 10 for i in range(10)])
-    assert set(rates["constant"][10:]) == {1e-3}
-    assert rates["linear"][60] == pytest.approx(5e-4)
-    assert rates["cosine"][60] == pytest.approx(5e-4)
-    assert rates["cosine"][35] == pytest.approx(1e-3 * 0.5 * (1 + np.cos(np.pi / 4)))
+        rates[schedule] = [rate_share(train, step) for step in range(110)]
+        assert rates[schedule][:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert set(rates["constant"][10:]) == {1}
+    assert rates["linear"][60] == rates["cosine"][60] == pytest.approx(0.5)
+    assert rates["cosine"][35] == pytest.approx(0.5 * (1 + np.cos(np.pi / 4)))
+    assert set(rates["trapezoid"][10:55]) == {1}
+    assert rates["trapezoid"][55:] == pytest.approx([1 - i / 55 for i in range(55)])
+    brief = dataclasses.replace(train, steps=100, warmup=0.03)
+    assert [rate_share(brief, step) for step in range(4)] == pytest.approx([1 / 3, 2 / 3, 1, 1])
     for optimizer in ("adamw", "sgd"):
         train = dataclasses.replace(config.train, optimizer=optimizer, weight_decay=0.1)
         run = qhdm.train(dataclasses.replace(config, train=train), out=optimizer, callbacks=[])

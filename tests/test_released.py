@@ -168,9 +168,8 @@ def test_p2_k_is_read_from_gamma() -> None:
     settings = ["diffusion.p2_gamma=0.5", "diffusion.p2_k=2.0"]
     for switch, k in (("true", 0.5), ("false", 2.0)):
         config = small_released("unet", *settings, f"released.p2_k_from_gamma={switch}")
-        schedule = Trainer(config, None, torch.device("cpu")).schedule
-        snr = schedule.alphas_bar / (1 - schedule.alphas_bar)
-        torch.testing.assert_close(schedule.p2_weight, (k + snr) ** -0.5)
+        levels = Trainer(config, None, torch.device("cpu")).preconditioning.sampling(1000)
+        torch.testing.assert_close(levels.weight, (k + levels.sigma**-2) ** -0.5)
 
 
 @pytest.mark.parametrize(

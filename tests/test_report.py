@@ -29,7 +29,6 @@ from qhdm.comparison.spec import load_grid
 from qhdm.config import Sampling, load_config
 from qhdm.console import duration
 from qhdm.data.batches import symmetries
-from qhdm.diffusion.samplers import timesteps_of
 from qhdm.errors import ComparisonError, EvaluationError, RunError
 from qhdm.metrics.records import (
     DataRecord,
@@ -170,7 +169,7 @@ def test_a_run_is_shown_in_full(run: Path, page: Path) -> None:
     for name in names:
         assert len(found.images(f"generated image of {name}")) == 6 + 1
         assert len(found.images(f"nearest training image of {name}")) == 6
-        assert len(found.images(f"{name}: x at timestep")) == 4
+        assert len(found.images(f"{name} at noise level")) == 4
     for words in (
         "12.34",
         "0.2500",
@@ -246,7 +245,7 @@ def load_yaml(folder: Path, settings: dict[str, object]) -> Path:
 def untrained(run: RunDirectory, records: Sequence[float] = ()) -> Path:
     """A checkpoint of the weights as they were drawn, and a log of these losses."""
     state = build_model(run.config).state_dict()
-    run.save_checkpoint(run.config.train.steps, model=state, ema=state, optimizer={})
+    run.save_checkpoint(run.config.train.steps, {"model": state, "ema": state}, {})
     log = MetricsLog()
     log.on_start(run, 0)
     for index, loss in enumerate(records):
@@ -423,7 +422,7 @@ def test_trajectories_end_in_the_samples(tiny_run: Path) -> None:
     np.testing.assert_array_equal(
         way.images, pipeline.sample(Sampling(seed=3), labels=labels, indices=indices)
     )
-    assert list(way.timesteps) == timesteps_of(pipeline.schedule, steps)
+    assert list(way.sigmas) == pipeline.preconditioning.sampling(steps).sigma.tolist()
     assert way.x_t.shape == way.x_0.shape == (steps, *way.images.shape)
     # The last step of DPM-Solver++ leaves the estimate itself.
     np.testing.assert_array_equal(way.x_0[-1], way.images)

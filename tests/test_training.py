@@ -8,29 +8,28 @@ import platform
 import shutil
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import qiskit
 import torch
-from reference import GOLDEN
 from safetensors.torch import load_file
-from torch import nn
 
 import qhdm
 from qhdm import data
-from qhdm.config import Config, EmaConfig, load_config
+from qhdm.config import Config, load_config
 from qhdm.device import resolve_device
 from qhdm.distributed import World
 from qhdm.errors import ConfigError, EngineError, RunError, TrainingError
 from qhdm.runs.checkpoints import load_training_state, load_weights
 from qhdm.runs.directory import RunDirectory
 from qhdm.training.callbacks import Callback, PreviewGrid, ProgressBar, TensorBoard
-from qhdm.training.ema import Ema, ema_decay
 from qhdm.training.estimate import describe_counts, describe_time
 from qhdm.training.log import MetricsLog, read_metrics
 from qhdm.training.loop import fit, resumed
+from qhdm.training.precision import precision_of
 from qhdm.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -230,46 +229,6 @@ def test_circuits_that_the_engine_cannot_run_are_refused_before_anything_is_writ
         assert not (tmp_path / "run").exists()
 
 
-def test_ema_decay_follows_its_formula() -> None:
-    config = EmaConfig()
-    assert [ema_decay(step, config) for step in (0, 50, 100, 101)] == [0.0] * 4
-    assert ema_decay(102, config) == pytest.approx(1 - 2 ** (-2 / 3))
-    assert ema_decay(110, config) == pytest.approx(1 - 10 ** (-2 / 3))
-    assert ema_decay(60_000, config) == 0.995
-
-
-def test_ema_decay_is_the_published_one() -> None:
-    with np.load(GOLDEN / "diffusion.npz") as published:
-        decays = [ema_decay(int(step), EmaConfig()) for step in published["ema_steps"]]
-        # float32 there
-        np.testing.assert_allclose(decays, published["ema_decay"], rtol=0, atol=1e-6)
-
-
-def test_ema_averages_as_defined() -> None:
-    config = EmaConfig(decay=0.9, every=2, after=4)
-    model = nn.Linear(1, 1, bias=False)
-    ema = Ema(model, config)
-    expected = model.weight.item()
-    for step in range(1, 13):
-        with torch.no_grad():
-            model.weight.fill_(step)
-        ema.update(model, step)
-        if step <= 4:
-            expected = step
-        elif step % 2 == 0:
-            decay = ema_decay(step - 1, config)  # the step's number counts from 0
-            expected = decay * expected + (1 - decay) * step
-        assert ema.model.weight.item() == pytest.approx(expected, rel=1e-6)
-
-
-def test_ema_of_a_short_run_is_the_model(tiny_yaml: Path) -> None:
-    trainer = Trainer(
-        with_settings(tiny_yaml, "train.ema.every=10", "train.ema.after=100"), None, CPU
-    )
-    trainer.advance_on(torch.zeros(2, 3, 16, 16), torch.zeros(2, dtype=torch.long))
-    assert_equal(dict(trainer.model.state_dict()), dict(trainer.ema.model.state_dict()))
-
-
 def test_options_that_change_a_step(tiny_yaml: Path, images: data.Dataset) -> None:
     x_0 = torch.as_tensor(images.images[:4]).permute(0, 3, 1, 2) / 127.5 - 1
     labels = torch.as_tensor(images.labels[:4])
@@ -320,6 +279,50 @@ def test_a_resumed_run_takes_the_learning_rate_it_is_given(
     still = with_settings(tiny_yaml, "train.steps=6", "train.lr=1e-30")
     fit(resumed(run, still), images, device=CPU)
     assert_equal(before, weights(run, "model"))
+
+
+def test_angles_have_a_learning_rate_of_their_own(
+    tiny_yaml: Path, images: data.Dataset, tmp_path: Path
+) -> None:
+    """Adam moves a weight by the rate in its first step; resuming may change the rates."""
+    config = with_settings(tiny_yaml, "train.lr_quantum=0.05", "train.steps=5")
+    trainer = Trainer(config, data.Batches(images, batch_size=8, seed=1, augment=True), CPU)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.advance()
+    for name, p in trainer.model.named_parameters():
+        rate = 0.05 if name.endswith("theta") else config.train.lr
+        assert float((p - before[name]).abs().max()) == pytest.approx(rate, rel=0.01)
+
+    whole, parts = (RunDirectory.create(config, tmp_path / name) for name in ("whole", "parts"))
+    fit(whole, images, device=CPU)
+    shared = with_settings(tiny_yaml, "train.steps=2")
+    fit(RunDirectory(parts.path, replace(config, train=replace(config.train, steps=2))), images,
+        device=CPU)  # fmt: skip
+    moments = [load_training_state(parts.latest_checkpoint() / "training.pt", CPU)]
+    fit(resumed(parts, config), images, device=CPU)
+    assert_equal(weights(whole, "model"), weights(parts, "model"))
+    # Another number of groups: each weight keeps its own moments.
+    trainer = Trainer(shared, None, CPU)
+    shutil.rmtree(parts.latest_checkpoint())
+    trainer.restore(parts.latest_checkpoint())
+    kept = moments[0]["optimizer"]["state"]
+    for place, p in enumerate(trainer.model.parameters()):
+        assert torch.equal(trainer.optimizer.state[p]["exp_avg"], kept[place]["exp_avg"])
+
+
+def test_the_precision_that_is_chosen_is_kept(tiny_yaml: Path, tmp_path: Path) -> None:
+    config = with_settings(tiny_yaml, "train.precision=auto", "train.steps=2")
+    run = qhdm.train(config, out=tmp_path / "run", callbacks=[])
+    chosen = precision_of(config.train, CPU)
+    assert chosen in ("float32", "bf16")
+    assert run.config.train.precision == chosen
+    assert RunDirectory.open(tmp_path / "run").config == run.config
+    other = {"float32": "bf16", "bf16": "float32"}[chosen]
+    longer = replace(run.config, train=replace(run.config.train, precision=other, steps=3))
+    assert qhdm.resume(tmp_path / "run", config=longer, callbacks=[]).config == longer
+    asked = replace(longer, train=replace(longer.train, precision="auto", steps=4))
+    resumed = qhdm.resume(tmp_path / "run", config=asked, callbacks=[])
+    assert resumed.config.train.precision == chosen
 
 
 def test_checkpoints_hold_no_code_and_damage_is_named(
@@ -447,30 +450,6 @@ def test_cuda_is_refused_where_there_is_none() -> None:
     with pytest.raises(ConfigError, match=r"^train\.device: "):
         resolve_device("cuda")
     assert resolve_device("auto") == CPU
-
-
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_steps_on_cuda(tiny_yaml: Path, images: data.Dataset) -> None:
-    config = with_settings(tiny_yaml, "train.device=cuda")
-    batches = data.Batches(images, batch_size=8, seed=1, augment=True)
-    trainer = Trainer(config, batches, torch.device("cuda"))
-    assert all(math.isfinite(float(trainer.advance())) for _ in range(5))
-
-
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("setting", ["train.compile=true", "train.precision=bf16"])
-def test_fast_steps_on_cuda_are_the_same_steps(
-    tiny_yaml: Path, images: data.Dataset, setting: str
-) -> None:
-    losses = []
-    for settings in ([], [setting]):
-        config = with_settings(tiny_yaml, "train.device=cuda", *settings)
-        batches = data.Batches(images, batch_size=8, seed=1, augment=True)
-        trainer = Trainer(config, batches, torch.device("cuda"))
-        losses.append([float(trainer.advance()) for _ in range(5)])
-    np.testing.assert_allclose(losses[1], losses[0], rtol=2e-2)
 
 
 def test_newest_run_of_a_name(config: Config, tmp_path: Path) -> None:

@@ -14,19 +14,46 @@ T = TypeVar("T")
 N = TypeVar("N", int, float)
 
 
+#: What `add_sampler` adds.
+SAMPLER = (
+    "sampler", "steps", "guidance", "guidance_interval", "guide", "eta", "seed", "weights"
+)  # fmt: skip
+
+
 def add_sampler(parser: argparse.ArgumentParser) -> None:
     """Add the options of `qhdm.config.SamplerOptions`."""
     parser.add_argument("--steps", type=positive, metavar="N", help="network evaluations per image")
     parser.add_argument("--sampler", choices=["ddpm", "ddim", "dpm++"])
     parser.add_argument(
-        "--guidance", type=non_negative, metavar="S", help="classifier-free guidance; 1 is off"
+        "--guidance", type=non_negative, metavar="S", help="scale of guidance; 1 is off"
+    )
+    parser.add_argument(
+        "--guidance-interval",
+        type=lambda text: text if text == "none" else non_negative(text),
+        nargs="+",
+        metavar="SIGMA",
+        help="lowest and highest noise level at which guidance is on; none: on at all",
+    )
+    parser.add_argument(
+        "--guide",
+        metavar="WEIGHTS",
+        help="guide by the network with these weights (see --weights) instead of without the "
+        "label; none: without the label",
     )
     parser.add_argument(
         "--eta", type=unit, metavar="E", help="noise of DDIM: 0 (default) is none, 1 that of DDPM"
     )
     parser.add_argument("--seed", type=natural, metavar="N", help="seed of the images (0)")
+    add_weights(parser)
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Add `--weights`."""
     parser.add_argument(
-        "--weights", choices=["ema", "model"], help="averaged (default) or last weights"
+        "--weights",
+        metavar="NAME",
+        help="ema: averaged (default); model: the last; ema:0.08: averaged over that length; "
+        "step:4000: averaged at an earlier step",
     )
 
 

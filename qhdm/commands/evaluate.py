@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qhdm.commands.arguments import add_device, add_engine, add_sampler, positive, settings
+from qhdm.commands.arguments import SAMPLER, add_device, add_engine, add_sampler, positive, settings
 from qhdm.commands.train_classifier import add_data, data_config
 from qhdm.errors import ConfigError, EvaluationError
 
 _ENGINE = ("engine", "shots", "noise", "method")
-_SAMPLING = ("num", "steps", "sampler", "guidance", "eta", "seed", "weights", *_ENGINE)
+_SAMPLING = ("num", *SAMPLER, *_ENGINE)
 _OTHERS = ("extractor", "extractor_weights", "metrics", "device")
 #: What `--set` may change of a run: its images may have moved.
 _MOVABLE = ("data.root", "data.skip_broken")
@@ -55,7 +55,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if images:
         for name in _SAMPLING:
             if given[name] is not None:
-                raise EvaluationError(f"--{name}: not with --images, which are not sampled")
+                option = name.replace("_", "-")
+                raise EvaluationError(f"--{option}: not with --images, which are not sampled")
         if (images / "config.yaml").is_file():
             raise EvaluationError(f"--images: {images}: is a run directory; give it as RUN")
     elif source is None or arguments.data is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from qhdm.commands.arguments import add_weights
+
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add the `export` subcommand."""
@@ -32,9 +34,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     export.add_argument(
         "--draw", action="store_true", help="draw the circuits: PNG files, and text on the terminal"
     )
-    export.add_argument(
-        "--weights", choices=["ema", "model"], default="ema", help="averaged or last weights"
-    )
+    add_weights(export)
     export.set_defaults(command=_export)
 
 
@@ -48,7 +48,8 @@ def _export(arguments: argparse.Namespace) -> None:
     from qhdm.runs.directory import versions
 
     check_target(arguments.out)
-    model, run = load_model(arguments.run, weights=arguments.weights)
+    weights = arguments.weights or "ema"
+    model, run = load_model(arguments.run, weights=weights)
     placed = named_filters(model)
     if not placed:
         raise ExportError(f"{arguments.run}: a {run.config.model.kind} has no quantum filters")
@@ -64,7 +65,7 @@ def _export(arguments: argparse.Namespace) -> None:
         source={
             "run": str(arguments.run.resolve()),
             "step": run.last_step(),
-            "weights": arguments.weights,
+            "weights": weights,
             "versions": versions(),
         },
         free_weights=arguments.free_weights,

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qhdm.commands.arguments import add_device, add_engine, add_sampler, images, positive, settings
+from qhdm.commands.arguments import (
+    SAMPLER,
+    add_device,
+    add_engine,
+    add_sampler,
+    images,
+    positive,
+    settings,
+)
 from qhdm.distributed import World
 from qhdm.errors import SamplingError
 
@@ -98,9 +106,8 @@ def _prepare(arguments: argparse.Namespace, world: World) -> _Job:
     from qhdm.config import Sampling
     from qhdm.quantum.options import Exact
 
-    options = ("sampler", "steps", "guidance", "eta", "seed", "weights", "num")
     engine = ("engine", "method", "shots", "noise", "engine_steps")
-    given = {name: getattr(arguments, name) for name in (*options, *engine)}
+    given = {name: getattr(arguments, name) for name in (*SAMPLER, "num", *engine)}
     request = settings(Sampling, given, SamplingError)
 
     from qhdm.models.named_filters import named_filters
@@ -225,6 +232,8 @@ def _grid_name(arguments: argparse.Namespace, names: list[str], run: Run) -> str
         ("eta", "eta{:g}"),
         ("steps", "{}steps"),
         ("guidance", "guidance{:g}"),
+        ("guidance_interval", "sigma{}"),
+        ("guide", "by-{}"),
         ("engine", "{}"),
         ("method", "{}"),
         ("shots", "{}shots"),
@@ -235,5 +244,7 @@ def _grid_name(arguments: argparse.Namespace, names: list[str], run: Run) -> str
         if value not in (None, "ema", "run") and (name, value) != ("eta", 0):
             if name == "noise":
                 value = Path(value).stem
-            parts.append(text.format(value).replace("+", "p"))
+            if name == "guidance_interval":
+                value = "-".join(f"{x:g}" if isinstance(x, float) else x for x in value)
+            parts.append(text.format(value).replace("+", "p").replace(":", "-"))
     return "_".join([*parts, f"seed{arguments.seed or 0}"]) + ".png"

@@ -196,6 +196,8 @@ def _options(request: EvaluationSettings) -> list[str]:
     """A request as options of `qhdm evaluate`."""
     options: list[str] = []
     for name, value in vars(request).items():
+        if name in ("guidance_interval", "guide"):  # null is not the run's own
+            value = "none" if value is None else value
         if value is not None:
             values = value if isinstance(value, tuple) else (value,)
             options += [f"--{name.replace('_', '-')}", *map(str, values)]
@@ -219,6 +221,8 @@ def _differences(present: Config, wanted: Config) -> Iterable[tuple[str, Any, An
         return dict(leaves(to_dict(with_circuit_files(config, _content))))
 
     one, other = settings(present), settings(wanted)
+    if wanted.train.precision == "auto":  # a run records the one that it has chosen
+        del one["train", "precision"], other["train", "precision"]
     for key in one.keys() | other.keys():
         if one.get(key) != other.get(key) and not _BOOKKEEPING & {key[:1], key[:2]}:
             yield dotted(key), one.get(key), other.get(key)

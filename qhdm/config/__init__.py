@@ -7,17 +7,16 @@ from qhdm.config.config import (
     to_yaml,
     with_circuit_files,
 )
-from qhdm.config.sampling import EngineRequest, SamplerOptions, Sampling
+from qhdm.config.diffusion import DiscreteConfig, EdmConfig
+from qhdm.config.sampling import EngineRequest, SampleConfig, SamplerName, SamplerOptions, Sampling
 from qhdm.config.sections import (
     DataConfig,
-    DiffusionConfig,
     EmaConfig,
     EncoderConfig,
     FilePath,
     ModelConfig,
+    PowerEmaConfig,
     QuantumConfig,
-    SampleConfig,
-    SamplerName,
     TrainConfig,
     VertexConfig,
     is_circuit_file,
@@ -26,12 +25,14 @@ from qhdm.config.sections import (
 __all__ = [
     "Config",
     "DataConfig",
-    "DiffusionConfig",
+    "DiscreteConfig",
+    "EdmConfig",
     "EmaConfig",
     "EncoderConfig",
     "EngineRequest",
     "FilePath",
     "ModelConfig",
+    "PowerEmaConfig",
     "QuantumConfig",
     "SampleConfig",
     "SamplerName",
@@ -39,6 +40,7 @@ __all__ = [
     "Sampling",
     "TrainConfig",
     "VertexConfig",
+    "WeightsName",
     "is_circuit_file",
     "load_config",
     "to_dict",

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from qhdm.config.diffusion import DiscreteConfig, EdmConfig
+from qhdm.config.sampling import SampleConfig
 from qhdm.config.sections import (
     DataConfig,
-    DiffusionConfig,
     EncoderConfig,
     ModelConfig,
     QuantumConfig,
     ReleasedConfig,
-    SampleConfig,
     TrainConfig,
     VertexConfig,
     is_circuit_file,
@@ -91,13 +91,23 @@ def _count_problems(section: str, place: VertexConfig, channels: int) -> Iterato
         )
 
 
+def diffusion_problems(model: ModelConfig, diffusion: EdmConfig | DiscreteConfig) -> Iterator[str]:
+    """Noise levels that the network cannot be told."""
+    if isinstance(diffusion, EdmConfig) and hasattr(model, "dim_mults"):
+        yield (
+            "diffusion.prediction: edm has continuous noise levels, but the published network "
+            "(model.dim_mults) is told timesteps; set it to eps or x0, or take the recommended "
+            "network"
+        )
+
+
 def sampling_problems(
-    sample: SampleConfig, diffusion: DiffusionConfig, train: TrainConfig
+    sample: SampleConfig, diffusion: EdmConfig | DiscreteConfig, train: TrainConfig
 ) -> Iterator[str]:
     """Defaults of sampling that the trained model could not follow."""
-    if sample.steps > diffusion.timesteps:
+    if isinstance(diffusion, DiscreteConfig) and sample.steps > diffusion.timesteps:
         yield f"sample.steps: {sample.steps} exceeds diffusion.timesteps ({diffusion.timesteps})"
-    if sample.guidance != 1 and train.label_dropout == 0:
+    if sample.guidance != 1 and sample.guide is None and train.label_dropout == 0:
         yield (
             "sample.guidance: guidance requires training with label dropout; set "
             "train.label_dropout above 0, or sample.guidance to 1"

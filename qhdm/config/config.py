@@ -13,26 +13,27 @@ from pydantic import Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
 from qhdm.config.checks import (
+    diffusion_problems,
     filter_problems,
     released_problems,
     sampling_problems,
     shape_problems,
 )
+from qhdm.config.diffusion import DiscreteConfig, EdmConfig
+from qhdm.config.sampling import SampleConfig
 from qhdm.config.sections import (
     STRICT,
     DataConfig,
-    DiffusionConfig,
     ModelConfig,
     QuantumConfig,
     ReleasedConfig,
-    SampleConfig,
     TrainConfig,
     VertexConfig,
     is_circuit_file,
 )
 from qhdm.errors import ConfigError
 from qhdm.quantum.options import PATCH_CHANNELS
-from qhdm.schema import one_line_errors, read_document, validate, with_overrides
+from qhdm.schema import Either, one_line_errors, read_document, validate, with_overrides
 from qhdm.shipped import find_shipped
 
 P = TypeVar("P", bound=VertexConfig)
@@ -58,7 +59,8 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     quantum: QuantumConfig = field(default_factory=QuantumConfig)
-    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    # Until the recommended network is the default, so is not EDM, which needs it.
+    diffusion: Annotated[EdmConfig | DiscreteConfig, Either] = field(default_factory=DiscreteConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     released: ReleasedConfig = field(default_factory=ReleasedConfig)
@@ -78,12 +80,6 @@ class Config:
             return channels // PATCH_CHANNELS
         return self.quantum.vertex.count(channels)
 
-    @property
-    def p2_k(self) -> float:
-        """k of the loss weight (k + snr)^-gamma."""
-        diffusion = self.diffusion
-        return diffusion.p2_gamma if self.released.p2_k_from_gamma else diffusion.p2_k
-
     @model_validator(mode="after")
     def _check(self) -> Config:
         data, model, quantum = self.data, self.model, self.quantum
@@ -93,6 +89,7 @@ class Config:
             shape_problems(data, model),
             filter_problems(data, model, quantum),
             released_problems(self.released, data, model, quantum.encoder),
+            diffusion_problems(model, self.diffusion),
             sampling_problems(self.sample, self.diffusion, self.train),
         ):
             raise ValueError(problem)

@@ -6,13 +6,16 @@ anything from the run.
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
-from qhdm.config.sections import STRICT, Positive, QuantumConfig, SamplerName
+from qhdm.config.sections import STRICT, Positive, QuantumConfig, ascending
 from qhdm.errors import SamplingError
 from qhdm.quantum.options import Aer, EngineOptions, Exact, Hardware, Method, Noise, Shots
 from qhdm.schema import one_line_errors
@@ -20,9 +23,45 @@ from qhdm.schema import one_line_errors
 if TYPE_CHECKING:
     from qhdm.config.config import Config
 
+
+def _weights(name: str) -> str:
+    if not re.fullmatch(r"ema|model|ema:0?\.\d{1,6}|step:\d{1,12}", name):
+        raise PydanticCustomError(
+            "weights", "must be ema, model, an averaging length (ema:0.08) or a step (step:4000)"
+        )
+    return name
+
+
+NonNegative = Annotated[float, Field(ge=0)]
+#: Noise levels from low to high.
+Interval = Annotated[tuple[NonNegative, NonNegative], AfterValidator(ascending)]
+SamplerName = Literal["ddpm", "ddim", "dpm++"]
+#: Weights of a run: averaged (`ema`), averaged over another length (`ema:0.08`), the last ones
+#: (`model`), or averaged at an earlier step (`step:4000`).
+Weights = Annotated[str, AfterValidator(_weights)]
 #: The value of the run's configuration.
 OfRun = Literal["run"]
 T = TypeVar("T", bound="SamplerOptions")
+
+
+@one_line_errors
+@dataclass(frozen=True, config=STRICT)
+class SampleConfig:
+    """Defaults of `Sampling`, and the preview grids of training.
+
+    Previews are not guided where `guide` names weights, which may not be there yet.
+
+    Example:
+        >>> qhdm.SampleConfig(sampler="ddim", steps=20).guidance
+        1.0
+    """
+
+    sampler: SamplerName = "dpm++"
+    steps: Positive = 50
+    guidance: NonNegative = 1.0
+    guidance_interval: Interval | None = None
+    guide: Weights | None = None
+    num: Positive = 8
 
 
 @one_line_errors
@@ -82,46 +121,64 @@ class SamplerOptions:
 
     Attributes:
         sampler: `ddpm`, `ddim`, `dpm++`, or `run`.
-        steps: network evaluations per image (twice that with guidance).
-        guidance: classifier-free guidance scale; 1 is off.
+        steps: noise levels at which the network is evaluated.
+        guidance: scale of the difference from a weaker estimate; 1 is off.
+        guidance_interval: noise levels [low, high] at which guidance is on (Kynkäänniemi et al.
+            2024, arXiv 2404.07724); None is all of them.
+        guide: what makes the weaker estimate: other weights of the run, named as in `weights`
+            (autoguidance, Karras et al. 2024, arXiv 2406.02507), or None, the same network without
+            the label (classifier-free guidance, Ho & Salimans 2022).
         eta: of DDIM: 0 is deterministic, 1 is DDPM.
         seed: image i depends on its label and (seed, i) alone, up to rounding at other batch
             sizes (docs/training.md).
-        weights: `ema`, the averaged weights, or `model`, the last ones.
+        weights: `ema`, the averaged weights, `model`, the last ones, `ema:0.08`, averaged over
+            another length, or `step:4000`, averaged at an earlier step (docs/training.md).
     """
 
     sampler: SamplerName | OfRun = "run"
     steps: Positive | OfRun = "run"
-    guidance: Annotated[float, Field(ge=0)] | OfRun = "run"
+    guidance: NonNegative | OfRun = "run"
+    guidance_interval: Interval | OfRun | None = "run"
+    guide: Weights | OfRun | None = "run"
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    weights: Literal["ema", "model"] = "ema"
+    weights: Weights = "ema"
 
     def resolved(self: T, config: Config) -> T:
         """The same with the values of the run filled in.
 
         Raises:
-            SamplingError: more steps than the model has timesteps, or guidance of a model that was
-                trained without label dropout.
+            SamplingError: classifier-free guidance of a model that was trained without label
+                dropout.
         """
-        own = config.sample
-        known = replace(
-            self,
-            sampler=own.sampler if self.sampler == "run" else self.sampler,
-            steps=own.steps if self.steps == "run" else self.steps,
-            guidance=own.guidance if self.guidance == "run" else self.guidance,
-        )
-        if known.guidance != 1 and config.train.label_dropout == 0:
+        names = ("sampler", "steps", "guidance", "guidance_interval", "guide")
+        own = {name: getattr(config.sample, name) for name in names if getattr(self, name) == "run"}
+        known = replace(self, **own)
+        if known.guidance != 1 and known.guide is None and config.train.label_dropout == 0:
             raise SamplingError(
                 "guidance: this model was trained with every label shown "
-                "(train.label_dropout 0), so it has no unconditional pass; use guidance 1"
+                "(train.label_dropout 0), so it has no unconditional pass; use guidance 1, or "
+                "a guide"
             )
         return known
+
+    def guided_at(self, sigma: float) -> bool:
+        """Whether guidance is on at a noise level; of resolved options."""
+        assert self.guidance_interval != "run"
+        low, high = self.guidance_interval or (0.0, math.inf)
+        return self.guidance != 1 and low <= sigma <= high
 
     def on(self, engine: EngineOptions) -> Sampling:
         """A request for the same images with `engine` in all steps."""
         own = {field.name: getattr(self, field.name) for field in fields(SamplerOptions)}
         return Sampling(**own, engine=engine)
+
+    @field_validator("guidance_interval", "guide", mode="before")
+    @classmethod
+    def _none(cls, value: Any) -> Any:
+        if value in ("none", ["none"]):  # the command line has no null
+            return None
+        return tuple(value) if isinstance(value, list) else value
 
     @field_validator("sampler", "steps", "guidance", mode="before")
     @classmethod

@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from qhdm.errors import ConfigError
 from qhdm.quantum.ansatz import ANSATZE
 from qhdm.quantum.options import ENGINES, PATCH_CHANNELS, Aer, EngineName, EngineOptions
-from qhdm.schema import one_line_errors
+from qhdm.schema import Either, one_line_errors
 from qhdm.shipped import shipped_files
 
 #: No unknown keys, no infinite or NaN values.
@@ -53,16 +53,18 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-def _ascending(limits: tuple[float, float]) -> tuple[float, float]:
+def ascending(limits: tuple[float, float]) -> tuple[float, float]:
+    """Check that limits are [low, high]."""
     if not limits[0] < limits[1]:
         raise PydanticCustomError("range", "must be [low, high], low being less than high")
     return limits
 
 
 Positive = Annotated[int, Field(ge=1)]
+AboveZero = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
-Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
+Range = Annotated[tuple[float, float], AfterValidator(ascending)]
 Levels = Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(_distinct)]
 ClassName = Annotated[str, AfterValidator(_class_name)]
 Classes = Annotated[tuple[ClassName, ...], Field(min_length=1), AfterValidator(_distinct)]
@@ -70,7 +72,6 @@ Classes = Annotated[tuple[ClassName, ...], Field(min_length=1), AfterValidator(_
 FilePath = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
 #: A built-in family, or the path of a circuit file (or the name of a shipped one).
 Ansatz = Annotated[FilePath, AfterValidator(_ansatz)]
-SamplerName = Literal["ddpm", "ddim", "dpm++"]
 
 #: Ansatz layers of a family, unless given.
 FAMILY_LAYERS = 3
@@ -278,33 +279,47 @@ class QuantumConfig:
 
 @one_line_errors
 @dataclass(frozen=True, config=STRICT)
-class DiffusionConfig:
-    """The forward process and the loss.
+class PowerEmaConfig:
+    """Averages of the weights by power-function profiles (Karras et al. 2024, arXiv 2312.02696).
+
+    An average of any length between the smallest and the largest is reconstructed after training
+    (`ema:0.08`) from these and from snapshots of them, which the run keeps.
 
     Attributes:
-        timesteps: T.
-        schedule: `cosine` (Nichol & Dhariwal 2021) or `linear` (Ho et al. 2020).
-        prediction: what the network predicts, the noise `eps` or the clean image `x0`.
-        loss: `l2` or `l1`.
-        p2_gamma, p2_k: weight (k + snr)^-gamma per timestep (Choi et al. 2022); gamma 0 is plain.
+        std: lengths of the running averages: standard deviations of the profiles as fractions of
+            the steps done. The first one is `ema`.
+        every: interval of updates in steps.
+        snapshots: the number of moments, evenly spaced over `train.steps`, of which the averages
+            are kept, in half precision.
 
     Example:
-        >>> qhdm.DiffusionConfig(timesteps=200, schedule="linear").prediction
-        'eps'
+        >>> train = qhdm.TrainConfig(steps=1000, ema=qhdm.PowerEmaConfig(snapshots=5))
+        >>> [step for step in range(1, 1001) if train.keeps_snapshot(step)]
+        [200, 400, 600, 800, 1000]
     """
 
-    timesteps: Annotated[int, Field(ge=2, le=100_000)] = 1000
-    schedule: Literal["cosine", "linear"] = "cosine"
-    prediction: Literal["eps", "x0"] = "eps"
-    loss: Literal["l2", "l1"] = "l2"
-    p2_gamma: Annotated[float, Field(ge=0)] = 1.0
-    p2_k: Annotated[float, Field(gt=0)] = 1.0
+    std: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=0.28)], ...],
+        Field(min_length=1, max_length=4),
+        AfterValidator(_distinct),
+    ] = (0.05, 0.10)
+    every: Positive = 4
+    snapshots: Annotated[int, Field(ge=1, le=64)] = 8
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the averages in files: `ema`, `ema-0.1`."""
+        return ("ema", *(f"ema-{std:g}" for std in self.std[1:]))
+
+    def averaged_to(self, step: int) -> int:
+        """The last step whose weights are in the averages of `step`; until `every`, each is."""
+        return step - step % self.every if step > self.every else step
 
 
 @one_line_errors
 @dataclass(frozen=True, config=STRICT)
 class EmaConfig:
-    """Exponential moving average of the weights.
+    """Exponential moving average of the weights, as the published code has it.
 
     The decay at step number s (from 0) is 0 up to `after`, then
     min(decay, 1 - (1 + (s - after - 1) / inv_gamma) ^ -power).
@@ -320,6 +335,11 @@ class EmaConfig:
     inv_gamma: Annotated[float, Field(gt=0)] = 1.0
     power: Annotated[float, Field(gt=0)] = 2 / 3
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the averages in files."""
+        return ("ema",)
+
 
 @one_line_errors
 @dataclass(frozen=True, config=STRICT)
@@ -329,12 +349,16 @@ class TrainConfig:
     Attributes:
         optimizer: `adam`, `adamw` (decoupled weight decay) or `sgd` (momentum betas[0]).
         lr, betas, eps, weight_decay: options of the optimiser.
-        lr_schedule: learning rate after the warm-up: `constant`, or `cosine` or `linear` decay to 0
-            at the last step.
-        warmup: steps in which the learning rate rises linearly to `lr`.
+        lr_quantum: learning rate of circuit angles; null is `lr`.
+        warmup: steps in which the learning rate rises linearly to `lr`; below 1, as a fraction of
+            all.
+        lr_schedule: learning rate after the warm-up: `constant`, `cosine` or `linear` decay to 0 at
+            the last step, or `trapezoid`: constant, and linear to 0 in the `cooldown`.
+        cooldown: fraction of the steps in which `trapezoid` falls.
         grad_clip: largest norm of the gradient; null does not clip.
         label_dropout: probability of hiding a label, so that guidance works in sampling.
-        precision: `bf16` runs the classical layers under autocast; filters stay in float32.
+        precision: of the classical layers in training; filters and weights stay in float32. `auto`
+            is `bf16` where the device multiplies it faster than `float32`; a run records which.
         compile: run the network through torch.compile.
         tensorboard: also log to TensorBoard (extra `tensorboard`).
         device: `auto` prefers CUDA.
@@ -353,12 +377,14 @@ class TrainConfig:
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.99)
     eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    lr_schedule: Literal["constant", "cosine", "linear"] = "constant"
-    warmup: Annotated[int, Field(ge=0)] = 0
+    lr_quantum: Annotated[float, Field(gt=0)] | None = None
+    warmup: Annotated[int, Field(ge=0)] | BelowOne = 0
+    lr_schedule: Literal["trapezoid", "constant", "cosine", "linear"] = "constant"
+    cooldown: Fraction = 0.5
     grad_clip: Annotated[float, Field(gt=0)] | None = None
     label_dropout: BelowOne = 0.1
-    ema: EmaConfig = field(default_factory=EmaConfig)
-    precision: Literal["float32", "bf16"] = "float32"
+    ema: Annotated[PowerEmaConfig | EmaConfig, Either] = field(default_factory=EmaConfig)
+    precision: Literal["auto", "float32", "bf16"] = "float32"
     compile: bool = False
     tensorboard: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -367,21 +393,12 @@ class TrainConfig:
     checkpoint_every: Positive = 1000
     keep_checkpoints: Positive = 2
 
-
-@one_line_errors
-@dataclass(frozen=True, config=STRICT)
-class SampleConfig:
-    """Defaults of `Sampling`, and the preview grids of training.
-
-    Example:
-        >>> qhdm.SampleConfig(sampler="ddim", steps=20).guidance
-        1.0
-    """
-
-    sampler: SamplerName = "dpm++"
-    steps: Positive = 50
-    guidance: Annotated[float, Field(ge=0)] = 1.0
-    num: Positive = 8
+    def keeps_snapshot(self, step: int) -> bool:
+        """Whether a snapshot of the averages of `step` is kept."""
+        if not isinstance(self.ema, PowerEmaConfig):
+            return False
+        updates = -(-self.steps // (self.ema.snapshots * self.ema.every))
+        return step % (updates * self.ema.every) == 0
 
 
 @one_line_errors

@@ -1,14 +1,14 @@
-"""The forward process, the loss, and the samplers."""
+"""Noise levels, the loss, and the samplers."""
 
 from qhdm.diffusion.generate import NULL_LABEL, Chain, Trajectory, generate, trace
-from qhdm.diffusion.schedule import Schedule, per_sample_loss
+from qhdm.diffusion.preconditioning import Preconditioning, make_preconditioning
 
 __all__ = [
     "NULL_LABEL",
     "Chain",
-    "Schedule",
+    "Preconditioning",
     "Trajectory",
     "generate",
-    "per_sample_loss",
+    "make_preconditioning",
     "trace",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -13,38 +14,15 @@ from torch import Tensor
 from qhdm import console
 from qhdm.config import SamplerOptions
 from qhdm.diffusion.pixels import to_uint8
-from qhdm.diffusion.samplers import Denoiser, ImageNoise, State, states, timesteps_of
-from qhdm.diffusion.schedule import Schedule
+from qhdm.diffusion.preconditioning import Levels, Preconditioning
+from qhdm.diffusion.samplers import ImageNoise, State, states
 from qhdm.seeds import Draws, Stream, drawing
 
 #: The null label (classifier-free guidance).
 NULL_LABEL = -1
 
-#: model(x_t (B, C, H, W), t (B,), label (B,)) to the predicted quantity.
+#: model(z (B, C, H, W), time (B,), label (B,)) to the estimate of u (B, C, H, W).
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def guided_denoiser(
-    model: Network, schedule: Schedule, labels: Tensor, guidance: float
-) -> Denoiser:
-    """The estimate of x_0 under classifier-free guidance (Ho & Salimans 2022), clipped to [-1, 1].
-
-    The output is u + guidance (c - u), of the conditional c and unconditional u pass of `labels`
-    (B,), which run as one batch; at guidance 1 only the conditional one runs.
-    """
-    both = torch.cat([labels, torch.full_like(labels, NULL_LABEL)])
-    alphas_bar = schedule.alphas_bar.tolist()
-
-    def denoise(x: Tensor, t: int) -> Tensor:
-        if guidance == 1:
-            output = model(x, torch.full_like(labels, t), labels)
-        else:
-            twice = model(torch.cat([x, x]), torch.full_like(both, t), both)
-            conditional, unconditional = twice.chunk(2)
-            output = unconditional + guidance * (conditional - unconditional)
-        return schedule.to_x0(output.float(), x, alphas_bar[t]).clamp(-1, 1)
-
-    return denoise
 
 
 @dataclass(frozen=True)
@@ -53,15 +31,20 @@ class Evaluation:
 
     Attributes:
         part: which of all images the batch holds.
-        t: the timestep.
-        x_t: what the network was given, (B, C, H, W).
+        sigma: the noise level.
+        x: x_0 + sigma n, (B, C, H, W).
         state: of the sampler, after the evaluation; the last one's x is the images.
     """
 
     part: slice
-    t: int
-    x_t: Tensor
+    sigma: float
+    x: Tensor
     state: State
+
+    @property
+    def x_t(self) -> Tensor:
+        """x in the units of DDPM, x / sqrt(1 + sigma^2), (B, C, H, W)."""
+        return self.x / (1 + self.sigma**2) ** 0.5
 
     @property
     def x_0(self) -> Tensor:
@@ -74,85 +57,105 @@ class Evaluation:
 class Chain:
     """The sampling loop: iterates over the network evaluations that make N images.
 
-    It computes on the device of its schedule. Image i's noise, and its shots on engines that
+    It computes on the device of its preconditioning. Image i's noise, and its shots on engines that
     sample, depend on (seed, i) alone.
 
     Attributes:
-        model: the network, in evaluation mode.
-        schedule: what it was trained on.
+        networks: the network, in evaluation mode, and the weaker one that guides it, if any.
+        preconditioning: what it was trained with.
         options: resolved: sampler, steps, guidance, eta, seed.
         labels: class numbers, N of them.
         indices: image numbers, N of them.
         shape: (C, H, W).
-        batch_size: images per network evaluation (twice that with guidance).
-        late: another network for the last k evaluations, and k.
+        batch_size: images per network evaluation (twice that with classifier-free guidance).
+        late: other networks for the last k evaluations, and k.
         start: where to continue; all images are then one batch.
 
     Raises:
         SamplingError: more steps than the model has timesteps.
     """
 
-    model: Network
-    schedule: Schedule
+    networks: tuple[Network, ...]
+    preconditioning: Preconditioning
     options: SamplerOptions
     labels: Sequence[int]
     indices: Sequence[int]
     shape: tuple[int, int, int]
     batch_size: int = 64
-    late: tuple[Network, int] | None = None
+    late: tuple[tuple[Network, ...], int] | None = None
     start: State | None = None
 
     def __post_init__(self) -> None:
-        timesteps_of(self.schedule, self.steps)
+        _ = self.levels  # refuses too many steps
 
     @property
     def steps(self) -> int:
         """Network evaluations of each image."""
         return int(self.options.steps)
 
+    @cached_property
+    def levels(self) -> Levels:
+        """The noise level of each evaluation."""
+        return self.preconditioning.sampling(self.steps)
+
     def __len__(self) -> int:
         done = self.start.step if self.start else 0
         return -(-len(self.labels) // self.batch_size) * (self.steps - done)
 
     def __iter__(self) -> Iterator[Evaluation]:
-        options, first = self.options, self.start.step if self.start else 0
+        options, sigmas = self.options, self.levels.sigma.tolist()
         assert options.sampler != "run"
-        times = timesteps_of(self.schedule, self.steps)
         for begin in range(0, len(self.labels), self.batch_size):
             part = slice(begin, begin + self.batch_size)
             indices = self.indices[part]
-            labels = torch.as_tensor(self.labels[part], device=self.schedule.alphas_bar.device)
-            network = self._drawn_by_image(indices, first)
+            labels = torch.as_tensor(self.labels[part], device=self.preconditioning.device).long()
             chain = states(
-                self.schedule,
-                guided_denoiser(network, self.schedule, labels.long(), float(options.guidance)),
+                sigmas,
+                partial(self.denoise, labels=labels, indices=indices),
                 ImageNoise(options.seed, indices, self.shape),
                 sampler=options.sampler,
-                steps=self.steps,
                 eta=options.eta,
+                device=self.preconditioning.device,
                 start=self.start,
             )
             for before, state in itertools.pairwise(chain):
-                yield Evaluation(part, times[before.step], before.x, state)
+                yield Evaluation(part, sigmas[before.step], before.x, state)
 
-    def _drawn_by_image(self, indices: Sequence[int], first: int) -> Network:
-        """The network with every draw inside it (shots) by image: no batch can change an image.
+    def denoise(self, x: Tensor, i: int, *, labels: Tensor, indices: Sequence[int]) -> Tensor:
+        """The estimate of x_0 at evaluation i, guided and clipped to [-1, 1], (B, C, H, W).
 
-        Image i's draws depend on (seed, i), the evaluation, counted from `first`, and on whether it
-        is the conditional or the unconditional pass.
+        The guided output is g + guidance (c - g), of the network's output c and that of its guide:
+        the network without the label (Ho & Salimans 2022), both passes as one batch, or a weaker
+        network with it (Karras et al. 2024, arXiv 2406.02507).
+
+        Args:
+            x: x_0 + sigma n, (B, C, H, W).
+            i: the evaluation.
+            labels: (B,).
+            indices: image numbers, B of them.
         """
-        numbers = itertools.count(first)
+        level, guidance = self.levels[i], float(self.options.guidance)
+        late = self.late and i >= self.steps - self.late[1]
+        model, *guides = self.late[0] if self.late and late else self.networks
 
-        def run(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
-            step = next(numbers)
-            passes = range(len(t) // len(indices))
-            positions = [(index, step, number) for number in passes for index in indices]
-            is_late = self.late and step >= self.steps - self.late[1]
-            network = self.late[0] if self.late and is_late else self.model
+        def run(network: Network, z: Tensor, label: Tensor, passes: Sequence[int]) -> Tensor:
+            """The output; draws within the network (shots) depend on image, i and pass alone."""
+            positions = [(index, i, number) for number in passes for index in indices]
+            time = level.time.to(z.device).expand(len(z))
             with drawing(Draws(self.options.seed, Stream.IMAGE_CALL, positions)):
-                return network(x, t, label)
+                return network(z, time, label).float()
 
-        return run
+        z = level.a * x
+        if not self.options.guided_at(float(level.sigma)):
+            output = run(model, z, labels, [0])
+        elif guides:
+            weak = run(guides[0], z, labels, [1])
+            output = weak + guidance * (run(model, z, labels, [0]) - weak)
+        else:
+            both = torch.cat([labels, torch.full_like(labels, NULL_LABEL)])
+            strong, weak = run(model, torch.cat([z, z]), both, [0, 1]).chunk(2)
+            output = weak + guidance * (strong - weak)
+        return level.clean(z, output).clamp(-1, 1)
 
 
 @torch.inference_mode()
@@ -171,13 +174,14 @@ class Trajectory:
     """The S network evaluations of a sampler, for N images.
 
     Attributes:
-        timesteps: (S,), of each evaluation, descending.
-        x_t: (S, N, H, W, C) uint8, what the network was given; values outside [-1, 1] are clipped.
-        x_0: (S, N, H, W, C) uint8, the clean image that it estimated from it.
+        sigmas: (S,), the noise level of each evaluation, descending.
+        x_t: (S, N, H, W, C) uint8, the noisy image in the units of DDPM,
+            (x_0 + sigma n) / sqrt(1 + sigma^2); values outside [-1, 1] are clipped.
+        x_0: (S, N, H, W, C) uint8, the clean image that the network estimated from it.
         images: (N, H, W, C) uint8, the result.
     """
 
-    timesteps: tuple[int, ...]
+    sigmas: tuple[float, ...]
     x_t: np.ndarray
     x_0: np.ndarray
     images: np.ndarray
@@ -186,10 +190,10 @@ class Trajectory:
 @torch.inference_mode()
 def trace(chain: Chain) -> Trajectory:
     """Sample the images of a chain, which has them in one batch, and keep every evaluation."""
-    timesteps, x_t, x_0 = [], [], []
+    sigmas, x_t, x_0 = [], [], []
     for evaluation in chain:
-        timesteps.append(evaluation.t)
+        sigmas.append(evaluation.sigma)
         x_t.append(to_uint8(evaluation.x_t))
         x_0.append(to_uint8(evaluation.x_0))
     images = to_uint8(evaluation.state.x)
-    return Trajectory(tuple(timesteps), np.stack(x_t), np.stack(x_0), images)
+    return Trajectory(tuple(sigmas), np.stack(x_t), np.stack(x_0), images)

@@ -18,7 +18,7 @@ from qhdm.hardware.job_dir import JobDirectory, open_session
 from qhdm.hardware.ledger import Ledger
 from qhdm.hardware.report import write_images, write_report
 from qhdm.hardware.runtime import Device, LocalService, RuntimeService, Service, snapshot
-from qhdm.hardware.sampling import SamplingJob, last_state
+from qhdm.hardware.sampling import SamplingJob
 from qhdm.hardware.spec import JobSpec
 from qhdm.hardware.submission import Submitter
 from qhdm.quantum.options import Hardware
@@ -128,7 +128,7 @@ def sample_request(job: SamplingJob, *, agreed: bool, progress: bool) -> np.ndar
                 progress=progress)  # fmt: skip
     ledger = directory.ledger()
     try:
-        state = last_state(ledger)
+        state = job.last_state(ledger)
     finally:
         ledger.close()
     assert state is not None

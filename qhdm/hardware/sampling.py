@@ -19,10 +19,11 @@ from torch import Tensor
 
 from qhdm import console
 from qhdm.config import Config, SamplerOptions
-from qhdm.diffusion import Schedule, generate
+from qhdm.diffusion import generate, make_preconditioning
 from qhdm.diffusion.generate import Chain, Network
 from qhdm.diffusion.pixels import to_uint8
-from qhdm.diffusion.samplers import State, timesteps_of
+from qhdm.diffusion.preconditioning import Levels, Preconditioning
+from qhdm.diffusion.samplers import State
 from qhdm.errors import BudgetError, ConfigError, SamplingError
 from qhdm.hardware.estimate import JobEstimate, StageCost
 from qhdm.hardware.estimator import (
@@ -49,6 +50,10 @@ from qhdm.quantum.pubs import parameter_sets
 
 #: Broken gates that a message names.
 _NAMED = 5
+#: Options of sampling that digests of earlier versions lack: null is as without.
+_LATER = ("guidance_interval", "guide")
+#: The array of a sampler's state in the ledger.
+_STATE = "noisy"
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,16 +87,18 @@ class SamplingJob:
 
     Attributes:
         spec: the specification.
-        model, config: the network, and what it was trained with.
+        networks: the network, and the weaker one that guides it, if there is one.
+        config: of their training.
         labels, indices: of the images, N each.
 
     Raises:
-        SamplingError: a step count or guidance does not fit the network.
+        SamplingError: a step count or guidance does not fit the network, or guidance does not fit
+            the steps on the backend.
         ConfigError: a place has no filters.
     """
 
     spec: JobSpec
-    model: UNet
+    networks: tuple[UNet, ...]
     config: Config
     labels: Sequence[int]
     indices: Sequence[int]
@@ -102,6 +109,7 @@ class SamplingJob:
                 f"hardware_steps: {self.hardware_steps} exceeds the {self.steps} steps of the "
                 "sampler"
             )
+        self._check_guidance()
         filled = [p for p in get_args(Place) if _connectors(self.model, (p,))]
         for place in self.spec.places:
             if place not in filled:
@@ -111,25 +119,47 @@ class SamplingJob:
                     f"(model.kind {self.config.model.kind}); {remedy}"
                 )
 
+    def _check_guidance(self) -> None:
+        """Check that all evaluations on the backend have the same circuits, as many times."""
+        sigmas = self.levels.sigma.tolist()[self.first_hardware_step :]
+        guided = [sigma for sigma in sigmas if self.options.guided_at(sigma)]
+        if guided and len(self.networks) > 1:
+            raise SamplingError(
+                f"guide: a backend evaluates one network, but {self.options.guide} guides the "
+                "sampler in steps on it; set guide to null, or lower hardware_steps or the "
+                "guidance_interval"
+            )
+        if 0 < len(guided) < len(sigmas):
+            raise SamplingError(
+                f"guidance_interval: covers {len(guided)} of the {len(sigmas)} steps on the "
+                "backend, which need the same number of circuits; set it to null, or change it or "
+                "hardware_steps so that it covers all or none"
+            )
+
+    @property
+    def model(self) -> UNet:
+        """The network whose filters the backend evaluates."""
+        return self.networks[0]
+
     @cached_property
     def options(self) -> SamplerOptions:
         """The sampler's options, resolved."""
         return self.spec.resolved(self.config)
 
     @cached_property
-    def schedule(self) -> Schedule:
-        """The diffusion that the network was trained on."""
-        return Schedule(self.config.diffusion)
+    def preconditioning(self) -> Preconditioning:
+        """What the network was trained with."""
+        return make_preconditioning(self.config)
 
     @cached_property
-    def times(self) -> list[int]:
-        """The timesteps of the network evaluations."""
-        return timesteps_of(self.schedule, int(self.options.steps))
+    def levels(self) -> Levels:
+        """The noise levels of the network evaluations."""
+        return self.preconditioning.sampling(int(self.options.steps))
 
     @property
     def steps(self) -> int:
         """Network evaluations."""
-        return len(self.times)
+        return len(self.levels)
 
     @property
     def hardware_steps(self) -> int:
@@ -153,19 +183,25 @@ class SamplingJob:
         """Identifies the images: a hash of the request, but not its limits, and the weights."""
         # Without defaults: an option that a later version adds must not change the digest.
         asked = TypeAdapter(JobSpec).dump_python(
-            self.spec, mode="json", exclude={"run", "limits", "estimate"}, exclude_defaults=True
+            self.spec,
+            mode="json",
+            exclude={"run", "limits", "estimate", *_LATER},
+            exclude_defaults=True,
         )
+        later = {name: getattr(self.options, name) for name in _LATER}
+        asked |= {name: value for name, value in later.items() if value is not None}
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
-        for name, tensor in self.model.state_dict().items():
-            digest.update(name.encode() + tensor.numpy().tobytes())
+        for network in self.networks:
+            for name, tensor in network.state_dict().items():
+                digest.update(name.encode() + tensor.numpy().tobytes())
         return digest.hexdigest()[:16]
 
     @cached_property
     def stages(self) -> list[Stage]:
         """The filter places of one network evaluation, in order."""
         stages: list[Stage] = []
-        passes = 1 if self.options.guidance == 1 else 2
-        model = self._exact_model()
+        passes = 2 if self.options.guided_at(float(self.levels.sigma[-1])) else 1
+        model = _on_exact(self.model)
         for place, connector in _connectors(model, self.spec.places):
             connector.engine = _Recorder(stages, place, passes * len(self.labels))
         zero = torch.zeros(1, dtype=torch.long)
@@ -296,13 +332,18 @@ class SamplingJob:
         self, ledger: Ledger, runner: StageRunner, update: Callable[[int], object]
     ) -> np.ndarray:
         first = self.first_hardware_step
-        exact, mixed = self._exact_model(), self._exact_model()
+        exact, *guides = (_on_exact(network) for network in self.networks)
+        mixed = _on_exact(self.model)
         connectors = _connectors(mixed, self.spec.places)
 
-        def network(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
-            step = self.times.index(int(t[0]))
+        start = self.last_state(ledger)
+        done = 0 if start is None else start.step
+        steps = itertools.count(done)
+
+        def network(z: Tensor, time: Tensor, label: Tensor) -> Tensor:
+            step = next(steps)
             if step < first:
-                return exact(x, t, label)
+                return exact(z, time, label)
             stages = itertools.count()
 
             def keep(
@@ -314,17 +355,15 @@ class SamplingJob:
 
             for place, connector in connectors:
                 connector.engine = HardwareEngine(runner, place, step, stages, keep)
-            return mixed(x, t, label)
+            return mixed(z, time, label)
 
-        start = last_state(ledger)
-        done = 0 if start is None else start.step
         update(min(done, first) + max(0, done - first) * len(self.stages))
-        chain = self._chain(network, start)
+        chain = self._chain((network, *guides), start)
         x = None if start is None else start.x
-        with torch.inference_mode(), frozen(exact):
+        with torch.inference_mode(), frozen(exact, *guides):
             for evaluation in chain:
                 state = evaluation.state
-                arrays = {"x": state.x, "previous": state.previous}
+                arrays = {_STATE: state.x, "previous": state.previous}
                 ledger.save_state(
                     state.step, {key: a.numpy() for key, a in arrays.items() if a is not None}
                 )
@@ -336,15 +375,27 @@ class SamplingJob:
 
     def exact_images(self) -> np.ndarray:
         """The same images with all filters on the exact engine, uint8 (N, H, W, C)."""
-        model = self._exact_model()
-        with frozen(model):
-            return generate(self._chain(model))
+        networks = tuple(_on_exact(network) for network in self.networks)
+        with frozen(*networks):
+            return generate(self._chain(networks))
 
-    def _chain(self, network: Network, start: State | None = None) -> Chain:
+    def last_state(self, ledger: Ledger) -> State | None:
+        """The sampler's last state, or None."""
+        last = ledger.last_state()
+        if last is None:
+            return None
+        step, arrays = last
+        tensors = {key: torch.from_numpy(array.copy()) for key, array in arrays.items()}
+        x = tensors.get(_STATE)
+        if x is None:  # of an earlier version: a x, in the units of DDPM
+            x = tensors["x"] if step == self.steps else tensors["x"] / self.levels.a[step]
+        return State(step, x, tensors.get("previous"))
+
+    def _chain(self, networks: tuple[Network, ...], start: State | None = None) -> Chain:
         """All images in one batch, so that their rows go into the same requests."""
         return Chain(
-            network,
-            self.schedule,
+            networks,
+            self.preconditioning,
             self.options,
             self.labels,
             self.indices,
@@ -353,20 +404,12 @@ class SamplingJob:
             start=start,
         )
 
-    def _exact_model(self) -> UNet:
-        model = copy.deepcopy(self.model)
-        set_engine(model, make_engine("exact"))
-        return model
 
-
-def last_state(ledger: Ledger) -> State | None:
-    """The sampler's last state, or None."""
-    last = ledger.last_state()
-    if last is None:
-        return None
-    step, arrays = last
-    tensors = {key: torch.from_numpy(array.copy()) for key, array in arrays.items()}
-    return State(step, tensors["x"], tensors.get("previous"))
+def _on_exact(network: UNet) -> UNet:
+    """A copy of the network whose filters the exact engine evaluates."""
+    model = copy.deepcopy(network)
+    set_engine(model, make_engine("exact"))
+    return model
 
 
 def _connectors(model: UNet, places: Sequence[str]) -> list[tuple[str, FilterConnector]]:

@@ -269,9 +269,13 @@ def evaluation_path(run: RunDirectory, generated: GeneratedRecord, extractor: Ex
         f"{generated.sampler}-{generated.steps}steps",
         f"guidance{generated.guidance:g}",
         f"seed{generated.seed}",
-        f"{generated.weights}-step{generated.step}",
+        f"{generated.weights}-step{generated.step}".replace(":", "-"),
         str(generated.engine).replace(":", "-"),
     ]
+    if generated.guidance_interval:
+        parts.append("sigma{:g}-{:g}".format(*generated.guidance_interval))
+    if generated.guide:
+        parts.append(f"by-{generated.guide}".replace(":", "-"))
     if generated.eta:
         parts.append(f"eta{generated.eta:g}")
     if generated.method not in (None, "auto"):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from qhdm.config.sampling import Interval, Weights
 from qhdm.errors import EvaluationError
 from qhdm.quantum.options import ENGINES, Aer, EngineOptions, Method
 from qhdm.schema import read_record
@@ -99,6 +100,7 @@ class GeneratedRecord:
         source: the run directory, or the folder.
         num: over all classes.
         step: training step of the weights.
+        guidance_interval, guide: of guidance (`qhdm.Sampling`), if they are not null.
         engine, shots, noise, method, device: what evaluated the filters (`engine_options`). Older
             versions did not record method and device.
         eta: of DDIM, if it is not 0.
@@ -110,7 +112,7 @@ class GeneratedRecord:
     steps: int | None = None
     guidance: float | None = None
     seed: int | None = None
-    weights: Literal["ema", "model"] | None = None
+    weights: Weights | None = None
     step: int | None = None
     engine: str | None = None
     shots: int | None = None
@@ -118,6 +120,8 @@ class GeneratedRecord:
     method: Method | None = None
     device: Literal["CPU", "GPU"] | None = None
     eta: float | None = None
+    guidance_interval: Interval | None = None
+    guide: Weights | None = None
 
     @staticmethod
     def engine_fields(engine: EngineOptions) -> dict[str, Any]:
@@ -148,10 +152,13 @@ class GeneratedRecord:
         """How the images were made, in a line."""
         parts = [f"{self.num:,} generated images from {self.source}"]
         if self.engine is not None:
+            guide = f" by {self.guide}" if self.guide else ""
+            if self.guidance_interval:
+                guide += " at noise levels {:g} to {:g}".format(*self.guidance_interval)
             parts += [
                 f"{self.weights} weights of step {self.step:,}",
                 f"{self.sampler}, {self.steps} steps",
-                f"guidance {self.guidance:g}, seed {self.seed}",
+                f"guidance {self.guidance:g}{guide}, seed {self.seed}",
                 f"engine {self.engine_label}",
             ]
         return "; ".join(parts)

@@ -22,6 +22,7 @@ from qhdm.metrics.records import GeneratedRecord
 from qhdm.metrics.settings import EvaluationSettings
 from qhdm.run import Run
 from qhdm.runs.directory import RunDirectory
+from qhdm.runs.weights import weight_files
 
 #: Images that are sampled and written at once: what an interruption loses at most.
 _CHUNK = 25
@@ -35,6 +36,7 @@ def described(run: RunDirectory, settings: EvaluationSettings) -> GeneratedRecor
     """
     run.latest_checkpoint()
     known = settings.resolved(run.config)
+    assert known.guidance_interval != "run"
     return GeneratedRecord(
         source=str(run.path),
         num=settings.num,
@@ -42,6 +44,8 @@ def described(run: RunDirectory, settings: EvaluationSettings) -> GeneratedRecor
         steps=int(known.steps),
         guidance=float(known.guidance),
         eta=known.eta or None,
+        guidance_interval=known.guidance_interval,
+        guide=known.guide,
         seed=settings.seed,
         weights=settings.weights,
         step=run.last_step(),
@@ -183,11 +187,16 @@ def _dataset(
 
 def _key(run: RunDirectory, record: GeneratedRecord) -> str:
     """A digest of the weights and of all of the request but the number of images."""
-    weights = run.latest_checkpoint() / f"{record.weights}.safetensors"
-    digest = hashlib.sha256(weights.read_bytes() if weights.exists() else b"")
+    digest = hashlib.sha256()
+    for weights in filter(None, (record.weights, record.guide)):
+        for file in weight_files(run, weights):
+            digest.update(file.read_bytes())
     asked = dataclasses.asdict(dataclasses.replace(record, source="", num=0))
     if record.engine != "aer":  # as older versions named the images of other engines
         del asked["method"], asked["device"]
+    for name in ("guidance_interval", "guide"):
+        if asked[name] is None:
+            del asked[name]
     digest.update(json.dumps(asked, sort_keys=True).encode())
     noise = Path(record.noise) if record.noise and record.noise.endswith(".json") else None
     if noise and noise.exists():

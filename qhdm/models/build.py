@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -18,7 +16,6 @@ from qhdm.models.blocks import (
     Condition,
     HybridConv2d,
     ResnetBlock,
-    WeightStandardizedConv2d,
 )
 from qhdm.models.released import (
     DiscardingResnetBlock,
@@ -168,17 +165,3 @@ def set_engine(model: nn.Module, engine: Engine) -> None:
     for module in model.modules():
         if isinstance(module, FilterConnector):
             module.engine = engine
-
-
-@contextmanager
-def frozen(*models: nn.Module) -> Iterator[None]:
-    """Compute once what depends only on weights; they must not change or be trained meanwhile."""
-    kinds = (FilterConnector, WeightStandardizedConv2d)
-    parts = [part for model in models for part in model.modules() if isinstance(part, kinds)]
-    try:
-        for part in parts:
-            part.freeze()
-        yield
-    finally:
-        for part in parts:
-            part.thaw()

@@ -25,6 +25,7 @@ from qhdm.models.blocks import (
     Upsample,
     init_like_flax,
 )
+from qhdm.models.network import DiffusionNetwork
 
 #: Makes the residual block of a place ("encoder.0", "vertex", "decoder.0", "final"), given its
 #: channels in and out.
@@ -61,7 +62,7 @@ class UpLevel(nn.Module):
         return self.up(self.attention(x))
 
 
-class UNet(nn.Module):
+class UNet(DiffusionNetwork):
     """eps(x_t, t, label), or x0(x_t, t, label).
 
     Args:
@@ -74,6 +75,8 @@ class UNet(nn.Module):
     Shapes:
         x_t (B, C, H, W) in [-1, 1] units, t (B,) and label (B,) integers; returns (B, C, H, W).
     """
+
+    time_input = "timestep"
 
     def __init__(
         self,

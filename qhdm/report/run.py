@@ -56,7 +56,7 @@ def write_run_page(path: Path, out: Path) -> list[str]:
     set_engine(model, make_engine("exact"))
     trained = Run(model, run.config, device=resolve_device("auto"))
     real, missing = real_images(run.config.data)
-    timesteps, rows = trajectories(trained)
+    sigmas, rows = trajectories(trained)
     content = render(
         "run.html",
         name=path.resolve().name,
@@ -67,7 +67,7 @@ def write_run_page(path: Path, out: Path) -> list[str]:
         data=real and DataRecord.of(real),
         missing=missing,
         samples=samples_beside(trained, real),
-        timesteps=timesteps,
+        sigmas=sigmas,
         trajectories=rows,
         evaluations=evaluations,
         counts=counts,

@@ -51,7 +51,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class TrajectoryRow:
-    """Data URIs of x_t and the estimates of x_0 for one image, and of the result."""
+    """Data URIs of noisy images and the estimates from them for one image, and of the result."""
 
     name: str
     noisy: Sequence[str]
@@ -106,15 +106,15 @@ def nearest(images: np.ndarray, real: np.ndarray, *, turned: bool) -> tuple[np.n
     return near, apart[kind, column] / np.sqrt(images[0].size)
 
 
-def trajectories(run: Run) -> tuple[Sequence[int], list[TrajectoryRow]]:
+def trajectories(run: Run) -> tuple[Sequence[float], list[TrajectoryRow]]:
     """The first image of every class at some evenly spread evaluations of the sampler.
 
     Returns:
-        The timesteps of these evaluations, and a row for each class.
+        The noise levels of these evaluations, and a row for each class.
     """
     labels, indices = run.images_of(None, 1)
     trajectory = run.trajectory(Sampling(seed=SEED), labels=labels, indices=indices)
-    last = len(trajectory.timesteps) - 1
+    last = len(trajectory.sigmas) - 1
     chosen = np.unique(np.linspace(0, last, min(_SHOWN, last + 1)).round().astype(int))
     rows = [
         TrajectoryRow(
@@ -125,7 +125,7 @@ def trajectories(run: Run) -> tuple[Sequence[int], list[TrajectoryRow]]:
         )
         for image, name in enumerate(run.class_names)
     ]
-    return [trajectory.timesteps[i] for i in chosen], rows
+    return [trajectory.sigmas[i] for i in chosen], rows
 
 
 def sampling_label(config: Config) -> str:

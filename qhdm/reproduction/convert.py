@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from qhdm import data
-from qhdm.config import Config
+from qhdm.config import Config, DiscreteConfig
 from qhdm.errors import CheckpointError, ConfigError
 from qhdm.files import atomic_path, write_text
 from qhdm.models import UNet
@@ -142,6 +142,7 @@ def relative_error(model: UNet, example: Example, config: Config) -> float:
                 f"{name}: has type {array.dtype.name} and shape {array.shape}, but "
                 f"floating-point {('B', *shape)} with B values of t is expected"
             )
+    assert isinstance(config.diffusion, DiscreteConfig)
     limits = {"t": config.diffusion.timesteps, "label": len(config.data.classes or ())}
     for name, array in (("t", example.t), ("label", example.label)):
         fits = array.shape == (batch,) and array.dtype.kind in "iu"

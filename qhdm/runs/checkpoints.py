@@ -1,4 +1,4 @@
-"""The files of a checkpoint: weights as safetensors, the optimiser's state, and checksums.
+"""The files of checkpoints and snapshots: weights as safetensors, the optimiser's state, checksums.
 
 Reading executes nothing in them, and damage is detected before they are used.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,31 +22,50 @@ from qhdm.errors import RunError
 
 T = TypeVar("T")
 
-_MODEL, _EMA, _TRAINING = "model.safetensors", "ema.safetensors", "training.pt"
-#: Checksums of these files, in the format of sha256sum.
+#: The file of the step and the optimiser's state.
+TRAINING = "training.pt"
+#: Checksums of the other files, in the format of sha256sum.
 _SUMS = "SHA256SUMS"
 
 
 def checkpoint_files(
-    step: int,
-    *,
-    model: Mapping[str, Tensor],
-    ema: Mapping[str, Tensor],
-    optimizer: Mapping[str, Any],
+    weights: Mapping[str, Mapping[str, Tensor]], *, step: int, optimizer: Mapping[str, Any]
 ) -> dict[str, bytes]:
-    """The contents of a checkpoint's files, by name."""
+    """The contents of a checkpoint's files, by name: weights (`model`, `ema`, ...) and the rest."""
     training = io.BytesIO()
     torch.save({"step": step, "optimizer": optimizer}, training)
-    contents = {
-        _MODEL: to_safetensors(_plain(model)),
-        _EMA: to_safetensors(_plain(ema)),
-        _TRAINING: training.getvalue(),
+    return _with_sums({**_weight_files(weights), TRAINING: training.getvalue()})
+
+
+def snapshot_files(weights: Mapping[str, Mapping[str, Tensor]]) -> dict[str, bytes]:
+    """The contents of a snapshot's files, by name."""
+    return _with_sums(_weight_files(weights))
+
+
+def half(tensor: Tensor) -> Tensor:
+    """`tensor` in half precision if it can hold the values."""
+    halved = tensor.half()
+    return halved if halved.isfinite().all() else tensor
+
+
+def weight_file(name: str) -> str:
+    """The file of the weights `name` (`model`, `ema`) in a checkpoint or snapshot."""
+    return f"{name}.safetensors"
+
+
+def _weight_files(weights: Mapping[str, Mapping[str, Tensor]]) -> dict[str, bytes]:
+    return {
+        weight_file(name): to_safetensors(
+            {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+        )
+        for name, state in weights.items()
     }
+
+
+def _with_sums(contents: dict[str, bytes]) -> dict[str, bytes]:
     # Of the contents in memory, so that faults in writing are detected as well.
-    contents[_SUMS] = b"".join(
-        _sum_line(hashlib.sha256(data).hexdigest(), name) for name, data in contents.items()
-    )
-    return contents
+    sums = (_sum_line(hashlib.sha256(data).hexdigest(), name) for name, data in contents.items())
+    return {**contents, _SUMS: b"".join(sums)}
 
 
 def load_weights(path: Path, device: torch.device) -> dict[str, Tensor]:
@@ -85,20 +104,20 @@ def load_training_state(path: Path, device: torch.device) -> dict[str, Any]:
         raise RunError(f"{path}: damaged, or not a training state; {_remedy(path)}") from None
 
 
-def verify_checkpoint(checkpoint: Path) -> None:
-    """Compare the files of a checkpoint with their checksums.
+def verify(folder: Path, names: Sequence[str]) -> None:
+    """Compare the files `names` of a checkpoint or snapshot with their checksums.
 
     Checkpoints of versions before checksums have none and are accepted.
 
     Raises:
         RunError: a file is missing or damaged.
     """
-    sums = checkpoint / _SUMS
+    sums = folder / _SUMS
     if not sums.exists():
         return
     recorded = _read(sums, lambda file: file.read(4096))
     lines = []
-    for path in (checkpoint / name for name in (_MODEL, _EMA, _TRAINING)):
+    for path in (folder / name for name in names):
         digest = _read(path, lambda file: hashlib.file_digest(file, "sha256").hexdigest())
         lines.append(_sum_line(digest, path.name))
         if lines[-1] not in recorded:
@@ -129,7 +148,3 @@ def checkpoint_step(checkpoint: Path) -> int:
     """The step of a checkpoint directory, -1 if it is not one."""
     number = checkpoint.name.removeprefix("step_")
     return int(number) if number.isdecimal() else -1
-
-
-def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}

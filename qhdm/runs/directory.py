@@ -7,7 +7,8 @@ runs/<name>-<time>/
     metrics.jsonl     one JSON object per line: step, loss, ...
     samples/          pictures
     checkpoints/      step_<number>/: model.safetensors, ema.safetensors, training.pt, their
-                      SHA256SUMS, and a copy of config.yaml
+                      SHA256SUMS, and a copy of config.yaml; with several averages, ema-<length>
+    snapshots/        step_<number>/: averages of earlier steps in half precision, SHA256SUMS
     diverged.json     the step whose loss was not finite, and its batch, if there was one
     lock              held by the process that trains
     launch.txt        of runs under torchrun: the launch that made it
@@ -18,8 +19,8 @@ from __future__ import annotations
 import json
 import platform
 import re
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -29,10 +30,17 @@ from torch import Tensor
 
 from qhdm import console
 from qhdm._version import __version__
-from qhdm.config import Config, to_yaml, with_circuit_files
+from qhdm.config import Config, PowerEmaConfig, to_yaml, with_circuit_files
 from qhdm.errors import RunError
 from qhdm.files import atomic_path, locked, remove_folder, sweep, timed_path, write_text
-from qhdm.runs.checkpoints import checkpoint_files, checkpoint_step, verify_checkpoint
+from qhdm.runs.checkpoints import (
+    TRAINING,
+    checkpoint_files,
+    checkpoint_step,
+    snapshot_files,
+    verify,
+    weight_file,
+)
 from qhdm.runs.config import circuit_digest, load_run_config, sealed
 
 _PACKAGES = (
@@ -169,8 +177,11 @@ class RunDirectory:
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        folders = (self.path / "checkpoints").glob("step_*")
-        return sorted((path for path in folders if checkpoint_step(path) >= 0), key=checkpoint_step)
+        return _by_step(self.path / "checkpoints")
+
+    def snapshots(self) -> list[Path]:
+        """Snapshots of averaged weights, oldest first."""
+        return _by_step(self.path / "snapshots")
 
     def last_step(self) -> int:
         """The step of the newest undamaged checkpoint, 0 if there is none."""
@@ -178,39 +189,54 @@ class RunDirectory:
         return checkpoint_step(good) if good else 0
 
     def save_checkpoint(
-        self,
-        step: int,
-        *,
-        model: Mapping[str, Tensor],
-        ema: Mapping[str, Tensor],
-        optimizer: Mapping[str, Any],
+        self, step: int, weights: Mapping[str, Mapping[str, Tensor]], optimizer: Mapping[str, Any]
     ) -> Path:
         """Write a checkpoint atomically and remove the oldest beyond `train.keep_checkpoints`.
 
         Checkpoints of this step and later ones are damaged, as training resumed before them; they
         are removed too.
 
+        Args:
+            step: its number.
+            weights: `model`, and the averages by name.
+            optimizer: its state.
+
         Raises:
             RunError: it cannot be written, for example on a full disk; earlier ones are kept.
         """
-        path = self.checkpoint_path(step)
-        contents = checkpoint_files(step, model=model, ema=ema, optimizer=optimizer)
+        contents = checkpoint_files(weights, step=step, optimizer=optimizer)
         contents["config.yaml"] = self._config_text().encode()
-        try:
-            if path.exists():
+        path = self.checkpoint_path(step)
+        with self._writing(path):
+            _write_folder(path, contents)
+            _keep_newest(self.checkpoints(), step, self.config.train.keep_checkpoints)
+        return path
+
+    def save_snapshot(self, step: int, averages: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Write a snapshot of averages atomically and remove the oldest beyond those configured.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        ema = self.config.train.ema
+        assert isinstance(ema, PowerEmaConfig)
+        path = self.path / "snapshots" / f"step_{step:07d}"
+        with self._writing(path):
+            _write_folder(path, snapshot_files(averages))
+            _keep_newest(self.snapshots(), step, ema.snapshots)
+
+    def forget_snapshots(self, step: int) -> None:
+        """Remove the snapshots after `step`, where training is resumed."""
+        for path in self.snapshots():
+            if checkpoint_step(path) > step:
                 remove_folder(path)
-            with atomic_path(path) as temporary:
-                temporary.mkdir()
-                for name, data in contents.items():
-                    (temporary / name).write_bytes(data)
-            checkpoints = self.checkpoints()
-            older = [other for other in checkpoints if checkpoint_step(other) <= step]
-            for other in checkpoints:
-                if other not in older[-self.config.train.keep_checkpoints :]:
-                    remove_folder(other)
+
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise unwritable(path, error, self.path) from None
-        return path
 
     def latest_checkpoint(self) -> Path:
         """The newest undamaged checkpoint; damaged ones are reported on stderr.
@@ -232,18 +258,54 @@ class RunDirectory:
         damaged = []
         for checkpoint in reversed(self.checkpoints()):
             try:
-                verify_checkpoint(checkpoint)
+                self.verify(checkpoint)
             except RunError as error:
                 damaged.append(error)
             else:
                 return checkpoint, damaged
         return None, damaged
 
+    def verify(self, folder: Path) -> None:
+        """Compare the files of a checkpoint or snapshot with their checksums.
+
+        Raises:
+            RunError: a file is missing or damaged.
+        """
+        names = [weight_file(name) for name in self.config.train.ema.names]
+        if folder.parent.name == "checkpoints":
+            names = [weight_file("model"), *names, TRAINING]
+        verify(folder, names)
+
     def sweep(self) -> None:
         """Remove partial files of killed processes. The run must be locked."""
-        sweep(self.path / "checkpoints")
+        for name in ("checkpoints", "snapshots"):
+            sweep(self.path / name)
         for name in ("config.yaml", "metrics.jsonl"):
             sweep(self.path, name)
+
+
+def _by_step(folder: Path) -> list[Path]:
+    """The folders `step_<number>` in a folder, by their numbers."""
+    paths = (path for path in folder.glob("step_*") if checkpoint_step(path) >= 0)
+    return sorted(paths, key=checkpoint_step)
+
+
+def _write_folder(path: Path, contents: Mapping[str, bytes]) -> None:
+    """Replace a folder of files atomically."""
+    if path.exists():
+        remove_folder(path)
+    with atomic_path(path) as temporary:
+        temporary.mkdir()
+        for name, data in contents.items():
+            (temporary / name).write_bytes(data)
+
+
+def _keep_newest(folders: list[Path], step: int, number: int) -> None:
+    """Remove the folders after `step`, and the oldest of the others beyond `number`."""
+    older = [path for path in folders if checkpoint_step(path) <= step]
+    for path in folders:
+        if path not in older[-number:]:
+            remove_folder(path)
 
 
 def check_absent(path: Path) -> None:
@@ -275,6 +337,9 @@ def unwritable(path: Path, error: OSError, run: Path) -> RunError:
 
 
 def versions() -> dict[str, str]:
-    """Versions of qhdm, Python and the main packages."""
-    own = {"qhdm": __version__, "python": platform.python_version()}
-    return own | {name: metadata.version(name) for name in _PACKAGES}
+    """Versions of qhdm, Python and those of the main packages that are installed."""
+    installed = {"qhdm": __version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            installed[name] = metadata.version(name)
+    return installed

@@ -37,7 +37,7 @@ class Callback:
         """Called after each step, counted from 1. Waits for no device."""
 
     def on_loss(self, step: int, values: Mapping[str, float]) -> None:
-        """Called every `train.log_every` steps and at checkpoints.
+        """Called every `train.log_every` steps, at checkpoints and at snapshots of averages.
 
         Args:
             step: steps done.

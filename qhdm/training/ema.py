@@ -1,14 +1,55 @@
-"""The exponential moving average of the weights."""
+"""Moving averages of the weights."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
-from qhdm.config import EmaConfig
+from qhdm.config import EmaConfig, PowerEmaConfig
+from qhdm.runs.profiles import decay
 
 TensorList = tuple[Tensor, ...] | list[Tensor]
+
+
+def make_ema(model: nn.Module, config: PowerEmaConfig | EmaConfig) -> PowerEma | Ema:
+    """The averages of `model` that a configuration describes."""
+    return PowerEma(model, config) if isinstance(config, PowerEmaConfig) else Ema(model, config)
+
+
+class PowerEma:
+    """Averaged copies of a model, one for each length, by power-function profiles.
+
+    Karras et al. 2024 (EDM2, arXiv 2312.02696), section 3. The weights of every `config.every`-th
+    step stand for those of the steps before it; until the first of these, averages are the model.
+
+    Attributes:
+        model: the copy of the first length, in evaluation mode.
+        models: all, by the names of their files (`PowerEmaConfig.names`).
+    """
+
+    def __init__(self, model: nn.Module, config: PowerEmaConfig) -> None:
+        self._config = config
+        self.models = {name: copy.deepcopy(model).eval() for name in config.names}
+        self.model: nn.Module = self.models["ema"]
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights of `model` after `step` steps, if it is time."""
+        if self._config.averaged_to(step) != step:
+            return
+        before = (step - 1) // self._config.every * self._config.every
+        new: TensorList = list(model.parameters())
+        for std, averaged in zip(self._config.std, self.models.values(), strict=True):
+            old: TensorList = list(averaged.parameters())
+            torch._foreach_lerp_(old, new, 1 - decay(std, before, step))
+
+    def load_states(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Continue from saved averages."""
+        for name, averaged in self.models.items():
+            averaged.load_state_dict(states[name])
 
 
 def ema_decay(step: int, config: EmaConfig) -> float:
@@ -23,31 +64,31 @@ def ema_decay(step: int, config: EmaConfig) -> float:
 
 
 class Ema:
-    """An averaged copy of a model.
+    """An averaged copy of a model, by the decay of the published code.
 
     Attributes:
         model: the copy, in evaluation mode.
+        models: the same, by the name of its file.
     """
 
     def __init__(self, model: nn.Module, config: EmaConfig) -> None:
         self._config = config
-        self._decay = 0.0
-        self._averaged = AveragedModel(model, multi_avg_fn=self._average)
-        self.model: nn.Module = self._averaged.module.eval()
+        self._begun = False
+        self.model: nn.Module = copy.deepcopy(model).eval()
+        self.models = {"ema": self.model}
 
+    @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights of `model` after `step` steps, if it is time."""
         # While the decay is 0 the average is the model itself: short runs have one, too.
         if step % self._config.every and step > self._config.after:
             return
-        self._decay = ema_decay(step - 1, self._config)
-        self._averaged.update_parameters(model)
+        old: TensorList = list(self.model.parameters())
+        new: TensorList = list(model.parameters())
+        torch._foreach_lerp_(old, new, 1 - ema_decay(step - 1, self._config) * self._begun)
+        self._begun = True
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_states(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Continue from a saved average."""
-        self.model.load_state_dict(state)
-        self._averaged.n_averaged.fill_(1)
-
-    @torch.no_grad()
-    def _average(self, averaged: TensorList, new: TensorList, _updates: Tensor | int) -> None:
-        torch._foreach_lerp_(averaged, new, 1 - self._decay)
+        self.model.load_state_dict(states["ema"])
+        self._begun = True

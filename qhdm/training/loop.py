@@ -14,7 +14,7 @@ from types import FrameType
 import torch
 from torch import Tensor
 
-from qhdm.config import Config, to_dict
+from qhdm.config import Config, PowerEmaConfig, to_dict
 from qhdm.data import Batches, Dataset
 from qhdm.distributed import ALONE, World
 from qhdm.errors import ConfigError, Interrupted, PeerFailed, TrainingError
@@ -44,7 +44,18 @@ def resumed(run: RunDirectory, config: Config) -> RunDirectory:
                 f"--set {section}: a run cannot be resumed with another {section} section; "
                 "start a new run"
             )
+    if _lengths(run.config) != _lengths(config):
+        raise ConfigError(
+            "--set train.ema: a run cannot be resumed with averages of other kinds or lengths; "
+            "start a new run"
+        )
     return RunDirectory(run.path, config)
+
+
+def _lengths(config: Config) -> tuple[float, ...] | None:
+    """Of the averages of the weights; None for the one of the published code."""
+    ema = config.train.ema
+    return ema.std if isinstance(ema, PowerEmaConfig) else None
 
 
 def fit(
@@ -90,6 +101,7 @@ def fit(
             if world.first:
                 if run.checkpoints():
                     trainer.restore(run.latest_checkpoint())
+                run.forget_snapshots(trainer.step)
                 run.write_config()  # settings given on resuming are kept, now all are accepted
                 for callback in called:
                     stack.callback(callback.on_end)
@@ -124,8 +136,9 @@ def _loop(
             callback.on_step(step)
         stop = world.any(interrupted.is_set())
         save = last or stop or step % train.checkpoint_every == 0
-        if step % train.log_every == 0 or save:
-            # The only place where the device is waited for: no checkpoint without a look.
+        snapshot = train.keeps_snapshot(step)
+        if step % train.log_every == 0 or save or snapshot:
+            # The only place where the device is waited for: nothing is saved without a look.
             norms = {name: float(norm) for name, norm in trainer.gradient_norms.items()}
             mean = _finite_mean(torch.stack(losses).tolist(), norms, trainer, run)
             now = time.perf_counter()
@@ -133,6 +146,8 @@ def _loop(
             for callback in callbacks:
                 callback.on_loss(step, values)
             losses, since = [], now
+        if snapshot and world.first:
+            trainer.save_snapshot(run)
         if save and world.first:
             path = trainer.save(run)
             for callback in callbacks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,51 +19,96 @@ _MOMENTS = {
 }
 
 
-def make_optimizer(train: TrainConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser that `train.optimizer` names, over `parameters`."""
-    if train.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=train.lr, momentum=train.betas[0], weight_decay=train.weight_decay
-        )
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[train.optimizer]
-    return kind(
-        parameters,
-        lr=train.lr,
-        betas=train.betas,
-        eps=train.eps,
-        weight_decay=train.weight_decay,
-    )
+def make_optimizer(
+    train: TrainConfig,
+    parameters: Sequence[nn.Parameter],
+    angles: Sequence[nn.Parameter],
+    *,
+    fused: bool,
+) -> torch.optim.Optimizer:
+    """The optimiser that `train.optimizer` names.
 
-
-def learning_rate(train: TrainConfig, step: int) -> float:
-    """The learning rate of step `step` (from 0): a pure function, so that resuming needs no state.
-
-    It rises linearly over `train.warmup` steps; then it stays (`constant`), or falls to 0 at
-    `train.steps`: along half a cosine (Loshchilov & Hutter 2017, eq. 5) or a line.
+    Args:
+        train: its options.
+        parameters: all to train.
+        angles: those of circuits among them, which have a group of their own with `lr_quantum`.
+        fused: faster, and rounded differently from the steps of versions that were not.
     """
-    if step < train.warmup:
-        return train.lr * (step + 1) / train.warmup
-    done = (step - train.warmup) / max(train.steps - train.warmup, 1)
+    groups: list[dict[str, Any]] = [{"params": list(parameters), "lr": train.lr}]
+    if train.lr_quantum is not None and angles:
+        known = set(map(id, angles))
+        groups[0]["params"] = [p for p in parameters if id(p) not in known]
+        groups.append({"params": list(angles), "lr": train.lr_quantum})
+    for group in groups:
+        group["peak"] = group["lr"]
+    decay: dict[str, Any] = {"weight_decay": train.weight_decay, "fused": fused or None}
+    if train.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=train.lr, momentum=train.betas[0], **decay)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[train.optimizer]
+    return kind(groups, lr=train.lr, betas=train.betas, eps=train.eps, **decay)
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, train: TrainConfig, step: int) -> None:
+    """Set the learning rates of step `step` (from 0)."""
+    share = rate_share(train, step)
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * share
+
+
+def rate_share(train: TrainConfig, step: int) -> float:
+    """The learning rate of step `step` (from 0) as a share of the highest one.
+
+    A pure function, so that resuming needs no state. It rises linearly over `train.warmup`; then it
+    stays (`constant`), or falls to 0 at `train.steps`: along half a cosine (Loshchilov & Hutter
+    2017, eq. 5), a line, or a line in the `train.cooldown` alone (Hägele et al. 2024).
+    """
+    warmup = train.warmup if train.warmup >= 1 else round(train.warmup * train.steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(train.steps - warmup, 1)
     match train.lr_schedule:
         case "cosine":
-            return train.lr * 0.5 * (1 + math.cos(math.pi * done))
+            return 0.5 * (1 + math.cos(math.pi * done))
         case "linear":
-            return train.lr * (1 - done)
-    return train.lr
+            return 1 - done
+        case "trapezoid":
+            return min(1.0, (train.steps - step) / max(train.cooldown * train.steps, 1))
+    return 1.0
 
 
-def check_state(
-    train: TrainConfig, state: Mapping[int, Mapping[str, Any]], parameters: Sequence[nn.Parameter]
+def optimizer_state(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]
+) -> dict[str, Any]:
+    """What an optimiser keeps, by the places of weights among `parameters`, whatever its groups."""
+    places, state = _places(optimizer, parameters), optimizer.state_dict()["state"]
+    return {"state": {places[number]: moments for number, moments in state.items()}}
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer,
+    train: TrainConfig,
+    state: Mapping[int, Mapping[str, Any]],
+    parameters: Sequence[nn.Parameter],
 ) -> None:
-    """Check that a state is one of the optimiser, for weights of these shapes.
+    """Continue from a saved state; learning rates and other settings stay.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it is not one of this optimiser for weights of these shapes.
     """
-    for number, moments in state.items():
+    for place, moments in state.items():
         if moments.keys() != _MOMENTS[train.optimizer]:
             raise ValueError(f"the optimiser's state is not that of {train.optimizer}")
         for name, value in moments.items():
-            expected = torch.Size() if name == "step" else parameters[number].shape
+            expected = torch.Size() if name == "step" else parameters[place].shape
             if value.shape != expected:
                 raise ValueError(f"{name} has shape {list(value.shape)}")
+    numbered = enumerate(_places(optimizer, parameters))
+    own = {number: state[place] for number, place in numbered if place in state}
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": own, "param_groups": groups})
+
+
+def _places(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> list[int]:
+    """The place among `parameters` of each weight of the optimiser, in its own order."""
+    places = {id(parameter): place for place, parameter in enumerate(parameters)}
+    return [places[id(p)] for group in optimizer.param_groups for p in group["params"]]

@@ -20,6 +20,7 @@ from qhdm.run import Run
 from qhdm.runs.directory import RunDirectory
 from qhdm.training.callbacks import Callback, PreviewGrid, ProgressBar, TensorBoard
 from qhdm.training.loop import fit, resumed
+from qhdm.training.precision import precision_of
 from qhdm.training.trainer import check_shares
 
 
@@ -74,6 +75,7 @@ def train(
                 images = _load(config, callbacks, world)
     if path is not None and restarted:
         return resume(path, dataset, callbacks=callbacks, world=world)
+    config = _with_precision(config, world)
     with world.agreed():
         if world.first:
             path = RunDirectory.create(config, path, launch=world.launch).path
@@ -121,6 +123,7 @@ def resume(
             images = _load(run.config, callbacks, world)
         else:
             images = data.given(dataset, run.config.data).split("train")
+    run = RunDirectory(run.path, _with_precision(run.config, world))
     return _trained(run, images, callbacks, world)
 
 
@@ -146,6 +149,13 @@ def check_trainable(config: Config, world: World) -> torch.device:
         )
         expectation(circuit_filter, inputs[None], weights, engine=engine)
     return device
+
+
+def _with_precision(config: Config, world: World) -> Config:
+    """`config` with the precision that the first process chooses, which the run then keeps."""
+    device = resolve_device(config.train.device)
+    precision = precision_of(config.train, device) if world.first else config.train.precision
+    return replace(config, train=replace(config.train, precision=world.broadcast(precision)))
 
 
 def _load(config: Config, callbacks: Sequence[Callback], world: World) -> data.Dataset:

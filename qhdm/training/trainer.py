@@ -16,17 +16,30 @@ from torch import Tensor
 
 from qhdm.config import Config, SamplerOptions
 from qhdm.data import Batches
-from qhdm.diffusion import NULL_LABEL, Chain, Schedule, generate, per_sample_loss
+from qhdm.diffusion import NULL_LABEL, Chain, generate, make_preconditioning
 from qhdm.diffusion.pixels import from_uint8, to_device
 from qhdm.distributed import ALONE, World
 from qhdm.errors import ConfigError, RunError
 from qhdm.models import build_model, frozen
 from qhdm.models.counts import quantum_parameters
-from qhdm.runs.checkpoints import checkpoint_step, load_training_state, load_weights
+from qhdm.runs.checkpoints import (
+    checkpoint_step,
+    half,
+    load_training_state,
+    load_weights,
+    weight_file,
+)
 from qhdm.runs.directory import RunDirectory
 from qhdm.seeds import Draws, Stream, derive_seed, drawing
-from qhdm.training.ema import Ema
-from qhdm.training.optimizers import check_state, learning_rate, make_optimizer
+from qhdm.training.ema import make_ema
+from qhdm.training.graphs import Graphed
+from qhdm.training.optimizers import (
+    load_optimizer_state,
+    make_optimizer,
+    optimizer_state,
+    set_learning_rates,
+)
+from qhdm.training.precision import precision_of
 
 #: Images of a preview that are sampled at once.
 _PREVIEW_BATCH = 64
@@ -74,26 +87,31 @@ class Trainer:
         self.device = device
         self.world = world
         self.model = build_model(config).to(device)
-        self.schedule = Schedule(config.diffusion, p2_k=config.p2_k).to(device)
-        self.ema = Ema(self.model, train.ema)
-        self.optimizer = make_optimizer(train, self.model.parameters())
-        self._network: Callable[..., Tensor] = self.model
-        if train.compile:
-            # On CUDA, graphs: one launch for the many small kernels of a step.
-            mode = "reduce-overhead" if device.type == "cuda" else None
-            self._network = torch.compile(self.model, dynamic=False, mode=mode)
-        quantum = quantum_parameters(self.model)
-        known = {id(parameter) for parameter in quantum}
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self._parameters = {"classical": [p for p in trained if id(p) not in known]}
-        if angles := [p for p in quantum if p.requires_grad]:
-            self._parameters["quantum"] = angles
-        #: Of the last step, before clipping: `grad_norm_classical`, `grad_norm_quantum`.
-        self.gradient_norms: dict[str, Tensor] = {}
+        self.preconditioning = make_preconditioning(config, device)
+        self.ema = make_ema(self.model, train.ema)  # in float32, as everything that samples
+        bf16 = precision_of(train, device) == "bf16"
+        self.model.compute_dtype = torch.bfloat16 if bf16 else torch.float32
+        published = self.model.time_input == "timestep"
+        self._autocast = bf16 and published  # that network knows no other way
+        self._weights = list(self.model.parameters())
+        compiled = torch.compile(self.model, dynamic=False) if train.compile else self.model
+        self._network: Callable[..., Tensor] = compiled
+        if device.type == "cuda" and config.quantum.engine != "aer":
+            # The many small kernels of a step take less time than their launches.
+            self._network = Graphed(compiled)
+        angles = [p for p in quantum_parameters(self.model) if p.requires_grad]
+        known = set(map(id, angles))
+        trained = [p for p in self._weights if p.requires_grad and id(p) not in known]
+        self._parameters = {"classical": trained, **({"quantum": angles} if angles else {})}
+        self.optimizer = make_optimizer(train, self._weights, angles, fused=not published)
+        self._norms: dict[str, Tensor] = {}
         self.step = 0
 
     def advance(self) -> Tensor:
-        """One optimisation step on the next batch; returns the loss, a scalar on the device."""
+        """One optimisation step on the next batch; returns the loss, a scalar on the device.
+
+        The loss is without the network's learned weights (`log_variance`), which hide its fall.
+        """
         assert self.batches is not None
         B = self.batches.batch_size
         share = self.world.share(B)
@@ -111,33 +129,33 @@ class Trainer:
         train = self.config.train
         seed = derive_seed(self.config.seed, Stream.STEP, self.step, 1)
         random = torch.Generator(self.device).manual_seed(seed)
-        t = torch.randint(self.schedule.timesteps, (B,), generator=random, device=self.device)
+        levels = self.preconditioning.draw(B, random)[share]
         hidden = torch.rand(B, generator=random, device=self.device) < train.label_dropout
-        eps = torch.randn((B, *x_0.shape[1:]), generator=random, device=self.device)
-        t, hidden, eps = t[share], hidden[share], eps[share]
+        n = torch.randn((B, *x_0.shape[1:]), generator=random, device=self.device)
+        hidden, n = hidden[share], n[share]
 
-        x_t = self.schedule.q_sample(x_0, t, eps)
-        bf16 = train.precision == "bf16"
         # Shots of the processes must be independent of each other.
         position = (self.step,) if self.world.size == 1 else (self.step, self.world.rank)
         draws = Draws(self.config.seed, Stream.STEP_CALL, [position])
-        with drawing(draws), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
-            output = self._network(x_t, t, labels.masked_fill(hidden, NULL_LABEL))
-        # The share of the batch's mean: whatever the shares, they add up to it.
-        loss = per_sample_loss(self.schedule, output, x_0, eps, t).sum() / B
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast)
+        with drawing(draws), autocast:
+            label = labels.masked_fill(hidden, NULL_LABEL)
+            output = self._network(levels.noisy(x_0, n), levels.time, label)
+        error = self.preconditioning.error(output, x_0, n, levels)
+        # Learned uncertainty: error / v + ln v is least at v = error (Karras et al. 2024, eq. 21).
+        log_variance = self.model.log_variance(levels.time)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        loss = self._of_all(loss.detach())
-        self.gradient_norms = self._gradient_norms()
+        # The share of the batch's mean: whatever the shares, they add up to it.
+        ((error * (-log_variance).exp() + log_variance).sum() / B).backward()
+        loss = self._of_all(error.detach().sum() / B)
         if train.grad_clip is not None:
+            self._norms = self._gradient_norms()
             torch.nn.utils.clip_grads_with_norm_(
-                self.model.parameters(),
-                train.grad_clip,
-                torch.stack(list(self.gradient_norms.values())).norm(),
+                self._weights, train.grad_clip, torch.stack(list(self._norms.values())).norm()
             )
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(train, self.step)
+        set_learning_rates(self.optimizer, train, self.step)
         self.optimizer.step()
+        self.model.normalize()
         self.step += 1
         self.ema.update(self.model, self.step)
         return loss
@@ -149,14 +167,18 @@ class Trainer:
         """
         if self.world.size == 1:
             return loss
-        parameters = self.model.parameters()
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        gradients = [p.grad for p in self._weights if p.grad is not None]
         message = torch.cat([loss.reshape(1), *(gradient.flatten() for gradient in gradients)])
         self.world.add_up(message)
         total, *sums = message.split([1, *(gradient.numel() for gradient in gradients)])
         for gradient, whole in zip(gradients, sums, strict=True):
             gradient.copy_(whole.view_as(gradient))
         return total.reshape(())
+
+    @property
+    def gradient_norms(self) -> dict[str, Tensor]:
+        """`grad_norm_classical`, `grad_norm_quantum` of the last step, before clipping."""
+        return self._gradient_norms() if self.config.train.grad_clip is None else self._norms
 
     def _gradient_norms(self) -> dict[str, Tensor]:
         """Euclidean norms of the gradient's parts, scalars on the device."""
@@ -169,13 +191,16 @@ class Trainer:
 
     def preview(self) -> tuple[np.ndarray, list[int]]:
         """Samples of every class by the averaged weights, uint8 (N, H, W, C), and their labels."""
-        data, num = self.config.data, self.config.sample.num
-        labels = [label for label in range(data.num_classes) for _ in range(num)]
+        data, sample = self.config.data, self.config.sample
+        options = SamplerOptions(
+            seed=self.config.seed, guidance="run" if sample.guide is None else 1.0
+        )
+        labels = [label for label in range(data.num_classes) for _ in range(sample.num)]
         part = self.world.share(len(labels), whole=_PREVIEW_BATCH)
         chain = Chain(
-            self.ema.model,
-            self.schedule,
-            SamplerOptions(seed=self.config.seed).resolved(self.config),
+            (self.ema.model,),
+            self.preconditioning,
+            options.resolved(self.config),
             labels=labels[part],
             indices=range(len(labels))[part],
             shape=data.shape,
@@ -188,12 +213,21 @@ class Trainer:
 
     def save(self, run: RunDirectory) -> Path:
         """Write a checkpoint of this step."""
+        weights = {"model": self.model, **self.ema.models}
         return run.save_checkpoint(
             self.step,
-            model=self.model.state_dict(),
-            ema=self.ema.model.state_dict(),
-            optimizer=self.optimizer.state_dict(),
+            {name: network.state_dict() for name, network in weights.items()},
+            optimizer_state(self.optimizer, self._weights),
         )
+
+    def save_snapshot(self, run: RunDirectory) -> None:
+        """Write a snapshot of the averages of this step, in half precision."""
+        averages = {
+            name: network.state_dict()
+            | {key: half(parameter) for key, parameter in network.named_parameters()}
+            for name, network in self.ema.models.items()
+        }
+        run.save_snapshot(self.step, averages)
 
     def restore(self, checkpoint: Path) -> None:
         """Go back to a checkpoint.
@@ -202,16 +236,15 @@ class Trainer:
             RunError: it is damaged or belongs to another model.
         """
         state = load_training_state(checkpoint / "training.pt", self.device)
-        model = load_weights(checkpoint / "model.safetensors", self.device)
-        ema = load_weights(checkpoint / "ema.safetensors", self.device)
+        weights = {
+            name: load_weights(checkpoint / weight_file(name), self.device)
+            for name in ("model", *self.ema.models)
+        }
         try:
-            self.model.load_state_dict(model)
-            self.ema.load_state_dict(ema)
-            # The settings are those of the configuration, which may have changed.
-            settings = self.optimizer.state_dict()["param_groups"]
+            self.model.load_state_dict(weights["model"])
+            self.ema.load_states(weights)
             moments = state["optimizer"]["state"]
-            check_state(self.config.train, moments, list(self.model.parameters()))
-            self.optimizer.load_state_dict({"state": moments, "param_groups": settings})
+            load_optimizer_state(self.optimizer, self.config.train, moments, self._weights)
         except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise RunError(f"{checkpoint}: does not fit this run's model ({reason})") from None
