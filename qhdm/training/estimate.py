@@ -148,6 +148,7 @@ def _seconds_per_circuit(engine: AerEngine, circuit_filter: Filter) -> float:
     """Seconds per circuit of as many as run in about a quarter of a second, at least one."""
     random = torch.Generator().manual_seed(0)
     weights = torch.rand(1, len(circuit_filter.weights), generator=random)
+    engine(circuit_filter, torch.zeros(1, 1, len(circuit_filter.inputs)), weights)  # compiles it
     evaluations = 1
     while True:
         inputs = torch.randn(1, evaluations, len(circuit_filter.inputs), generator=random)
