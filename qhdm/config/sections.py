@@ -332,24 +332,24 @@ class TrainConfig:
 
     Example:
         >>> qhdm.TrainConfig(steps=500, optimizer="adamw", lr_schedule="cosine", warmup=50).lr
-        0.001
+        0.02
     """
 
     steps: Positive = 60_000
-    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 16
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: Annotated[float, Field(gt=0)] = 1e-3
+    lr: Annotated[float, Field(gt=0)] = 2e-2
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.99)
     eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    lr_quantum: Annotated[float, Field(gt=0)] | None = None
-    warmup: Annotated[int, Field(ge=0)] | BelowOne = 0
-    lr_schedule: Literal["trapezoid", "constant", "cosine", "linear"] = "constant"
+    lr_quantum: Annotated[float, Field(gt=0)] | None = 2e-3
+    warmup: Annotated[int, Field(ge=0)] | BelowOne = 0.03
+    lr_schedule: Literal["trapezoid", "constant", "cosine", "linear"] = "trapezoid"
     cooldown: Fraction = 0.5
     grad_clip: Annotated[float, Field(gt=0)] | None = None
     label_dropout: BelowOne = 0.1
-    ema: Annotated[PowerEmaConfig | EmaConfig, Either] = field(default_factory=EmaConfig)
-    precision: Literal["auto", "float32", "bf16"] = "float32"
+    ema: Annotated[PowerEmaConfig | EmaConfig, Either] = field(default_factory=PowerEmaConfig)
+    precision: Literal["auto", "float32", "bf16"] = "auto"
     compile: bool = False
     tensorboard: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
