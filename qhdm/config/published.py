@@ -17,6 +17,7 @@ from qhdm.schema import one_line_errors
 
 #: Published values of keys, where those of the recommended set-up differ.
 DEFAULTS: Mapping[str, Any] = {
+    "data.augment": False,
     "diffusion.prediction": "eps",
     "quantum.vertex.ansatz": "hqconv",
     "quantum.vertex.filters": 1,

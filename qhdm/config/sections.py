@@ -52,7 +52,8 @@ class DataConfig:
         classes: the class folders to use, in this order; null takes all, sorted by name.
         test_fraction: part of each class kept out of training, chosen by file name; ignored if
             the data set has folders `train` and `test`.
-        augment: random flips and right-angle rotations (overhead imagery has no up).
+        augment: apply one of the eight symmetries of the square to each training image, drawn anew
+            each time (overhead imagery has no up).
         skip_broken: skip and count unreadable images instead of raising an error.
 
     Example:
@@ -66,7 +67,7 @@ class DataConfig:
     range: Range | None = None
     classes: Classes | None = None
     test_fraction: BelowOne = 0.1
-    augment: bool = False
+    augment: bool = True
     skip_broken: bool = False
 
     @property
