@@ -6,10 +6,12 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
@@ -21,12 +23,12 @@ from reference import GOLDEN
 from scipy.stats import kstest, norm
 from tolerances import PUBLISHED_SCHEDULE, SAMPLER, SIGMAS
 
-from qhdm.config import DiscreteConfig, EdmConfig, SamplerOptions
+from qhdm.config import DiscreteConfig, EdmConfig, SamplerOptions, load_config
 from qhdm.diffusion import Chain, Preconditioning, generate, trace
 from qhdm.diffusion.pixels import from_uint8, to_uint8
 from qhdm.diffusion.preconditioning import Discrete, Edm, cosine_betas, linear_betas
 from qhdm.diffusion.samplers import ImageNoise, ddim_step, states
-from qhdm.errors import SamplingError
+from qhdm.errors import ConfigError, SamplingError
 
 SHAPE = (3, 8, 8)
 CPU = torch.device("cpu")
@@ -553,6 +555,27 @@ def test_guidance_is_its_formula_within_the_interval(guide: str | None, kind: st
         expected = (other + 3 * (main - other) if on else main).clamp(-1, 1)
         tolerance = 1e-5 * max(1.0, sigma if kind == "eps" else 1.0)
         torch.testing.assert_close(guided, expected, atol=tolerance, rtol=1e-5)
+
+
+def test_sections_say_which_levels_they_are_of(tmp_path: Path) -> None:
+    """And EDM's levels are refused for a network that is told timesteps."""
+    path = tmp_path / "config.yaml"
+
+    def read(section: dict, model: dict) -> EdmConfig | DiscreteConfig:
+        path.write_text(yaml.safe_dump({"diffusion": section, "model": model}))
+        return load_config(path).diffusion
+
+    published = {"dim": 10, "dim_mults": [1, 2, 3, 4, 5, 6]}
+    assert read({"timesteps": 50}, published) == DiscreteConfig(timesteps=50)
+    assert read({"prediction": "x0"}, published) == DiscreteConfig(prediction="x0")
+    for section in ({"prediction": "edm"}, {"p_mean": -1.0}):
+        with pytest.raises(ConfigError, match=r"diffusion\.prediction: "):
+            read(section, published)
+    for values, key in (
+        ({"sigma_min": 90.0}, "sigma_min"), ({"p_std": 0.0}, "p_std"), ({"rho": 0.5}, "rho"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=rf"{key}: "):
+            EdmConfig(**values)
 
 
 def test_timesteps_descend_from_the_last() -> None:
