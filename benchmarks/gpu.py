@@ -33,19 +33,18 @@ import qhdm  # before torch, whose threads it tells how to wait
 import torch
 from torch import Tensor
 
+from qhdm import data
 from qhdm.config import Config, load_config
-from qhdm.data import EUROSAT_CLASSES
 from qhdm.device import resolve_device
 from qhdm.pictures import labelled_grid, save_png
 from qhdm.quantum import build_filter, expectation
-from qhdm.training.graphs import graphed
 from qhdm.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
 #: Seconds of the sections, but for that of `training`, in the order of their importance.
 SECONDS = {"card": 10, "filters": 45, "steps": 150, "tests": 150, "training": 60}
-CLASSES = f"data.classes=[{','.join(EUROSAT_CLASSES)}]"
+CLASSES = f"data.classes=[{','.join(data.EUROSAT_CLASSES)}]"
 #: Sizes of the small mode.
 SMALL = {
     "published": ["model.dim_mults=[1,2]", "quantum.encoder.levels=[1]"],
@@ -221,19 +220,12 @@ def networks(small: bool) -> dict[str, tuple[Path, list[str]]]:
 
 
 def steps(bench: Bench, _: argparse.Namespace) -> None:
-    """Steps of training: eager, as CUDA graphs, and compiled (`train.compile`)."""
-    sizes = (4,) if bench.small else (512, 128)
-    precisions = ("float32",) if bench.small else ("bf16", "float32")
-    modes = ("eager", "graphs", "compiled") if bench.device.type == "cuda" else ("eager",)
-    for mode, B, precision, (name, (path, settings)) in itertools.product(
-        modes, sizes, precisions, networks(bench.small).items()
-    ):
-        train = {
-            "batch_size": B,
-            "precision": precision,
-            "compile": str(mode == "compiled").lower(),
-        }
-        chosen = [*settings, *(f"train.{key}={value}" for key, value in train.items())]
+    """Steps of training: as CUDA graphs, launched one by one, and compiled (`train.compile`)."""
+    both = networks(bench.small)
+    for name, precision, B, mode in _cases(list(both), bench):
+        path, settings = both[name]
+        train = {"batch_size": B, "precision": precision, "compile": mode == "compiled"}
+        chosen = [*settings, *(f"train.{key}={str(value).lower()}" for key, value in train.items())]
         bench.measure(
             "steps",
             {"network": name, "precision": precision, "batch": B, "mode": mode},
@@ -242,38 +234,39 @@ def steps(bench: Bench, _: argparse.Namespace) -> None:
         )
 
 
+def _cases(names: list[str], bench: Bench) -> list[tuple[str, str, int, str]]:
+    """Network, precision, batch and mode of each measurement, the most telling first."""
+    if bench.device.type == "cpu":
+        return [(name, "float32", 4, "eager") for name in names]
+    sizes = (4,) if bench.small else (512, 128)
+    plain = [
+        (name, precision, B, mode)
+        for precision, B in itertools.product(("bf16", "float32"), sizes)
+        for mode, name in itertools.product(("graphs", "eager"), names)
+    ]
+    compiled = [(name, "bf16", B, "compiled") for B, name in itertools.product(sizes, names)]
+    return [*plain[: 2 * len(names)], compiled[0], *plain[2 * len(names) :], *compiled[1:]]
+
+
 def _steps(bench: Bench, path: Path, settings: list[str], mode: str) -> Row:
     config = load_config(path, settings)
     B = config.train.batch_size
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     trainer = Trainer(config, None, bench.device)
-    if mode == "graphs":
-        trainer._network = _Graphed(trainer)
+    if mode == "eager":
+        trainer._network = trainer.model
     x_0, labels = batch_of(config, bench.device)
     begin = time.perf_counter()
     float(trainer.advance_on(x_0, labels))
     first = time.perf_counter() - begin
-    seconds = bench.seconds(lambda: trainer.advance_on(x_0, labels), least=1.5)
+    seconds = bench.seconds(lambda: trainer.advance_on(x_0, labels))
     row: Row = {"steps/s": 1 / seconds, "images/s": B / seconds, "first step s": first}
     if mode != "compiled":
         row["launches"] = launches(lambda: trainer.advance_on(x_0, labels))
     if bench.device.type == "cuda":
         row["GiB"] = torch.cuda.max_memory_allocated() / 2**30
     return row
-
-
-class _Graphed:
-    """The network of a trainer, captured at the first call."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self._model = trainer.model
-        self._captured: Callable[..., Tensor] | None = None
-
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        if self._captured is None:
-            self._captured = graphed(self._model, *(t.clone() for t in inputs))
-        return self._captured(*inputs)
 
 
 def batch_of(config: Config, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -294,11 +287,12 @@ def training(bench: Bench, arguments: argparse.Namespace) -> None:
     config = load_config(path, [*settings, f"data.root={arguments.data or 'bundled'}"])
 
     def timed() -> Row:
-        trainer = Trainer(config, None, bench.device)
-        x_0, labels = batch_of(config, bench.device)
-        return {
-            "s a step": bench.seconds(lambda: trainer.advance_on(x_0, labels), least=3),
-        }
+        images = data.load(config.data).split("train")
+        batches = data.Batches(
+            images, batch_size=config.train.batch_size, seed=0, augment=config.data.augment
+        )
+        trainer = Trainer(config, batches, bench.device)
+        return {"s a step": bench.seconds(trainer.advance, least=3)}
 
     row: Row = {"what": "timing"}
     bench.measure("training", row, timed, 30)

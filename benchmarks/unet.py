@@ -29,7 +29,7 @@ from qhdm.config import Config, Sampling, load_config
 from qhdm.data import EUROSAT_CLASSES, Batches, load
 from qhdm.device import resolve_device
 from qhdm.models import build_model
-from qhdm.models.blocks import ChannelNorm, LinearAttention
+from qhdm.reproduction.network.blocks import ChannelNorm, LinearAttention
 from qhdm.run import Run
 from qhdm.training.trainer import Trainer
 

@@ -57,11 +57,11 @@ def evaluated(cell: Cell, value: float, *, shots: int | None = None) -> None:
     """An evaluation file of `cell`, as `qhdm evaluate` writes it."""
     request = next(r for r in cell.requests if r.shots == shots)
     asked = described(RunDirectory(cell.path, cell.config), request)
-    label = f"FID[classifier ab12cd34, N={request.num}, test]"
+    label = f"FID[resnet ab12cd34, N={request.num}, test]"
     evaluation = Evaluation(
         data=DataRecord(name="bundled", digest="0123", train=93, test=10, image_size=16),
         generated=replace(asked, source="where it was made"),
-        extractor=ExtractorRecord(name="classifier", digest="ab12cd34", dim=8),
+        extractor=ExtractorRecord(name="resnet", digest="ab12cd34", dim=8),
         metrics=(
             Metric(
                 name="FID", label=label, split="test", num=request.num, value=value,
@@ -72,7 +72,7 @@ def evaluated(cell: Cell, value: float, *, shots: int | None = None) -> None:
                 class_name="Forest",
             ),
             Metric(
-                name="augmentation gain", label="gain[classifier ab12cd34]", split="test", num=40,
+                name="augmentation gain", label="gain[resnet ab12cd34]", split="test", num=40,
                 value=-value / 100, better="higher", setting="10 real images per class",
             ),
         ),
@@ -338,7 +338,7 @@ def test_results_hold_means_tests_and_the_study(finished: Path) -> None:
     write_record(results, folder / "results.json")
     assert read_results(folder / "results.json") == results
 
-    fid = "FID[classifier ab12cd34, N=40, test]"
+    fid = "FID[resnet ab12cd34, N=40, test]"
     rows = {
         row.variant: row for row in results.summary if (row.label, row.class_name) == (fid, None)
     }

@@ -25,7 +25,7 @@ from qhdm.config import Config, load_config
 from qhdm.models import build_model
 from qhdm.quantum import build_filter, expectation
 from qhdm.quantum.ansatz import ANSATZE
-from qhdm.training.graphs import graphed
+from qhdm.training.graphs import Graphed
 from qhdm.training.trainer import Trainer
 
 Test = TypeVar("Test", bound=Callable[..., None])
@@ -230,7 +230,8 @@ def test_a_network_is_captured_by_cuda_graphs(small_yaml: Path, kind: str) -> No
     x, labels = (t.cuda() for t in batch_of(config))
     time = torch.arange(8, device=CUDA)
     model = build_model(config).cuda()
-    network = graphed(model, torch.zeros_like(x), time * 0, labels * 0)
+    network = Graphed(model)
+    network(torch.zeros_like(x), time * 0, labels * 0)
     trained = [p for p in model.parameters() if p.requires_grad]
     results = []
     for run in (model, network):

@@ -188,7 +188,7 @@ def test_evaluations_and_their_names_say_what_ran(
     ):
         assert main([*evaluate, *options]) == 0
         assert f"engine {label}\n" in capsys.readouterr().out
-        (path,) = (runs["noise"] / "evaluations").glob(f"*_ema-step1_{name}classifier*.json")
+        (path,) = (runs["noise"] / "evaluations").glob(f"*_ema-step1_{name}resnet*.json")
         assert read_evaluation(path).generated.engine_label == label
 
 
@@ -215,12 +215,12 @@ def specification(folder: Path, options: EngineOptions) -> Path:
 
 
 def evaluation(record: GeneratedRecord, value: float) -> Evaluation:
-    label = "FID[classifier ab12cd34, N=3, test]"
+    label = "FID[resnet ab12cd34, N=3, test]"
     metric = Metric(name="FID", label=label, split="test", num=3, value=value, better="lower")
     return Evaluation(
         data=DataRecord(name="bundled", digest="0123", train=93, test=10, image_size=8),
         generated=record,
-        extractor=ExtractorRecord(name="classifier", digest="ab12cd34", dim=8),
+        extractor=ExtractorRecord(name="resnet", digest="ab12cd34", dim=8),
         metrics=(metric,),
         groups=("distances", "classes", "memorisation", "utility"),
     )

@@ -176,8 +176,7 @@ def test_hqconv_is_three_blocks_whose_last_links_are_not_cut() -> None:
     assert sorted(network.ends) == [(0, 1)] * 2 + [(1, 2)] * 2  # two layers of three
     assert [len(m.keys) > 1 for m in network.measured] == [i in (4, 8) for i in range(12)]
     # Entries of messages that vanish whatever the weights are not computed.
-    assert group.contraction is not None
-    assert group.contraction.cost < 0.6 * network.cost
+    assert group.cost < 0.6 * network.cost
     assert group.cost < 130_000
 
 
@@ -257,7 +256,7 @@ def test_a_call_of_hqconv_is_few_operators() -> None:
     expectation(filter, x.detach(), w.detach())
     with Operators() as operators:
         expectation(filter, x, w).sum().backward()
-    assert len(operators.names) < 1400, len(operators.names)
+    assert len(operators.names) < 1000, len(operators.names)
 
 
 # Random circuits: any standard gate, affine angles, inputs anywhere, any Pauli observable.

@@ -25,7 +25,8 @@ from qhdm.comparison.cluster import RayExecutor
 from qhdm.comparison.execution import BUSY, Executor, Job, LocalExecutor
 from qhdm.comparison.results import read_results
 from qhdm.errors import ComparisonError
-from qhdm.metrics.classifier import ClassifierSettings, trained_classifier
+from qhdm.metrics.resnet import ResNetSettings
+from qhdm.metrics.trained import trained_classifier
 from qhdm.runs.directory import RunDirectory
 
 pytestmark = pytest.mark.slow
@@ -267,7 +268,7 @@ def quick(tmp_path: Path) -> tuple[Path, list[str]]:
     specification = write_specification(tmp_path)
     classifier = tmp_path / "classifier.safetensors"
     images = data.load(cells(specification)[0].config.data).split("train")
-    settings = ClassifierSettings(steps=1)
+    settings = ResNetSettings(steps=1)
     trained_classifier(images, settings, device=torch.device("cpu"), path=classifier)
     return specification, [
         "seeds=[0]", "inference=[]", "evaluate.metrics=[classes]",

@@ -15,22 +15,27 @@ from qhdm.config import DataConfig
 from qhdm.data import Dataset
 from qhdm.errors import EvaluationError
 from qhdm.metrics import utility as utility_module
-from qhdm.metrics.classifier import (
-    ClassifierSettings,
-    PatchClassifier,
-    classifier_path,
-    load_classifier,
-    predicted,
-    train_network,
-    trained_classifier,
-    weights_digest,
-)
+from qhdm.metrics.classifier import ClassifierSettings, PatchClassifier
 from qhdm.metrics.features import Extractor
 from qhdm.metrics.records import Metric
+from qhdm.metrics.resnet import ResNetSettings
+from qhdm.metrics.trained import (
+    classifier_path,
+    load_classifier,
+    trained_classifier,
+)
+from qhdm.metrics.training import (
+    Settings,
+    make_network,
+    predicted,
+    train_network,
+    weights_digest,
+)
 from qhdm.metrics.utility import utility
 
 CPU = torch.device("cpu")
 QUICK = ClassifierSettings(width=8, dim=16, steps=30, batch_size=16, lr=1e-2)
+QUICK_RESNET = ResNetSettings(widths=(8, 16), dim=16, steps=40, batch_size=16, destroyed=4, lr=1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -51,27 +56,52 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.mark.parametrize("size", [8, 16, 32, 50, 64, 128])
+@pytest.mark.parametrize("size", [2, 8, 16, 32, 50, 64, 128])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_features_have_one_size(whole: Dataset, size: int, channels: int) -> None:
     images = np.zeros((1, size, size, channels), np.uint8)
     like = dataclasses.replace(whole, images=images, class_names=tuple("abcde"))
-    network = PatchClassifier(ClassifierSettings(), like).eval()
     x = torch.rand(2, channels, size, size) * 2 - 1
-    assert network.features(x).shape == (2, 64)
-    assert (network.features(x) >= 0).all()
-    assert network(x).shape == (2, 5)
+    older, newer = (
+        make_network(settings, like).eval() for settings in (ClassifierSettings(), ResNetSettings())
+    )
+    for network in (older, newer):
+        assert network.features(x).shape == (2, 64)
+    assert (older.features(x) >= 0).all()
+    assert older(x).shape == (2, 5)
+    assert newer(x).shape == (2, 6)  # one for images without shapes
 
 
-def test_training_learns_and_repeats_itself(whole: Dataset, training: Dataset) -> None:
-    network = train_network([training], QUICK, device=CPU)
+@pytest.mark.parametrize("settings", [QUICK, QUICK_RESNET], ids=["classifier", "resnet"])
+def test_training_learns_and_repeats_itself(
+    whole: Dataset, training: Dataset, settings: Settings
+) -> None:
+    network = train_network([training], settings, device=CPU)
     test = whole.split("test")
     assert (predicted(network, test.images, CPU) == test.labels).mean() > 0.6
-    again = train_network([training], QUICK, device=CPU)
-    other = train_network([training], dataclasses.replace(QUICK, seed=1), device=CPU)
+    again = train_network([training], settings, device=CPU)
+    other = train_network([training], dataclasses.replace(settings, seed=1), device=CPU)
     digest = weights_digest(network.state_dict())
     assert digest == weights_digest(again.state_dict())
     assert digest != weights_digest(other.state_dict())
+
+
+def test_the_older_classifier_stays(training: Dataset) -> None:
+    """The cached ones of earlier versions, on which their results rest, are found and read."""
+    assert classifier_path(training, ClassifierSettings()).stem == "bundled-dfddf11dbba72a6a"
+    assert classifier_path(training, utility_module.RETRAINED).stem == "bundled-6732df1d1de70f2f"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = make_network(QUICK, training)
+    assert weights_digest(network.state_dict()) == "bb160641"
+
+
+def test_steps_grow_with_the_images() -> None:
+    settings = ResNetSettings()
+    assert settings.steps_for(83) == settings.fewest_steps
+    assert settings.steps_for(24_300) == 2468
+    assert dataclasses.replace(settings, steps=7).steps_for(24_300) == 7
+    assert ClassifierSettings().steps_for(24_300) == ClassifierSettings().steps_for(83) == 600
 
 
 def test_training_leaves_the_global_generator_alone(training: Dataset) -> None:
@@ -118,16 +148,18 @@ def test_files_of_others_are_refused(training: Dataset, tmp_path: Path) -> None:
     path = trained_classifier(training, QUICK, device=CPU).path
     names = dataclasses.replace(training, class_names=("Forest", "Industrial", "Sea"))
     with pytest.raises(EvaluationError, match=rf"{path}: .*SeaLake"):
-        load_classifier(path, names, device=CPU)
+        load_classifier(path, names, "classifier", device=CPU)
     larger = dataclasses.replace(training, images=np.zeros((len(training), 32, 32, 3), np.uint8))
     with pytest.raises(EvaluationError, match=r"image size 16 .* 32"):
-        load_classifier(path, larger, device=CPU)
+        load_classifier(path, larger, "classifier", device=CPU)
+    with pytest.raises(EvaluationError, match=r"the extractor classifier"):
+        load_classifier(path, training, "resnet", device=CPU)
     (tmp_path / "damaged.safetensors").write_bytes(path.read_bytes()[:1000])
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     for name in ("absent", "damaged", "other"):
         path = tmp_path / f"{name}.safetensors"
         with pytest.raises(EvaluationError, match=str(path)) as refused:
-            load_classifier(path, training, device=CPU)
+            load_classifier(path, training, "classifier", device=CPU)
         assert "\n" not in str(refused.value)
 
 

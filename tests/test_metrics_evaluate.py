@@ -85,7 +85,7 @@ def test_a_run_is_evaluated_once(run: Path, classifier: Path) -> None:
     done = call(*request, *groups)
     assert done.returncode == 0, done.stderr
     (path,) = (run / "evaluations").glob("*.json")
-    assert "80images_dpmpp-2steps_guidance1_seed0_ema-step5_exact_classifier-" in path.name
+    assert "80images_dpmpp-2steps_guidance1_seed0_ema-step5_exact_resnet-" in path.name
     found = read_evaluation(path)
     assert found.groups == ("distances", "classes")
     assert found.generated.num == 80
@@ -94,7 +94,7 @@ def test_a_run_is_evaluated_once(run: Path, classifier: Path) -> None:
     for split in ("test", "train"):
         metric = found.find("FID", split=split)
         assert metric is not None
-        assert metric.label == f"FID[classifier {digest}, N=80, {split}]"
+        assert metric.label == f"FID[resnet {digest}, N=80, {split}]"
         assert metric.label in done.stdout
         assert metric.error is not None or metric.num // 2 <= 64
         # A model of five steps is far from real images, and real images are near each other.
@@ -126,7 +126,7 @@ def test_images_of_a_folder(quarters: Path, classifier: Path, tmp_path: Path) ->
     )
     done = call(*request, "--metrics", "distances")
     assert done.returncode == 0
-    assert "FID[classifier" in done.stdout
+    assert "FID[resnet" in done.stdout
     assert list(tmp_path.iterdir()) == []
     out = tmp_path / "evaluation.json"
     done = call(*request, "--metrics", "distances", "memorisation", "--out", out)

@@ -16,8 +16,10 @@ from qhdm.metrics.records import (
     GeneratedRecord,
     Metric,
     read_evaluation,
+    table_order,
 )
 from qhdm.metrics.settings import EvaluationSettings
+from qhdm.metrics.tables import class_table, metric_table
 from qhdm.schema import Document, validate, write_record
 
 EVALUATION = Evaluation(
@@ -104,3 +106,18 @@ def test_numbers_that_are_not_finite_are_refused() -> None:
 def test_settings_are_strict(given: dict, place: str) -> None:
     with pytest.raises(ConfigError, match=f"ablation.yaml: {place}"):
         validate(EvaluationSettings, Document("ablation.yaml", given, {}))
+
+
+def test_tables_lead_with_recall_coverage_and_cas() -> None:
+    names = ("class accuracy", "FID", "augmentation gain", "CAS", "coverage", "precision", "recall")
+    metrics = [Metric(name, f"{name}[x]", "test", 9, 0.5, "higher") for name in names]
+    metrics.append(Metric("recall", "recall[x]", "test", 9, 0.5, "higher", class_name="Forest"))
+    evaluation = dataclasses.replace(EVALUATION, metrics=tuple(metrics))
+    labels = [row[0] for row in metric_table(evaluation).rows]
+    assert [label.removesuffix("[x]") for label in labels] == [
+        "recall", "coverage", "CAS", "augmentation gain", "FID", "precision", "class accuracy",
+    ]  # fmt: skip
+    assert table_order("beauty[x]") > table_order("memorisation[x]")
+    # Without a floor, tables say so.
+    assert {row[3] for row in metric_table(evaluation).rows} == {"n/a"}
+    assert class_table(evaluation).rows == [["Forest", "0.5000 (n/a)"]]

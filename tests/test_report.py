@@ -103,7 +103,7 @@ def parse(path: Path) -> Parsed:
 
 def evaluation(value: float, *, step: int, class_name: str = "Forest") -> Evaluation:
     """An evaluation as `qhdm evaluate` writes it, of the bundled patches, with given values."""
-    label = "[classifier ab12cd34, N=100, test]"
+    label = "[resnet ab12cd34, N=100, test]"
     return Evaluation(
         data=DataRecord(name="bundled", digest="0123", train=93, test=10, image_size=16),
         generated=GeneratedRecord(
@@ -117,7 +117,7 @@ def evaluation(value: float, *, step: int, class_name: str = "Forest") -> Evalua
             step=step,
             engine="exact",
         ),
-        extractor=ExtractorRecord(name="classifier", digest="ab12cd34", dim=64),
+        extractor=ExtractorRecord(name="resnet", digest="ab12cd34", dim=64),
         metrics=(
             Metric(
                 name="FID",
@@ -174,7 +174,7 @@ def test_a_run_is_shown_in_full(run: Path, page: Path) -> None:
         "12.34",
         "0.2500",
         "0.8750",
-        "FID[classifier ab12cd34, N=100, test]",
+        "FID[resnet ab12cd34, N=100, test]",
         "CAS was left out: <too few> images.",
         "0.1250 (0.6250)",
         "93 training and 10 held-out images",
@@ -369,7 +369,7 @@ def test_a_comparison_is_shown_in_full(comparison_page: Path) -> None:
         "+7.00",  # and their difference
         "[-18.4, 32.4]",  # -+ 12.706 * 2
         "0.18",  # p of t = 7 / 2 with one degree of freedom
-        "FID[classifier ab12cd34, N=100, test]",
+        "FID[resnet ab12cd34, N=100, test]",
         "lower is better",
         "model.kind=unet",
         "tested against unet",

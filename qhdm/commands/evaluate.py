@@ -33,8 +33,9 @@ def add(verbs: argparse._SubParsersAction) -> None:
     add_engine(evaluate)
     evaluate.add_argument(
         "--extractor",
-        choices=["classifier", "inception", "dinov2"],
-        help="feature extractor; the classifier is trained on the training split (default)",
+        choices=["resnet", "classifier", "inception", "dinov2"],
+        help="feature extractor; resnet (default) and the older classifier are trained on the "
+        "training split",
     )
     evaluate.add_argument("--extractor-weights", metavar="FILE", help="weights of the extractor")
     evaluate.add_argument(

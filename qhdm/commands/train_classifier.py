@@ -26,8 +26,16 @@ def add(verbs: argparse._SubParsersAction) -> None:
     """Add the `train-classifier` subcommand."""
     train = verbs.add_parser("train-classifier", help="train the feature extractor of evaluations")
     add_data(train, "CONFIG", "a configuration file or a run directory, for its data section")
-    train.add_argument("--steps", type=positive, metavar="N", help="training steps (600)")
+    train.add_argument(
+        "--steps", type=positive, metavar="N", help="training steps (docs/evaluation.md)"
+    )
     train.add_argument("--seed", type=natural, metavar="N", help="seed of the training (0)")
+    train.add_argument(
+        "--extractor",
+        choices=["resnet", "classifier"],
+        default="resnet",
+        help="the network: a small ResNet (default), or the classifier of older versions",
+    )
     add_device(train)
     train.add_argument(
         "--out", type=Path, metavar="FILE", help="a safetensors file (in the cache folder)"
@@ -91,14 +99,14 @@ def _train(arguments: argparse.Namespace) -> None:
 
     from qhdm import data
     from qhdm.device import resolve_device
-    from qhdm.metrics.classifier import ClassifierSettings, classifier_path, trained_classifier
+    from qhdm.metrics.trained import SETTINGS, classifier_path, trained_classifier
     from qhdm.tables import Table
 
     device = resolve_device(arguments.device, key="--device")
     dataset = data.load(config, progress=True)
     training = dataset.split("train")
     given = {"steps": arguments.steps, "seed": arguments.seed}
-    chosen = settings(ClassifierSettings, given, EvaluationError)
+    chosen = settings(SETTINGS[arguments.extractor], given, EvaluationError)
     path = arguments.out or classifier_path(training, chosen)
     if path.exists():
         print("trained already")
@@ -110,4 +118,4 @@ def _train(arguments: argparse.Namespace) -> None:
         parts = right[own & ~dataset.is_test], right[own & dataset.is_test]
         rows.append([name, *(f"{part.mean():.3f}" if len(part) else "" for part in parts)])
     print(Table(["accuracy", "train", "test"], rows).markdown())
-    print(f"classifier {classifier.digest}, {classifier.dim} features: {path}")
+    print(f"{classifier.name} {classifier.digest}, {classifier.dim} features: {path}")

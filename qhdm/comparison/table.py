@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from qhdm.comparison.results import Paired, Results, Summary
 from qhdm.comparison.statistics import CONFIDENCE
 from qhdm.console import duration
-from qhdm.metrics.records import Better
+from qhdm.metrics.records import Better, table_order
 from qhdm.tables import Table, interval, number, p_value, signed
 
 #: With fewer seeds than this, a warning about their number is printed.
@@ -64,7 +64,8 @@ def metric_blocks(results: Results) -> list[MetricBlock]:
         if row.class_name is None:
             by_metric.setdefault((row.label, row.setting), []).append(row)
     blocks = []
-    for (label, setting), own in by_metric.items():
+    for label, setting in sorted(by_metric, key=lambda metric: table_order(metric[0])):
+        own = by_metric[label, setting]
         floors = [row.floor for row in own if row.floor is not None]
         floor = sum(floors) / len(floors) if floors else None
         rows = [(row, tests.get((row.variant, label, setting))) for row in own]

@@ -16,7 +16,6 @@ from qhdm.config import DataConfig
 from qhdm.data import Dataset
 from qhdm.device import resolve_device
 from qhdm.errors import EvaluationError
-from qhdm.metrics.classifier import ClassifierSettings, TrainedClassifier, trained_classifier
 from qhdm.metrics.distances import fewest_images
 from qhdm.metrics.features import Extractor, make_extractor
 from qhdm.metrics.groups import class_accuracy, distances, memorisation, save_neighbours
@@ -28,8 +27,10 @@ from qhdm.metrics.records import (
     Split,
     read_evaluation,
 )
+from qhdm.metrics.resnet import ResNetSettings
 from qhdm.metrics.samples import described, from_arrays, from_folder, real_set, sampled
 from qhdm.metrics.settings import GROUPS, EvaluationSettings, Group
+from qhdm.metrics.trained import TrainedClassifier, trained_classifier
 from qhdm.metrics.utility import utility
 from qhdm.run import Run
 from qhdm.runs.directory import RunDirectory
@@ -132,7 +133,7 @@ def _possible(subject: _Subject, labelled: bool) -> tuple[Group, ...]:
     groups: list[Group] = ["classes"] if labelled else []
     test = int(subject.real.is_test.sum())
     fewest = min(subject.record.num, test, len(subject.real) - test)
-    if fewest >= fewest_images(ClassifierSettings.dim):
+    if fewest >= fewest_images(ResNetSettings.dim):
         groups.append("distances")
     return (*groups, "memorisation")
 
@@ -239,7 +240,7 @@ class _Comparison:
         classifier = self.extractor.network
         if not isinstance(classifier, TrainedClassifier):
             classifier = trained_classifier(
-                training, ClassifierSettings(), device=self.device, progress=self.progress
+                training, ResNetSettings(), device=self.device, progress=self.progress
             )
         return class_accuracy(classifier, self.generated, test), ()
 

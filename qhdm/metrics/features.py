@@ -1,4 +1,4 @@
-"""Features of images, by the user's own classifier or a pretrained network."""
+"""Features of images, by a network trained on the real ones or a pretrained network."""
 
 from __future__ import annotations
 
@@ -12,15 +12,10 @@ from safetensors.numpy import load_file, save_file
 
 from qhdm.data import Dataset, cache_folder
 from qhdm.files import atomic_path
-from qhdm.metrics.classifier import (
-    ClassifierSettings,
-    TrainedClassifier,
-    load_classifier,
-    trained_classifier,
-)
 from qhdm.metrics.distances import check_counts
 from qhdm.metrics.records import ExtractorRecord
 from qhdm.metrics.settings import EvaluationSettings
+from qhdm.metrics.trained import SETTINGS, TrainedClassifier, load_classifier, trained_classifier
 
 if TYPE_CHECKING:
     from qhdm.metrics.pretrained import Pretrained
@@ -64,7 +59,7 @@ def make_extractor(
 
     Args:
         settings: `extractor`, `extractor_weights` and `metrics`.
-        real: the real images; a classifier is trained on their training split.
+        real: the real images; a `resnet` or `classifier` is trained on their training split.
         num: how many generated images there will be.
         more: how to have more of them, with {} for a number.
         device: where to compute.
@@ -82,13 +77,13 @@ def make_extractor(
 
     weights = Path(settings.extractor_weights) if settings.extractor_weights else None
     network: Network
-    if settings.extractor == "classifier" and weights is None:
-        own = ClassifierSettings()
-        check(own.dim)  # before it is trained
-        network = trained_classifier(training, own, device=device, progress=progress)
-    elif settings.extractor == "classifier":
-        assert weights is not None
-        network = load_classifier(weights, training, device=device)
+    if settings.extractor in ("resnet", "classifier"):
+        if weights is None:
+            own = SETTINGS[settings.extractor]()
+            check(own.dim)  # before it is trained
+            network = trained_classifier(training, own, device=device, progress=progress)
+        else:
+            network = load_classifier(weights, training, settings.extractor, device=device)
     else:
         from qhdm.metrics.pretrained import load_dinov2, load_inception
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from qhdm.data import Dataset
 from qhdm.errors import EvaluationError
-from qhdm.metrics.classifier import TrainedClassifier
 from qhdm.metrics.distances import (
     frechet_distance,
     frechet_distance_error,
@@ -20,11 +19,14 @@ from qhdm.metrics.distances import (
 )
 from qhdm.metrics.features import Extractor
 from qhdm.metrics.records import Better, Metric, MetricName, Split
+from qhdm.metrics.trained import TrainedClassifier
 from qhdm.pictures import labelled_grid, save_png
 from qhdm.seeds import Stream, derive_seed
 
 #: Of the random subsets that bring sets to the same N. Metrics are defined by it.
 _SEED = 0
+#: A share of fewer test images is no floor.
+FEWEST_TESTED = 10
 #: Pairs of each class in the picture of nearest neighbours.
 _PAIRS = 8
 
@@ -72,13 +74,13 @@ def class_accuracy(
         share = float(chosen.mean())
         yield Metric(
             name="class accuracy",
-            label=f"class accuracy[classifier {classifier.digest}, N={len(chosen)}]",
+            label=f"class accuracy[{classifier.name} {classifier.digest}, N={len(chosen)}]",
             split=None,
             class_name=name,
             num=len(chosen),
             value=share,
             error=_share_error(share, len(chosen)),
-            floor=float(held_out.mean()) if len(held_out) else None,
+            floor=float(held_out.mean()) if len(held_out) >= FEWEST_TESTED else None,
             better="higher",
         )
 

@@ -8,13 +8,16 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from qhdm.config import EngineRequest, SamplerOptions
-from qhdm.config.sections import STRICT, Positive
+from qhdm.config.fields import STRICT, Positive
 from qhdm.quantum.options import Hardware
 from qhdm.schema import one_line_errors
 
 #: Metrics that are computed together, cheapest first.
 Group = Literal["distances", "classes", "memorisation", "utility"]
 GROUPS: tuple[Group, ...] = get_args(Group)
+#: Extractors that are trained on the real images.
+OwnExtractor = Literal["resnet", "classifier"]
+Pretrained = Literal["inception", "dinov2"]
 
 
 @one_line_errors
@@ -27,7 +30,7 @@ class EvaluationSettings(SamplerOptions, EngineRequest):
         sampler, steps, guidance, eta, seed, weights, engine, method, shots, noise: of sampling;
             see `qhdm.Sampling`.
         extractor: what turns images into features (docs/evaluation.md).
-        extractor_weights: file of its weights. Only the classifier does without: it is trained.
+        extractor_weights: file of its weights. `resnet` and `classifier` are trained without one.
         metrics: groups to compute.
         device: where to sample and to extract features.
 
@@ -37,14 +40,14 @@ class EvaluationSettings(SamplerOptions, EngineRequest):
     """
 
     num: Positive = 1000
-    extractor: Literal["classifier", "inception", "dinov2"] = "classifier"
+    extractor: OwnExtractor | Pretrained = "resnet"
     extractor_weights: Annotated[str, Field(min_length=1)] | None = None
     metrics: Annotated[tuple[Group, ...], Field(min_length=1)] = GROUPS
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     @model_validator(mode="after")
     def _check(self) -> EvaluationSettings:
-        if self.extractor != "classifier" and self.extractor_weights is None:
+        if self.extractor in get_args(Pretrained) and self.extractor_weights is None:
             raise ValueError(f"extractor_weights: give the file of the weights of {self.extractor}")
         if isinstance(self.engine, Hardware):
             raise ValueError("engine: sample on a backend first, and evaluate the images")

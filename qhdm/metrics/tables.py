@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qhdm.metrics.records import Evaluation
+from qhdm.metrics.records import Evaluation, Metric, table_order
 from qhdm.tables import Table, number
 
 
@@ -20,8 +20,15 @@ def provenance(evaluation: Evaluation) -> list[str]:
 def metric_table(evaluation: Evaluation) -> Table:
     """The metrics over all classes."""
     rows = [
-        [m.label, *map(number, (m.value, m.error, m.floor, m.baseline)), m.better or ""]
-        for m in evaluation.metrics
+        [
+            m.label,
+            number(m.value),
+            number(m.error),
+            "n/a" if m.floor is None else number(m.floor),
+            number(m.baseline),
+            m.better or "",
+        ]
+        for m in _ordered(evaluation)
         if m.class_name is None
     ]
     header = ["metric [extractor, N, split]", "value", "error", "floor", "baseline", "better"]
@@ -31,18 +38,22 @@ def metric_table(evaluation: Evaluation) -> Table:
 def class_table(evaluation: Evaluation) -> Table | None:
     """The metrics of single classes, a column each, with their floors in brackets."""
     cells = {}
-    for metric in evaluation.metrics:
+    for metric in _ordered(evaluation):
         if metric.class_name is not None:
-            floor = "" if metric.floor is None else f" ({number(metric.floor)})"
+            floor = "n/a" if metric.floor is None else number(metric.floor)
             # Not the label: it names N, which differs between classes.
             column = ", ".join(part for part in (metric.name, metric.setting) if part)
-            cells[metric.class_name, column] = f"{number(metric.value)}{floor}"
+            cells[metric.class_name, column] = f"{number(metric.value)} ({floor})"
     if not cells:
         return None
     columns = list(dict.fromkeys(column for _, column in cells))
     names = dict.fromkeys(name for name, _ in cells)
     rows = [[name, *(cells.get((name, column), "") for column in columns)] for name in names]
     return Table(["class (floor)", *columns], rows)
+
+
+def _ordered(evaluation: Evaluation) -> list[Metric]:
+    return sorted(evaluation.metrics, key=lambda metric: table_order(metric.label))
 
 
 def describe(evaluation: Evaluation) -> str:

@@ -20,8 +20,10 @@ from tqdm import tqdm
 from qhdm import console
 from qhdm.data import Dataset, cache_folder
 from qhdm.files import write_text
-from qhdm.metrics.classifier import ClassifierSettings, predicted, train_network
+from qhdm.metrics.classifier import ClassifierSettings
+from qhdm.metrics.groups import FEWEST_TESTED
 from qhdm.metrics.records import Metric
+from qhdm.metrics.training import predicted, train_network
 from qhdm.seeds import Stream, derive_seed
 
 #: Coarser than the extractor and with fewer steps, as many are trained.
@@ -174,11 +176,14 @@ def _by_class(
 ) -> Iterator[Metric]:
     """The metric overall, then of each class, from (SEEDS, classes + 1) values."""
     for column, name in [(-1, None), *enumerate(test.class_names)]:
+        tested = len(test) if name is None else int((test.labels == column).sum())
         yield metric(
             class_name=name,
             value=float(values[:, column].mean()),
             error=float(values[:, column].std(ddof=1) / SEEDS**0.5),
-            floor=None if floor is None else float(floor[:, column].mean()),
+            floor=None
+            if floor is None or tested < FEWEST_TESTED
+            else float(floor[:, column].mean()),
             baseline=None if baseline is None else float(baseline[:, column].mean()),
         )
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from qhdm.config import EmaConfig, PowerEmaConfig
 from qhdm.runs.profiles import decay
@@ -74,24 +73,22 @@ class Ema:
 
     def __init__(self, model: nn.Module, config: EmaConfig) -> None:
         self._config = config
-        self._decay = 0.0
-        self._averaged = AveragedModel(model, multi_avg_fn=self._average)
-        self.model: nn.Module = self._averaged.module.eval()
+        self._begun = False
+        self.model: nn.Module = copy.deepcopy(model).eval()
         self.models = {"ema": self.model}
 
+    @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights of `model` after `step` steps, if it is time."""
         # While the decay is 0 the average is the model itself: short runs have one, too.
         if step % self._config.every and step > self._config.after:
             return
-        self._decay = ema_decay(step - 1, self._config)
-        self._averaged.update_parameters(model)
+        old: TensorList = list(self.model.parameters())
+        new: TensorList = list(model.parameters())
+        torch._foreach_lerp_(old, new, 1 - ema_decay(step - 1, self._config) * self._begun)
+        self._begun = True
 
     def load_states(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Continue from a saved average."""
         self.model.load_state_dict(states["ema"])
-        self._averaged.n_averaged.fill_(1)
-
-    @torch.no_grad()
-    def _average(self, averaged: TensorList, new: TensorList, _updates: Tensor | int) -> None:
-        torch._foreach_lerp_(averaged, new, 1 - self._decay)
+        self._begun = True

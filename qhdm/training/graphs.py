@@ -9,26 +9,36 @@ import torch
 from torch import Tensor, nn
 
 
-def graphed(network: nn.Module, *example: Tensor) -> Callable[..., Any]:
-    """`network` captured, filters included, for inputs of the shapes and types of `example`.
+class Graphed:
+    """`network` on CUDA, filters included, captured for the shapes and types of its first inputs.
 
-    The parameters stay where they are, and may change in place between calls. A result lasts until
+    Its parameters stay where they are, and may change in place between calls. A result lasts until
     the next call.
     """
-    on, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
-    # Casts of parameters that autocast keeps would be those of the capture.
-    with torch.autocast("cuda", dtype=dtype, enabled=on, cache_enabled=False):
-        captured = torch.cuda.make_graphed_callables(
-            _Captured(network), example, allow_unused_input=True
-        )
-    assert callable(captured)
-    return captured
+
+    def __init__(self, network: Callable[..., Tensor]) -> None:
+        self._network = network
+        self._captured: Any = None
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        if self._captured is None:
+            self._captured = self._capture(tuple(value.clone() for value in inputs))
+        output: Tensor = self._captured(*inputs)
+        return output
+
+    def _capture(self, inputs: tuple[Tensor, ...]) -> Any:
+        on, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+        # Casts of parameters that autocast keeps would be those of the capture.
+        with torch.autocast("cuda", dtype=dtype, enabled=on, cache_enabled=False):
+            return torch.cuda.make_graphed_callables(
+                _Inner(self._network), inputs, allow_unused_input=True
+            )
 
 
-class _Captured(nn.Module):
-    """A network under another name: the capture replaces the `forward` of its module."""
+class _Inner(nn.Module):
+    """The network under another name: a capture replaces the `forward` of its module."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Callable[..., Tensor]) -> None:
         super().__init__()
         self.network = network
 

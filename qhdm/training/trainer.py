@@ -32,6 +32,7 @@ from qhdm.runs.checkpoints import (
 from qhdm.runs.directory import RunDirectory
 from qhdm.seeds import Draws, Stream, derive_seed, drawing
 from qhdm.training.ema import make_ema
+from qhdm.training.graphs import Graphed
 from qhdm.training.optimizers import (
     load_optimizer_state,
     make_optimizer,
@@ -93,11 +94,11 @@ class Trainer:
         published = self.model.time_input == "timestep"
         self._autocast = bf16 and published  # that network knows no other way
         self._weights = list(self.model.parameters())
-        self._network: Callable[..., Tensor] = self.model
-        if train.compile:
-            # On CUDA, graphs: one launch for the many small kernels of a step.
-            mode = "reduce-overhead" if device.type == "cuda" else None
-            self._network = torch.compile(self.model, dynamic=False, mode=mode)
+        compiled = torch.compile(self.model, dynamic=False) if train.compile else self.model
+        self._network: Callable[..., Tensor] = compiled
+        if device.type == "cuda" and config.quantum.engine != "aer":
+            # The many small kernels of a step take less time than their launches.
+            self._network = Graphed(compiled)
         angles = [p for p in quantum_parameters(self.model) if p.requires_grad]
         known = set(map(id, angles))
         trained = [p for p in self._weights if p.requires_grad and id(p) not in known]

@@ -13,7 +13,7 @@ from qiskit.quantum_info import SparsePauliOp, Statevector
 from qhdm import console
 from qhdm.errors import CircuitError
 from qhdm.quantum.engines import expectation, make_engine
-from qhdm.quantum.exact.memory import require_memory
+from qhdm.quantum.exact.statevector import require_memory
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.options import ENGINES, Aer
 

@@ -20,7 +20,7 @@ from qhdm import console
 from qhdm.errors import CircuitError
 from qhdm.quantum.engines import expectation
 from qhdm.quantum.exact.plan import fuse
-from qhdm.quantum.exact.register import Register
+from qhdm.quantum.exact.statevector import Register
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.ir.components import Component
 from qhdm.quantum.ir.connectivity import connected

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from qhdm.quantum.analysis.audit import Audit, DeviceCost, conclusions
 from qhdm.quantum.analysis.expressibility import Estimate, GradientVariance, Measures
-from qhdm.quantum.exact.plan import Group
+from qhdm.quantum.exact.plan import Group, StatevectorPlan
 from qhdm.quantum.exact.tree import Network
 
 
@@ -156,12 +156,13 @@ def _range(numbers: Sequence[int]) -> str:
 def _method(group: Group, state: Group) -> list[str]:
     copies = f"{len(group.angles)} x " if len(group.angles) > 1 else ""
     head = f"  {copies}{_count(group.size, 'qubit')}: "
-    if group.network is None:
-        return [f"{head}state vector, {len(group.units)} fused unitaries: {group.cost:,}"]
+    plan = group.plan
+    if isinstance(plan, StatevectorPlan):
+        return [f"{head}state vector, {len(plan.units)} fused unitaries: {group.cost:,}"]
     return [
-        f"{head}network of {_count(len(group.network.blocks), 'block')}: {group.cost:,} "
+        f"{head}network of {_count(len(plan.network.blocks), 'block')}: {group.cost:,} "
         f"(as a state vector {state.cost:,})",
-        *_blocks(group.network, group.qubits),
+        *_blocks(plan.network, group.qubits),
     ]
 
 
@@ -174,7 +175,7 @@ def _blocks(network: Network, components: Sequence[tuple[int, ...]]) -> list[str
             f"{_count(count, 'cut')} to block {other}" for other, count in sorted(bonds.items())
         )
         places = [_qubits(tuple(part[i] for i in block.qubits)) for part in components]
-        operators = _count(block.operators.shape[1], "operator")
+        operators = _count(len(block.operators), "operator")
         lines.append(
             f"    block {index}: qubits {' or '.join(places)}, {operators}"
             + (f", {text}" if text else "")

@@ -12,28 +12,27 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from qhdm.quantum.exact.gate_matrices import GateMatrices
 from qhdm.quantum.exact.network import BoundNetwork
-from qhdm.quantum.exact.plan import Method, Plan, Term, make_plan
+from qhdm.quantum.exact.plan import Method, NetworkPlan, Plan, Term, make_plan
 from qhdm.quantum.exact.statevector import BoundStatevector
 from qhdm.quantum.filter import Filter
 
 _plans: WeakKeyDictionary[Filter, dict[Method, Plan]] = WeakKeyDictionary()
 
 
-def plan_of(filter: Filter, method: Method = "auto") -> Plan:
-    """The simulation plan of `filter`, made once."""
-    plans = _plans.setdefault(filter, {})
+def plan_of(circuit_filter: Filter, method: Method = "auto") -> Plan:
+    """The simulation plan of a filter, made once."""
+    plans = _plans.setdefault(circuit_filter, {})
     if method not in plans:
-        plans[method] = make_plan(filter, method)
+        plans[method] = make_plan(circuit_filter, method)
     return plans[method]
 
 
-def expectation(filter: Filter, x: Tensor, w: Tensor, *, method: Method = "auto") -> Tensor:
+def expectation(circuit_filter: Filter, x: Tensor, w: Tensor, *, method: Method = "auto") -> Tensor:
     """Expectation values of F filters with one circuit.
 
     Args:
-        filter: the circuit and its observables.
+        circuit_filter: the circuit and its observables.
         x: inputs (F, B, n), radians, float32 or float64.
         w: weights (F, P), radians, of the same type and device.
         method: how to simulate; `auto` is the cheaper way, component by component.
@@ -41,37 +40,41 @@ def expectation(filter: Filter, x: Tensor, w: Tensor, *, method: Method = "auto"
     Returns:
         (F, B, m), differentiable with respect to `x` and `w`, any number of times.
     """
-    return BoundFilter(filter, w, method=method)(x)
+    return BoundFilter(circuit_filter, w, method=method)(x)
 
 
 class BoundFilter:
     """F filters of one circuit with their weights bound: all that follows from these is computed.
 
     Args:
-        filter: the circuit and its observables.
+        circuit_filter: the circuit and its observables.
         w: weights (F, P), radians, float32 or float64.
         method: see `expectation`.
     """
 
-    def __init__(self, filter: Filter, w: Tensor, *, method: Method = "auto") -> None:
-        plan = plan_of(filter, method)
-        self._angles = GateMatrices(plan.program, w, plan.cache)
-        self._outputs = plan.outputs
-        self._groups: list[BoundNetwork | BoundStatevector] = [
-            BoundStatevector(group, self._angles)
-            if group.network is None
-            else BoundNetwork(group.network, group.contraction, group.angles, self._angles)
+    def __init__(self, circuit_filter: Filter, w: Tensor, *, method: Method = "auto") -> None:
+        plan = plan_of(circuit_filter, method)
+        self._plan = plan
+        self._shared: Tensor | None = None
+        if plan.from_weights is not None:
+            self._shared = w @ plan.from_weights.like(w) + plan.offsets.like(w)
+        self._groups = [
+            BoundNetwork(group.plan, w)
+            if isinstance(group.plan, NetworkPlan)
+            else BoundStatevector(group.plan, w)
             for group in plan.groups
         ]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Values (F, B, m) at inputs (F, B, n), radians, of the weights' type and device."""
-        reading = self._angles.reading_inputs(x)
+        reading = self._plan.from_inputs.like(x) @ x.mT  # (F, angles, B)
+        if self._shared is not None:
+            reading = reading + self._shared.unsqueeze(2)
         measured: list[Tensor] = []  # (F, B) each
         for group in self._groups:
             value = group.values(reading)
             measured += value.expand(-1, -1, -1, x.shape[1]).flatten(1, 2).unbind(1)
-        return torch.stack([_output(terms, measured, x) for terms in self._outputs], dim=2)
+        return torch.stack([_output(terms, measured, x) for terms in self._plan.outputs], dim=2)
 
 
 def _output(terms: Sequence[Term], measured: Sequence[Tensor], x: Tensor) -> Tensor:

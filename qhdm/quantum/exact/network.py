@@ -1,8 +1,7 @@
 """Block networks in torch: see partition.py for the picture.
 
-What depends only on the weights becomes, once per call, one real matrix per block
-(block_tensors.py); a batch then costs some matrix products per block. The batch is always
-the last dimension.
+What depends only on the weights becomes, once per call, real matrices (block_tensors.py); a batch
+then costs some matrix products per block. The batch is always the last dimension.
 
 Shapes: N = F G circuits (F filters with the same circuit and different weights, G equal
 components), B samples.
@@ -17,72 +16,73 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qhdm.quantum.exact.block_tensors import Coefficients
-from qhdm.quantum.exact.contraction import Contraction, Edge, RootEdge
-from qhdm.quantum.exact.gate_matrices import GateMatrices
+from qhdm.quantum.exact.block_tensors import block_tensors
+from qhdm.quantum.exact.constants import Constant
+from qhdm.quantum.exact.contraction import Contraction, Edge
+from qhdm.quantum.exact.plan import NetworkPlan
 from qhdm.quantum.exact.tree import Network
 
-#: Bytes of an array that a core's second-level cache holds, others beside it.
-_CACHE = 2**19
 #: Numbers in an array that is kept for the backward pass.
-_KEPT = 2**19
+_KEPT = 2**21
+#: Samples at a time where larger ones are not.
+_PIECE = 256
+_ONE_AND_ZERO = Constant(np.array([1.0, 0.0]))
 
 
 class BoundNetwork:
     """Components simulated as block networks, with their weights bound.
 
     Args:
-        network: the components.
-        contraction: of its blocks, if there are several.
-        rows: (G, local angles), rows of the program's angles.
-        angles: of the weights.
+        plan: of the components.
+        w: weights (F, P).
     """
 
-    def __init__(
-        self,
-        network: Network,
-        contraction: Contraction | None,
-        rows: np.ndarray,
-        angles: GateMatrices,
-    ) -> None:
-        self._network, self._contraction = network, contraction
-        self._rows, self._angles = rows, angles
-        coefficients = Coefficients(network, rows, angles)
-        blocks = [coefficients.of_block(i) for i in range(len(network.blocks))]
-        if contraction is None:
-            self._single = _take(blocks[0], network.operators_of_one_block, angles)
+    def __init__(self, plan: NetworkPlan, w: Tensor) -> None:
+        self._plan, self._filters = plan, len(w)
+        blocks, late = block_tensors(plan.schedule, w)
+        if plan.contraction is None:
+            self._single = _take(blocks[0], plan.single)
             return
         #: Of each edge, the coefficients of each part; of each closing, its form.
         self._parts = [
-            [_take(blocks[edge.source], part.rows, angles) for part in edge.parts]
-            for edge in contraction.edges
+            [_take(blocks[edge.source], part.rows) for part in edge.parts]
+            for edge in plan.contraction.edges
         ]
-        factors = coefficients.of_terms()
-        self._forms = [_form(closing, factors, angles) for closing in contraction.closings]
+        ends = _ONE_AND_ZERO.like(w).expand(len(blocks[0]), 2)
+        factors = torch.cat([*late, ends], dim=1)
+        self._forms = [
+            closing.form.like(w).expand(len(factors), -1, -1)
+            if closing.form is not None
+            else _take(factors, closing.terms).view(-1, *closing.terms.array.shape)
+            for closing in plan.contraction.closings
+        ]
 
     def values(self, reading: Tensor) -> Tensor:
         """Values of the components' observables, (F, G, K, B), at angles that read inputs."""
-        network, angles = self._network, self._angles
-        own = angles.own(reading, self._rows, network.reading).flatten(0, 1)  # (N, qubits, B)
+        plan = self._plan
+        circuits = self._filters * plan.schedule.components
+        own = _take(reading, plan.reading)
+        own = own.view(circuits, len(plan.network.reading), own.shape[2])
         single = torch.stack([torch.ones_like(own), own.cos(), own.sin()], dim=2)
-        if self._contraction is None:
+        if plan.contraction is None:
             values = _polynomial(self._single, single)
         else:
-            values = self._contracted(self._contraction, single)
-        return values.unflatten(0, (angles.filters, len(self._rows)))
+            values = self._contracted(plan.contraction, single)
+        return values.unflatten(0, (self._filters, -1))
 
     def _contracted(self, contraction: Contraction, single: Tensor) -> Tensor:
-        features = _features(self._network, single, self._angles)
+        network = self._plan.network
+        features = _features(network, single)
         messages: dict[tuple[int, int], Tensor] = {}
         for edge, parts in zip(contraction.edges, self._parts, strict=True):
             messages[edge.source, edge.target] = _message(
-                edge, parts, features[edge.source], messages, self._angles
+                edge, parts, features[edge.source], messages
             )
-        values = single.new_zeros(len(single), len(self._network.measured), single.shape[3])
+        values = single.new_zeros(len(single), len(network.measured), single.shape[3])
         for closing, form in zip(contraction.closings, self._forms, strict=True):
-            left = _take(messages[closing.one, closing.other], closing.left, self._angles)
+            left = _take(messages[closing.one, closing.other], closing.left)
             products = left * torch.bmm(form, messages[closing.other, closing.one])
-            values = values + self._angles.real(closing.observables) @ products
+            values = values + closing.observables.like(left) @ products
         return values
 
 
@@ -91,33 +91,25 @@ def _message(
     parts: Sequence[Tensor],
     features: Tensor,
     messages: dict[tuple[int, int], Tensor],
-    angles: GateMatrices,
 ) -> Tensor:
     """The message of a subtree to its neighbour: (N, entries, B)."""
-    found = []
+    made = []
     for part, coefficients in zip(edge.parts, parts, strict=True):
         incoming: Tensor | None = None
         for neighbour, entries in zip(edge.others, part.incoming, strict=True):
-            read = _take(messages[neighbour, edge.source], entries, angles)
+            read = _take(messages[neighbour, edge.source], entries)
             incoming = read if incoming is None else incoming * read
         if incoming is None:
-            found.append(torch.bmm(coefficients, features))
+            made.append(torch.bmm(coefficients, features))
         else:
-            found.append(_contracted(coefficients, incoming, features))
-    if not found:  # all entries vanish
+            made.append(_contracted(coefficients, incoming, features))
+    if not made:  # all entries vanish
         return features[:, :0]
-    return found[0] if len(found) == 1 else torch.cat(found, dim=1)
-
-
-def _form(closing: RootEdge, factors: Tensor, angles: GateMatrices) -> Tensor:
-    """By which entries of two messages meet, (N, left entries, right entries)."""
-    if closing.form is not None:
-        return angles.real(closing.form).expand(len(factors), *closing.form.shape)
-    return _take(factors, closing.terms, angles).view(-1, *closing.terms.shape)
+    return made[0] if len(made) == 1 else torch.cat(made, dim=1)
 
 
 def _contracted(coefficients: Tensor, incoming: Tensor, features: Tensor) -> Tensor:
-    """sum_i incoming_i coefficients_oi features, for each output o.
+    """sum_if coefficients_oif incoming_i features_f, for each output o and sample.
 
     Args:
         coefficients: (N, O I, f).
@@ -127,53 +119,58 @@ def _contracted(coefficients: Tensor, incoming: Tensor, features: Tensor) -> Ten
     Returns:
         (N, O, B).
     """
-    numbers = coefficients.shape[0] * coefficients.shape[1] * features.shape[2]
+    terms = incoming.shape[1] * features.shape[1]
+    numbers = len(coefficients) * min(coefficients.shape[1], terms) * features.shape[2]
     if numbers > _KEPT and features.device.type == "cpu":
-        return _Contracted.apply(coefficients, incoming, features)
+        table = coefficients.reshape(len(coefficients), -1, terms)
+        return _Contracted.apply(table, incoming, features)
+    return _contract(coefficients, incoming, features)
+
+
+def _contract(coefficients: Tensor, incoming: Tensor, features: Tensor) -> Tensor:
+    """As `_contracted`, with the smaller of two intermediate arrays."""
+    terms = incoming.shape[1] * features.shape[1]
+    if coefficients.shape[1] > terms:
+        table = coefficients.reshape(len(coefficients), -1, terms)
+        return torch.bmm(table, _table(incoming, features))
     products = torch.bmm(coefficients, features).unflatten(1, (-1, incoming.shape[1]))
     return (products * incoming.unsqueeze(1)).sum(2)
 
 
-class _Contracted(torch.autograd.Function):
-    """`_contracted` for large batches.
+def _table(one: Tensor, other: Tensor) -> Tensor:
+    """All products of rows of two tensors (N, rows, B), those of the second least significant."""
+    return (one.unsqueeze(2) * other.unsqueeze(1)).flatten(1, 2)
 
-    The products over (o, i) are the largest array of a call, and memory is slower than arithmetic:
-    they are made in pieces that stay in the cache, and made again in the backward pass.
+
+class _Contracted(torch.autograd.Function):
+    """`_contract` for large batches, in pieces.
+
+    The table of products is larger than all else in a call, and memory is slower than arithmetic:
+    pieces of it stay in the cache, and are made again in the backward pass.
     """
 
     @staticmethod
     def forward(ctx: Any, coefficients: Tensor, incoming: Tensor, features: Tensor) -> Tensor:
         ctx.save_for_backward(coefficients, incoming, features)
-        pieces = []
-        for m, f in _pieces(coefficients, incoming, features):
-            products = torch.bmm(coefficients, f).unflatten(1, (-1, m.shape[1]))
-            pieces.append((products * m.unsqueeze(1)).sum(2))
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
+        pieces = _pieces(incoming, features)
+        return torch.cat([torch.bmm(coefficients, _table(m, f)) for m, f in pieces], dim=2)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         coefficients, incoming, features = ctx.saved_tensors
-        by_coefficients: Tensor | None = None
+        by_coefficients = torch.zeros_like(coefficients)
         by_incoming, by_features = [], []
-        for m, f, g in _pieces(coefficients, incoming, features, gradient):
-            weighted = (g.unsqueeze(2) * m.unsqueeze(1)).flatten(1, 2)
-            added = torch.bmm(weighted, f.mT)
-            by_coefficients = added if by_coefficients is None else by_coefficients + added
-            by_features.append(torch.bmm(coefficients.mT, weighted))
-            products = torch.bmm(coefficients, f).unflatten(1, (-1, m.shape[1]))
-            by_incoming.append((products * g.unsqueeze(2)).sum(1))
-        if by_coefficients is None:
-            by_coefficients = torch.zeros_like(coefficients)
+        for m, f, g in _pieces(incoming, features, gradient):
+            by_coefficients = by_coefficients + torch.bmm(g, _table(m, f).mT)
+            by_table = torch.bmm(coefficients.mT, g).unflatten(1, (m.shape[1], -1))
+            by_incoming.append((by_table * f.unsqueeze(1)).sum(2))
+            by_features.append((by_table * m.unsqueeze(2)).sum(1))
         return by_coefficients, torch.cat(by_incoming, dim=2), torch.cat(by_features, dim=2)
 
 
-def _pieces(coefficients: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """`tensors`, cut along the batch so that a piece of the products fits a cache."""
-    rows = coefficients.shape[0] * coefficients.shape[1]
-    width = tensors[0].shape[2]
-    if tensors[0].device.type == "cpu":
-        width = max(_CACHE // (max(rows, 1) * coefficients.element_size()), 64)
-    return zip(*(tensor.split(width, dim=2) for tensor in tensors), strict=True)
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors (N, rows, B), cut along the batch."""
+    return zip(*(tensor.split(_PIECE, dim=2) for tensor in tensors), strict=True)
 
 
 def _polynomial(coefficients: Tensor, single: Tensor) -> Tensor:
@@ -191,7 +188,7 @@ def _polynomial(coefficients: Tensor, single: Tensor) -> Tensor:
     return _contracted(table, low, high)
 
 
-def _features(network: Network, single: Tensor, angles: GateMatrices) -> list[Tensor]:
+def _features(network: Network, single: Tensor) -> list[Tensor]:
     """For each block, the products of the features (N, qubits, 3, B) of its qubits: (N, 3^k, B).
 
     Qubits without an input have none; the last qubit's is the most significant.
@@ -200,7 +197,7 @@ def _features(network: Network, single: Tensor, angles: GateMatrices) -> list[Te
     for blocks, table in network.reading_tables:
         # Blocks with as many inputs go through the products as one batch: (N, blocks, 3, B).
         one = single.new_ones(len(single), len(blocks), 1, single.shape[3])
-        product = _products([_take(single, members, angles) for members in table], one)
+        product = _products([_take(single, members) for members in table], one)
         result |= dict(zip(blocks, product.unbind(1), strict=True))
     return [result[i] for i in range(len(network.blocks))]
 
@@ -216,7 +213,6 @@ def _products(columns: Sequence[Tensor], one: Tensor) -> Tensor:
     return product
 
 
-def _take(tensor: Tensor, places: np.ndarray, angles: GateMatrices) -> Tensor:
-    """Entries of a tensor (N, entries, ...) at `places`, an array of the plan, flattened."""
-    index = angles.index(("take", id(places)), lambda: places.reshape(-1))
-    return tensor.index_select(1, index)
+def _take(tensor: Tensor, places: Constant) -> Tensor:
+    """Entries of a tensor (N, entries, ...) at `places`, flattened."""
+    return tensor.index_select(1, places.like(tensor).view(-1))

@@ -1,28 +1,27 @@
 """Simulation plans of the exact engine: components, and the method for each.
 
-Pure bookkeeping on qubits and gates, made once per filter; `exact` runs it in torch.
+Pure bookkeeping on qubits and gates, made once per filter; network.py and statevector.py run it in
+torch.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
-import torch
 
 from qhdm.errors import CircuitError
-from qhdm.quantum.exact.block_tensors import Coefficients
+from qhdm.quantum.exact.constants import Constant
 from qhdm.quantum.exact.contraction import Contraction, plan_contraction
-from qhdm.quantum.exact.gate_matrices import Cache, GateMatrices
 from qhdm.quantum.exact.partition import NOMINAL_BATCH, plan_network
+from qhdm.quantum.exact.schedule import gate_phases, make_schedule, nonzero_rows
 from qhdm.quantum.exact.tree import Network
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.ir.components import Component, Term, angle_rows, split
-from qhdm.quantum.ir.fusion import FusedGate
+from qhdm.quantum.ir.fusion import FusedGate, by_kind
 from qhdm.quantum.ir.lowering import Op, Program
 from qhdm.quantum.ir.paulis import Pauli
 
@@ -33,8 +32,80 @@ FUSE_QUBITS = 4
 #: Real multiply-adds of a matrix product that take as long as one in a state vector's many small
 #: steps: what it moves through memory costs it about this factor (benchmarks/filters.py).
 STATEVECTOR_PENALTY = 3
-#: Coefficients below this, of some that are about 1, are rounding.
-_ZERO = 1e-12
+
+
+class NetworkPlan:
+    """G equal components as a tree of blocks.
+
+    Attributes:
+        network: the tree.
+        schedule: of the coefficients of its blocks.
+        contraction: of the network, if it has more than one block.
+        single: if not, the row of each observable.
+        reading: for each component and qubit that reads an input, its place among these angles.
+        cost: real multiply-adds per sample in a forward pass.
+    """
+
+    def __init__(self, network: Network, program: Program, angles: np.ndarray) -> None:
+        self.network = network
+        self.schedule = make_schedule(network, program, angles)
+        self.reading = _places(program, angles, network.reading)
+        self.contraction: Contraction | None = None
+        self.single = Constant(np.array([readout.keys[0][0] for readout in network.measured]))
+        self.cost = network.cost
+        if network.tree:
+            nonzero = nonzero_rows(self.schedule)
+            offsets = [p * len(n) for (_, p), n in zip(self.schedule.blocks, nonzero, strict=True)]
+            self.contraction = plan_contraction(network, nonzero, offsets)
+            self.cost = self.contraction.cost
+
+
+class StatevectorPlan:
+    """G equal components as state vectors.
+
+    Attributes:
+        size: qubits of each.
+        components: G.
+        units: fused gates in order.
+        kinds: those that do not read inputs, by kind, and K, A and B of their gates.
+        from_weights, offsets: (P, phases) and (phases,), see `gate_phases`.
+        reading: for each unit that does, the place of each component's angle among these, and K, A
+            and B of its gate.
+        cost: real multiply-adds per sample in a forward pass.
+    """
+
+    def __init__(self, component: Component, program: Program, angles: np.ndarray) -> None:
+        self.size, self.components = component.size, len(angles)
+        self.units, reads = fuse([component.ops[i] for i in component.seen], component.reads_inputs)
+        self.cost = 4 * sum(2 ** (self.size + len(unit.qubits)) for unit in self.units)
+        fixed = by_kind([u for u, own in zip(self.units, reads, strict=True) if not own])
+        self.kinds = [(units, Constant(units[0].parts)) for units in fixed]
+        from_weights, offsets = gate_phases(program, fixed, angles)
+        self.from_weights, self.offsets = Constant(from_weights.T), Constant(offsets)
+        self.reading = {
+            unit: (_places(program, angles, [unit.ops[0].angle]), Constant(unit.parts))
+            for unit, own in zip(self.units, reads, strict=True)
+            if own
+        }
+        self._paulis = component.paulis
+
+    @cached_property
+    def signs(self) -> Constant:
+        """For each Pauli string, the signs of its Z at each amplitude, (K, 2^n)."""
+        basis = np.arange(2**self.size)
+        return Constant(np.array([_parity_sign(basis & z) for _, z in self._paulis]))
+
+    @cached_property
+    def images(self) -> dict[int, tuple[Constant, Constant]]:
+        """Of strings with X or Y, by number: which amplitude goes where, with which phase."""
+        basis = np.arange(2**self.size)
+        images = {}
+        for k, (x, z) in enumerate(self._paulis):
+            if x:
+                # P|l> = i^(number of Y) (-1)^(l & z) |l ^ x>
+                phases = 1j ** (x & z).bit_count() * _parity_sign((basis ^ x) & z)
+                images[k] = Constant(basis ^ x), Constant(phases[:, None])
+        return images
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,40 +117,24 @@ class Group:
         qubits: of the circuit, of each component in turn; local qubit i is the i-th.
         angles: (G, number of local angles): rows of the program's angles.
         paulis: measured Pauli strings over local qubits.
-        units: fused gates in order, for a state vector.
-        reads_inputs: for each unit, whether its matrix differs from sample to sample.
-        network: the component as a tree of blocks, if that is how it is simulated.
-        contraction: of the network, if it has more than one block.
-        cost: real multiply-adds per sample in a forward pass, of all G.
+        plan: how they are simulated.
     """
 
     size: int
     qubits: tuple[tuple[int, ...], ...]
     angles: np.ndarray
     paulis: tuple[Pauli, ...]
-    units: tuple[FusedGate, ...]
-    reads_inputs: tuple[bool, ...]
-    network: Network | None
-    contraction: Contraction | None
-    cost: int
+    plan: NetworkPlan | StatevectorPlan
 
-    @cached_property
-    def signs(self) -> np.ndarray:
-        """For each Pauli string, the signs of its Z at each amplitude, (K, 2^n)."""
-        basis = np.arange(2**self.size)
-        return np.array([_parity_sign(basis & z) for _, z in self.paulis])
+    @property
+    def network(self) -> Network | None:
+        """The component as a tree of blocks, if that is how it is simulated."""
+        return self.plan.network if isinstance(self.plan, NetworkPlan) else None
 
-    @cached_property
-    def images(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        """Of strings with X or Y, by number: which amplitude goes where, with which phase."""
-        basis = np.arange(2**self.size)
-        images = {}
-        for k, (x, z) in enumerate(self.paulis):
-            if x:
-                # P|l> = i^(number of Y) (-1)^(l & z) |l ^ x>
-                phases = 1j ** (x & z).bit_count() * _parity_sign((basis ^ x) & z)
-                images[k] = basis ^ x, phases[:, None]
-        return images
+    @property
+    def cost(self) -> int:
+        """Real multiply-adds per sample in a forward pass, of all G."""
+        return self.plan.cost * len(self.angles)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,35 +146,47 @@ class Plan:
         groups: what to simulate; their values, flattened from (G, number of Paulis) and put end
             to end, are the measured values.
         outputs: for each observable, its terms.
-        cache: keeps constant tensors between calls.
+        from_inputs: (angles, n), of the angles that read inputs.
+        from_weights, offsets: their (P, angles) and (angles,), if any is not 0.
     """
 
     program: Program
     groups: tuple[Group, ...]
     outputs: tuple[tuple[Term, ...], ...]
-    cache: Cache = field(default_factory=dict)
+    from_inputs: Constant
+    from_weights: Constant | None
+    offsets: Constant
 
 
-def make_plan(filter: Filter, method: Method = "auto") -> Plan:
-    """Plan the simulation of `filter`.
+def make_plan(circuit_filter: Filter, method: Method = "auto") -> Plan:
+    """Plan the simulation of a filter.
 
     Args:
-        filter: the circuit and its observables.
+        circuit_filter: the circuit and its observables.
         method: `network`, `statevector`, or `auto` for the cheaper one, component by component.
 
     Raises:
         CircuitError: a gate cannot be lowered, an observable is not Hermitian or of other size, or
             a network is asked for and there is none.
     """
-    parts = split(filter)
-    groups = tuple(_group(filter.name, parts.program, members, method) for members in parts.alike)
-    return Plan(parts.program, groups, parts.outputs)
+    parts = split(circuit_filter)
+    groups = tuple(
+        _group(circuit_filter.name, parts.program, members, method) for members in parts.alike
+    )
+    program, reading = parts.program, parts.program.reading
+    return Plan(
+        program,
+        groups,
+        parts.outputs,
+        Constant(program.from_inputs[reading]),
+        Constant(program.from_weights[reading].T) if program.reading_shared else None,
+        Constant(program.offsets[reading]),
+    )
 
 
 def _group(name: str, program: Program, members: Sequence[Component], method: Method) -> Group:
     first = members[0]
-    units, reads = fuse([first.ops[i] for i in first.seen], first.reads_inputs)
-    cost = 4 * sum(2 ** (first.size + len(unit.qubits)) for unit in units)
+    angles = angle_rows(members)
     network = None
     if method != "statevector":
         network = plan_network(first.size, first.ops, first.reads_inputs, first.paulis)
@@ -127,42 +194,17 @@ def _group(name: str, program: Program, members: Sequence[Component], method: Me
         raise CircuitError(
             f"{name}: has no network of small blocks; use the exact engine's own choice"
         )
+    plan: NetworkPlan | StatevectorPlan = StatevectorPlan(first, program, angles)
     if network is not None:
         total = network.cost + network.cost_once // NOMINAL_BATCH
-        if method == "auto" and total > STATEVECTOR_PENALTY * cost:
-            network = None
-    angles = angle_rows(members)
-    contraction = None
-    if network is not None:
-        cost = network.cost
-        if network.tree:
-            contraction = plan_contraction(network, _nonzero(program, network, angles))
-            cost = contraction.cost
-    return Group(
-        first.size,
-        tuple(member.qubits for member in members),
-        angles,
-        first.paulis,
-        units,
-        reads,
-        network,
-        contraction,
-        cost * len(members),
-    )
+        if method == "network" or total <= STATEVECTOR_PENALTY * plan.cost:
+            plan = NetworkPlan(network, program, angles)
+    return Group(first.size, tuple(member.qubits for member in members), angles, first.paulis, plan)
 
 
-def _nonzero(program: Program, network: Network, rows: np.ndarray) -> list[np.ndarray]:
-    """For each block, which rows of its coefficients do not vanish at generic weights.
-
-    They are analytic in the weights: what vanishes at generic ones vanishes at all.
-    """
-    generator = torch.Generator().manual_seed(20)
-    count = program.from_weights.shape[1]
-    w = 2 * math.pi * torch.rand(3, count, dtype=torch.float64, generator=generator)
-    with torch.no_grad():
-        coefficients = Coefficients(network, rows, GateMatrices(program, w, {}))
-        blocks = [coefficients.of_block(i) for i in range(len(network.blocks))]
-    return [(block.abs().amax((0, 2)) > _ZERO).numpy() for block in blocks]
+def _places(program: Program, rows: np.ndarray, local: Sequence[int]) -> Constant:
+    """Of some local angles of all components, (G n,), the places among those that read inputs."""
+    return Constant(program.reading_row[rows[:, list(local)].astype(int)].reshape(-1))
 
 
 def fuse(

@@ -10,68 +10,152 @@ Shapes: F filters with the same circuit and different weights, G equal component
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
-from qhdm.quantum.exact.gate_matrices import GateMatrices
-from qhdm.quantum.exact.memory import require_memory
-from qhdm.quantum.exact.plan import Group
-from qhdm.quantum.exact.register import Register, applied
+from qhdm.errors import EngineError
+from qhdm.quantum.exact.constants import Constant
+from qhdm.quantum.exact.plan import StatevectorPlan
+from qhdm.quantum.ir.fusion import FusedGate
 
 #: States below this size are allocated without a memory check.
 _SMALL = 2**30
 #: Amplitudes of the samples that are simulated at a time: they stay in a core's cache.
 _CACHE = 2**18
-_ZERO = np.array([[1.0], [0.0]])
+_ZERO = Constant(np.array([[1], [0]], dtype=complex))
+
+
+@dataclass(frozen=True)
+class Register:
+    """Amplitudes over k qubits for many columns: samples of a batch, or columns of a matrix.
+
+    Attributes:
+        qubits: the most significant first.
+        state: (F, G, 2^k, columns).
+    """
+
+    qubits: tuple[int, ...]
+    state: Tensor
+
+    def times(self, other: Register) -> Register:
+        """The tensor product, column by column; an island of one column meets all."""
+        state = self.state.unsqueeze(3) * other.state.unsqueeze(2)
+        return Register(self.qubits + other.qubits, state.flatten(2, 3))
+
+    def apply(self, qubits: Sequence[int], matrix: Tensor) -> Register:
+        """Apply a gate.
+
+        Args:
+            qubits: the least significant first.
+            matrix: (F, G, d, d), or (F, G, columns, d, d) where it differs by column.
+        """
+        target = tuple(reversed(qubits))
+        state = applied(matrix, self.rows(target)).flatten(2, 3)
+        return Register(target + self._without(target), state)
+
+    def rows(self, qubits: tuple[int, ...]) -> Tensor:
+        """The state as (F, G, 2^len(qubits), others, columns), the first qubit most significant."""
+        F, G, _, B = self.state.shape
+        return self.leading(qubits).reshape(F, G, 2 ** len(qubits), -1, B)
+
+    def ordered(self, qubits: Sequence[int]) -> Tensor:
+        """The state with its qubits in the order of `qubits`, the least significant first."""
+        return self.leading(tuple(reversed(qubits))).reshape(self.state.shape)
+
+    def leading(self, qubits: tuple[int, ...]) -> Tensor:
+        """The state as (F, G, 2, ..., 2, columns) with `qubits` first, the others in order."""
+        F, G, _, B = self.state.shape
+        axes = [2 + self.qubits.index(q) for q in qubits + self._without(qubits)]
+        tensor = self.state.reshape(F, G, *[2] * len(self.qubits), B)
+        return tensor.permute(0, 1, *axes, tensor.dim() - 1)
+
+    def _without(self, qubits: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(q for q in self.qubits if q not in qubits)
+
+
+def applied(matrix: Tensor, rows: Tensor) -> Tensor:
+    """A matrix times states (F, G, d, others, columns); see `Register.apply`."""
+    if matrix.dim() == 4:
+        return (matrix @ rows.flatten(3)).view(rows.shape)
+    rows = rows.expand(-1, -1, -1, -1, matrix.shape[2])
+    return torch.einsum("fgbij,fgjrb->fgirb", matrix, rows)
 
 
 class BoundStatevector:
     """Components simulated as state vectors, with their weights bound.
 
     Args:
-        group: the components.
-        angles: of the weights.
+        plan: of the components.
+        w: weights (F, P).
     """
 
-    def __init__(self, group: Group, angles: GateMatrices) -> None:
-        self._group, self._angles = group, angles
-        fixed = [u for u, reads in zip(group.units, group.reads_inputs, strict=True) if not reads]
-        self._shared = angles.units(fixed, group.angles)
+    def __init__(self, plan: StatevectorPlan, w: Tensor) -> None:
+        self._plan = plan
+        self._shared = _unitaries(plan, w)
 
     def values(self, reading: Tensor) -> Tensor:
-        """Values of the group's Paulis, (F, G, K, B or 1), at angles that read inputs."""
-        group, angles = self._group, self._angles
-        states = angles.filters * len(group.angles) * (reading.shape[-1] or 1)
-        needed = states * angles.amplitude_bytes << group.size
+        """Values of the components' Paulis, (F, G, K, B), at angles that read inputs."""
+        size, B = self._plan.size, reading.shape[2]
+        per_sample = len(reading) * self._plan.components << size
+        needed = per_sample * B * 2 * reading.element_size()
         if needed > _SMALL and reading.device.type == "cpu":
-            words = f"state vectors of {group.size} connected qubits ({states} at once)"
+            words = f"state vectors of {size} connected qubits ({per_sample * B >> size} at once)"
             require_memory(needed, words, "fewer samples at once")
-        width = max(_CACHE // (states // (reading.shape[-1] or 1) << group.size), 1)
-        if reading.device.type != "cpu":
-            width = reading.shape[-1]
+        width = B if reading.device.type != "cpu" else max(_CACHE // per_sample, 1)
         pieces = [self._piece(piece) for piece in reading.split(width, dim=2)]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=3)
 
     def _piece(self, reading: Tensor) -> Tensor:
-        group, angles = self._group, self._angles
         matrices = [
-            angles.of_unit(reading, unit, group.angles) if reads else self._shared[unit]
-            for unit, reads in zip(group.units, group.reads_inputs, strict=True)
+            _of_unit(reading, unit, *self._plan.reading[unit])
+            if unit in self._plan.reading
+            else self._shared[unit]
+            for unit in self._plan.units
         ]
-        values = _simulate(group, matrices, angles)
+        values = _simulate(self._plan, matrices, reading)
         return values.expand(-1, -1, -1, reading.shape[2])
 
 
-def _simulate(group: Group, matrices: Sequence[Tensor], angles: GateMatrices) -> Tensor:
-    ket = angles.constant(_ZERO)
-    ket = ket.expand(angles.filters, len(group.angles), 2, 1)
-    islands = [Register((qubit,), ket) for qubit in range(group.size)]
+def _unitaries(plan: StatevectorPlan, w: Tensor) -> dict[FusedGate, Tensor]:
+    """The matrix of each unit that does not read inputs, (F, G, d, d)."""
+    phases = torch.addmm(plan.offsets.like(w), w, plan.from_weights.like(w))
+    forms = torch.stack([torch.ones_like(phases), phases.cos(), phases.sin()], dim=2)
+    counts = [len(k.array) * plan.components * len(units) for units, k in plan.kinds]
+    unitaries: dict[FusedGate, Tensor] = {}
+    for (units, parts), form in zip(plan.kinds, forms.split(counts, dim=1), strict=True):
+        # (gates, F G units, 3): all gates in one matrix product each, real and imaginary parts.
+        d = 2 ** len(units[0].qubits)
+        form = form.unflatten(1, (len(parts.array), -1)).transpose(0, 1).flatten(1, 2)
+        gates = torch.bmm(form, parts.like(w)).view(*form.shape[:2], d, d, 2)
+        product = torch.view_as_complex(gates)
+        while len(product) > 1:
+            last = product[2 * (len(product) // 2) :]
+            first, second = product[: len(product) - len(last)].unflatten(0, (-1, 2)).unbind(1)
+            joined = torch.bmm(second.flatten(0, 1), first.flatten(0, 1)).view(first.shape)
+            product = torch.cat([joined, last]) if len(last) else joined
+        product = product.view(len(w), plan.components, len(units), d, d)
+        unitaries |= zip(units, product.unbind(2), strict=True)
+    return unitaries
+
+
+def _of_unit(reading: Tensor, unit: FusedGate, places: Constant, parts: Constant) -> Tensor:
+    """The matrix (F, G, B, d, d) of a unit of one gate that reads inputs."""
+    phase = unit.ops[0].gate.scale * reading.index_select(1, places.like(reading))
+    form = torch.stack([torch.ones_like(phase), phase.cos(), phase.sin()], dim=3)
+    d = 2 ** len(unit.qubits)
+    return torch.view_as_complex((form @ parts.like(reading)[0]).unflatten(3, (d, d, 2)))
+
+
+def _simulate(plan: StatevectorPlan, matrices: Sequence[Tensor], reading: Tensor) -> Tensor:
+    ket = _ZERO.like(reading).expand(len(reading), plan.components, 2, 1)
+    islands = [Register((qubit,), ket) for qubit in range(plan.size)]
     done = 0
-    for unit, matrix in zip(group.units, matrices, strict=True):
+    for unit, matrix in zip(plan.units, matrices, strict=True):
         if len(islands) == 1:
             break
         touched = [i for i in islands if set(i.qubits) & set(unit.qubits)]
@@ -83,13 +167,13 @@ def _simulate(group: Group, matrices: Sequence[Tensor], angles: GateMatrices) ->
     whole = islands[0]
     for island in islands[1:]:  # gates that no observable sees may have been all that joined them
         whole = whole.times(island)
-    rest = [unit.qubits for unit in group.units[done:]]
-    state = whole.ordered(range(group.size))
+    rest = [unit.qubits for unit in plan.units[done:]]
+    state = whole.ordered(range(plan.size))
     if rest:
         columns = max([state.shape[3], *(m.shape[2] for m in matrices[done:] if m.dim() == 5)])
         state = state.expand(-1, -1, -1, columns)
-        state = _Evolve.apply(group.size, rest, state, *matrices[done:])
-    return _measure(state, group, angles)
+        state = _Evolve.apply(plan.size, rest, state, *matrices[done:])
+    return _measure(state, plan, reading)
 
 
 class _Evolve(torch.autograd.Function):
@@ -132,16 +216,33 @@ class _Evolve(torch.autograd.Function):
         return None, None, first, *reversed(gradients)
 
 
-def _measure(state: Tensor, group: Group, angles: GateMatrices) -> Tensor:
-    """<P> of each of the group's Pauli strings: (F, G, K, B)."""
+def _measure(state: Tensor, plan: StatevectorPlan, like: Tensor) -> Tensor:
+    """<P> of each Pauli string: (F, G, K, B)."""
     probabilities = state.real.square() + state.imag.square()
-    values = angles.real(group.signs) @ probabilities
-    if not group.images:
+    values = plan.signs.like(like) @ probabilities
+    if not plan.images:
         return values
     rows = list(values.unbind(2))
-    for k, (entries, phases) in group.images.items():
-        image = state.index_select(
-            2, angles.index(("image", id(entries)), partial(np.asarray, entries))
-        )
-        rows[k] = (state.conj() * (image * angles.constant(phases))).real.sum(2)
+    for k, (entries, phases) in plan.images.items():
+        image = state.index_select(2, entries.like(like))
+        rows[k] = (state.conj() * (image * phases.like(like))).real.sum(2)
     return torch.stack(rows, dim=2)
+
+
+def require_memory(needed: int, what: str, remedy: str) -> None:
+    """Refuse a simulation that does not fit into memory.
+
+    Args:
+        needed: bytes.
+        what: needs them, for the message.
+        remedy: what else can be done.
+
+    Raises:
+        EngineError: less is available.
+    """
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise EngineError(
+            f"{what}: needs {needed / 2**30:,.0f} GiB of memory, {available / 2**30:,.1f} GiB are "
+            f"available; use fewer qubits, or {remedy}"
+        )

@@ -1,6 +1,8 @@
-"""A component as a tree of small blocks: what qhdm.quantum.exact.partition plans, and network runs.
+"""A component as a tree of small blocks: its gates and bonds, and the messages between blocks.
 
-See qhdm.quantum.exact.partition for the picture.
+A block of k qubits with a Pauli string on it is linear in the 3^k products of its inputs' features;
+gates across two blocks are bonds between them. partition.py finds the tree, schedule.py plans the
+coefficients that depend on the weights, contraction.py what a batch costs.
 """
 
 from __future__ import annotations
@@ -12,7 +14,10 @@ from functools import cached_property
 
 import numpy as np
 
-from qhdm.quantum.ir.fusion import FusedGate, by_kind
+from qhdm.quantum.exact.constants import Constant
+from qhdm.quantum.exact.transfer import Bond
+from qhdm.quantum.ir.fusion import FusedGate
+from qhdm.quantum.ir.paulis import Pauli
 
 #: For each block, the number of the operator on it.
 Key = tuple[int, ...]
@@ -23,38 +28,23 @@ _PART_COST = 16
 
 @dataclass(frozen=True, eq=False)
 class InputEncoding:
-    """How a qubit starts: rho = states[0] + cos(a) states[1] + sin(a) states[2].
+    """How a qubit starts: <P> = letters[0] + cos(a) letters[1] + sin(a) letters[2], P = I, X, Y, Z.
 
     Attributes:
         angle: local angle a of the gate that reads an input; -1 if there is none.
-        states: (3, 2, 2), or (1, 2, 2) without such a gate.
+        letters: (3, 4), or (1, 4) without such a gate.
     """
 
     angle: int
-    states: np.ndarray
+    letters: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
 class BondGate:
-    """A unit across two blocks, as sum_r a_r (x) b_r with constant, orthonormal a_r.
-
-    Attributes:
-        unit: the gates.
-        basis: (r, 2, 2), the a_r.
-        constant: position in `unit.qubits` of the side that carries the a_r.
-        maps: (r^2, 4, 4), what the constant side does to operators (network.py).
-        projector: (16, 4 r), from the unit's matrix to the b_r.
-        basis_dual: (r^2, r^2), the dual Hermitian basis, for the side of the b_r.
-        kind: equal for cuts that differ only in qubits and angles.
-    """
+    """A gate across two blocks, and its decomposition."""
 
     unit: FusedGate
-    basis: np.ndarray
-    constant: int
-    maps: np.ndarray
-    projector: np.ndarray
-    basis_dual: np.ndarray
-    kind: object
+    bond: Bond
 
 
 @dataclass(frozen=True)
@@ -67,32 +57,26 @@ class BondEnd:
 
 @dataclass(frozen=True, eq=False)
 class NetworkBlock:
-    """A few qubits simulated whole, d = 2^k amplitudes.
+    """A few qubits simulated whole.
 
     Attributes:
         qubits: sorted.
-        states: (d, features, d), the initial density matrix as a sum over products of features,
-            the last qubit's feature most significant.
-        before: the gates before the first cut.
-        steps: what follows, in order: fused gates, and runs of cuts on one of its qubits. The
-            first, if there is one, is of cuts.
-        operators: (d, n, d), the Pauli strings that are needed on it; the identity is first.
+        features: products of one feature of each qubit that reads an input.
+        before: the gates before the first cut; all gates where there are no cuts.
+        steps: what follows, in order: gates, and runs of cuts on one of its qubits. The first, if
+            there is one, is of cuts.
+        operators: the Pauli strings that are needed on it; the identity is first.
         cuts: numbers of its cuts, in order.
         cut_order: positions in `cuts`, gathered by neighbour.
     """
 
     qubits: tuple[int, ...]
-    states: np.ndarray
-    before: FusedGate | None
+    features: int
+    before: tuple[FusedGate, ...]
     steps: tuple[FusedGate | tuple[BondEnd, ...], ...]
-    operators: np.ndarray
+    operators: tuple[Pauli, ...]
     cuts: tuple[int, ...]
     cut_order: tuple[int, ...]
-
-    def around(self, qubit: int) -> tuple[int, int]:
-        """How many states the more and the less significant qubits of the block have."""
-        position = self.qubits.index(qubit)
-        return 2 ** (len(self.qubits) - 1 - position), 2**position
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,15 +84,16 @@ class Readout:
     """One observable: the Pauli string, and the gates at the end that conjugate it.
 
     Attributes:
-        late: gates at the end that it sees, on all qubits of the support; None if there are none.
-        pauli: the string on the support, (d, 1, d).
-        strings: (n, d d), Pauli strings on the support that the conjugated observable may hold,
-            over d, in real form.
-        keys: for each of these strings (one, if nothing conjugates), the operator of every block.
+        pauli: the string.
+        late: gates at the end that it sees, in order.
+        support: all qubits of both.
+        strings: Pauli strings on the support that the conjugated observable may hold, by number.
+        keys: for each of these strings, the operator of every block.
     """
 
-    late: FusedGate | None
-    pauli: np.ndarray
+    pauli: Pauli
+    late: tuple[FusedGate, ...]
+    support: tuple[int, ...]
     strings: np.ndarray
     keys: tuple[Key, ...]
 
@@ -140,7 +125,7 @@ class Network:
     def cost(self) -> int:
         """Real multiply-adds per sample in a forward pass, at most."""
         if not self.tree:
-            return len(self.measured) * self.blocks[0].states.shape[1]
+            return len(self.measured) * self.blocks[0].features
         return sum(self._size(*edge) * len(keys) for edge, keys in self.needed(self.closed).items())
 
     @cached_property
@@ -154,7 +139,7 @@ class Network:
         return tuple(self.inlets[q].angle for q in self.reading_qubits)
 
     @cached_property
-    def reading_tables(self) -> tuple[tuple[tuple[int, ...], tuple[np.ndarray, ...]], ...]:
+    def reading_tables(self) -> tuple[tuple[tuple[int, ...], tuple[Constant, ...]], ...]:
         """Blocks with as many reading qubits, and these: for each k, the k-th of every block."""
         order = {qubit: i for i, qubit in enumerate(self.reading_qubits)}
         alike: dict[int, dict[int, list[int]]] = {}
@@ -162,42 +147,8 @@ class Network:
             mine = [order[q] for q in block.qubits if q in order]
             alike.setdefault(len(mine), {})[index] = mine
         return tuple(
-            (tuple(members), tuple(np.array(list(members.values()), dtype=np.int64).T))
+            (tuple(members), tuple(map(Constant, np.array(list(members.values()), dtype=int).T)))
             for members in alike.values()
-        )
-
-    @cached_property
-    def operators_of_one_block(self) -> np.ndarray:
-        """Where there is no other, the operator of each observable, (K,)."""
-        return np.array([key[0] for measured in self.measured for key in measured.keys])
-
-    @cached_property
-    def units(self) -> list[list[FusedGate]]:
-        """All units that act within a block or on an observable, by kind."""
-        units = [block.before for block in self.blocks if block.before]
-        units += [
-            step for block in self.blocks for step in block.steps if isinstance(step, FusedGate)
-        ]
-        return by_kind([*units, *(measured.late for measured in self.measured if measured.late)])
-
-    @cached_property
-    def alike_cuts(self) -> tuple[tuple[int, ...], ...]:
-        """Numbers of the cuts that differ only in qubits and angles."""
-        alike: dict[object, list[int]] = {}
-        for number, cut in enumerate(self.cuts):
-            alike.setdefault(cut.kind, []).append(number)
-        return tuple(map(tuple, alike.values()))
-
-    @cached_property
-    def constant_sides(self) -> tuple[BondEnd, ...]:
-        """Of each cut, the side with the constant operators."""
-        return tuple(BondEnd(i, cut.unit.qubits[cut.constant]) for i, cut in enumerate(self.cuts))
-
-    @cached_property
-    def varying_sides(self) -> tuple[BondEnd, ...]:
-        """Of each cut, the other side."""
-        return tuple(
-            BondEnd(i, cut.unit.qubits[1 - cut.constant]) for i, cut in enumerate(self.cuts)
         )
 
     @cached_property
@@ -213,7 +164,7 @@ class Network:
 
         def size(one: int, other: int) -> int:
             joining = [i for i, pair in enumerate(self.ends) if {one, other} == set(pair)]
-            return math.prod(len(self.cuts[i].basis) ** 2 for i in joining)
+            return math.prod(self.cuts[i].bond.size for i in joining)
 
         return tuple(
             tuple(size(i, other) for other in mine) for i, mine in enumerate(self.neighbours)
@@ -248,20 +199,20 @@ class Network:
 
         For each, the choices of operators behind it; blocks that are not behind it have 0.
         """
-        found: dict[tuple[int, int], set[Key]] = {}
+        keys: dict[tuple[int, int], set[Key]] = {}
 
         def need(source: int, target: int, key: Key) -> None:
             reduced = self.reduced(source, target, key)
             for neighbour in self.others(source, target):
                 need(neighbour, source, reduced)
-            found.setdefault((source, target), set()).add(reduced)
+            keys.setdefault((source, target), set()).add(reduced)
 
         for terms in closed:
             for one, other, key in terms:
                 need(one, other, key)
                 need(other, one, key)
-        order = sorted(found, key=lambda pair: (len(self.subtree(*pair)), pair))
-        return {pair: tuple(sorted(found[pair])) for pair in order}
+        order = sorted(keys, key=lambda pair: (len(self.subtree(*pair)), pair))
+        return {pair: tuple(sorted(keys[pair])) for pair in order}
 
     def reduced(self, source: int, target: int, key: Key) -> Key:
         """`key` with the identity on all blocks that are not behind the message."""
@@ -281,17 +232,9 @@ class Network:
 
     def _size(self, source: int, target: int) -> int:
         """Coefficients of the source for one operator: bonds times features."""
-        return math.prod(self.bonds[source]) * self.blocks[source].states.shape[1]
+        return math.prod(self.bonds[source]) * self.blocks[source].features
 
     def subtree(self, block: int, parent: int) -> frozenset[int]:
         """Blocks on the far side of `block`, seen from its neighbour `parent`."""
         below = (self.subtree(n, block) for n in self.neighbours[block] if n != parent)
         return frozenset({block}).union(*below)
-
-
-def real_form(matrices: np.ndarray) -> np.ndarray:
-    """Hermitian matrices S + iA (..., d, d) as S + A, flattened: (..., d d).
-
-    The trace of a product becomes a scalar product.
-    """
-    return (matrices.real + matrices.imag).reshape(*matrices.shape[:-2], -1)

@@ -34,18 +34,11 @@ class FusedGate:
         return tuple(gates)
 
     @cached_property
-    def stacks(self) -> tuple[np.ndarray, np.ndarray]:
-        """K, A and B of all gates as real numbers, (gates, 3, d d 2), and their scales, (gates,).
-
-        Identities fill the number of gates up to a power of two.
-        """
-        d = 2 ** len(self.qubits)
-        identity = Trig(np.eye(d), np.zeros((d, d)), np.zeros((d, d)), 1.0)
-        missing = 2 ** (len(self.gates) - 1).bit_length() - len(self.gates)
-        gates = [*self.gates, *[identity] * missing]
-        matrices = np.array([[gate.K, gate.A, gate.B] for gate in gates], dtype=complex)
+    def parts(self) -> np.ndarray:
+        """K, A and B of all gates as real numbers, (gates, 3, d d 2)."""
+        matrices = np.array([[gate.K, gate.A, gate.B] for gate in self.gates], dtype=complex)
         parts = np.stack([matrices.real, matrices.imag], axis=-1)
-        return parts.reshape(len(gates), 3, -1), np.array([gate.scale for gate in gates])
+        return parts.reshape(len(self.gates), 3, -1)
 
     @cached_property
     def kind(self) -> object:

@@ -110,11 +110,6 @@ class Program:
         return np.flatnonzero(self.from_inputs.any(axis=1))
 
     @cached_property
-    def reading_inputs(self) -> np.ndarray:
-        """Their rows of `from_inputs`."""
-        return self.from_inputs[self.reading]
-
-    @cached_property
     def reading_row(self) -> np.ndarray:
         """For each angle, its position in `reading`, or -1."""
         row = np.full(len(self.offsets), -1)
