@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         EncoderConfig,
         ModelConfig,
         PowerEmaConfig,
+        PublishedModelConfig,
         QuantumConfig,
         SampleConfig,
         Sampling,
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
 _MODULES = {
     "config": (
         "Config DataConfig DiscreteConfig EdmConfig EmaConfig EncoderConfig ModelConfig "
-        "PowerEmaConfig "
-        "QuantumConfig SampleConfig Sampling TrainConfig VertexConfig load_config"
+        "PowerEmaConfig PublishedModelConfig QuantumConfig SampleConfig Sampling TrainConfig "
+        "VertexConfig load_config"
     ),
     "errors": "QhdmError",
     "metrics": "EvaluationSettings evaluate",
@@ -79,6 +80,7 @@ __all__ = [
     "PowerEmaConfig",
     "PreviewGrid",
     "ProgressBar",
+    "PublishedModelConfig",
     "QhdmError",
     "QuantumConfig",
     "QuantumConv2d",

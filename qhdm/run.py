@@ -14,8 +14,8 @@ from qhdm.config import Config, SamplerOptions, Sampling
 from qhdm.device import resolve_device
 from qhdm.diffusion import Chain, Trajectory, generate, make_preconditioning, trace
 from qhdm.errors import RunError, SamplingError, did_you_mean
-from qhdm.models import UNet, build_model, frozen
-from qhdm.models.build import set_engine
+from qhdm.models import DiffusionNetwork, build_model, frozen
+from qhdm.models.filters import set_engine
 from qhdm.quantum.engines import Engine, make_engine
 from qhdm.quantum.options import EngineOptions, Exact, Hardware
 from qhdm.runs.directory import RunDirectory
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def load_model(
     path: str | Path | RunDirectory, *, weights: str = "ema"
-) -> tuple[UNet, RunDirectory]:
+) -> tuple[DiffusionNetwork, RunDirectory]:
     """The network of the latest checkpoint of a run directory, on the CPU, and the directory.
 
     Args:
@@ -71,7 +71,12 @@ class Run:
     """
 
     def __init__(
-        self, model: UNet, config: Config, *, device: torch.device, path: Path | None = None
+        self,
+        model: DiffusionNetwork,
+        config: Config,
+        *,
+        device: torch.device,
+        path: Path | None = None,
     ) -> None:
         assert config.data.classes is not None
         self.config = config
@@ -173,7 +178,7 @@ class Run:
         labels: Sequence[str | int] | None,
         indices: Sequence[int] | None,
         batch_size: int | None,
-    ) -> tuple[Chain, list[UNet]]:
+    ) -> tuple[Chain, list[DiffusionNetwork]]:
         """The evaluations of a request, all images in one batch if None, and their networks."""
         request = request.resolved(self.config)
         steps = int(request.steps)
@@ -212,7 +217,7 @@ class Run:
         )
         return chain, [*networks, *(late[0] if late else ())]
 
-    def _networks(self, options: SamplerOptions) -> tuple[UNet, ...]:
+    def _networks(self, options: SamplerOptions) -> tuple[DiffusionNetwork, ...]:
         """The network of resolved options, and the weaker one that guides it, if they name one."""
         guides = () if options.guidance == 1 or options.guide is None else (options.guide,)
         return tuple(self.network(weights) for weights in (options.weights, *guides))
@@ -261,7 +266,7 @@ class Run:
         labels = [label for label in chosen for _ in range(num)]
         return labels, [i * len(names) + label for label in chosen for i in range(num)]
 
-    def network(self, weights: str = "ema") -> UNet:
+    def network(self, weights: str = "ema") -> DiffusionNetwork:
         """The network with the weights of a name (`qhdm.config.sampling.Weights`).
 
         Raises:
@@ -274,12 +279,14 @@ class Run:
             self._loaded[weights] = model.to(self.device).eval().requires_grad_(False)
         return self._loaded[weights]
 
-    def with_engine(self, engine: Engine | EngineOptions | str, *, weights: str = "ema") -> UNet:
+    def with_engine(
+        self, engine: Engine | EngineOptions | str, *, weights: str = "ema"
+    ) -> DiffusionNetwork:
         """A copy of the network whose filters `engine` evaluates."""
         return _on_engine(self.network(weights), engine)
 
 
-def _on_engine(model: UNet, engine: Engine | EngineOptions | str) -> UNet:
+def _on_engine(model: DiffusionNetwork, engine: Engine | EngineOptions | str) -> DiffusionNetwork:
     changed = copy.deepcopy(model)
     set_engine(changed, make_engine(engine))
     return changed

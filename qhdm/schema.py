@@ -96,15 +96,20 @@ class Either:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        first, second = variants = get_args(source)
+        variants = get_args(source)
+        names = [variant.__name__ for variant in variants]
+        schemas = map(handler.generate_schema, variants)
+        return core_schema.tagged_union_schema(
+            dict(zip(names, schemas, strict=True)),
+            discriminator=lambda value: names[cls.is_second(value, variants)],
+        )
 
-        def name_of_variant(value: Any) -> str:
-            mark = _mark_of_second(value, variants) if isinstance(value, dict) else None
-            is_second = isinstance(value, second) or mark is not None
-            return str((second if is_second else first).__name__)
-
-        choices = {variant.__name__: handler.generate_schema(variant) for variant in variants}
-        return core_schema.tagged_union_schema(choices, discriminator=name_of_variant)
+    @staticmethod
+    def is_second(value: Any, variants: Sequence[type]) -> bool:
+        """Whether a section, as a mapping or an instance, is the second of two variants."""
+        if isinstance(value, Mapping):
+            return _mark_of_second(value, variants) is not None
+        return isinstance(value, variants[1])
 
 
 def _mark_of_second(section: Mapping[str, Any], variants: Sequence[type]) -> str | None:
@@ -278,10 +283,13 @@ def with_settings(document: Document, settings: Iterable[Setting]) -> Document:
 def validate(cls: type[T], document: Document) -> T:
     """Build the dataclass `cls` from `document`, strictly (no coercion of types).
 
+    A class method `completed` of `cls`, if there is one, may add keys to the data.
+
     Raises:
         ConfigError: with the first problem, and how many more there are.
     """
-    text = json.dumps(document.data, default=str)
+    data = getattr(cls, "completed", lambda data: data)(document.data)
+    text = json.dumps(data, default=str)
     try:
         # JSON mode is strict about scalars, yet takes lists as tuples and mappings as dataclasses.
         return TypeAdapter(cls).validate_json(text, strict=True)

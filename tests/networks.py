@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from qhdm.config import Config, load_config
-from qhdm.models import UNet, build_model
+from qhdm.models import build_model
 
 RELEASED = Path(__file__).parent.parent / "configs" / "released"
 #: Three levels on 16x16 images.
@@ -32,7 +33,7 @@ def inputs(config: Config, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor, 
     return x, torch.arange(batch) * 100 + 7, torch.arange(batch) % 10
 
 
-def trained_a_little(model: UNet) -> UNet:
+def trained_a_little(model: nn.Module) -> nn.Module:
     """A model in general position: a fresh one has zero biases and unit scales."""
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qhdm.config import Config, load_config, to_yaml
+from qhdm.config import Config, PublishedModelConfig, load_config, to_yaml
 from qhdm.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
-EUROSAT = ROOT / "configs" / "eurosat.yaml"
+PUBLISHED = ROOT / "configs" / "published.yaml"
 
 
 #: Comparisons are in the same folder (tests/test_comparison.py).
@@ -32,7 +33,18 @@ def test_shipped_configurations_load_and_round_trip(path: Path, tmp_path: Path) 
 
 
 def test_eurosat_is_the_default() -> None:
-    assert load_config(EUROSAT) == Config()
+    assert load_config(ROOT / "configs" / "eurosat.yaml") == Config()
+
+
+def test_keys_that_a_published_configuration_leaves_out_are_the_published_ones(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "partial.yaml"
+    path.write_text("model: {dim: 10}\nquantum: {vertex: {layers: 2}}\n")
+    partial, published = load_config(path), load_config(PUBLISHED)
+    assert partial.model == PublishedModelConfig() == published.model
+    assert partial.quantum.encoder == published.quantum.encoder
+    assert partial.quantum.vertex == replace(published.quantum.vertex, layers=2)
 
 
 @pytest.mark.parametrize(
@@ -59,19 +71,19 @@ def test_eurosat_is_the_default() -> None:
         ("train.steps.x=1", "--set train.steps.x"),
         ("train.steps={", "--set train.steps={:1"),
         # Contradictions between keys are the document's.
-        ("model.dim=12", f"{EUROSAT}: model.groups"),
-        ("data.image_size=48", f"{EUROSAT}: data.image_size"),
-        ("data.image_size=32", f"{EUROSAT}: data.image_size"),
-        ("quantum.encoder.levels=[6]", f"{EUROSAT}: quantum.encoder.levels"),
-        ("quantum.encoder.levels=[]", f"{EUROSAT}: quantum.encoder.levels"),
-        ("quantum.vertex.filters=21", f"{EUROSAT}: quantum.vertex.filters"),
-        ("quantum.vertex.rho=0.01", f"{EUROSAT}: quantum.vertex.rho"),
-        ("sample.steps=2000", f"{EUROSAT}: sample.steps"),
+        ("model.dim=12", f"{PUBLISHED}: model.groups"),
+        ("data.image_size=48", f"{PUBLISHED}: data.image_size"),
+        ("data.image_size=32", f"{PUBLISHED}: data.image_size"),
+        ("quantum.encoder.levels=[6]", f"{PUBLISHED}: quantum.encoder.levels"),
+        ("quantum.encoder.levels=[]", f"{PUBLISHED}: quantum.encoder.levels"),
+        ("quantum.vertex.filters=21", f"{PUBLISHED}: quantum.vertex.filters"),
+        ("quantum.vertex.rho=0.01", f"{PUBLISHED}: quantum.vertex.rho"),
+        ("sample.steps=2000", f"{PUBLISHED}: sample.steps"),
     ],
 )
 def test_bad_settings_are_refused_by_place(setting: str, place: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_config(EUROSAT, [setting])
+        load_config(PUBLISHED, [setting])
     assert str(caught.value).startswith(f"{place}: ")
     assert "\n" not in str(caught.value)
 
@@ -87,13 +99,13 @@ def test_bad_settings_are_refused_by_place(setting: str, place: str) -> None:
 )
 def test_misspelt_settings_get_a_suggestion(setting: str, near: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_config(EUROSAT, [setting])
+        load_config(PUBLISHED, [setting])
     assert str(caught.value).startswith(f"--set {setting.partition('=')[0]}: ")
     assert str(caught.value).endswith(f"did you mean {near}?")
 
 
 def test_ranges_are_kept(tmp_path: Path) -> None:
-    config = load_config(EUROSAT, ["data.range=[-0.5, 2750]"])
+    config = load_config(PUBLISHED, ["data.range=[-0.5, 2750]"])
     assert config.data.range == (-0.5, 2750)
     (tmp_path / "copy.yaml").write_text(to_yaml(config))
     assert load_config(tmp_path / "copy.yaml") == config
@@ -101,20 +113,20 @@ def test_ranges_are_kept(tmp_path: Path) -> None:
 
 def test_guidance_needs_label_dropout() -> None:
     with pytest.raises(ConfigError, match=r"sample\.guidance: .* train\.label_dropout"):
-        load_config(EUROSAT, ["train.label_dropout=0", "sample.guidance=2"])
+        load_config(PUBLISHED, ["train.label_dropout=0", "sample.guidance=2"])
 
 
 def test_fullqvunet_needs_whole_filters() -> None:
     sets = ["model.kind=fullqvunet", "model.dim=8", "model.groups=8", "model.dim_mults=[1,2,3,4,5]"]
     with pytest.raises(ConfigError, match=r"model\.kind: "):
-        load_config(EUROSAT, sets)
+        load_config(PUBLISHED, sets)
 
 
 def test_rho_sets_the_number_of_filters() -> None:
-    assert load_config(EUROSAT, ["quantum.vertex.rho=0.5"]).vertex_filters == 10
-    assert load_config(EUROSAT, ["quantum.vertex.rho=0.05"]).vertex_filters == 1
-    assert load_config(EUROSAT, ["model.kind=fullqvunet"]).vertex_filters == 20
-    assert load_config(EUROSAT, ["model.kind=unet"]).vertex_filters == 0
+    assert load_config(PUBLISHED, ["quantum.vertex.rho=0.5"]).vertex_filters == 10
+    assert load_config(PUBLISHED, ["quantum.vertex.rho=0.05"]).vertex_filters == 1
+    assert load_config(PUBLISHED, ["model.kind=fullqvunet"]).vertex_filters == 20
+    assert load_config(PUBLISHED, ["model.kind=unet"]).vertex_filters == 0
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ from tolerances import FLOAT64
 from qhdm.config import Config, load_config
 from qhdm.data import EUROSAT_CLASSES
 from qhdm.errors import CircuitError
-from qhdm.models import UNet, build_model
+from qhdm.models import build_model
 from qhdm.models.baselines import SparseLinear
-from qhdm.models.blocks import HybridConv2d
 from qhdm.models.counts import count_parameters, quantum_parameters
 from qhdm.quantum import build_filter, expectation
 from qhdm.quantum.layer import PatchTiling, QuantumConv2d
+from qhdm.reproduction.network.blocks import HybridConv2d
 
 CONTROLS = ("frozen", "cosine", "linear", "identity")
 
@@ -32,13 +32,13 @@ def of(tiny_yaml: Path, control: str, *settings: str) -> Config:
     return load_config(tiny_yaml, [classes, f"quantum.filter={control}", *settings])
 
 
-def output(model: UNet, side: int = 16) -> torch.Tensor:
+def output(model: torch.nn.Module, side: int = 16) -> torch.Tensor:
     random = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, side, side, generator=random)
     return model(x, torch.tensor([3, 70]), torch.tensor([1, 4]))
 
 
-def in_place_of_filters(model: UNet) -> dict[str, torch.nn.Module]:
+def in_place_of_filters(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
     return {n: m.quantum for n, m in model.named_modules() if isinstance(m, HybridConv2d)}
 
 

@@ -30,7 +30,7 @@ from qhdm import cli
 from qhdm.comparison.spec import Specification, load_grid
 from qhdm.config import Config, load_config
 from qhdm.hardware.spec import JobSpec
-from qhdm.models.build import build_filters
+from qhdm.models.filters import build_filters
 
 #: Commands that do not run, with the reason.
 NOT_RUN = {
@@ -50,8 +50,8 @@ NOT_RUN = {
 
 CLASSIFIER = ["--metrics", "classes", "--extractor-weights", "classifier"]
 SMALL = "train.steps=1 train.batch_size=1 sample.steps=1 sample.num=1"
-#: Instead of the six levels of the EuroSAT configuration.
-SMALL_NET = "data.image_size=16 model.dim_mults=[1,3] quantum.encoder.levels=[1]"
+#: Instead of the five levels of the EuroSAT configuration.
+SMALL_NET = "data.image_size=16 model.widths=[16,32] quantum.encoder.levels=[0]"
 NO_STUDY = "inference=[] inference_variants=null inference_evaluate=null"
 SMALL_JOB = (
     "images=1 classes=[Forest] steps=1 hardware_steps=1 shots=16 packing=1 "

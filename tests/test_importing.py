@@ -25,8 +25,8 @@ from qhdm import data
 from qhdm.config import Config, DataConfig, load_config, to_yaml
 from qhdm.errors import CheckpointError, ConfigError, RunError
 from qhdm.models import build_model
-from qhdm.reproduction import import_checkpoint
 from qhdm.reproduction.checkpoint import read_checkpoint
+from qhdm.reproduction.convert import import_checkpoint
 from qhdm.reproduction.names import slots_of
 from qhdm.runs.directory import RunDirectory
 from qhdm.training.loop import fit, resumed

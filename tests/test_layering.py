@@ -47,7 +47,12 @@ ALLOWED = {
     "device": {"errors"},
     "pictures": {"files", "data"},
     "runs": BASE | {"config", "schema"},
-    "models": BASE | {"config", "quantum"},
+    # What both networks share; the published one is built on it, and built by models.
+    "models.network": BASE,
+    "models.baselines": BASE | {"quantum"},
+    "models.filters": BASE | {"config", "quantum", "models.baselines"},
+    "reproduction.network": BASE | {"config", "quantum", "models.network", "models.filters"},
+    "models": BASE | {"config", "quantum", "reproduction.network"},
     "hardware": MODELS | {"schema", "diffusion", "pictures"},
     "run": MODELS | {"diffusion", "hardware"},
     "training": MODELS | {"diffusion", "distributed", "pictures", "run"},

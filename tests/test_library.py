@@ -266,7 +266,7 @@ def test_data_sets_are_evaluated_as_arrays_are(names: dict[str, Any]) -> None:
         (lambda: qhdm.Sampling(classes="Forest"), "Sampling: classes: "),
         (lambda: qhdm.Sampling(shots=5), "Sampling: shots: "),
         (lambda: qhdm.TrainConfig(lr="x"), "TrainConfig: lr: "),
-        (lambda: qhdm.Config(model=qhdm.ModelConfig(groups=7)), r"Config: model\.groups: 7"),
+        (lambda: qhdm.Config(model=qhdm.ModelConfig(head_dim=7)), r"Config: model\.head_dim: 7"),
         (lambda: replace(qhdm.Config(), seed=-3), "Config: seed: .*-3"),
         (
             lambda: qhdm.EvaluationSettings(engine=qhdm.Hardware(backend="fake_fez")),

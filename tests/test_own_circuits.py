@@ -15,7 +15,7 @@ from conftest import TINY
 from qhdm.cli import main
 from qhdm.config import Config, Sampling, VertexConfig, load_config, to_yaml, with_circuit_files
 from qhdm.errors import ConfigError, RunError
-from qhdm.models.build import build_filters
+from qhdm.models.filters import build_filters
 from qhdm.models.named_filters import named_filters
 from qhdm.run import Run
 from qhdm.runs.config import load_run_config

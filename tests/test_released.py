@@ -12,8 +12,8 @@ from qhdm.config import Config, load_config
 from qhdm.data import EUROSAT_CLASSES
 from qhdm.errors import ConfigError
 from qhdm.models import build_model
-from qhdm.models.blocks import Attention
-from qhdm.models.released import TokenNormalisedAttention
+from qhdm.reproduction.network.blocks import Attention
+from qhdm.reproduction.network.released import TokenNormalisedAttention
 from qhdm.training.estimate import describe_counts
 from qhdm.training.trainer import Trainer
 
@@ -63,11 +63,13 @@ def test_without_its_switches_a_released_configuration_is_the_corrected_one(name
         "data.test_fraction=0.1", "data.classes=null", "name=eurosat",
     ]  # fmt: skip
     corrected = load_config(RELEASED / f"{name}.yaml", changes)
-    eurosat = load_config(RELEASED.parent / "eurosat.yaml", [f"model.kind={released.model.kind}"])
-    assert corrected == eurosat
+    published = load_config(
+        RELEASED.parent / "published.yaml", [f"model.kind={released.model.kind}"]
+    )
+    assert corrected == published
     train = dataclasses.replace(released.train, label_dropout=0.1, sample_every=2000)
-    assert train == eurosat.train
-    assert released.quantum.engine == eurosat.quantum.engine
+    assert train == published.train
+    assert released.quantum.engine == published.quantum.engine
 
 
 # The switches, one by one.

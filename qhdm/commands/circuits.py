@@ -133,7 +133,7 @@ def _of_run(run: Path, arguments: argparse.Namespace) -> list[_Target]:
     """The distinct filters of a run."""
     from qhdm.config import is_circuit_file
     from qhdm.errors import CircuitError
-    from qhdm.models.build import build_filters
+    from qhdm.models.filters import build_filters
     from qhdm.runs.config import load_run_config
 
     config = load_run_config(run)

@@ -49,7 +49,7 @@ def _import_flax(arguments: argparse.Namespace) -> None:
     config = load_config(arguments.config, arguments.set)
 
     # Only now the heavy imports: bad input is refused at once.
-    from qhdm.reproduction import import_checkpoint
+    from qhdm.reproduction.convert import import_checkpoint
 
     done = import_checkpoint(
         arguments.checkpoint, config, arguments.out, tolerance=arguments.tolerance

@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
 from qhdm.config import Config, EngineRequest
-from qhdm.config.sections import STRICT
+from qhdm.config.fields import STRICT
 from qhdm.errors import ConfigError
 from qhdm.files import write_text
 from qhdm.metrics.settings import EvaluationSettings

@@ -8,18 +8,18 @@ from qhdm.config.config import (
     with_circuit_files,
 )
 from qhdm.config.diffusion import DiscreteConfig, EdmConfig
+from qhdm.config.fields import FilePath, is_circuit_file
+from qhdm.config.published import PublishedModelConfig, ReleasedConfig
 from qhdm.config.sampling import EngineRequest, SampleConfig, SamplerName, SamplerOptions, Sampling
 from qhdm.config.sections import (
     DataConfig,
     EmaConfig,
     EncoderConfig,
-    FilePath,
     ModelConfig,
     PowerEmaConfig,
     QuantumConfig,
     TrainConfig,
     VertexConfig,
-    is_circuit_file,
 )
 
 __all__ = [
@@ -33,7 +33,9 @@ __all__ = [
     "FilePath",
     "ModelConfig",
     "PowerEmaConfig",
+    "PublishedModelConfig",
     "QuantumConfig",
+    "ReleasedConfig",
     "SampleConfig",
     "SamplerName",
     "SamplerOptions",

@@ -9,33 +9,44 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qhdm.config.diffusion import DiscreteConfig, EdmConfig
+from qhdm.config.fields import is_circuit_file
+from qhdm.config.published import PublishedModelConfig, ReleasedConfig
 from qhdm.config.sampling import SampleConfig
 from qhdm.config.sections import (
     DataConfig,
     EncoderConfig,
     ModelConfig,
     QuantumConfig,
-    ReleasedConfig,
     TrainConfig,
     VertexConfig,
-    is_circuit_file,
 )
 from qhdm.quantum.options import PATCH_CHANNELS, PATCH_SIZE
 
+AnyModel = ModelConfig | PublishedModelConfig
 
-def shape_problems(data: DataConfig, model: ModelConfig) -> Iterator[str]:
-    """Feature maps that do not fit the levels of the network."""
-    if model.dim % model.groups:
+
+def shape_problems(data: DataConfig, model: AnyModel) -> Iterator[str]:
+    """Feature maps that do not fit the levels of the network, or their channels."""
+    if isinstance(model, PublishedModelConfig) and model.dim % model.groups:
         yield f"model.groups: {model.groups} does not divide model.dim ({model.dim})"
-    factor = 2 ** (len(model.dim_mults) - 1)
+    if isinstance(model, ModelConfig) and model.vertex_channels % model.head_dim:
+        yield (
+            f"model.head_dim: {model.head_dim} does not divide the channels of the vertex, "
+            f"{model.vertex_channels} (the last of model.widths)"
+        )
+    factor = 2**model.halvings
     if data.image_size % factor:
         yield (
             f"data.image_size: {data.image_size} is not divisible by {factor}, as "
-            f"{len(model.dim_mults)} levels (model.dim_mults) require"
+            f"{model.halvings + 1} levels ({_sizes(model)}) require"
         )
 
 
-def filter_problems(data: DataConfig, model: ModelConfig, quantum: QuantumConfig) -> Iterator[str]:
+def _sizes(model: AnyModel) -> str:
+    return "model.widths" if isinstance(model, ModelConfig) else "model.dim_mults"
+
+
+def filter_problems(data: DataConfig, model: AnyModel, quantum: QuantumConfig) -> Iterator[str]:
     """Quantum filters that do not fit their feature maps."""
     if model.kind == "unet":
         return
@@ -47,29 +58,38 @@ def filter_problems(data: DataConfig, model: ModelConfig, quantum: QuantumConfig
             )
     if model.kind == "qcunet":
         yield from _encoder_problems(data, model, quantum.encoder)
-    yield from _map_problems("the vertex", len(model.dim_mults) - 1, data)
+    yield from _map_problems("the vertex", model.halvings, data)
+    channels = model.vertex_channels
     if model.kind != "fullqvunet":
-        yield from _count_problems("quantum.vertex", quantum.vertex, model.vertex_channels)
-    elif model.vertex_channels % PATCH_CHANNELS:
+        count = quantum.vertex.count(channels)
+        yield from _count_problems("quantum.vertex", quantum.vertex, count, channels)
+    elif channels < PATCH_CHANNELS or (
+        isinstance(model, PublishedModelConfig) and channels % PATCH_CHANNELS
+    ):
         yield (
             f"model.kind: fullqvunet needs vertex channels in multiples of {PATCH_CHANNELS}, but "
-            f"model.dim x model.dim_mults[-1] is {model.vertex_channels}"
+            f"{_sizes(model)} gives {channels}"
         )
 
 
-def _encoder_problems(
-    data: DataConfig, model: ModelConfig, encoder: EncoderConfig
-) -> Iterator[str]:
+def _encoder_problems(data: DataConfig, model: AnyModel, encoder: EncoderConfig) -> Iterator[str]:
     if not encoder.levels:
         yield "quantum.encoder.levels: qcunet needs one; for none, use model.kind qvunet"
+    levels = len(model.level_channels)
     for level in encoder.levels:
-        if level >= len(model.dim_mults):
+        if level >= levels:
             yield (
-                f"quantum.encoder.levels: there is no level {level}; model.dim_mults gives levels "
-                f"0 to {len(model.dim_mults) - 1}"
+                f"quantum.encoder.levels: there is no level {level}; {_sizes(model)} gives levels "
+                f"0 to {levels - 1}"
             )
         yield from _map_problems(f"encoder level {level}", level, data)
-        yield from _count_problems("quantum.encoder", encoder, model.level_channels[level])
+    if not isinstance(encoder.filters, int) and len(encoder.filters) != len(encoder.levels):
+        yield (
+            f"quantum.encoder.filters: has {len(encoder.filters)} numbers for "
+            f"{len(encoder.levels)} quantum.encoder.levels; give one for each, or one for all"
+        )
+    for level, count in encoder.counts(model.level_channels).items():
+        yield from _count_problems("quantum.encoder", encoder, count, model.level_channels[level])
 
 
 def _map_problems(place: str, level: int, data: DataConfig) -> Iterator[str]:
@@ -82,8 +102,8 @@ def _map_problems(place: str, level: int, data: DataConfig) -> Iterator[str]:
         )
 
 
-def _count_problems(section: str, place: VertexConfig, channels: int) -> Iterator[str]:
-    count, most = place.count(channels), channels // PATCH_CHANNELS
+def _count_problems(section: str, place: VertexConfig, count: int, channels: int) -> Iterator[str]:
+    most = channels // PATCH_CHANNELS
     if not 1 <= count <= most:
         yield (
             f"{section}.{'filters' if place.rho is None else 'rho'}: gives {count} filters of "
@@ -91,9 +111,9 @@ def _count_problems(section: str, place: VertexConfig, channels: int) -> Iterato
         )
 
 
-def diffusion_problems(model: ModelConfig, diffusion: EdmConfig | DiscreteConfig) -> Iterator[str]:
+def diffusion_problems(model: AnyModel, diffusion: EdmConfig | DiscreteConfig) -> Iterator[str]:
     """Noise levels that the network cannot be told."""
-    if isinstance(diffusion, EdmConfig) and hasattr(model, "dim_mults"):
+    if isinstance(diffusion, EdmConfig) and isinstance(model, PublishedModelConfig):
         yield (
             "diffusion.prediction: edm has continuous noise levels, but the published network "
             "(model.dim_mults) is told timesteps; set it to eps or x0, or take the recommended "
@@ -114,10 +134,21 @@ def sampling_problems(
         )
 
 
-def released_problems(
-    released: ReleasedConfig, data: DataConfig, model: ModelConfig, encoder: EncoderConfig
+def published_problems(
+    released: ReleasedConfig, data: DataConfig, model: AnyModel, encoder: EncoderConfig
 ) -> Iterator[str]:
     """Switches of the published code on networks that lack what they change."""
+    if isinstance(model, ModelConfig):
+        for name, switch in vars(released).items():
+            # In p2_k_from_gamma it is the loss that differs, not the network.
+            if switch and name != "p2_k_from_gamma":
+                yield (
+                    f"released.{name}: only for the published network; set it to false, or give "
+                    "the keys of that network in `model` (configs/published.yaml)"
+                )
+        if encoder.replace != "first":
+            yield "quantum.encoder.replace: both is only for the published network; use first"
+        return
     if released.discard_second_pass and model.kind not in ("qvunet", "qcunet"):
         yield (
             f"released.discard_second_pass: model.kind {model.kind} has no QResNet block whose "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, replace
 from itertools import chain
 from pathlib import Path
@@ -15,21 +15,25 @@ from pydantic.dataclasses import dataclass
 from qhdm.config.checks import (
     diffusion_problems,
     filter_problems,
-    released_problems,
+    published_problems,
     sampling_problems,
     shape_problems,
 )
 from qhdm.config.diffusion import DiscreteConfig, EdmConfig
+from qhdm.config.fields import STRICT, is_circuit_file
+from qhdm.config.published import (
+    DEFAULTS,
+    PublishedModelConfig,
+    ReleasedConfig,
+    with_defaults,
+)
 from qhdm.config.sampling import SampleConfig
 from qhdm.config.sections import (
-    STRICT,
     DataConfig,
     ModelConfig,
     QuantumConfig,
-    ReleasedConfig,
     TrainConfig,
     VertexConfig,
-    is_circuit_file,
 )
 from qhdm.errors import ConfigError
 from qhdm.quantum.options import PATCH_CHANNELS
@@ -51,24 +55,27 @@ class Config:
         ...     model=qhdm.ModelConfig(kind="qcunet"), train=qhdm.TrainConfig(steps=2000)
         ... )
         >>> config.vertex_filters
-        1
+        4
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "eurosat"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
     data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: Annotated[ModelConfig | PublishedModelConfig, Either] = field(
+        default_factory=ModelConfig
+    )
     quantum: QuantumConfig = field(default_factory=QuantumConfig)
-    # Until the recommended network is the default, so is not EDM, which needs it.
-    diffusion: Annotated[EdmConfig | DiscreteConfig, Either] = field(default_factory=DiscreteConfig)
+    diffusion: Annotated[EdmConfig | DiscreteConfig, Either] = field(default_factory=EdmConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     released: ReleasedConfig = field(default_factory=ReleasedConfig)
 
     @property
-    def encoder_levels(self) -> tuple[int, ...]:
-        """Encoder levels with quantum filters."""
-        return self.quantum.encoder.levels if self.model.kind == "qcunet" else ()
+    def encoder_filters(self) -> dict[int, int]:
+        """Number of filters on each encoder level that has some."""
+        if self.model.kind != "qcunet":
+            return {}
+        return self.quantum.encoder.counts(self.model.level_channels)
 
     @property
     def vertex_filters(self) -> int:
@@ -80,6 +87,14 @@ class Config:
             return channels // PATCH_CHANNELS
         return self.quantum.vertex.count(channels)
 
+    @classmethod
+    def completed(cls, data: Any) -> Any:
+        """The data of a file, with the published values of keys that it leaves out."""
+        variants = (ModelConfig, PublishedModelConfig)
+        if isinstance(data, Mapping) and Either.is_second(data.get("model"), variants):
+            return with_defaults(data, DEFAULTS)
+        return data
+
     @model_validator(mode="after")
     def _check(self) -> Config:
         data, model, quantum = self.data, self.model, self.quantum
@@ -88,7 +103,7 @@ class Config:
         for problem in chain(
             shape_problems(data, model),
             filter_problems(data, model, quantum),
-            released_problems(self.released, data, model, quantum.encoder),
+            published_problems(self.released, data, model, quantum.encoder),
             diffusion_problems(model, self.diffusion),
             sampling_problems(self.sample, self.diffusion, self.train),
         ):

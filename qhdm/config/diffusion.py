@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from qhdm.config.sections import STRICT, AboveZero
+from qhdm.config.fields import STRICT, AboveZero
 from qhdm.schema import one_line_errors
 
 

@@ -15,7 +15,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
-from qhdm.config.sections import STRICT, Positive, QuantumConfig, ascending
+from qhdm.config.fields import STRICT, Positive, ascending
+from qhdm.config.sections import QuantumConfig
 from qhdm.errors import SamplingError
 from qhdm.quantum.options import Aer, EngineOptions, Exact, Hardware, Method, Noise, Shots
 from qhdm.schema import one_line_errors

@@ -1,77 +1,36 @@
 """The sections of a configuration, one frozen dataclass per concern.
 
-Angles are in radians, images are square, sizes are in pixels. The defaults are the published
-EuroSAT set-up (arXiv 2512.20448, released configuration) with the defects of the released code
-corrected; `configs/eurosat.yaml` spells them out.
+Angles are in radians, images are square, sizes are in pixels. The defaults are the recommended
+set-up, which `configs/eurosat.yaml` spells out; `qhdm.config.published` has the other variant of
+the sections that differ in the published one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import field, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
-from pydantic_core import PydanticCustomError
 
+from qhdm.config.fields import (
+    STRICT,
+    Ansatz,
+    BelowOne,
+    Classes,
+    FilePath,
+    Fraction,
+    Kind,
+    Levels,
+    Positive,
+    Range,
+    distinct,
+    is_circuit_file,
+)
 from qhdm.errors import ConfigError
-from qhdm.quantum.ansatz import ANSATZE
 from qhdm.quantum.options import ENGINES, PATCH_CHANNELS, Aer, EngineName, EngineOptions
 from qhdm.schema import Either, one_line_errors
-from qhdm.shipped import shipped_files
-
-#: No unknown keys, no infinite or NaN values.
-STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-def is_circuit_file(ansatz: str) -> bool:
-    """Whether an ansatz is a circuit file rather than a built-in family."""
-    return ansatz.endswith((".qasm", ".qpy"))
-
-
-def _ansatz(name: str) -> str:
-    """`name`, or the path of the shipped circuit of that name."""
-    if name in ANSATZE or is_circuit_file(name):
-        return name
-    shipped = shipped_files("circuits")
-    if name in shipped:
-        return str(shipped[name])
-    expected = ", ".join(map(repr, dict.fromkeys([*ANSATZE, *shipped])))
-    raise PydanticCustomError("literal_error", "unknown", {"expected": expected})
-
-
-def _class_name(name: str) -> str:
-    # Classes name folders of samples: they must not lead out of the parent folder.
-    if name in ("", ".", "..") or "/" in name or "\0" in name:
-        raise PydanticCustomError("class_name", "must be the plain name of a folder")
-    return name
-
-
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if len(set(values)) != len(values):
-        raise PydanticCustomError("distinct", "must not repeat a value")
-    return values
-
-
-def ascending(limits: tuple[float, float]) -> tuple[float, float]:
-    """Check that limits are [low, high]."""
-    if not limits[0] < limits[1]:
-        raise PydanticCustomError("range", "must be [low, high], low being less than high")
-    return limits
-
-
-Positive = Annotated[int, Field(ge=1)]
-AboveZero = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]
-Range = Annotated[tuple[float, float], AfterValidator(ascending)]
-Levels = Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(_distinct)]
-ClassName = Annotated[str, AfterValidator(_class_name)]
-Classes = Annotated[tuple[ClassName, ...], Field(min_length=1), AfterValidator(_distinct)]
-#: The path of a file or folder.
-FilePath = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
-#: A built-in family, or the path of a circuit file (or the name of a shipped one).
-Ansatz = Annotated[FilePath, AfterValidator(_ansatz)]
 
 #: Ansatz layers of a family, unless given.
 FAMILY_LAYERS = 3
@@ -135,47 +94,44 @@ class DataConfig:
 @one_line_errors
 @dataclass(frozen=True, config=STRICT)
 class ModelConfig:
-    """The U-Net (design of the released code; Ho et al. 2020 with FiLM conditioning).
+    """The recommended network, a magnitude-preserving U-Net (Karras et al. 2024, EDM2, in small).
 
     Attributes:
-        kind: `unet` (classical), `qvunet` (QResNet at the vertex), `fullqvunet` (QResNet at the
-            vertex with every channel in a filter), `qcunet` (QuanResNet in the encoder and
-            QResNet at the vertex).
-        dim: channels of the first feature map, and size of the time embedding.
-        dim_mults: channels of each level as multiples of `dim`.
-        groups: groups of every GroupNorm; divides `dim`.
-        heads, dim_head: attention heads and channels per head.
-        label_dim: size of the label embedding.
+        kind: `unet` (classical), `qvunet` (quantum filters at the vertex), `fullqvunet` (as many
+            there as fit), `qcunet` (in the encoder and at the vertex).
+        widths: channels of each level, finest first, each at half the resolution of the one before;
+            the last is the vertex.
+        blocks: residual blocks of each level, in the encoder and in the decoder.
+        head_dim: channels of an attention head; divides the last width.
+        emb_dim: size of the vector that conditions every block on noise level and label.
 
     Example:
-        >>> qhdm.ModelConfig(dim=16, dim_mults=(1, 2, 4), groups=8).vertex_channels
+        >>> qhdm.ModelConfig(kind="unet", widths=(32, 64, 64)).vertex_channels
         64
     """
 
-    kind: Literal["unet", "qvunet", "fullqvunet", "qcunet"] = "qcunet"
-    dim: Annotated[int, Field(ge=4, le=4096)] = 10
-    dim_mults: Annotated[
-        tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1, max_length=12)
-    ] = (1, 2, 3, 4, 5, 6)
-    groups: Positive = 10
-    heads: Annotated[int, Field(ge=1, le=256)] = 4
-    dim_head: Annotated[int, Field(ge=1, le=4096)] = 32
-    label_dim: Annotated[int, Field(ge=1, le=4096)] = 10
+    kind: Kind = "qcunet"
+    widths: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=2, max_length=12)
+    ] = (16, 48, 96, 128, 128)
+    blocks: Annotated[int, Field(ge=1, le=64)] = 1
+    head_dim: Annotated[int, Field(ge=1, le=4096)] = 32
+    emb_dim: Annotated[int, Field(ge=1, le=4096)] = 128
 
     @property
-    def emb_dim(self) -> int:
-        """Size of the vector that conditions every block on timestep and label."""
-        return 4 * self.dim
+    def halvings(self) -> int:
+        """How often the resolution is halved from the image to the vertex."""
+        return len(self.widths) - 1
 
     @property
     def level_channels(self) -> tuple[int, ...]:
         """Channels of the blocks of each encoder level, finest first."""
-        return tuple(self.dim * mult for mult in (1, *self.dim_mults[:-1]))
+        return self.widths[:-1]
 
     @property
     def vertex_channels(self) -> int:
         """Channels of the vertex (bottleneck)."""
-        return self.dim * self.dim_mults[-1]
+        return self.widths[-1]
 
 
 @one_line_errors
@@ -196,9 +152,9 @@ class VertexConfig:
         10
     """
 
-    ansatz: Ansatz = "hqconv"
+    ansatz: Ansatz = "fqconv"
     layers: Annotated[int, Field(ge=1, le=64)] | None = Field(default=None, validate_default=True)
-    filters: Positive = 1
+    filters: Positive = 4
     rho: Fraction | None = None
 
     @field_validator("layers")
@@ -223,17 +179,26 @@ class EncoderConfig(VertexConfig):
     """Quantum filters in the encoder.
 
     Attributes:
-        levels: encoder levels that carry QuanResNet blocks, 0 being the finest.
-        replace: `first` replaces the first convolution of a block (as the paper says), `both`
-            replaces both.
+        filters: as at the vertex, or a list of one number for each level.
+        levels: encoder levels with filters, 0 being the finest: in their first block, or in both
+            blocks of the published network.
+        replace: of the published network: the filters replace channels of the `first` convolution
+            of a block (as the paper says), or of `both`.
 
     Example:
-        >>> qhdm.EncoderConfig(levels=(3, 4), replace="both").ansatz
-        'hqconv'
+        >>> qhdm.EncoderConfig(levels=(1, 2), filters=(2, 4)).ansatz
+        'fqconv'
     """
 
-    levels: Levels = (4,)
+    filters: Positive | tuple[Positive, ...] = 4  # type: ignore[assignment]  # one place, or several
+    levels: Levels = (2, 3)
     replace: Literal["first", "both"] = "first"
+
+    def counts(self, level_channels: Sequence[int]) -> dict[int, int]:
+        """Number of filters on each of `levels`, whose channels `level_channels` lists for all."""
+        if self.rho is None and not isinstance(self.filters, int):
+            return dict(zip(self.levels, self.filters, strict=True))
+        return {level: self.count(level_channels[level]) for level in self.levels}
 
 
 @one_line_errors
@@ -301,7 +266,7 @@ class PowerEmaConfig:
     std: Annotated[
         tuple[Annotated[float, Field(gt=0, le=0.28)], ...],
         Field(min_length=1, max_length=4),
-        AfterValidator(_distinct),
+        AfterValidator(distinct),
     ] = (0.05, 0.10)
     every: Positive = 4
     snapshots: Annotated[int, Field(ge=1, le=64)] = 8
@@ -399,36 +364,3 @@ class TrainConfig:
             return False
         updates = -(-self.steps // (self.ema.snapshots * self.ema.every))
         return step % (updates * self.ema.every) == 0
-
-
-@one_line_errors
-@dataclass(frozen=True, config=STRICT)
-class ReleasedConfig:
-    """Differences between the published code and its paper (arXiv 2512.20448).
-
-    Each switch restores one, to reproduce published numbers and import published weights. Two more
-    are settings of their own: the ansatz `hqconv_released`, and `quantum.encoder.replace: both`.
-    docs/reproduction.md gives the evidence.
-
-    Attributes:
-        time_blind: paper: every block is conditioned on the timestep and the label. Code: the
-            encoder of UNet, QVUNet and FullQVUNet embeds the label alone.
-        attention_over_tokens: paper: full attention at the vertex. Code: queries and keys are
-            normalised over the pixels (tokens), where its own comment says over the features.
-        discard_second_pass: paper: both convolutions of a QResNet block are hybrid. Code: the
-            values of the second are discarded for those of the first; its weights get no
-            gradient.
-        second_pass_reads_input: paper: a layer reads the layer before it. Code: the filters of a
-            QuanResNet block's second convolution read the block's input.
-        swapped_embedding: paper: one vector of `model.label_dim` values for each class. Code: the
-            arguments are swapped, so that `model.dim` vectors have one value for each class.
-        p2_k_from_gamma: paper: the loss weight (k + snr)^-gamma has two parameters. Code: k is
-            read from gamma.
-    """
-
-    time_blind: bool = False
-    attention_over_tokens: bool = False
-    discard_second_pass: bool = False
-    second_pass_reads_input: bool = False
-    swapped_embedding: bool = False
-    p2_k_from_gamma: bool = False

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qhdm.config import Config, DiscreteConfig, EdmConfig
+from qhdm.config import Config, DiscreteConfig, EdmConfig, PublishedModelConfig
 from qhdm.errors import SamplingError
 
 #: What a network is told of the noise level: the timestep, or ln(sigma) / 4.
@@ -214,7 +214,7 @@ def make_preconditioning(config: Config, device: torch.device | str = "cpu") -> 
     if isinstance(diffusion, EdmConfig):
         return Edm(diffusion, device)
     k = diffusion.p2_gamma if config.released.p2_k_from_gamma else diffusion.p2_k
-    published = hasattr(config.model, "dim_mults")
+    published = isinstance(config.model, PublishedModelConfig)
     told: TimeInput = "timestep" if published else "log_sigma"
     return Discrete(diffusion, device, p2_k=k, time_input=told)
 

@@ -40,8 +40,8 @@ from qhdm.hardware.request import Position, Request
 from qhdm.hardware.runtime import Device, Service
 from qhdm.hardware.spec import JobSpec
 from qhdm.hardware.submission import Submitter
-from qhdm.models import UNet, frozen
-from qhdm.models.build import set_engine
+from qhdm.models import DiffusionNetwork, frozen
+from qhdm.models.filters import set_engine
 from qhdm.quantum.connector import FilterConnector
 from qhdm.quantum.engines import Bound, make_engine
 from qhdm.quantum.filter import Filter
@@ -98,7 +98,7 @@ class SamplingJob:
     """
 
     spec: JobSpec
-    networks: tuple[UNet, ...]
+    networks: tuple[DiffusionNetwork, ...]
     config: Config
     labels: Sequence[int]
     indices: Sequence[int]
@@ -137,7 +137,7 @@ class SamplingJob:
             )
 
     @property
-    def model(self) -> UNet:
+    def model(self) -> DiffusionNetwork:
         """The network whose filters the backend evaluates."""
         return self.networks[0]
 
@@ -405,14 +405,16 @@ class SamplingJob:
         )
 
 
-def _on_exact(network: UNet) -> UNet:
+def _on_exact(network: DiffusionNetwork) -> DiffusionNetwork:
     """A copy of the network whose filters the exact engine evaluates."""
     model = copy.deepcopy(network)
     set_engine(model, make_engine("exact"))
     return model
 
 
-def _connectors(model: UNet, places: Sequence[str]) -> list[tuple[str, FilterConnector]]:
+def _connectors(
+    model: DiffusionNetwork, places: Sequence[str]
+) -> list[tuple[str, FilterConnector]]:
     """The filters of some places of the network, by name, in no particular order."""
     return [
         (name.removesuffix(".quantum.connector"), module)

@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
 from qhdm.config import FilePath, SamplerOptions, Sampling
-from qhdm.config.sections import STRICT, Positive
+from qhdm.config.fields import STRICT, Positive
 from qhdm.errors import ConfigError
 from qhdm.quantum.options import Hardware, Limits
 from qhdm.schema import Document, read_document, validate, with_overrides

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from qhdm.config import EngineRequest, SamplerOptions
-from qhdm.config.sections import STRICT, Positive
+from qhdm.config.fields import STRICT, Positive
 from qhdm.quantum.options import Hardware
 from qhdm.schema import one_line_errors
 

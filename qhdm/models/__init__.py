@@ -1,4 +1,4 @@
-"""The U-Net and its quantum hybrids."""
+"""Networks of diffusion models, classical and hybrid."""
 
 from qhdm.models.build import build_model
 from qhdm.models.network import DiffusionNetwork, frozen

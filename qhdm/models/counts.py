@@ -9,18 +9,22 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from qhdm.models.build import set_engine
-from qhdm.models.unet import UNet
+from qhdm.models.filters import set_engine
 from qhdm.quantum.connector import FilterConnector
 from qhdm.quantum.engines import make_engine
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.layer import QuantumConv2d
 
+#: The part of the network that a module belongs to; all others are of the condition.
 _PARTS = {
-    "condition": ("condition",),
-    "encoder": ("init_conv", "encoder"),
-    "vertex": ("vertex",),
-    "decoder": ("decoder", "final_block", "final_conv"),
+    "conv_in": "encoder",
+    "init_conv": "encoder",
+    "encoder": "encoder",
+    "vertex": "vertex",
+    "decoder": "decoder",
+    "conv_out": "decoder",
+    "final_block": "decoder",
+    "final_conv": "decoder",
 }
 
 
@@ -43,25 +47,20 @@ def quantum_parameters(model: nn.Module) -> list[nn.Parameter]:
     ]
 
 
-def count_parameters(model: UNet) -> list[Counts]:
+def count_parameters(model: nn.Module) -> list[Counts]:
     """Parameters per part and in total, with circuit weights listed separately."""
     quantum_ids = {id(parameter) for parameter in quantum_parameters(model)}
-
-    def count(part: str, modules: list[nn.Module]) -> Counts:
-        sizes = {False: 0, True: 0}
-        for module in modules:
-            for parameter in module.parameters():
-                sizes[id(parameter) in quantum_ids] += parameter.numel()
-        return Counts(part, classical=sizes[False], quantum=sizes[True])
-
-    parts = [
-        count(part, [model.get_submodule(name) for name in names]) for part, names in _PARTS.items()
-    ]
-    return [*parts, count("total", [model])]
+    sizes: Counter[tuple[str, bool]] = Counter()
+    for name, parameter in model.named_parameters():
+        part = _PARTS.get(name.split(".")[0], "condition")
+        for key in (part, "total"):
+            sizes[key, id(parameter) in quantum_ids] += parameter.numel()
+    parts = ("condition", "encoder", "vertex", "decoder", "total")
+    return [Counts(part, sizes[part, False], sizes[part, True]) for part in parts]
 
 
 @torch.no_grad()
-def filter_evaluations(model: UNet, *, channels: int, image_size: int) -> dict[Filter, int]:
+def filter_evaluations(model: nn.Module, *, channels: int, image_size: int) -> dict[Filter, int]:
     """How often each filter is evaluated for one image, counted in a pass on the exact engine."""
     evaluations: Counter[Filter] = Counter()
 

@@ -1,141 +1,207 @@
-"""The class-conditioned U-Net, classical or hybrid.
+"""The recommended network: a magnitude-preserving U-Net, classical or hybrid.
 
-Sizes at the EuroSAT configuration (dim 10, dim_mults 1..6, 64x64):
+Configuration G of EDM2 (Karras et al. 2024, arXiv 2312.02696), in small. Sizes by default (64x64):
 
-    level      0    1    2    3    4    5   vertex
-    channels  10   10   20   30   40   50     60
-    map       64   32   16    8    4    2      2
+    level       0    1    2    3   vertex
+    channels   16   48   96  128      128
+    map        64   32   16    8        4
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qhdm.config import ModelConfig
-from qhdm.models.blocks import (
-    Attention,
-    Condition,
-    Downsample,
-    LinearAttention,
-    ResnetBlock,
-    Upsample,
-    init_like_flax,
+from qhdm.models.hybrid import QuantumBranch
+from qhdm.models.layers import (
+    ADD,
+    EPS,
+    KEEP,
+    SILU_SCALE,
+    Fourier,
+    MPConv2d,
+    MPLinear,
+    pixel_norm,
+    sum_weights,
 )
 from qhdm.models.network import DiffusionNetwork
 
-#: Makes the residual block of a place ("encoder.0", "vertex", "decoder.0", "final"), given its
-#: channels in and out.
-MakeBlock = Callable[[str, int, int], ResnetBlock]
+#: Weight of each of two maps that count alike.
+HALF, _ = sum_weights(0.5)
+#: Fourier features of the noise level.
+FEATURES = 64
+
+
+class Block(nn.Module):
+    """Residual block: two 3x3 convolutions; the condition scales the channels between them.
+
+        h = conv1(SiLU(x));  x <- mp_sum(x, conv2(SiLU(h (1 + gain W emb))), 0.3)
+
+    With quantum filters, h is mp_sum(conv1(SiLU(x)), branch(x), 0.3).
+
+    Args:
+        dim: C.
+        emb_dim: E, size of the conditioning vector.
+        norm: x is the pixel norm of the input.
+    """
+
+    def __init__(self, dim: int, emb_dim: int, *, norm: bool) -> None:
+        super().__init__()
+        self.norm = norm
+        self.conv1 = MPConv2d(dim, dim, 3, scale=SILU_SCALE)
+        self.emb = MPLinear(emb_dim, dim, learn_gain=True)
+        self.conv2 = MPConv2d(dim, dim, 3, scale=SILU_SCALE * ADD)
+        self.hybrid: QuantumBranch | None = None
+
+    def attach(self, branch: QuantumBranch) -> None:
+        """Add quantum filters beside the first convolution."""
+        self.hybrid = branch
+        self.conv1.scale *= KEEP
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """x (B, C, H, W) and emb (B, E) to the shape of x."""
+        if self.norm:
+            x = pixel_norm(x)
+        h = self.conv1(F.silu(x))
+        if self.hybrid is not None:
+            h = h + self.hybrid(x)
+        scale = (1 + self.emb(emb)).to(h.dtype)[:, :, None, None]
+        return torch.add(self.conv2(F.silu(h * scale)), x, alpha=KEEP)
+
+
+class Attention(nn.Module):
+    """Residual attention over all pixels, with q, k and v of unit magnitude."""
+
+    def __init__(self, dim: int, *, head_dim: int) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.qkv = MPConv2d(dim, 3 * dim, 1)
+        self.out = MPConv2d(dim, dim, 1, scale=ADD)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, C, H, W = x.shape
+        qkv = self.qkv(x).permute(0, 2, 3, 1).reshape(B, H * W, 3, -1, self.head_dim)
+        q, k, v = F.rms_norm(qkv, qkv.shape[-1:], eps=EPS).transpose(1, 3).unbind(2)
+        # (B, heads, pixels, features); few pixels, for which torch's fused attention is slow.
+        y = (q @ k.mT * self.head_dim**-0.5).softmax(dim=-1) @ v
+        y = y.transpose(1, 2).reshape(B, H, W, C).permute(0, 3, 1, 2)
+        return torch.add(self.out(y), x, alpha=KEEP)
 
 
 class DownLevel(nn.Module):
-    """Two blocks and linear attention, each block's output a skip; then half the resolution."""
+    """Blocks, the output of each a skip; then half the resolution."""
 
-    def __init__(
-        self, block1: ResnetBlock, block2: ResnetBlock, attention: nn.Module, down: nn.Module
-    ) -> None:
+    def __init__(self, blocks: list[Block], dim: int, below: int) -> None:
         super().__init__()
-        self.block1, self.block2, self.attention, self.down = block1, block2, attention, down
+        self.blocks = nn.ModuleList(blocks)
+        self.down = MPConv2d(dim, below, 1)
 
-    def forward(self, x: Tensor, emb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        skip1 = self.block1(x, emb)
-        skip2 = self.attention(self.block2(skip1, emb))
-        return self.down(skip2), skip1, skip2
+    def forward(self, x: Tensor, emb: Tensor, skips: list[Tensor]) -> Tensor:
+        for block in self.blocks:
+            x = block(x, emb)
+            skips.append(x)
+        return self.down(F.avg_pool2d(x, 2))
 
 
 class UpLevel(nn.Module):
-    """The mirror of `DownLevel`: each block reads a skip; then twice the resolution."""
+    """The mirror of `DownLevel`: twice the resolution; then blocks, each of which adds a skip."""
 
-    def __init__(
-        self, block1: ResnetBlock, block2: ResnetBlock, attention: nn.Module, up: nn.Module
-    ) -> None:
+    def __init__(self, blocks: list[Block], dim: int, below: int) -> None:
         super().__init__()
-        self.block1, self.block2, self.attention, self.up = block1, block2, attention, up
+        self.up = MPConv2d(below, dim, 1)
+        self.skips = nn.ModuleList(MPConv2d(dim, dim, 1, scale=HALF) for _ in blocks)
+        self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, x: Tensor, emb: Tensor, skip1: Tensor, skip2: Tensor) -> Tensor:
-        x = self.block1(torch.cat([x, skip2], dim=1), emb)
-        x = self.block2(torch.cat([x, skip1], dim=1), emb)
-        return self.up(self.attention(x))
+    def forward(self, x: Tensor, emb: Tensor, skips: list[Tensor]) -> Tensor:
+        x = F.interpolate(self.up(x), scale_factor=2, mode="nearest")
+        for skip, block in zip(self.skips, self.blocks, strict=True):
+            x = block(torch.add(skip(skips.pop()), x, alpha=HALF), emb)
+        return x
 
 
 class UNet(DiffusionNetwork):
-    """eps(x_t, t, label), or x0(x_t, t, label).
+    """F(x, ln(sigma) / 4, label), an estimate of unit magnitude; 0 at the start.
 
     Args:
         config: sizes.
         channels: C of the images.
-        condition: makes one vector (B, 4 dim) of timestep and label.
-        block: makes the residual blocks, any of which may have quantum filters.
-        vertex_attention: class of the attention at the vertex.
+        num_classes: labels are 0..num_classes-1, or -1 for none.
 
     Shapes:
-        x_t (B, C, H, W) in [-1, 1] units, t (B,) and label (B,) integers; returns (B, C, H, W).
+        x (B, C, H, W) of unit magnitude, time and label (B,); returns (B, C, H, W).
     """
 
-    time_input = "timestep"
+    time_input = "log_sigma"
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        *,
-        channels: int,
-        condition: Condition,
-        block: MakeBlock,
-        vertex_attention: type[Attention] = Attention,
-    ) -> None:
+    def __init__(self, config: ModelConfig, *, channels: int, num_classes: int) -> None:
         super().__init__()
-        widths = [*config.level_channels, config.vertex_channels]
-        heads = {"heads": config.heads, "dim_head": config.dim_head}
-        self.condition = condition
-        self.init_conv = nn.Conv2d(channels, config.dim, 7, padding=3)
-        last = len(config.dim_mults) - 1
+        widths, emb_dim = config.widths, config.emb_dim
+        levels = list(pairwise(widths))  # channels of a level and of the one below
 
-        self.encoder = nn.ModuleList()
-        for level, (width, below) in enumerate(pairwise(widths)):
-            down = Downsample(width, below) if level < last else conv3x3(width, below)
-            block1, block2 = (block(f"encoder.{level}", width, width) for _ in range(2))
-            attention = LinearAttention(width, **heads)
-            self.encoder.append(DownLevel(block1, block2, attention, down))
+        def blocks(dim: int, *, norm: bool) -> list[Block]:
+            return [Block(dim, emb_dim, norm=norm) for _ in range(config.blocks)]
 
-        mid = widths[-1]
-        self.vertex = nn.ModuleDict()
-        self.vertex["block1"] = block("vertex", mid, mid)
-        self.vertex["attention"] = vertex_attention(mid, **heads)
-        self.vertex["block2"] = block("vertex", mid, mid)
+        self.num_classes = num_classes
+        self.noise_features = Fourier(FEATURES)
+        self.noise_emb = MPLinear(FEATURES, emb_dim)
+        self.label_emb = MPLinear(num_classes, emb_dim)
+        self.log_variance_weight = nn.Parameter(torch.zeros(FEATURES))
+        self.conv_in = MPConv2d(channels + 1, widths[0], 3)
+        self.encoder = nn.ModuleList(
+            DownLevel(blocks(dim, norm=True), dim, below) for dim, below in levels
+        )
+        self.vertex = nn.ModuleDict(
+            {
+                "block1": Block(widths[-1], emb_dim, norm=True),
+                "attention": Attention(widths[-1], head_dim=config.head_dim),
+                "block2": Block(widths[-1], emb_dim, norm=True),
+            }
+        )
+        self.decoder = nn.ModuleList(
+            UpLevel(blocks(dim, norm=False), dim, below) for dim, below in reversed(levels)
+        )
+        self.conv_out = MPConv2d(widths[0], channels, 3, learn_gain=True)
 
-        self.decoder = nn.ModuleList()
-        for level in range(last, -1, -1):
-            above, width = widths[level], widths[level + 1]
-            up = Upsample(width, above) if level else conv3x3(width, above)
-            block1, block2 = (block(f"decoder.{level}", width + above, width) for _ in range(2))
-            attention = LinearAttention(width, **heads)
-            self.decoder.append(UpLevel(block1, block2, attention, up))
+    def attach(self, place: str, branch: QuantumBranch) -> None:
+        """Add quantum filters to the first block of a place: "vertex" or "encoder.<level>"."""
+        name = "vertex.block1" if place == "vertex" else f"{place}.blocks.0"
+        block = self.get_submodule(name)
+        assert isinstance(block, Block)
+        block.attach(branch)
 
-        self.final_block = block("final", 2 * config.dim, config.dim)
-        self.final_conv = nn.Conv2d(config.dim, channels, 1)
-        self.apply(init_like_flax)
-
-    def forward(self, x_t: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        emb = self.condition(t, label)
+    def forward(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
+        emb = self.condition(time, label)
+        # A channel of ones stands in for biases.
+        x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
         # Convolutions of few channels are fastest with the channels innermost in memory.
-        x = first = self.init_conv(x_t.contiguous(memory_format=torch.channels_last))
-        skips = []
+        x = self.conv_in(x.to(self.compute_dtype, memory_format=torch.channels_last))
+        skips: list[Tensor] = []
         for down in self.encoder:
-            x, skip1, skip2 = down(x, emb)
-            skips.append((skip1, skip2))
+            x = down(x, emb, skips)
         x = self.vertex["block1"](x, emb)
         x = self.vertex["attention"](x)
         x = self.vertex["block2"](x, emb)
         for up in self.decoder:
-            x = up(x, emb, *skips.pop())
-        x = self.final_block(torch.cat([x, first], dim=1), emb)
-        return self.final_conv(x)
+            x = up(x, emb, skips)
+        return self.conv_out(x).float()
 
+    def condition(self, time: Tensor, label: Tensor) -> Tensor:
+        """The conditioning vector (B, E) of noise levels and labels (B,)."""
+        noise = self.noise_emb(self.noise_features(time))
+        classes = torch.arange(self.num_classes, device=label.device)
+        one_hot = (label[:, None] == classes) * math.sqrt(self.num_classes)
+        return SILU_SCALE * F.silu(HALF * (noise + self.label_emb(one_hot)))
 
-def conv3x3(dim_in: int, dim_out: int) -> nn.Conv2d:
-    """A plain 3x3 convolution, which keeps the resolution."""
-    return nn.Conv2d(dim_in, dim_out, 3, padding=1)
+    def log_variance(self, time: Tensor) -> Tensor:
+        features = self.noise_features(time)
+        return features @ self.log_variance_weight / math.sqrt(FEATURES)
+
+    def normalize(self) -> None:
+        for module in self.modules():
+            if isinstance(module, MPConv2d | MPLinear):
+                module.normalize()

@@ -16,8 +16,9 @@ from qhdm.device import resolve_device
 from qhdm.files import write_text
 from qhdm.metrics.records import DataRecord, read_evaluation
 from qhdm.metrics.tables import class_table, metric_table, provenance
-from qhdm.models.build import build_model, set_engine
+from qhdm.models.build import build_model
 from qhdm.models.counts import Counts, count_parameters
+from qhdm.models.filters import set_engine
 from qhdm.models.named_filters import NamedFilter, named_filters
 from qhdm.quantum.analysis.audit import audit, conclusions
 from qhdm.quantum.analysis.text import summary

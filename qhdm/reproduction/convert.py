@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from qhdm import data
-from qhdm.config import Config, DiscreteConfig
+from qhdm.config import Config, DiscreteConfig, PublishedModelConfig
 from qhdm.errors import CheckpointError, ConfigError
 from qhdm.files import atomic_path, write_text
-from qhdm.models import UNet
 from qhdm.reproduction.checkpoint import Arrays, Checkpoint, Example, read_checkpoint
 from qhdm.reproduction.names import slots_of
+from qhdm.reproduction.network.unet import UNet
 from qhdm.runs.directory import RunDirectory, check_absent
 from qhdm.training.trainer import Trainer
 
@@ -61,8 +61,13 @@ def import_checkpoint(source: Path, config: Config, out: Path, *, tolerance: flo
         CheckpointError: the file cannot be read, is not of this network, or the check fails.
         RunError: `out` exists and is not empty.
         DataError: `data.classes` is null and the data set absent.
-        ConfigError: the configuration has a baseline in the place of the circuits.
+        ConfigError: the configuration has another network, or a baseline in place of the circuits.
     """
+    if not isinstance(config.model, PublishedModelConfig):
+        raise ConfigError(
+            "model: the published weights are of the published network; give its configuration, "
+            "as configs/released/ has them"
+        )
     if config.quantum.filter != "circuit":
         raise ConfigError(
             f"quantum.filter: {config.quantum.filter} has no published weights; use circuit"
@@ -71,15 +76,16 @@ def import_checkpoint(source: Path, config: Config, out: Path, *, tolerance: flo
     config = data.resolved(config)
     checkpoint = read_checkpoint(source)
     trainer = Trainer(config, None, torch.device("cpu"))
-    averaged = trainer.ema.model
+    model, averaged = trainer.model, trainer.ema.model
+    assert isinstance(model, UNet)
     assert isinstance(averaged, UNet)
     ema = checkpoint.params if checkpoint.ema is None else checkpoint.ema
     error = None
     try:
-        load_published(trainer.model, checkpoint.params, config.model.kind)
+        load_published(model, checkpoint.params, config.model.kind)
         load_published(averaged, ema, config.model.kind)
         if checkpoint.example is not None:
-            error = relative_error(trainer.model, checkpoint.example, config)
+            error = relative_error(model, checkpoint.example, config)
             if not error <= tolerance:
                 raise CheckpointError(
                     f"the converted network misses the published output by {error:.2g} "

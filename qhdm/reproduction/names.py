@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qhdm.models import UNet
-from qhdm.models.blocks import Attention, HybridConv2d
 from qhdm.quantum.layer import QuantumConv2d
+from qhdm.reproduction.network.blocks import Attention, HybridConv2d
+from qhdm.reproduction.network.unet import UNet
 
 #: Names of encoder, vertex and decoder in the published tree, by `model.kind`.
 _PARTS = {

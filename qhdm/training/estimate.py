@@ -12,7 +12,7 @@ import torch
 
 from qhdm.config import Config
 from qhdm.console import duration
-from qhdm.models import UNet, build_model
+from qhdm.models import DiffusionNetwork, build_model
 from qhdm.models.counts import count_parameters, filter_evaluations
 from qhdm.quantum.engines import make_engine
 from qhdm.quantum.filter import Filter
@@ -43,7 +43,7 @@ def describe_counts(config: Config) -> str:
     return "\n".join([*lines, "", describe_circuits(config, model)])
 
 
-def describe_circuits(config: Config, model: UNet | None = None) -> str:
+def describe_circuits(config: Config, model: DiffusionNetwork | None = None) -> str:
     """Circuits per training step, as a formula and in numbers; `model` is built if not given."""
     B = config.train.batch_size
     evaluations = _evaluations(config, model or build_model(config))
@@ -117,7 +117,7 @@ def _exact(config: Config) -> Config:
     return dataclasses.replace(config, quantum=config.quantum.on(Exact()))
 
 
-def _evaluations(config: Config, model: UNet) -> dict[Filter, int]:
+def _evaluations(config: Config, model: DiffusionNetwork) -> dict[Filter, int]:
     data = config.data
     return filter_evaluations(model, channels=data.channels, image_size=data.image_size)
 
@@ -130,7 +130,9 @@ def _aer_engine(config: Config) -> AerEngine:
     return engine
 
 
-def _seconds_on_aer(config: Config, model: UNet, circuits: Literal["all", "forward"]) -> float:
+def _seconds_on_aer(
+    config: Config, model: DiffusionNetwork, circuits: Literal["all", "forward"]
+) -> float:
     """Seconds that Aer takes for an image's circuits: of values and gradient, or of values."""
     if config.quantum.engine != "aer":
         return 0.0

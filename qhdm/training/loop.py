@@ -19,7 +19,7 @@ from qhdm.data import Batches, Dataset
 from qhdm.distributed import ALONE, World
 from qhdm.errors import ConfigError, Interrupted, PeerFailed, TrainingError
 from qhdm.files import write_text
-from qhdm.models import UNet
+from qhdm.models import DiffusionNetwork
 from qhdm.runs.directory import RunDirectory
 from qhdm.training.callbacks import Callback
 from qhdm.training.log import MetricsLog
@@ -65,7 +65,7 @@ def fit(
     device: torch.device,
     callbacks: Sequence[Callback] = (),
     world: World = ALONE,
-) -> UNet:
+) -> DiffusionNetwork:
     """Train `run` to `train.steps`, continuing from its latest checkpoint if it has one.
 
     The first interrupt (Ctrl-C, SIGTERM) in any process finishes the current step and saves; a
@@ -113,7 +113,7 @@ def fit(
         interrupted = stack.enter_context(_interrupt_flag(repeated=world.launch is not None))
         _loop(trainer, run, called, interrupted, previews=previews)
     averaged = trainer.ema.model
-    assert isinstance(averaged, UNet)
+    assert isinstance(averaged, DiffusionNetwork)
     return averaged
 
 

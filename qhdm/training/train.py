@@ -14,7 +14,7 @@ from qhdm.config import Config
 from qhdm.device import resolve_device
 from qhdm.distributed import ALONE, World
 from qhdm.errors import ConfigError
-from qhdm.models.build import build_filters
+from qhdm.models.filters import build_filters
 from qhdm.quantum.engines import expectation, make_engine
 from qhdm.run import Run
 from qhdm.runs.directory import RunDirectory

@@ -1,7 +1,7 @@
 """The coefficients of a network's blocks, from the weights: what schedule.py plans, in torch.
 
 Shapes: N = F G circuits (F filters with the same circuit and different weights, G equal
-components); the results of steps, batches of m matrices for each, are (N m, rows, columns).
+components); the results of steps, batches of m matrices for each, are (m N, rows, columns).
 """
 
 from __future__ import annotations
@@ -33,37 +33,35 @@ def block_tensors(schedule: Schedule, w: Tensor) -> tuple[list[Tensor], list[Ten
                 result = gates[step.data]
             case "constant":
                 constant = step.data.like(w)
-                result = constant.expand(N, *constant.shape).flatten(0, 1)
+                result = constant.unsqueeze(1).expand(-1, N, -1, -1).flatten(0, 1)
             case "multiply":
                 result = torch.bmm(*read)
             case "transpose":
                 result = read[0].mT
             case "reorder":
                 shape, order, rows = step.data
-                result = read[0].reshape(-1, *shape).permute(0, *(i + 1 for i in order))
+                result = read[0]
+                if list(order) != sorted(order):
+                    result = result.reshape(-1, *shape).permute(0, *(i + 1 for i in order))
                 result = result.reshape(len(result), rows, -1)
             case "split":
-                parts = read[0].unflatten(0, (N, -1)).split(step.data, dim=1)
-                result = [part.flatten(0, 1) for part in parts]
+                result = read[0].split([N * size for size in step.data])
             case "part":
                 result = read[0][step.data]
             case "take":
-                result = read[0].unflatten(0, (N, -1)).index_select(1, step.data.like(w))
+                result = read[0].unflatten(0, (-1, N)).index_select(0, step.data.like(w))
                 result = result.flatten(0, 1)
             case "join":
-                result = torch.cat([part.unflatten(0, (N, -1)) for part in read], dim=1)
-                result = result.flatten(0, 1)
+                result = torch.cat(read)
         results.append(result)
-    blocks = {
-        step: results[step].reshape(N, -1, results[step].shape[2]) for step, _ in schedule.blocks
-    }
-    return [blocks[step] for step, _ in schedule.blocks], [
-        results[i].view(N, -1) for i in schedule.late
-    ]
+    groups = {step: results[step].unflatten(0, (-1, N)) for step, _ in schedule.blocks}
+    groups = {step: tensor.transpose(0, 1).flatten(1, 2) for step, tensor in groups.items()}
+    late = [results[step].flatten(1) for step in schedule.late]
+    return [groups[step] for step, _ in schedule.blocks], late
 
 
 def _gates(schedule: Schedule, w: Tensor) -> list[Tensor]:
-    """Transfer matrices of all gates by kind, (N units, D, D)."""
+    """Transfer matrices of all gates by kind, (units N, D, D)."""
     phases = torch.addmm(schedule.offsets.like(w), w, schedule.from_weights.like(w))
     phases = phases.view(len(w), 2, -1)
     waves = torch.cat([torch.ones_like(phases[:, :1]), phases.cos(), phases.sin()], dim=1)
@@ -71,9 +69,10 @@ def _gates(schedule: Schedule, w: Tensor) -> list[Tensor]:
     counts = [len(parts.array) * schedule.components * len(units) for units, parts in kinds]
     made = []
     for parts, wave in zip(schedule.parts, waves.split(counts, dim=2), strict=True):
-        # All gates of a kind are one product: (gates of a unit, N units, 5) with their parts.
+        # All gates of a kind are one product: (gates of a unit, units N, 5) with their parts.
         gates, _, entries = parts.array.shape
-        wave = wave.unflatten(2, (gates, -1)).permute(2, 0, 3, 1).reshape(gates, -1, 5)
+        wave = wave.unflatten(2, (gates, -1, schedule.components))
+        wave = wave.permute(2, 3, 0, 4, 1).reshape(gates, -1, 5)
         d = math.isqrt(entries)
         matrix, *others = torch.bmm(wave, parts.like(w)).view(gates, -1, d, d).unbind(0)
         for later in others:

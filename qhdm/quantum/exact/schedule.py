@@ -32,7 +32,7 @@ _NONE: Mapping[Hashable, int] = MappingProxyType({})
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One operation on batches of m matrices, for N circuits: tensors (N, m, rows, columns).
+    """One operation on batches of m matrices, for N circuits: tensors (m N, rows, columns).
 
     Attributes:
         kind: one of
@@ -219,14 +219,10 @@ class _Planner:
         )
 
     def _kind(self, item: _Item) -> object:
-        """Equal for items that differ in their qubits and angles alone."""
+        """Equal for items that differ in their qubits and angles, or sides of cuts, alone."""
         if not isinstance(item, tuple):
             return item.kind
-        return tuple((self._side(end)[0], self._side(end)[1]) for end in item)
-
-    def _side(self, end: BondEnd) -> tuple[object, bool]:
-        cut = self._network.cuts[end.cut]
-        return cut.unit.kind, end.qubit == cut.unit.qubits[cut.bond.constant]
+        return tuple(self._network.cuts[end.cut].unit.kind for end in item)
 
     def _units(self, numbers: Sequence[int]) -> tuple[FusedGate, ...]:
         return tuple(self._network.cuts[i].unit for i in numbers)
@@ -271,9 +267,7 @@ class _Planner:
         whole = -1
         for ends in zip(*runs, strict=True):
             kind = next(i for i, numbers in enumerate(self._cuts) if ends[0].cut in numbers)
-            numbers = self._cuts[kind]
-            constant = self._side(ends[0])[1]
-            places = [len(numbers) if constant else numbers.index(end.cut) for end in ends]
+            places = [self._place(end, self._cuts[kind]) for end in ends]
             side = self.steps.add("take", self._sides[kind], data=Constant(np.array(places)))
             if whole < 0:
                 whole, bonds = side, self._bond(ends[0])
@@ -284,6 +278,12 @@ class _Planner:
             whole = self.steps.reorder(whole, (bonds, 4, size, 4), (0, 2, 1, 3), bonds * size * 4)
             bonds *= size
         return whole
+
+    def _place(self, end: BondEnd, numbers: tuple[int, ...]) -> int:
+        """The place of a side among those of cuts of one kind."""
+        cut = self._network.cuts[end.cut]
+        constant = end.qubit == cut.unit.qubits[cut.bond.constant]
+        return len(numbers) if constant else numbers.index(end.cut)
 
     def _bond(self, end: BondEnd) -> int:
         return self._network.cuts[end.cut].bond.size
@@ -393,7 +393,7 @@ def gate_phases(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Phases of all gates as affine functions of the weights, (phases, P) and (phases,).
 
-    They are ordered by kind, then as (gates of a unit, G, units); constant gates have 0.
+    They are ordered by kind, then as (gates of a unit, units, G); constant gates have 0.
 
     Args:
         program: has the angles.
@@ -406,7 +406,7 @@ def gate_phases(
     places, scales = [np.zeros(0, dtype=int)], [np.zeros(0)]
     for units in kinds:
         local = np.array([[op.angle for op in unit.ops] for unit in units]).T
-        places.append(padded[:, local].swapaxes(0, 1).reshape(-1))
+        places.append(np.moveaxis(padded[:, local], 0, 2).reshape(-1))
         scales.append(np.repeat([op.gate.scale for op in units[0].ops], len(rows) * len(units)))
     row, scale = np.concatenate(places), np.concatenate(scales)
     return scale[:, None] * weights[row], scale * offsets[row]

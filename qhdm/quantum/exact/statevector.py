@@ -128,9 +128,10 @@ def _unitaries(plan: StatevectorPlan, w: Tensor) -> dict[FusedGate, Tensor]:
     counts = [len(k.array) * plan.components * len(units) for units, k in plan.kinds]
     unitaries: dict[FusedGate, Tensor] = {}
     for (units, parts), form in zip(plan.kinds, forms.split(counts, dim=1), strict=True):
-        # (gates, F G units, 3): all gates in one matrix product each, real and imaginary parts.
+        # (gates, units F G, 3): all gates in one matrix product each, real and imaginary parts.
         d = 2 ** len(units[0].qubits)
-        form = form.unflatten(1, (len(parts.array), -1)).transpose(0, 1).flatten(1, 2)
+        form = form.unflatten(1, (len(parts.array), -1, plan.components))
+        form = form.permute(1, 2, 0, 3, 4).flatten(1, 3)
         gates = torch.bmm(form, parts.like(w)).view(*form.shape[:2], d, d, 2)
         product = torch.view_as_complex(gates)
         while len(product) > 1:
@@ -138,8 +139,8 @@ def _unitaries(plan: StatevectorPlan, w: Tensor) -> dict[FusedGate, Tensor]:
             first, second = product[: len(product) - len(last)].unflatten(0, (-1, 2)).unbind(1)
             joined = torch.bmm(second.flatten(0, 1), first.flatten(0, 1)).view(first.shape)
             product = torch.cat([joined, last]) if len(last) else joined
-        product = product.view(len(w), plan.components, len(units), d, d)
-        unitaries |= zip(units, product.unbind(2), strict=True)
+        product = product.view(len(units), len(w), plan.components, d, d)
+        unitaries |= zip(units, product.unbind(0), strict=True)
     return unitaries
 
 

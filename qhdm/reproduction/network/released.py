@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from qhdm.models.blocks import Attention, HybridConv2d, ResnetBlock
+from qhdm.reproduction.network.blocks import Attention, HybridConv2d, ResnetBlock
 
 
 class TokenNormalisedAttention(Attention):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qhdm.models.chunks import chunked
+from qhdm.reproduction.network.chunks import chunked
 
 GROUP_NORM_EPS = 1e-6
 STANDARDIZE_EPS = 1e-5
@@ -101,8 +101,8 @@ class ResnetBlock(nn.Module):
     def second_pass(self, h: Tensor, first: Tensor, x: Tensor) -> Tensor:
         """The second convolution, of h.
 
-        The published code deviates here (`qhdm.models.released`), by looking at the output of the
-        `first` convolution or at the block's input x.
+        The published code deviates here (`released.py`), by looking at the output of the `first`
+        convolution or at the block's input x.
         """
         return self.conv2(h)
 

@@ -1,0 +1,1 @@
+"""The published network, with or without the deviations of its code."""
