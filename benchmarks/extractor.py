@@ -5,9 +5,10 @@
     python benchmarks/extractor.py --data ROOT --images PATH ...  # generated ones, too
 
 Each row puts images in the place of generated ones and compares them with the test split: real
-training images (the floor, which is drawn anew for every N), the same cut into 8x8 pieces that are shuffled, the same with random
-phases, and those of each PATH: class folders, a zip of them, or an .npz with uint8 images `x`
-(N, H, W, C) and labels `y` (N,). Extractors are trained, or read from the cache folder.
+training images (the floor, which has the N of each row), the same cut into 8x8 pieces that are
+shuffled, the same with random phases, and those of each PATH: class folders, a zip of them, or an
+.npz with uint8 images `x` (N, H, W, C) and labels `y` (N,). Extractors are trained, or read from
+the cache folder.
 """
 
 from __future__ import annotations
