@@ -203,8 +203,6 @@ def launches(call: Callable[[], object]) -> int:
 def networks(small: bool) -> dict[str, tuple[Path, list[str]]]:
     """The networks of the table: their configuration and settings."""
     files = {"recommended": CONFIGS / "eurosat.yaml", "published": CONFIGS / "published.yaml"}
-    if not files["published"].exists():
-        files = {"published": CONFIGS / "eurosat.yaml"}
     return {
         f"{name} {kind}": (
             file,
@@ -283,7 +281,7 @@ def training(bench: Bench, arguments: argparse.Namespace) -> None:
     path, settings = next(iter(networks(bench.small).values()))
     settings = [*settings, "train.batch_size=256", "train.precision=bf16"]
     if bench.small:
-        settings += ["train.batch_size=4", "train.ema.every=1", "sample.steps=2", "sample.num=1"]
+        settings += ["train.batch_size=4", "sample.steps=2", "sample.num=1"]
     config = load_config(path, [*settings, f"data.root={arguments.data or 'bundled'}"])
 
     def timed() -> Row:

@@ -38,6 +38,7 @@ from qhdm.quantum.connector import FilterConnector
 from qhdm.training.trainer import Trainer
 
 CPU = torch.device("cpu")
+PUBLISHED = EUROSAT.with_name("published.yaml")
 #: Batch and image size of the measured networks.
 NETWORK_POINTS = ((2, 64), (8, 64), (4, 32), (16, 32), (2, 128))
 #: Ansatz, qubits and layers of the measured filters.
@@ -143,7 +144,7 @@ def cpu_seconds(work: Callable[[], object], rounds: int) -> float:
 
 def config_of(kind: str, *settings: str) -> Config:
     classes = f"data.classes=[{','.join(EUROSAT_CLASSES)}]"
-    return load_config(EUROSAT, [classes, f"model.kind={kind}", *settings])
+    return load_config(PUBLISHED, [classes, f"model.kind={kind}", *settings])
 
 
 def measure_network(rounds: int) -> Network:

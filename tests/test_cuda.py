@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from filters import draw
+from networks import trained_a_little
 from tolerances import FLOAT64
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -22,6 +23,7 @@ from torch.func import functional_call
 import qhdm
 from qhdm import data
 from qhdm.config import Config, load_config
+from qhdm.diffusion import make_preconditioning
 from qhdm.models import build_model
 from qhdm.quantum import build_filter, expectation
 from qhdm.quantum.ansatz import ANSATZE
@@ -54,16 +56,24 @@ def exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
+#: A small recommended network, for images of 16x16.
+SMALL = [
+    "data.root=bundled", "data.image_size=16", "model.widths=[16,32,32]", "model.emb_dim=32",
+    "quantum.vertex.filters=2", "quantum.encoder.levels=[1]", "quantum.encoder.filters=2",
+    "train.batch_size=8", "train.lr=1e-2", "train.ema.every=2",
+]  # fmt: skip
+Small = Callable[..., Config]
+
+
 @pytest.fixture(params=["published", "recommended"])
-def small_yaml(request: pytest.FixtureRequest, tiny_yaml: Path) -> Path:
-    if request.param == "recommended":
-        pytest.skip("not yet")
-    return tiny_yaml
-
-
-def small(path: Path, *settings: str) -> Config:
-    classes = ",".join(data.EUROSAT_CLASSES)
-    return load_config(path, [f"data.classes=[{classes}]", *settings])
+def small(request: pytest.FixtureRequest, tiny_yaml: Path) -> Small:
+    """Small configurations, given settings."""
+    classes = f"data.classes=[{','.join(data.EUROSAT_CLASSES)}]"
+    fixed = [classes, "train.precision=float32"]
+    if request.param == "published":
+        return lambda *settings: load_config(tiny_yaml, [*fixed, *settings])
+    path = Path(__file__).parent.parent / "configs" / "eurosat.yaml"
+    return lambda *settings: load_config(path, [*SMALL, *fixed, *settings])
 
 
 def trainer_of(config: Config, device: torch.device) -> Trainer:
@@ -72,9 +82,11 @@ def trainer_of(config: Config, device: torch.device) -> Trainer:
     return Trainer(config, batches, device)
 
 
-def batch_of(config: Config) -> tuple[Tensor, Tensor]:
+def inputs_of(config: Config) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, noise levels as the network is told them, and labels."""
     random = torch.Generator().manual_seed(0)
-    return torch.rand(8, *config.data.shape, generator=random) * 2 - 1, torch.arange(8)
+    time = make_preconditioning(config).sampling(8).time
+    return torch.randn(8, *config.data.shape, generator=random), time, torch.arange(8)
 
 
 # Filters.
@@ -133,14 +145,10 @@ def test_filters_are_captured_by_a_cuda_graph(ansatz: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["unet", "qcunet"])
-def test_a_step_mixes_no_devices(
-    small_yaml: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_mixes_no_devices(small: Small, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forward and backward on a device of shapes alone, where two devices in one call fail."""
-    config = small(small_yaml, f"model.kind={kind}")
-    model = build_model(config)
-    x, labels = batch_of(config)
-    time = torch.zeros(8, dtype=torch.long)
+    config = small(f"model.kind={kind}")
+    model, (x, time, labels) = build_model(config), inputs_of(config)
     model(x, time, labels)  # plans of circuits are made with values
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
 
@@ -171,10 +179,10 @@ def test_a_step_mixes_no_devices(
 
 @on_cuda
 @pytest.mark.parametrize("kind", ["unet", "qcunet"])
-def test_no_step_waits_for_cuda(small_yaml: Path, kind: str) -> None:
+def test_no_step_waits_for_cuda(small: Small, kind: str) -> None:
     """Neither for values nor for the copies of a batch; with clipping and averages."""
     settings = (f"model.kind={kind}", "train.grad_clip=1", "train.device=cuda")
-    trainer = trainer_of(small(small_yaml, *settings), CUDA)
+    trainer = trainer_of(small(*settings), CUDA)
     for _ in range(6):  # the average begins
         trainer.advance()
     with without_waiting():
@@ -185,14 +193,14 @@ def test_no_step_waits_for_cuda(small_yaml: Path, kind: str) -> None:
 
 @on_cuda
 @pytest.mark.parametrize("kind", ["unet", "qcunet"])
-def test_a_network_on_cuda_agrees_with_cpu(small_yaml: Path, kind: str) -> None:
-    config = small(small_yaml, f"model.kind={kind}")
-    x, labels = batch_of(config)
+def test_a_network_on_cuda_agrees_with_cpu(small: Small, kind: str) -> None:
+    config = small(f"model.kind={kind}")
     results = []
     for device in (CPU, CUDA):
-        model = build_model(config).to(device)
-        output = model(x.to(device), 7 * torch.arange(8, device=device), labels.to(device))
-        loss = (output - x.to(device)).square().mean()
+        model = trained_a_little(build_model(config)).to(device)
+        x, time, labels = (value.to(device) for value in inputs_of(config))
+        output = model(x, time, labels)
+        loss = (output - x).square().mean()
         gradients = torch.autograd.grad(
             loss, [p for p in model.parameters() if p.requires_grad], allow_unused=True
         )
@@ -203,8 +211,8 @@ def test_a_network_on_cuda_agrees_with_cpu(small_yaml: Path, kind: str) -> None:
 
 
 @on_cuda
-def test_training_on_cuda_lowers_the_loss(small_yaml: Path) -> None:
-    trainer = trainer_of(small(small_yaml, "train.device=cuda"), CUDA)
+def test_training_on_cuda_lowers_the_loss(small: Small) -> None:
+    trainer = trainer_of(small("train.device=cuda"), CUDA)
     losses = [float(trainer.advance()) for _ in range(60)]
     assert all(map(math.isfinite, losses))
     assert np.mean(losses[-15:]) < np.mean(losses[:15])
@@ -213,10 +221,10 @@ def test_training_on_cuda_lowers_the_loss(small_yaml: Path) -> None:
 @on_cuda
 @pytest.mark.parametrize("kind", ["unet", "qcunet"])
 @pytest.mark.parametrize("setting", ["train.compile=true", "train.precision=bf16"])
-def test_fast_steps_on_cuda_are_the_same_steps(small_yaml: Path, kind: str, setting: str) -> None:
+def test_fast_steps_on_cuda_are_the_same_steps(small: Small, kind: str, setting: str) -> None:
     losses = []
     for settings in ([], [setting]):
-        config = small(small_yaml, f"model.kind={kind}", "train.device=cuda", *settings)
+        config = small(f"model.kind={kind}", "train.device=cuda", *settings)
         trainer = trainer_of(config, CUDA)
         losses.append([float(trainer.advance()) for _ in range(5)])
     np.testing.assert_allclose(losses[1], losses[0], rtol=2e-2)
@@ -224,14 +232,13 @@ def test_fast_steps_on_cuda_are_the_same_steps(small_yaml: Path, kind: str, sett
 
 @on_cuda
 @pytest.mark.parametrize("kind", ["unet", "qcunet"])
-def test_a_network_is_captured_by_cuda_graphs(small_yaml: Path, kind: str) -> None:
+def test_a_network_is_captured_by_cuda_graphs(small: Small, kind: str) -> None:
     """Whole, filters included: outputs and gradients of another batch than the captured one."""
-    config = small(small_yaml, f"model.kind={kind}")
-    x, labels = (t.cuda() for t in batch_of(config))
-    time = torch.arange(8, device=CUDA)
-    model = build_model(config).cuda()
+    config = small(f"model.kind={kind}")
+    x, time, labels = (value.cuda() for value in inputs_of(config))
+    model = trained_a_little(build_model(config)).cuda()
     network = Graphed(model)
-    network(torch.zeros_like(x), time * 0, labels * 0)
+    network(x * 0, time * 0, labels * 0)
     trained = [p for p in model.parameters() if p.requires_grad]
     results = []
     for run in (model, network):
@@ -247,10 +254,10 @@ def test_a_network_is_captured_by_cuda_graphs(small_yaml: Path, kind: str) -> No
 
 @on_cuda
 @pytest.mark.parametrize("kind", ["unet", "qcunet"])
-def test_images_on_cuda_are_those_of_the_cpu(small_yaml: Path, kind: str, tmp_path: Path) -> None:
+def test_images_on_cuda_are_those_of_the_cpu(small: Small, kind: str, tmp_path: Path) -> None:
     """Within two grey levels, image by image."""
     settings = ("train.steps=5", "train.device=cpu", f"model.kind={kind}")
-    run = qhdm.train(small(small_yaml, *settings), out=tmp_path / "run", callbacks=[])
+    run = qhdm.train(small(*settings), out=tmp_path / "run", callbacks=[])
     request = qhdm.Sampling(num=1, steps=4)
     images = [
         qhdm.Run.open(run.path, device=device).sample(request).astype(int)
