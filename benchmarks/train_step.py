@@ -3,6 +3,7 @@
     python benchmarks/train_step.py                              # the EuroSAT configuration
     python benchmarks/train_step.py configs/quickstart.yaml --batch 16
     python benchmarks/train_step.py --full-resolution            # QuanResNet on 64x64 maps
+    python benchmarks/train_step.py --fixed          # what a step costs beside its network
 
 Rounds alternate between the networks, so that a busy machine slows all alike.
 """
@@ -13,13 +14,16 @@ import argparse
 import resource
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import qhdm  # noqa: F401 - before torch, whose threads it tells how to wait
 
 # isort: split
 import torch
 
+from qhdm import data
 from qhdm.config import Config, load_config
 from qhdm.data import EUROSAT_CLASSES
 from qhdm.device import resolve_device
@@ -80,14 +84,71 @@ def full_resolution(batch: int) -> None:
         )
 
 
+class Timed:
+    """CPU seconds of one call after another of a function."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function, self.seconds = function, 0.0
+
+    def __call__(self, *arguments: Any, **values: Any) -> Any:
+        start = time.process_time()
+        result = self.function(*arguments, **values)
+        self.seconds += time.process_time() - start
+        return result
+
+
+def fixed(path: Path, batch: int, rounds: int) -> None:
+    """Mean CPU ms of the parts of a step; the rest is noise levels, seeds and the loss."""
+    config = load_config(path, ["data.root=bundled", "data.augment=true"])
+    config = data.resolved(config)
+    images = data.load(config.data).split("train")
+    batches = data.Batches(images, batch_size=batch, seed=0, augment=True)
+    trainer = Trainer(config, batches, torch.device("cpu"))
+    parts = {
+        "batch": (batches, "batch"),
+        "forward": (trainer, "_network"),
+        "backward": (torch.Tensor, "backward"),
+        "optimiser": (trainer.optimizer, "step"),
+        "normalisation": (trainer.model, "normalize"),
+        "averages": (trainer.ema, "update"),
+        "gradient norms": (trainer, "_gradient_norms"),
+    }
+    timed = {}
+    for part, (owner, name) in parts.items():
+        timed[part] = timer = Timed(getattr(owner, name))
+        if owner is torch.Tensor:
+            torch.Tensor.backward = lambda self, timer=timer: timer(self)
+        else:
+            object.__setattr__(owner, name, timer)  # a module has attributes of its own kind
+    rows = []
+    for _ in range(rounds + 1):
+        for part in timed.values():
+            part.seconds = 0.0
+        start = time.process_time()
+        trainer.advance()
+        whole = time.process_time() - start
+        _ = trainer.gradient_norms  # as often as they are logged
+        rows.append({part: 1e3 * t.seconds for part, t in timed.items()} | {"step": 1e3 * whole})
+    means = {part: statistics.fmean(row[part] for row in rows[1:]) for part in rows[0]}
+    size = sum(p.numel() for p in trainer.model.parameters())
+    print(f"CPU ms a step, {path.name}, {size:,} parameters, batch {batch}, {rounds} steps")
+    for part, milliseconds in means.items():
+        print(f"{part:<16}{milliseconds:>8.2f}")
+    beside = means["step"] - means["forward"] - means["backward"]
+    print(f"{'beside the network':<16}{beside:>8.2f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", nargs="?", type=Path, default=EUROSAT)
     parser.add_argument("--batch", type=int)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--full-resolution", action="store_true")
+    parser.add_argument("--fixed", action="store_true")
     arguments = parser.parse_args()
-    if arguments.full_resolution:
+    if arguments.fixed:
+        fixed(arguments.config, arguments.batch or 16, arguments.rounds)
+    elif arguments.full_resolution:
         full_resolution(arguments.batch or 32)
     else:
         batch = arguments.batch or load_config(arguments.config).train.batch_size

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qhdm.config import Config, PublishedModelConfig, load_config, to_yaml
+from qhdm.config import Config, PowerEmaConfig, PublishedModelConfig, load_config, to_yaml
 from qhdm.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -45,6 +45,10 @@ def test_keys_that_a_published_configuration_leaves_out_are_the_published_ones(
     assert partial.model == PublishedModelConfig() == published.model
     assert partial.quantum.encoder == published.quantum.encoder
     assert partial.quantum.vertex == replace(published.quantum.vertex, layers=2)
+    for section in ("data", "diffusion", "train"):
+        assert getattr(partial, section) == getattr(published, section)
+    path.write_text("model: {dim: 10}\ntrain: {ema: {std: [0.1]}}\n")
+    assert load_config(path).train == replace(published.train, ema=PowerEmaConfig(std=(0.1,)))
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def averages(weights: np.ndarray, config: PowerEmaConfig) -> Iterator[list[np.nd
 @pytest.mark.parametrize("every", [1, 4])
 def test_power_averages_are_sums_over_the_profile(every: int) -> None:
     """A step weighs as much as the integral of tau^gamma over the steps that it stands for."""
-    config = PowerEmaConfig(std=(0.05, 0.1, 0.2), every=every)
+    config = PowerEmaConfig(std=(0.05, 0.1, 0.2), update_every=every)
     weights = walk(400)
     *_, last = averages(weights, config)
     ends = np.arange(0, 401, every)
@@ -82,7 +82,7 @@ def test_other_lengths_are_reconstructed(snapshots: int, error: float) -> None:
 def config(tiny_yaml: Path) -> Config:
     """A training of 20 steps with snapshots at steps 4, 8, 12, 16 and 20."""
     config = data.resolved(load_config(tiny_yaml))
-    train = replace(config.train, lr=1e-2, ema=PowerEmaConfig(every=2, snapshots=5))
+    train = replace(config.train, lr=1e-2, ema=PowerEmaConfig(update_every=2, snapshots=5))
     return replace(config, train=train)
 
 
@@ -117,7 +117,7 @@ def test_resuming_changes_no_bit_of_averages_and_snapshots(config: Config, tmp_p
 
 def test_weights_by_name(config: Config, cli: Cli, tmp_path: Path) -> None:
     """The file of each, float32 or halved; a reconstruction is what tracking would have given."""
-    ema = PowerEmaConfig(std=(0.1, 0.2), every=1, snapshots=5)
+    ema = PowerEmaConfig(std=(0.1, 0.2), update_every=1, snapshots=5)
     config = replace(config, train=replace(config.train, ema=ema))
     run = qhdm.train(config, out=tmp_path / "run", callbacks=[])
     path = RunDirectory.open(tmp_path / "run")
@@ -136,7 +136,7 @@ def test_weights_by_name(config: Config, cli: Cli, tmp_path: Path) -> None:
         expected = load_file(file)
         assert all(torch.equal(p, expected[name]) for name, p in parameters(weights).items())
 
-    train = replace(config.train, ema=PowerEmaConfig(std=(0.15,), every=1))
+    train = replace(config.train, ema=PowerEmaConfig(std=(0.15,), update_every=1))
     direct = qhdm.train(replace(config, train=train), out=tmp_path / "direct", callbacks=[])
     tracked, middle, short, long = (
         parameters_to_vector(network.parameters())

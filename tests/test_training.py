@@ -291,7 +291,7 @@ def test_angles_have_a_learning_rate_of_their_own(
     trainer.advance()
     for name, p in trainer.model.named_parameters():
         rate = 0.05 if name.endswith("theta") else config.train.lr
-        assert float((p - before[name]).abs().max()) == pytest.approx(rate, rel=0.01)
+        assert float((p.detach() - before[name]).abs().max()) == pytest.approx(rate, rel=0.01)
 
     whole, parts = (RunDirectory.create(config, tmp_path / name) for name in ("whole", "parts"))
     fit(whole, images, device=CPU)

@@ -22,7 +22,6 @@ from qhdm.config.checks import (
 from qhdm.config.diffusion import DiscreteConfig, EdmConfig
 from qhdm.config.fields import STRICT, is_circuit_file
 from qhdm.config.published import (
-    DEFAULTS,
     PublishedModelConfig,
     ReleasedConfig,
     with_defaults,
@@ -92,7 +91,7 @@ class Config:
         """The data of a file, with the published values of keys that it leaves out."""
         variants = (ModelConfig, PublishedModelConfig)
         if isinstance(data, Mapping) and Either.is_second(data.get("model"), variants):
-            return with_defaults(data, DEFAULTS)
+            return with_defaults(data)
         return data
 
     @model_validator(mode="after")

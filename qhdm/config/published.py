@@ -17,25 +17,37 @@ from qhdm.schema import one_line_errors
 
 #: Published values of keys, where those of the recommended set-up differ.
 DEFAULTS: Mapping[str, Any] = {
-    "diffusion": {"prediction": "eps"},
-    "quantum": {
-        "vertex": {"ansatz": "hqconv", "filters": 1},
-        "encoder": {"ansatz": "hqconv", "filters": 1, "levels": [4]},
-    },
+    "data.augment": False,
+    "diffusion.prediction": "eps",
+    "quantum.vertex.ansatz": "hqconv",
+    "quantum.vertex.filters": 1,
+    "quantum.encoder.ansatz": "hqconv",
+    "quantum.encoder.filters": 1,
+    "quantum.encoder.levels": [4],
+    "train.batch_size": 128,
+    "train.lr": 1e-3,
+    "train.lr_quantum": None,
+    "train.warmup": 0,
+    "train.lr_schedule": "constant",
+    "train.ema": {"decay": 0.995},
+    "train.precision": "float32",
 }
 
 
-def with_defaults(values: Any, defaults: Mapping[str, Any]) -> Any:
-    """Nested mappings with the keys of `defaults` that they lack; other values as they are."""
-    if not isinstance(values, Mapping):
-        return values
-    filled = {
-        key: with_defaults(values.get(key, {}), default)
-        if isinstance(default, Mapping)
-        else values.get(key, default)
-        for key, default in defaults.items()
-    }
-    return {**values, **filled}
+def with_defaults(data: Any) -> Any:
+    """`data` of a configuration file with the `DEFAULTS` of keys that it lacks."""
+    for key, default in DEFAULTS.items():
+        data = _with_default(data, key.split("."), default)
+    return data
+
+
+def _with_default(data: Any, path: list[str], default: Any) -> Any:
+    if not isinstance(data, Mapping):
+        return data  # refused when it is read
+    key, *inner = path
+    if not inner:
+        return {key: default, **data}
+    return {**data, key: _with_default(data.get(key, {}), inner, default)}
 
 
 @one_line_errors

@@ -52,7 +52,8 @@ class DataConfig:
         classes: the class folders to use, in this order; null takes all, sorted by name.
         test_fraction: part of each class kept out of training, chosen by file name; ignored if
             the data set has folders `train` and `test`.
-        augment: random flips and right-angle rotations (overhead imagery has no up).
+        augment: apply one of the eight symmetries of the square to each training image, drawn anew
+            each time (overhead imagery has no up).
         skip_broken: skip and count unreadable images instead of raising an error.
 
     Example:
@@ -66,7 +67,7 @@ class DataConfig:
     range: Range | None = None
     classes: Classes | None = None
     test_fraction: BelowOne = 0.1
-    augment: bool = False
+    augment: bool = True
     skip_broken: bool = False
 
     @property
@@ -253,7 +254,7 @@ class PowerEmaConfig:
     Attributes:
         std: lengths of the running averages: standard deviations of the profiles as fractions of
             the steps done. The first one is `ema`.
-        every: interval of updates in steps.
+        update_every: interval of updates in steps.
         snapshots: the number of moments, evenly spaced over `train.steps`, of which the averages
             are kept, in half precision.
 
@@ -268,7 +269,7 @@ class PowerEmaConfig:
         Field(min_length=1, max_length=4),
         AfterValidator(distinct),
     ] = (0.05, 0.10)
-    every: Positive = 4
+    update_every: Positive = 4
     snapshots: Annotated[int, Field(ge=1, le=64)] = 8
 
     @property
@@ -277,8 +278,8 @@ class PowerEmaConfig:
         return ("ema", *(f"ema-{std:g}" for std in self.std[1:]))
 
     def averaged_to(self, step: int) -> int:
-        """The last step whose weights are in the averages of `step`; until `every`, each is."""
-        return step - step % self.every if step > self.every else step
+        """The last step whose weights are in the averages of `step`."""
+        return step - step % self.update_every if step > self.update_every else step
 
 
 @one_line_errors
@@ -332,24 +333,24 @@ class TrainConfig:
 
     Example:
         >>> qhdm.TrainConfig(steps=500, optimizer="adamw", lr_schedule="cosine", warmup=50).lr
-        0.001
+        0.02
     """
 
     steps: Positive = 60_000
-    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 16
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: Annotated[float, Field(gt=0)] = 1e-3
+    lr: Annotated[float, Field(gt=0)] = 2e-2
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.99)
     eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    lr_quantum: Annotated[float, Field(gt=0)] | None = None
-    warmup: Annotated[int, Field(ge=0)] | BelowOne = 0
-    lr_schedule: Literal["trapezoid", "constant", "cosine", "linear"] = "constant"
+    lr_quantum: Annotated[float, Field(gt=0)] | None = 2e-3
+    warmup: Annotated[int, Field(ge=0)] | BelowOne = 0.03
+    lr_schedule: Literal["trapezoid", "constant", "cosine", "linear"] = "trapezoid"
     cooldown: Fraction = 0.5
     grad_clip: Annotated[float, Field(gt=0)] | None = None
     label_dropout: BelowOne = 0.1
-    ema: Annotated[PowerEmaConfig | EmaConfig, Either] = field(default_factory=EmaConfig)
-    precision: Literal["auto", "float32", "bf16"] = "float32"
+    ema: Annotated[PowerEmaConfig | EmaConfig, Either] = field(default_factory=PowerEmaConfig)
+    precision: Literal["auto", "float32", "bf16"] = "auto"
     compile: bool = False
     tensorboard: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -362,5 +363,5 @@ class TrainConfig:
         """Whether a snapshot of the averages of `step` is kept."""
         if not isinstance(self.ema, PowerEmaConfig):
             return False
-        updates = -(-self.steps // (self.ema.snapshots * self.ema.every))
-        return step % (updates * self.ema.every) == 0
+        every = self.ema.update_every
+        return step % (every * -(-self.steps // (every * self.ema.snapshots))) == 0

@@ -49,7 +49,8 @@ class _Weight(nn.Module):
     @torch.no_grad()
     def normalize(self) -> None:
         """Restore the norm of the rows, so that steps keep their relative size (eq. 66)."""
-        self.weight.copy_(self._with_norm(self.weight[0].numel() ** 0.5))
+        w, inner = self.weight, tuple(range(1, self.weight.dim()))
+        w.mul_(w[0].numel() ** 0.5 / torch.linalg.vector_norm(w, dim=inner, keepdim=True))
 
     def freeze(self) -> None:
         """Compute the kernel once: weights must not change until `thaw`."""

@@ -22,8 +22,9 @@ def make_ema(model: nn.Module, config: PowerEmaConfig | EmaConfig) -> PowerEma |
 class PowerEma:
     """Averaged copies of a model, one for each length, by power-function profiles.
 
-    Karras et al. 2024 (EDM2, arXiv 2312.02696), section 3. The weights of every `config.every`-th
-    step stand for those of the steps before it; until the first of these, averages are the model.
+    Karras et al. 2024 (EDM2, arXiv 2312.02696), section 3. The weights of each
+    `config.update_every`-th step stand for those of the steps since the one before; averages are
+    the model itself until the first.
 
     Attributes:
         model: the copy of the first length, in evaluation mode.
@@ -40,7 +41,8 @@ class PowerEma:
         """Take in the weights of `model` after `step` steps, if it is time."""
         if self._config.averaged_to(step) != step:
             return
-        before = (step - 1) // self._config.every * self._config.every
+        every = self._config.update_every
+        before = (step - 1) // every * every
         new: TensorList = list(model.parameters())
         for std, averaged in zip(self._config.std, self.models.values(), strict=True):
             old: TensorList = list(averaged.parameters())

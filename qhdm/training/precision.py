@@ -26,26 +26,19 @@ def _faster(device_type: str) -> Literal["float32", "bf16"]:
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return "bf16" if native else "float32"
     # A 3x3 convolution of 96 channels on maps of 16x16 and its gradients, as networks have them.
-    operands = {
-        dtype: [
-            torch.ones(shape, dtype=dtype).contiguous(memory_format=torch.channels_last)
-            for shape in ((4, 96, 16, 16), (96, 96, 3, 3))
-        ]
-        for dtype in (torch.float32, torch.bfloat16)
-    }
-    seconds = [
-        min(times)
-        for times in zip(
-            *([_convolution(*pair) for pair in operands.values()] for _ in range(_REPEATS)),
-            strict=True,
-        )
-    ]
-    return "bf16" if seconds[1] < _WORTH * seconds[0] else "float32"
+    shapes = (4, 96, 16, 16), (96, 96, 3, 3)
+    seconds: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
+    for _ in range(_REPEATS):
+        for dtype, times in seconds.items():
+            operands = (torch.ones(shape, dtype=dtype, requires_grad=True) for shape in shapes)
+            times.append(_convolution(*operands))
+    float32, bf16 = map(min, seconds.values())
+    return "bf16" if bf16 < _WORTH * float32 else "float32"
 
 
 def _convolution(x: torch.Tensor, kernel: torch.Tensor) -> float:
-    """Seconds of a convolution and its gradients."""
-    start = time.perf_counter()
-    kernel = kernel.detach().requires_grad_()
-    torch.nn.functional.conv2d(x.requires_grad_(), kernel, padding=1).sum().backward()
-    return time.perf_counter() - start
+    """CPU seconds, which a busy machine changes little, of a convolution and its gradients."""
+    start = time.process_time()
+    x = x.contiguous(memory_format=torch.channels_last)
+    torch.nn.functional.conv2d(x, kernel, padding=1).sum().backward()
+    return time.process_time() - start
