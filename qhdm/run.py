@@ -219,8 +219,13 @@ class Run:
 
     def _networks(self, options: SamplerOptions) -> tuple[DiffusionNetwork, ...]:
         """The network of resolved options, and the weaker one that guides it, if they name one."""
-        guides = () if options.guidance == 1 or options.guide is None else (options.guide,)
-        return tuple(self.network(weights) for weights in (options.weights, *guides))
+        network = self.network(options.weights)
+        if options.guidance == 1 or options.guide is None:
+            return (network,)
+        try:
+            return network, self.network(options.guide)
+        except SamplingError as error:
+            raise SamplingError(f"guide: {str(error).removeprefix('weights: ')}") from None
 
     def job(self, spec: JobSpec) -> SamplingJob:
         """A sampling job of this network, as its specification describes it.

@@ -289,6 +289,7 @@ def validate(cls: type[T], document: Document) -> T:
         ConfigError: with the first problem, and how many more there are.
     """
     data = getattr(cls, "completed", lambda data: data)(document.data)
+    document = dataclasses.replace(document, data=data)
     text = json.dumps(data, default=str)
     try:
         # JSON mode is strict about scalars, yet takes lists as tuples and mappings as dataclasses.

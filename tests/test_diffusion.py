@@ -6,10 +6,12 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
@@ -21,12 +23,22 @@ from reference import GOLDEN
 from scipy.stats import kstest, norm
 from tolerances import PUBLISHED_SCHEDULE, SAMPLER, SIGMAS
 
-from qhdm.config import DiscreteConfig, EdmConfig, SamplerOptions
+from qhdm.config import (
+    Config,
+    DataConfig,
+    DiscreteConfig,
+    EdmConfig,
+    ModelConfig,
+    SamplerOptions,
+    load_config,
+)
 from qhdm.diffusion import Chain, Preconditioning, generate, trace
 from qhdm.diffusion.pixels import from_uint8, to_uint8
 from qhdm.diffusion.preconditioning import Discrete, Edm, cosine_betas, linear_betas
 from qhdm.diffusion.samplers import ImageNoise, ddim_step, states
-from qhdm.errors import SamplingError
+from qhdm.errors import ConfigError, SamplingError
+from qhdm.seeds import Stream, derive_seed
+from qhdm.training.trainer import Trainer
 
 SHAPE = (3, 8, 8)
 CPU = torch.device("cpu")
@@ -553,6 +565,52 @@ def test_guidance_is_its_formula_within_the_interval(guide: str | None, kind: st
         expected = (other + 3 * (main - other) if on else main).clamp(-1, 1)
         tolerance = 1e-5 * max(1.0, sigma if kind == "eps" else 1.0)
         torch.testing.assert_close(guided, expected, atol=tolerance, rtol=1e-5)
+
+
+def test_sections_say_which_levels_they_are_of(tmp_path: Path) -> None:
+    """And EDM's levels are refused for a network that is told timesteps."""
+    path = tmp_path / "config.yaml"
+
+    def read(section: dict, model: dict) -> EdmConfig | DiscreteConfig:
+        path.write_text(yaml.safe_dump({"diffusion": section, "model": model}))
+        return load_config(path).diffusion
+
+    published = {"dim": 10, "dim_mults": [1, 2, 3, 4, 5, 6]}
+    assert read({"timesteps": 50}, published) == DiscreteConfig(timesteps=50)
+    assert read({"prediction": "x0"}, published) == DiscreteConfig(prediction="x0")
+    for section, key in (({"prediction": "edm"}, "prediction"), ({"p_mean": -1.0}, "p_mean")):
+        with pytest.raises(ConfigError, match=rf"diffusion\.{key}: "):
+            read(section, published)
+    recommended = {"kind": "unet", "widths": [16, 48, 96, 128, 128]}
+    assert read({}, recommended) == EdmConfig()
+    assert read({"p_mean": -1.0}, recommended) == EdmConfig(p_mean=-1.0)
+    assert read({"prediction": "eps"}, recommended) == DiscreteConfig()
+    for values, key in (
+        ({"sigma_min": 90.0}, "sigma_min"), ({"p_std": 0.0}, "p_std"), ({"rho": 0.5}, "rho"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=rf"{key}: "):
+            EdmConfig(**values)
+
+
+def test_training_weighs_the_loss_by_the_learned_uncertainty() -> None:
+    """d/dL of error e^-L + L at L = 0 is 1 - error; the loss that is logged is the error."""
+    model = ModelConfig(kind="unet", widths=(16, 16), emb_dim=32, head_dim=8)
+    config = Config(model=model, data=DataConfig(image_size=16))
+    trainer = Trainer(config, None, CPU)
+    x_0 = 0.5 * torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    loss = trainer.advance_on(x_0, torch.arange(6))
+    # The same draws again: levels, hidden labels, noise. At the start, the network gives zeros.
+    random = torch.Generator().manual_seed(derive_seed(config.seed, Stream.STEP, 0, 1))
+    levels = trainer.preconditioning.draw(6, random)
+    torch.rand(6, generator=random)
+    n = torch.randn(x_0.shape, generator=random)
+    error = levels.target(x_0, n).square().mean(dim=(1, 2, 3))
+    assert float(loss) == pytest.approx(float(error.mean()), rel=1e-5)
+    (weight,) = [w for name, w in trainer.model.named_parameters() if "log_variance" in name]
+    log_variance = trainer.model.log_variance(levels.time)
+    (expected,) = torch.autograd.grad(((1 - error) * log_variance).mean(), weight)
+    assert float(expected.norm()) > 0
+    torch.testing.assert_close(weight.grad, expected, atol=1e-7, rtol=1e-4)
 
 
 def test_timesteps_descend_from_the_last() -> None:

@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tolerances import LOSS_CURVE
 
+import qhdm
 from qhdm import data
 from qhdm.config import Config, load_config
 from qhdm.distributed import World, _agree_on_name
@@ -315,6 +316,26 @@ def test_shares_of_a_batch_are_those_of_the_whole(images: data.Dataset) -> None:
     for number in range(2):
         joined = np.concatenate([share[number] for share in shares])
         np.testing.assert_array_equal(joined, whole[number])
+
+
+@pytest.mark.parametrize("prediction", ["edm", "eps"])
+def test_noise_of_processes_is_their_share_of_one_draw(
+    prediction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = qhdm.ModelConfig(kind="unet", widths=(16, 16), emb_dim=32, head_dim=8)
+    diffusion = qhdm.EdmConfig() if prediction == "edm" else qhdm.DiscreteConfig()
+    config = Config(model=model, diffusion=diffusion, data=qhdm.DataConfig(image_size=16))
+    monkeypatch.setattr(World, "add_up", lambda self, tensor: None)  # what the others would add
+    given: list[tuple[torch.Tensor, ...]] = []
+    for world in (World(0, 2), World(1, 2), World()):
+        trainer = Trainer(config, None, CPU, world)
+        network = trainer.model
+        trainer._network = lambda *inputs, network=network: given.append(inputs) or network(*inputs)
+        trainer.advance_on(torch.zeros(5, 3, 16, 16), torch.arange(5))
+    first, second, whole = given
+    assert len(first[0]) == 2
+    for parts in zip(first, second, whole, strict=True):
+        assert torch.equal(torch.cat(parts[:2]), parts[2])
 
 
 def test_shots_of_processes_are_independent(

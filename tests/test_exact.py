@@ -256,7 +256,7 @@ def test_a_call_of_hqconv_is_few_operators() -> None:
     expectation(filter, x.detach(), w.detach())
     with Operators() as operators:
         expectation(filter, x, w).sum().backward()
-    assert len(operators.names) < 750, len(operators.names)
+    assert len(operators.names) < 720, len(operators.names)
 
 
 # Random circuits: any standard gate, affine angles, inputs anywhere, any Pauli observable.

@@ -47,6 +47,11 @@ def test_autoguidance_is_by_the_network_of_those_weights(run: qhdm.Run) -> None:
         assert np.abs(itself - run.sample(replace(plain, engine=engine))).max() <= 1
 
 
+def test_a_guide_that_the_run_lacks_is_refused(run: qhdm.Run) -> None:
+    with pytest.raises(errors.SamplingError, match=r"^guide: step:77: "):
+        run.sample(replace(REQUEST, guide="step:77"))
+
+
 def test_an_interval_without_levels_is_no_guidance(run: qhdm.Run) -> None:
     plain = run.sample(replace(REQUEST, guidance=1.0))
     whole = replace(REQUEST, guidance_interval=(0.0, 1e9))

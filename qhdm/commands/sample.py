@@ -241,7 +241,7 @@ def _grid_name(arguments: argparse.Namespace, names: list[str], run: Run) -> str
         ("engine_steps", "last{}"),
     ):
         value = getattr(arguments, name)
-        if value not in (None, "ema", "run") and (name, value) != ("eta", 0):
+        if value not in (None, "run") and (name, value) not in (("eta", 0), ("weights", "ema")):
             if name == "noise":
                 value = Path(value).stem
             if name == "guidance_interval":

@@ -42,7 +42,6 @@ __all__ = [
     "Sampling",
     "TrainConfig",
     "VertexConfig",
-    "WeightsName",
     "is_circuit_file",
     "load_config",
     "to_dict",

@@ -29,7 +29,7 @@ class Part:
     """
 
     incoming: tuple[Constant, ...]
-    rows: Constant
+    rows: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +127,7 @@ def plan_contraction(
                     made.append(table[tuple(columns)].reshape(-1))
             if made:
                 table = offsets[source] + np.array(made, dtype=np.int64)
-                parts.append(Part(incoming, Constant(table)))
+                parts.append(Part(incoming, table))
                 cost += table.size * network.blocks[source].features
         edges.append(Edge(source, target, others, tuple(parts)))
     closings = _closings(network, live, place)

@@ -1,25 +1,28 @@
 """Block networks in torch: see partition.py for the picture.
 
-What depends only on the weights becomes, once per call, real matrices (block_tensors.py); a batch
-then costs some matrix products per block. The batch is always the last dimension.
+What depends only on the weights becomes, once per call, the coefficients of the blocks
+(schedule.py); a batch then costs some matrix products per block (contraction.py). The batch is
+always the last dimension.
 
 Shapes: N = F G circuits (F filters with the same circuit and different weights, G equal
-components), B samples.
+components), B samples; the results of steps, batches of m matrices for each circuit, are
+(m N, rows, columns).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from qhdm.quantum.exact.block_tensors import block_tensors
 from qhdm.quantum.exact.constants import Constant
-from qhdm.quantum.exact.contraction import Contraction, Edge
+from qhdm.quantum.exact.contraction import Contraction, Edge, Part
 from qhdm.quantum.exact.plan import NetworkPlan
+from qhdm.quantum.exact.schedule import Schedule
 from qhdm.quantum.exact.tree import Network
 
 #: Numbers in an array that is kept for the backward pass.
@@ -39,15 +42,15 @@ class BoundNetwork:
 
     def __init__(self, plan: NetworkPlan, w: Tensor) -> None:
         self._plan, self._filters = plan, len(w)
-        blocks, late = block_tensors(plan.schedule, w)
+        blocks, late = coefficients_of(plan.schedule, w)
         if plan.contraction is None:
             self._single = _take(blocks[0], plan.single)
             return
-        #: Of each edge, the coefficients of each part; of each closing, its form.
-        self._parts = [
-            [_take(blocks[edge.source], part.rows) for part in edge.parts]
-            for edge in plan.contraction.edges
-        ]
+        #: The coefficients of each part of a message.
+        self._parts: dict[Part, Tensor] = {}
+        for block, parts, rows in plan.parts:
+            tables = _take(blocks[block], rows).split([part.rows.size for part in parts], dim=1)
+            self._parts |= zip(parts, tables, strict=True)
         ends = _ONE_AND_ZERO.like(w).expand(len(blocks[0]), 2)
         factors = torch.cat([*late, ends], dim=1)
         self._forms = [
@@ -74,10 +77,11 @@ class BoundNetwork:
         network = self._plan.network
         features = _features(network, single)
         messages: dict[tuple[int, int], Tensor] = {}
-        for edge, parts in zip(contraction.edges, self._parts, strict=True):
-            messages[edge.source, edge.target] = _message(
-                edge, parts, features[edge.source], messages
-            )
+        for edge in contraction.edges:
+            made = [self._message(edge, part, features, messages) for part in edge.parts]
+            made = made or [single[:, :0, 0]]  # all entries vanish
+            whole = made[0] if len(made) == 1 else torch.cat(made, dim=1)
+            messages[edge.source, edge.target] = whole
         values = single.new_zeros(len(single), len(network.measured), single.shape[3])
         for closing, form in zip(contraction.closings, self._forms, strict=True):
             left = _take(messages[closing.one, closing.other], closing.left)
@@ -85,27 +89,22 @@ class BoundNetwork:
             values = values + closing.observables.like(left) @ products
         return values
 
-
-def _message(
-    edge: Edge,
-    parts: Sequence[Tensor],
-    features: Tensor,
-    messages: dict[tuple[int, int], Tensor],
-) -> Tensor:
-    """The message of a subtree to its neighbour: (N, entries, B)."""
-    made = []
-    for part, coefficients in zip(edge.parts, parts, strict=True):
+    def _message(
+        self,
+        edge: Edge,
+        part: Part,
+        features: Sequence[Tensor],
+        messages: Mapping[tuple[int, int], Tensor],
+    ) -> Tensor:
+        """A part of the message of a subtree to its neighbour: (N, entries, B)."""
+        coefficients, own = self._parts[part], features[edge.source]
         incoming: Tensor | None = None
         for neighbour, entries in zip(edge.others, part.incoming, strict=True):
             read = _take(messages[neighbour, edge.source], entries)
             incoming = read if incoming is None else incoming * read
         if incoming is None:
-            made.append(torch.bmm(coefficients, features))
-        else:
-            made.append(_contracted(coefficients, incoming, features))
-    if not made:  # all entries vanish
-        return features[:, :0]
-    return made[0] if len(made) == 1 else torch.cat(made, dim=1)
+            return torch.bmm(coefficients, own)
+        return _contracted(coefficients, incoming, own)
 
 
 def _contracted(coefficients: Tensor, incoming: Tensor, features: Tensor) -> Tensor:
@@ -216,3 +215,69 @@ def _products(columns: Sequence[Tensor], one: Tensor) -> Tensor:
 def _take(tensor: Tensor, places: Constant) -> Tensor:
     """Entries of a tensor (N, entries, ...) at `places`, flattened."""
     return tensor.index_select(1, places.like(tensor).view(-1))
+
+
+def coefficients_of(schedule: Schedule, w: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """The coefficients at weights w (F, P).
+
+    Returns:
+        For each block, those of all blocks equal to it, (N, rows of all, features); and for each
+        conjugated observable, those of all strings on its support, (N, strings).
+    """
+    N = len(w) * schedule.components
+    gates = _gates(schedule, w)
+    results: list[Any] = []
+    for step in schedule.steps:
+        read = [results[number] for number in step.reads]
+        result: Any
+        match step.kind:
+            case "gates":
+                result = gates[step.data]
+            case "constant":
+                constant = step.data.like(w)
+                result = constant.unsqueeze(1).expand(-1, N, -1, -1).flatten(0, 1)
+            case "multiply":
+                result = torch.bmm(*read)
+            case "transpose":
+                result = read[0].mT
+            case "reorder":
+                shape, order, rows = step.data
+                result = read[0]
+                if list(order) != sorted(order):
+                    result = result.reshape(-1, *shape).permute(0, *(i + 1 for i in order))
+                result = result.reshape(len(result), rows, -1)
+            case "split":
+                result = read[0].split([N * size for size in step.data])
+            case "part":
+                result = read[0][step.data]
+            case "take":
+                result = read[0].unflatten(0, (-1, N)).index_select(0, step.data.like(w))
+                result = result.flatten(0, 1)
+            case "join":
+                result = torch.cat(read)
+        results.append(result)
+    groups = {step: results[step].unflatten(0, (-1, N)) for step, _ in schedule.blocks}
+    groups = {step: tensor.transpose(0, 1).flatten(1, 2) for step, tensor in groups.items()}
+    late = [results[step].flatten(1) for step in schedule.late]
+    return [groups[step] for step, _ in schedule.blocks], late
+
+
+def _gates(schedule: Schedule, w: Tensor) -> list[Tensor]:
+    """Transfer matrices of all gates by kind, (units N, D, D)."""
+    phases = torch.addmm(schedule.offsets.like(w), w, schedule.from_weights.like(w))
+    phases = phases.view(len(w), 2, -1)
+    waves = torch.cat([torch.ones_like(phases[:, :1]), phases.cos(), phases.sin()], dim=1)
+    kinds = zip(schedule.kinds, schedule.parts, strict=True)
+    counts = [len(parts.array) * schedule.components * len(units) for units, parts in kinds]
+    made = []
+    for parts, wave in zip(schedule.parts, waves.split(counts, dim=2), strict=True):
+        # All gates of a kind are one product: (gates of a unit, units N, 5) with their parts.
+        gates, _, entries = parts.array.shape
+        wave = wave.unflatten(2, (gates, -1, schedule.components))
+        wave = wave.permute(2, 3, 0, 4, 1).reshape(gates, -1, 5)
+        d = math.isqrt(entries)
+        matrix, *others = torch.bmm(wave, parts.like(w)).view(gates, -1, d, d).unbind(0)
+        for later in others:
+            matrix = torch.bmm(matrix, later)
+        made.append(matrix)
+    return made

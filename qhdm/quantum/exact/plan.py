@@ -15,7 +15,7 @@ import numpy as np
 
 from qhdm.errors import CircuitError
 from qhdm.quantum.exact.constants import Constant
-from qhdm.quantum.exact.contraction import Contraction, plan_contraction
+from qhdm.quantum.exact.contraction import Contraction, Part, plan_contraction
 from qhdm.quantum.exact.partition import NOMINAL_BATCH, plan_network
 from qhdm.quantum.exact.schedule import gate_phases, make_schedule, nonzero_rows
 from qhdm.quantum.exact.tree import Network
@@ -41,7 +41,8 @@ class NetworkPlan:
         network: the tree.
         schedule: of the coefficients of its blocks.
         contraction: of the network, if it has more than one block.
-        single: if not, the row of each observable.
+        parts: of its messages, by group of equal blocks: one of these, and the rows of all.
+        single: if there is one block, the row of each observable.
         reading: for each component and qubit that reads an input, its place among these angles.
         cost: real multiply-adds per sample in a forward pass.
     """
@@ -51,6 +52,7 @@ class NetworkPlan:
         self.schedule = make_schedule(network, program, angles)
         self.reading = _places(program, angles, network.reading)
         self.contraction: Contraction | None = None
+        self.parts: list[tuple[int, list[Part], Constant]] = []
         self.single = Constant(np.array([readout.keys[0][0] for readout in network.measured]))
         self.cost = network.cost
         if network.tree:
@@ -58,6 +60,15 @@ class NetworkPlan:
             offsets = [p * len(n) for (_, p), n in zip(self.schedule.blocks, nonzero, strict=True)]
             self.contraction = plan_contraction(network, nonzero, offsets)
             self.cost = self.contraction.cost
+            groups: dict[int, list[tuple[int, Part]]] = {}
+            for edge in self.contraction.edges:
+                for part in edge.parts:
+                    group = groups.setdefault(self.schedule.blocks[edge.source][0], [])
+                    group.append((edge.source, part))
+            for members in groups.values():
+                rows = np.concatenate([part.rows.reshape(-1) for _, part in members])
+                block, parts = members[0][0], [part for _, part in members]
+                self.parts.append((block, parts, Constant(rows)))
 
 
 class StatevectorPlan:

@@ -4,8 +4,8 @@ Pauli strings on a block go backward in time through its gates and cuts, initial
 through the gates before its first cut; there they meet. Each gate is a product of its real transfer
 matrix with some axes of a tensor that has an axis of size 4 for each qubit. Neighbouring gates on
 three qubits are multiplied first, gates of one kind are made together, and equal blocks are one
-batch. This module plans the steps and finds what vanishes whatever the weights; block_tensors.py
-computes them.
+batch. This module plans the steps and finds what vanishes whatever the weights; network.py computes
+them.
 """
 
 from __future__ import annotations
