@@ -218,14 +218,14 @@ def test_every_parameter_has_a_gradient(kind: str) -> None:
 
 def test_gradients_of_circuits_are_as_large_as_those_of_convolutions() -> None:
     """Their norms; in the published block they are thousands of times smaller."""
-    config = load_config(EUROSAT, ["quantum.encoder.levels=[2,3]"])
+    config = load_config(EUROSAT)
     model = build_model(config)
     with torch.no_grad():
         model.conv_out.gain.fill_(1.0)
     x, time, label = at(config, batch=8)
     (model(x, time, label) - x).square().mean().backward()
     blocks = [module for module in model.modules() if isinstance(module, Block) and module.hybrid]
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         theta = block.hybrid.quantum.connector.theta.grad
         ratio = float(theta.norm() / block.conv1.weight.grad.norm())
