@@ -11,7 +11,15 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qhdm.config import Config, PowerEmaConfig, PublishedModelConfig, load_config, to_yaml
+from qhdm.config import (
+    Config,
+    EncoderConfig,
+    PowerEmaConfig,
+    PublishedModelConfig,
+    QuantumConfig,
+    load_config,
+    to_yaml,
+)
 from qhdm.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -32,8 +40,10 @@ def test_shipped_configurations_load_and_round_trip(path: Path, tmp_path: Path) 
     assert load_config(copy) == config
 
 
-def test_eurosat_is_the_default() -> None:
-    assert load_config(ROOT / "configs" / "eurosat.yaml") == Config()
+def test_eurosat_is_the_default_with_filters_at_one_more_level() -> None:
+    config = load_config(ROOT / "configs" / "eurosat.yaml")
+    encoder = EncoderConfig(levels=(1, 2, 3), filters=(2, 4, 4))
+    assert config == Config(quantum=QuantumConfig(encoder=encoder))
 
 
 def test_keys_that_a_published_configuration_leaves_out_are_the_published_ones(

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 import qhdm
 from qhdm import data
-from qhdm.config import Config, load_config
+from qhdm.config import Config, ModelConfig, TrainConfig, load_config
 from qhdm.device import resolve_device
 from qhdm.distributed import World
 from qhdm.errors import ConfigError, EngineError, RunError, TrainingError
@@ -450,6 +450,24 @@ def test_cuda_is_refused_where_there_is_none() -> None:
     with pytest.raises(ConfigError, match=r"^train\.device: "):
         resolve_device("cuda")
     assert resolve_device("auto") == CPU
+
+
+@pytest.mark.slow
+def test_compiled_steps_are_the_same_steps(images: data.Dataset) -> None:
+    """The recommended network through torch's compiler, backward pass included."""
+    train = TrainConfig(batch_size=4, lr=1e-3, precision="float32")
+    config = Config(
+        data=replace(Config().data, image_size=16, classes=data.EUROSAT_CLASSES),
+        model=ModelConfig(kind="unet", widths=(8, 16), emb_dim=16, head_dim=8),
+        train=train,
+    )
+    losses = []
+    for compiled in (False, True):
+        changed = replace(config, train=replace(train, compile=compiled))
+        batches = data.Batches(images, batch_size=4, seed=1, augment=True)
+        trainer = Trainer(changed, batches, CPU)
+        losses.append([float(trainer.advance()) for _ in range(3)])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
 
 
 def test_newest_run_of_a_name(config: Config, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class SampleConfig:
     """
 
     sampler: SamplerName = "dpm++"
-    steps: Positive = 50
+    steps: Positive = 20
     guidance: NonNegative = 1.0
     guidance_interval: Interval | None = None
     guide: Weights | None = None

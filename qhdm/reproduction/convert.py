@@ -76,14 +76,15 @@ def import_checkpoint(source: Path, config: Config, out: Path, *, tolerance: flo
     config = data.resolved(config)
     checkpoint = read_checkpoint(source)
     trainer = Trainer(config, None, torch.device("cpu"))
-    model, averaged = trainer.model, trainer.ema.model
+    model = trainer.model
     assert isinstance(model, UNet)
-    assert isinstance(averaged, UNet)
     ema = checkpoint.params if checkpoint.ema is None else checkpoint.ema
     error = None
     try:
         load_published(model, checkpoint.params, config.model.kind)
-        load_published(averaged, ema, config.model.kind)
+        for averaged in trainer.ema.models.values():
+            assert isinstance(averaged, UNet)
+            load_published(averaged, ema, config.model.kind)
         if checkpoint.example is not None:
             error = relative_error(model, checkpoint.example, config)
             if not error <= tolerance:
