@@ -51,7 +51,9 @@ NOT_RUN = {
 CLASSIFIER = ["--metrics", "classes", "--extractor-weights", "classifier"]
 SMALL = "train.steps=1 train.batch_size=1 sample.steps=1 sample.num=1"
 #: Instead of the five levels of the EuroSAT configuration.
-SMALL_NET = "data.image_size=16 model.widths=[16,32] quantum.encoder.levels=[0]"
+SMALL_NET = (
+    "data.image_size=16 model.widths=[16,32] quantum.encoder.levels=[0] quantum.encoder.filters=1"
+)
 NO_STUDY = "inference=[] inference_variants=null inference_evaluate=null"
 SMALL_JOB = (
     "images=1 classes=[Forest] steps=1 hardware_steps=1 shots=16 packing=1 "
