@@ -190,6 +190,12 @@ def test_plans_are_made_once_and_chosen_by_cost() -> None:
         make_plan(build_filter("basic", qubits=12, layers=1), "network")
 
 
+def test_planning_runs_no_torch() -> None:
+    with Operators() as operators:
+        make_plan(build_filter("hqconv", qubits=12, layers=3))
+    assert operators.names == []
+
+
 def test_dead_weights_have_no_gradient() -> None:
     filter = build_filter("hqconv_released", qubits=12, layers=3)
     x, w = draw(filter, 2)
