@@ -48,8 +48,11 @@ def test_the_same_training_ends_at_its_weights(older: Path, tmp_path: Path) -> N
         new = load_file(again.path / "checkpoints" / "step_0000004" / f"{name}.safetensors")
         assert old.keys() == new.keys()
         for key, value in old.items():
-            # To the bit on one machine; others sum in another order.
-            torch.testing.assert_close(new[key], value, atol=1e-5, rtol=1e-4)
+            # Up to the order of sums, which machines and versions choose. A normalisation follows
+            # these convolutions: gradients of their biases are rounding, which Adam scales up.
+            rounding = key.endswith(("conv.bias", "conv1.bias", "conv2.bias"))
+            atol = 2e-3 if rounding else 5e-5
+            torch.testing.assert_close(new[key], value, atol=atol, rtol=1e-4)
 
 
 def test_its_images_are_the_same(older: Path) -> None:
