@@ -31,6 +31,7 @@ DEFAULTS: Mapping[str, Any] = {
     "train.lr_schedule": "constant",
     "train.ema": {"decay": 0.995},
     "train.precision": "float32",
+    "sample.steps": 50,
 }
 
 
