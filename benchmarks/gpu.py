@@ -340,10 +340,12 @@ def tests(bench: Bench, _: argparse.Namespace) -> None:
     log = bench.out / "tests.txt"
 
     def run() -> Row:
-        command = [sys.executable, "-m", "pytest", "-rs", "--durations=8", "tests/test_cuda.py"]
+        left = max(bench.ends - time.perf_counter() - 5, 1)
+        # An interrupted pytest still prints its failures.
+        command = ["timeout", "-s", "INT", "-k", "5", f"{left:.0f}", sys.executable, "-m", "pytest"]
+        command += ["-v", "-rfE", "--tb=short", "--durations=8", "tests/test_cuda.py"]
         with log.open("w") as file:
-            left = max(bench.ends - time.perf_counter() - 1, 1)
-            done = subprocess.run(command, cwd=ROOT, stdout=file, stderr=file, timeout=left)
+            done = subprocess.run(command, cwd=ROOT, stdout=file, stderr=file)
         return {"exit": done.returncode, "summary": log.read_text().strip().splitlines()[-1]}
 
     bench.measure("tests", {"file": "tests/test_cuda.py"}, run, SECONDS["tests"])
