@@ -48,7 +48,11 @@ CLASSES = f"data.classes=[{','.join(data.EUROSAT_CLASSES)}]"
 #: Sizes of the small mode.
 SMALL = {
     "published": ["model.dim_mults=[1,2]", "quantum.encoder.levels=[1]"],
-    "recommended": ["model.widths=[16,32,32]", "quantum.encoder.levels=[1]"],
+    "recommended": [
+        "model.widths=[16,32,32]",
+        "quantum.encoder.levels=[1]",
+        "quantum.encoder.filters=2",
+    ],
 }
 
 Row = dict[str, Any]
