@@ -61,6 +61,7 @@ SMALL_JOB = (
 )
 #: Words to append, by pattern; the first that matches decides.
 CHEAPER = {
+    r"qhdm train .*train\.device=cuda": [*SMALL.split(), *SMALL_NET.split(), "train.device=cpu"],
     # At the published size: counts, circuits and time.
     r"qhdm train configs/(released/unet|eurosat)\.yaml --dry-run$": SMALL.split(),
     r"qhdm train (configs/)?eurosat": [*SMALL.split(), *SMALL_NET.split()],

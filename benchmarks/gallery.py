@@ -1,0 +1,67 @@
+"""Real and generated images side by side, one row per class.
+
+    qhdm sample RUN --num 4 --out IMAGES
+    python benchmarks/gallery.py DATA IMAGES --out docs/samples.png
+
+The first four held-out images of each class of DATA, and the first four of IMAGES, at their own
+size. Both are class folders, or zips of them. Values are rounded to multiples of four, which makes
+the file smaller by a third.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from qhdm import data
+from qhdm.config import DataConfig
+from qhdm.data import Dataset
+from qhdm.pictures import labelled_grid, save_png
+
+
+def first(dataset: Dataset, count: int) -> np.ndarray:
+    """Places of the first images of each class."""
+    members = (np.flatnonzero(dataset.labels == label) for label in np.unique(dataset.labels))
+    return np.concatenate([places[:count] for places in members])
+
+
+def gallery(real: Dataset, generated: Dataset, count: int) -> Image.Image:
+    """`count` images a class of each, with the names of the classes at the left."""
+    sheets = []
+    for dataset, names, title in (
+        (real, real.class_names, "real, held out"),
+        (generated, [""] * len(real.class_names), "generated"),
+    ):
+        chosen = first(dataset, count)
+        images, labels = dataset.images[chosen], dataset.labels[chosen]
+        sheets.append(labelled_grid(images, labels, names, scale=1, title=title))
+    left, right = sheets
+    both = Image.new("RGB", (left.width + right.width, left.height))
+    both.paste(left, (0, 0))
+    both.paste(right, (left.width, 0))
+    return both.point(lambda value: min(round(value / 4) * 4, 255))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", metavar="DATA", help="real images: class folders, or a zip of them")
+    parser.add_argument("images", metavar="IMAGES", help="generated images, likewise")
+    parser.add_argument("--size", type=int, default=64, help="of the images, in pixels")
+    parser.add_argument("--count", type=int, default=4, help="images of each class on each side")
+    parser.add_argument("--out", type=Path, default=Path("gallery.png"))
+    arguments = parser.parse_args()
+    real = data.load(DataConfig(root=arguments.data, image_size=arguments.size))
+    made = DataConfig(
+        root=arguments.images,
+        image_size=arguments.size,
+        classes=real.class_names,
+        test_fraction=0,
+    )
+    save_png(gallery(real.split("test"), data.load(made), arguments.count), arguments.out)
+
+
+if __name__ == "__main__":
+    main()
