@@ -75,9 +75,15 @@ def symmetries(images: np.ndarray, which: np.ndarray) -> np.ndarray:
     Returns:
         (B, H, H, C), a copy.
     """
-    images = images.copy()
-    mirrored, turned, transposed = (which & bit != 0 for bit in (1, 2, 4))
-    images[mirrored] = images[mirrored, :, ::-1]
-    images[turned] = images[turned, ::-1]
-    images[transposed] = images[transposed].swapaxes(1, 2)
-    return images
+    images = np.ascontiguousarray(images)
+    result = np.empty_like(images)
+    # Pixels are moved whole, which takes less than half the time of value by value.
+    pixel = np.dtype((np.void, images.shape[3] * images.itemsize))
+    views = (array.view(pixel)[..., 0] for array in (result, images))
+    for target, source, symmetry in zip(*views, which.tolist(), strict=True):
+        if symmetry & 1:
+            source = source[:, ::-1]
+        if symmetry & 2:
+            source = source[::-1]
+        target[:] = source.T if symmetry & 4 else source
+    return result
