@@ -313,7 +313,7 @@ def test_every_command_that_reads_images_knows_the_range(
         printed = capsys.readouterr()
         return code, printed.err if code else printed.out
 
-    tiny = ["data.image_size=16", "model.kind=unet", "model.widths=[16,16]", "train.steps=1"]
+    tiny = ["data.image_size=16", "model.kind=unet", "model.widths=[16,32]", "train.steps=1"]
     tiny += ["train.device=cpu", f"data.root={root}", "data.classes=null"]
     settings = [word for setting in tiny for word in ("--set", setting)]
     config = str(Path(__file__).parent.parent / "configs" / "quickstart.yaml")
