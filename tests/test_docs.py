@@ -54,6 +54,8 @@ SMALL = "train.steps=1 train.batch_size=1 sample.steps=1 sample.num=1"
 SMALL_NET = (
     "data.image_size=16 model.widths=[16,32] quantum.encoder.levels=[0] quantum.encoder.filters=1"
 )
+#: The same of the published network, on which the comparisons are based.
+SMALL_PUBLISHED = "data.image_size=16 model.dim_mults=[1,3] quantum.encoder.levels=[1]"
 NO_STUDY = "inference=[] inference_variants=null inference_evaluate=null"
 SMALL_JOB = (
     "images=1 classes=[Forest] steps=1 hardware_steps=1 shots=16 packing=1 "
@@ -82,7 +84,7 @@ CHEAPER = {
         "unet",
         "seeds=[0]",
         *SMALL.split(),
-        *SMALL_NET.split(),
+        *SMALL_PUBLISHED.split(),
         *NO_STUDY.split(),
     ],
     r"qhdm submit ": SMALL_JOB.split(),

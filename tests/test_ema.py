@@ -73,7 +73,9 @@ def test_other_lengths_are_reconstructed(snapshots: int, error: float) -> None:
     values = np.array([history[step - 1][tracked.index(std)] for step, std in kept])
     spread = np.linalg.norm(history[-1][0] - history[-1][-1])
     for std, direct in zip(tracked, history[-1], strict=True):
-        combined = coefficients(kept, 3200, std) @ values
+        combination = coefficients(kept, 3200, std)
+        assert combination.sum() == pytest.approx(1, abs=1e-12)
+        combined = combination @ values
         bound = 1e-9 if std in (0.05, 0.1) else error
         assert np.linalg.norm(combined - direct) < bound * spread
 

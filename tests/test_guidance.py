@@ -47,6 +47,12 @@ def test_autoguidance_is_by_the_network_of_those_weights(run: qhdm.Run) -> None:
         assert np.abs(itself - run.sample(replace(plain, engine=engine))).max() <= 1
 
 
+@pytest.mark.parametrize("value", [{"guide": "model"}, {"guidance_interval": (0.1, 5.0)}])
+def test_options_without_guidance_are_refused(run: qhdm.Run, value: dict) -> None:
+    with pytest.raises(errors.SamplingError, match=f"^{next(iter(value))}: "):
+        run.sample(replace(REQUEST, guidance=1.0, **value))
+
+
 def test_a_guide_that_the_run_lacks_is_refused(run: qhdm.Run) -> None:
     with pytest.raises(errors.SamplingError, match=r"^guide: step:77: "):
         run.sample(replace(REQUEST, guide="step:77"))

@@ -71,6 +71,18 @@ def test_circuits_learn_and_a_resumed_run_is_the_same_to_the_bit(
     assert all(torch.equal(again[name], last[name]) for name in last)
 
 
+def test_its_report_names_the_prediction(cli: Cli, run: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    succeeded(cli("report", run, "--out", page))
+    assert "<small>edm prediction</small>" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("setting", ["train.ema.update_every=2", "train.optimizer=sgd"])
+def test_what_the_kept_state_depends_on_cannot_change(cli: Cli, run: Path, setting: str) -> None:
+    key = setting.split("=")[0].removesuffix(".update_every")
+    refused(cli("train", "--resume", run, "--set", setting), f"--set {key}: ")
+
+
 def test_exported_circuits_give_what_the_branch_computes(
     cli: Cli, run: Path, tmp_path: Path
 ) -> None:

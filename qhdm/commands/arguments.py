@@ -32,7 +32,8 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
         type=lambda text: text if text == "none" else non_negative(text),
         nargs="+",
         metavar="SIGMA",
-        help="lowest and highest noise level at which guidance is on; none: on at all",
+        help="lowest and highest noise level at which guidance is on (two numbers), or none: at "
+        "all levels",
     )
     parser.add_argument(
         "--guide",

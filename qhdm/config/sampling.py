@@ -150,11 +150,18 @@ class SamplerOptions:
 
         Raises:
             SamplingError: classifier-free guidance of a model that was trained without label
-                dropout.
+                dropout; or a guide or an interval without guidance.
         """
         names = ("sampler", "steps", "guidance", "guidance_interval", "guide")
         own = {name: getattr(config.sample, name) for name in names if getattr(self, name) == "run"}
         known = replace(self, **own)
+        if known.guidance == 1:
+            for name in ("guide", "guidance_interval"):
+                if getattr(self, name) not in ("run", None):
+                    raise SamplingError(
+                        f"{name}: has no effect at guidance 1; set guidance above 1"
+                    )
+            known = replace(known, guide=None, guidance_interval=None)
         if known.guidance != 1 and known.guide is None and config.train.label_dropout == 0:
             raise SamplingError(
                 "guidance: this model was trained with every label shown "

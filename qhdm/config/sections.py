@@ -275,7 +275,7 @@ class PowerEmaConfig:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the averages in files: `ema`, `ema-0.1`."""
-        return ("ema", *(f"ema-{std:g}" for std in self.std[1:]))
+        return ("ema", *(f"ema-{std}" for std in self.std[1:]))
 
     def averaged_to(self, step: int) -> int:
         """The last step whose weights are in the averages of `step`."""

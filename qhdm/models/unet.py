@@ -86,7 +86,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         B, C, H, W = x.shape
         qkv = self.qkv(x).permute(0, 2, 3, 1).reshape(B, H * W, 3, -1, self.head_dim)
-        q, k, v = F.rms_norm(qkv, qkv.shape[-1:], eps=EPS).transpose(1, 3).unbind(2)
+        q, k, v = F.rms_norm(qkv, qkv.shape[-1:], eps=EPS**2).transpose(1, 3).unbind(2)
         # (B, heads, pixels, features); few pixels, for which torch's fused attention is slow.
         y = (q @ k.mT * self.head_dim**-0.5).softmax(dim=-1) @ v
         y = y.transpose(1, 2).reshape(B, H, W, C).permute(0, 3, 1, 2)

@@ -31,11 +31,14 @@ def decay(std: float, before: int, step: int) -> float:
 def coefficients(kept: Sequence[tuple[int, float]], step: int, std: float) -> np.ndarray:
     """The average of length `std` at `step` as a combination of kept ones, (step, length) each.
 
-    The coefficients minimise the integral of the squared difference of the profiles.
+    The coefficients minimise the integral of the squared difference of the profiles; then they are
+    scaled to a sum of 1, so that a weight that never changes is its own average.
     """
     steps, gammas = np.array([(t, exponent(length)) for t, length in kept]).T
     gram = _product(steps[:, None], gammas[:, None], steps, gammas)
-    return np.linalg.solve(gram, _product(steps, gammas, np.float64(step), exponent(std)))
+    solution = np.linalg.solve(gram, _product(steps, gammas, np.float64(step), exponent(std)))
+    normalised: np.ndarray = solution / solution.sum()
+    return normalised
 
 
 def _product(

@@ -78,7 +78,7 @@ def _reconstructed(
 
 def _moments(run: RunDirectory) -> dict[int, Path]:
     """The folders with averages of a run's kept steps, oldest first."""
-    folders = {checkpoint_step(path): path for path in (*run.checkpoints(), *run.snapshots())}
+    folders = {checkpoint_step(path): path for path in (*run.snapshots(), *run.checkpoints())}
     return dict(sorted(folders.items()))
 
 

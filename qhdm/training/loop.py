@@ -44,18 +44,23 @@ def resumed(run: RunDirectory, config: Config) -> RunDirectory:
                 f"--set {section}: a run cannot be resumed with another {section} section; "
                 "start a new run"
             )
-    if _lengths(run.config) != _lengths(config):
+    if _averages(run.config) != _averages(config):
         raise ConfigError(
-            "--set train.ema: a run cannot be resumed with averages of other kinds or lengths; "
-            "start a new run"
+            "--set train.ema: a run cannot be resumed with averages of other kinds, lengths or "
+            "intervals; start a new run"
+        )
+    if run.config.train.optimizer != config.train.optimizer:
+        raise ConfigError(
+            "--set train.optimizer: a run cannot be resumed with another optimiser, whose state it "
+            "lacks; start a new run"
         )
     return RunDirectory(run.path, config)
 
 
-def _lengths(config: Config) -> tuple[float, ...] | None:
-    """Of the averages of the weights; None for the one of the published code."""
+def _averages(config: Config) -> tuple[tuple[float, ...], int] | None:
+    """Lengths and interval of the averages of the weights; None for that of the published code."""
     ema = config.train.ema
-    return ema.std if isinstance(ema, PowerEmaConfig) else None
+    return (ema.std, ema.update_every) if isinstance(ema, PowerEmaConfig) else None
 
 
 def fit(
