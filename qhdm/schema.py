@@ -341,10 +341,11 @@ def _describe(cls: type, document: Document, key: Key, problems: list[dict[str, 
     kind, value = problem["type"], problem["input"]
     variants = _variants_at(cls, key[:-1])
     hints = [get_type_hints(variant).get(str(key[-1])) for variant in variants if key]
-    if kind == "unexpected_keyword_argument" and any(hints):
-        section = functools.reduce(lambda data, part: data[part], key[:-1], document.data)
-        mark = _mark_of_second(section, variants)
-        return f"{document.place(key)}: cannot be combined with {dotted((*key[:-1], str(mark)))}"
+    named = [name for p in problems for name in _names(p)]
+    known = list(dict.fromkeys([*named, *(str(name) for h in hints for name in _literals(h))]))
+    misplaced = kind == "literal_error" and str(value) in set(known) - set(named)
+    if misplaced or (kind == "unexpected_keyword_argument" and any(hints)):
+        return _mixed(document, key, variants)
     if kind == "unexpected_keyword_argument":
         guess = _nearest_key(cls, key)
         hint = f"; did you mean {guess}?" if guess else ""
@@ -353,8 +354,6 @@ def _describe(cls: type, document: Document, key: Key, problems: list[dict[str, 
         # Cross-checks name their keys themselves, within the document or section.
         where = document.place(key) if key else document.source
         return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
-    named = [name for p in problems for name in _names(p)]
-    known = list(dict.fromkeys([*named, *(str(name) for h in hints for name in _literals(h))]))
     hint = did_you_mean(str(value), known)
     if kind == "literal_error":
         return f"{document.place(key)}: {_shorten(value)} is not one of {', '.join(known)}{hint}"
@@ -367,6 +366,17 @@ def _describe(cls: type, document: Document, key: Key, problems: list[dict[str, 
     text = text.replace("after validation", "in all")
     text = ", or ".join([f"{text[0].lower()}{text[1:]}", *known])
     return f"{document.place(key)}: {text}, got {_shorten(value)}{hint}"
+
+
+def _mixed(document: Document, key: Key, variants: Sequence[type]) -> str:
+    """Message for a key of one variant of a section beside one of the other."""
+    section = functools.reduce(lambda data, part: data[part], key[:-1], document.data)
+    mark = (*key[:-1], str(_mark_of_second(section, variants)))
+    one, other = (mark, key) if mark in document.given else (key, mark)
+    return (
+        f"{document.place(one)}: cannot be combined with {dotted(other)}, of the other kind of "
+        f"`{dotted(key[:-1])}`; remove one of them"
+    )
 
 
 def _names(problem: Mapping[str, Any]) -> list[str]:

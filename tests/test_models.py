@@ -317,7 +317,7 @@ def test_any_size_that_fits(settings: list[str]) -> None:
         (["quantum.encoder.filters=[6]"], "quantum.encoder.filters: "),
         (["quantum.encoder.replace=both"], "quantum.encoder.replace: "),
         (["released.time_blind=true"], "released.time_blind: "),
-        (["model.dim=12"], "model.widths: cannot be combined with model.dim"),
+        (["model.dim=12"], "model.dim: cannot be combined with model.widths"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_key(settings: list[str], key: str) -> None:
