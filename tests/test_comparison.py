@@ -151,6 +151,7 @@ def test_a_saved_specification_gives_the_same_grid(specification: Path, tmp_path
         ("inference_variants=[cosine]", "inference_variants: cosine "),
         ("inference_variants=[x]", "inference_variants: 'x' "),
         ("data.image_size=10", "small.yaml:11: variants.qcunet: data.image_size: "),
+        ("train.precision=auto", "variants.unet: train.precision: "),
     ],
 )
 def test_bad_specifications_are_refused_by_place(

@@ -221,8 +221,6 @@ def _differences(present: Config, wanted: Config) -> Iterable[tuple[str, Any, An
         return dict(leaves(to_dict(with_circuit_files(config, _content))))
 
     one, other = settings(present), settings(wanted)
-    if wanted.train.precision == "auto":  # a run records the one that it has chosen
-        del one["train", "precision"], other["train", "precision"]
     for key in one.keys() | other.keys():
         if one.get(key) != other.get(key) and not _BOOKKEEPING & {key[:1], key[:2]}:
             yield dotted(key), one.get(key), other.get(key)

@@ -174,6 +174,11 @@ def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
             of_seed = Setting(("seed",), seed, document.place(("seeds",)))
             cell = with_settings(varied, [of_seed])
             configs[variant, seed] = validate(Config, cell)
+            if configs[variant, seed].train.precision == "auto":
+                raise ConfigError(
+                    f"{varied.source}: train.precision: auto may differ from cell to cell; set "
+                    "float32 or bf16 (--set train.precision=float32)"
+                )
         for section in ("evaluate", "inference_evaluate"):
             _check_sampling(document, section, getattr(specification, section), cell)
         if variant in (specification.inference_variants or ()) and not has_circuits(

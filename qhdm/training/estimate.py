@@ -13,7 +13,7 @@ import torch
 
 from qhdm.config import Config
 from qhdm.console import duration
-from qhdm.models import DiffusionNetwork, build_model
+from qhdm.models import DiffusionNetwork, build_model, frozen
 from qhdm.models.counts import count_parameters, filter_evaluations
 from qhdm.quantum.engines import make_engine
 from qhdm.quantum.filter import Filter
@@ -106,7 +106,7 @@ def seconds_per_evaluation(config: Config, device: torch.device) -> float:
     model = build_model(_exact(config)).to(device)
     x_t = torch.zeros(_TIMED_BATCH, *config.data.shape, device=device)
     labels = torch.zeros(_TIMED_BATCH, dtype=torch.long, device=device)
-    with torch.no_grad():
+    with torch.no_grad(), frozen(model):
         seconds = _median_seconds(lambda: float(model(x_t, labels, labels).sum())) / _TIMED_BATCH
     return seconds + _seconds_on_aer(config, model, "forward")
 
