@@ -60,7 +60,7 @@ def network_of(path: Path, kind: str) -> DiffusionNetwork:
 
 def inputs_of(model: DiffusionNetwork, config: Config, batch: int) -> tuple[Tensor, ...]:
     x, label = batch_of(config, batch, torch.device("cpu"))
-    return x, torch.zeros(batch) if model.time_input == "log_sigma" else label, label
+    return x, torch.zeros(batch) if isinstance(model, UNet) else label, label
 
 
 def train(model: DiffusionNetwork, inputs: tuple[Tensor, ...]) -> None:

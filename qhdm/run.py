@@ -15,8 +15,8 @@ from qhdm.device import resolve_device
 from qhdm.diffusion import Chain, Trajectory, generate, make_preconditioning, trace
 from qhdm.errors import RunError, SamplingError, did_you_mean
 from qhdm.models import DiffusionNetwork, build_model, frozen
-from qhdm.models.filters import set_engine
-from qhdm.quantum.engines import Engine, make_engine
+from qhdm.models.filters import on_engine
+from qhdm.quantum.engines import Engine
 from qhdm.quantum.options import EngineOptions, Exact, Hardware
 from qhdm.runs.directory import RunDirectory
 from qhdm.runs.weights import read_weights
@@ -201,7 +201,7 @@ class Run:
                     "with another engine"
                 )
             networks, last = (
-                tuple(_on_engine(network, engine) for network in networks)
+                tuple(on_engine(network, engine) for network in networks)
                 for engine in (Exact(), request.named)
             )
             late = last, count
@@ -288,10 +288,4 @@ class Run:
         self, engine: Engine | EngineOptions | str, *, weights: str = "ema"
     ) -> DiffusionNetwork:
         """A copy of the network whose filters `engine` evaluates."""
-        return _on_engine(self.network(weights), engine)
-
-
-def _on_engine(model: DiffusionNetwork, engine: Engine | EngineOptions | str) -> DiffusionNetwork:
-    changed = copy.deepcopy(model)
-    set_engine(changed, make_engine(engine))
-    return changed
+        return on_engine(self.network(weights), engine)

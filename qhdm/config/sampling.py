@@ -161,8 +161,8 @@ class SamplerOptions:
                     raise SamplingError(
                         f"{name}: has no effect at guidance 1; set guidance above 1"
                     )
-            known = replace(known, guide=None, guidance_interval=None)
-        if known.guidance != 1 and known.guide is None and config.train.label_dropout == 0:
+            return replace(known, guide=None, guidance_interval=None)
+        if known.guide is None and config.train.label_dropout == 0:
             raise SamplingError(
                 "guidance: this model was trained with every label shown "
                 "(train.label_dropout 0), so it has no unconditional pass; use guidance 1, or "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import itertools
 import json
@@ -41,9 +40,9 @@ from qhdm.hardware.runtime import Device, Service
 from qhdm.hardware.spec import JobSpec
 from qhdm.hardware.submission import Submitter
 from qhdm.models import DiffusionNetwork, frozen
-from qhdm.models.filters import set_engine
+from qhdm.models.filters import on_engine
 from qhdm.quantum.connector import FilterConnector
-from qhdm.quantum.engines import Bound, make_engine
+from qhdm.quantum.engines import Bound
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.options import Place
 from qhdm.quantum.pubs import parameter_sets
@@ -173,12 +172,6 @@ class SamplingJob:
         return self.steps - self.hardware_steps
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of an image."""
-        data = self.config.data
-        return data.channels, data.image_size, data.image_size
-
-    @property
     def digest(self) -> str:
         """Identifies the images: a hash of the request, but not its limits, and the weights."""
         # Without defaults: an option that a later version adds must not change the digest.
@@ -201,12 +194,12 @@ class SamplingJob:
         """The filter places of one network evaluation, in order."""
         stages: list[Stage] = []
         passes = 2 if self.options.guided_at(float(self.levels.sigma[-1])) else 1
-        model = _on_exact(self.model)
+        model = on_engine(self.model, "exact")
         for place, connector in _connectors(model, self.spec.places):
             connector.engine = _Recorder(stages, place, passes * len(self.labels))
         zero = torch.zeros(1, dtype=torch.long)
         with torch.inference_mode():
-            model(torch.zeros(1, *self.shape), zero, zero)
+            model(torch.zeros(1, *self.config.data.shape), zero, zero)
         return stages
 
     def estimate(self, device: Device, cache: IsaCache) -> JobEstimate:
@@ -332,8 +325,8 @@ class SamplingJob:
         self, ledger: Ledger, runner: StageRunner, update: Callable[[int], object]
     ) -> np.ndarray:
         first = self.first_hardware_step
-        exact, *guides = (_on_exact(network) for network in self.networks)
-        mixed = _on_exact(self.model)
+        exact, *guides = (on_engine(network, "exact") for network in self.networks)
+        mixed = on_engine(self.model, "exact")
         connectors = _connectors(mixed, self.spec.places)
 
         start = self.last_state(ledger)
@@ -375,7 +368,7 @@ class SamplingJob:
 
     def exact_images(self) -> np.ndarray:
         """The same images with all filters on the exact engine, uint8 (N, H, W, C)."""
-        networks = tuple(_on_exact(network) for network in self.networks)
+        networks = tuple(on_engine(network, "exact") for network in self.networks)
         with frozen(*networks):
             return generate(self._chain(networks))
 
@@ -399,17 +392,10 @@ class SamplingJob:
             self.options,
             self.labels,
             self.indices,
-            self.shape,
+            self.config.data.shape,
             batch_size=len(self.labels),
             start=start,
         )
-
-
-def _on_exact(network: DiffusionNetwork) -> DiffusionNetwork:
-    """A copy of the network whose filters the exact engine evaluates."""
-    model = copy.deepcopy(network)
-    set_engine(model, make_engine("exact"))
-    return model
 
 
 def _connectors(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from qhdm.models.filters import set_engine
+from qhdm.models.filters import on_engine
 from qhdm.quantum.connector import FilterConnector
-from qhdm.quantum.engines import make_engine
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.layer import QuantumConv2d
 
@@ -68,8 +66,7 @@ def filter_evaluations(model: nn.Module, *, channels: int, image_size: int) -> d
         assert isinstance(layer, QuantumConv2d)
         evaluations[layer.connector.filter] += layer.circuits(*args[0].shape[-2:])
 
-    model = copy.deepcopy(model)
-    set_engine(model, make_engine("exact"))
+    model = on_engine(model, "exact")
     for module in model.modules():
         if isinstance(module, QuantumConv2d):
             module.register_forward_pre_hook(add)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeVar
 
 from torch import nn
 
@@ -14,7 +16,9 @@ from qhdm.quantum.engines import Engine, make_engine
 from qhdm.quantum.files.load import find_filter
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.layer import QuantumConv2d, check_patch
-from qhdm.quantum.options import PATCH_CHANNELS
+from qhdm.quantum.options import PATCH_CHANNELS, EngineOptions
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -92,3 +96,10 @@ def set_engine(model: nn.Module, engine: Engine) -> None:
     for module in model.modules():
         if isinstance(module, FilterConnector):
             module.engine = engine
+
+
+def on_engine(model: M, engine: Engine | EngineOptions | str) -> M:
+    """A copy of `model` whose filters `engine` evaluates."""
+    changed = copy.deepcopy(model)
+    set_engine(changed, make_engine(engine))
+    return changed

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
 from torch import Tensor, nn
 
-from qhdm.models.filters import set_engine
+from qhdm.models.filters import on_engine
 from qhdm.models.layers import ADD, MPConv2d
-from qhdm.quantum.engines import make_engine
 from qhdm.quantum.options import PATCH_SIZE
 
 #: Patches on which the spread of the filters' values is measured.
@@ -58,8 +56,7 @@ class QuantumBranch(nn.Module):
     @torch.no_grad()
     def _measured(self) -> tuple[Tensor, Tensor]:
         """Mean (3F, 2, 2) and standard deviation () of the values."""
-        exact = copy.deepcopy(self.quantum)
-        set_engine(exact, make_engine("exact"))
+        exact = on_engine(self.quantum, "exact")
         x = torch.randn(_PATCHES, len(self.gain), PATCH_SIZE, PATCH_SIZE)
         z = exact(self._angles(x))
         return z.mean(dim=0), z.var(dim=0).mean().sqrt()

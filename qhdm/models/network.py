@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,13 @@ class DiffusionNetwork(nn.Module):
     """A network F(x, time, label), an estimate of the target of a diffusion model.
 
     x is (B, C, H, W), time and label are (B,), label -1 being none; F is (B, C, H, W) in float32.
+    `time` is ln(sigma) / 4, or the timestep if the network is the published one.
 
     Attributes:
-        time_input: what `time` is: the integer `timestep`, or ln(sigma) / 4 (`log_sigma`).
         compute_dtype: the precision of the convolutions. Parameters, outputs, filters and their
             angles are float32.
     """
 
-    time_input: Literal["timestep", "log_sigma"]
     compute_dtype: torch.dtype = torch.float32
 
     def normalize(self) -> None:

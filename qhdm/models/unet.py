@@ -136,8 +136,6 @@ class UNet(DiffusionNetwork):
         x (B, C, H, W) of unit magnitude, time and label (B,); returns (B, C, H, W).
     """
 
-    time_input = "log_sigma"
-
     def __init__(self, config: ModelConfig, *, channels: int, num_classes: int) -> None:
         super().__init__()
         widths, emb_dim = config.widths, config.emb_dim

@@ -21,7 +21,7 @@ _MOMENTS = {
 
 def make_optimizer(
     train: TrainConfig,
-    parameters: Sequence[nn.Parameter],
+    classical: Sequence[nn.Parameter],
     angles: Sequence[nn.Parameter],
     *,
     fused: bool,
@@ -30,17 +30,16 @@ def make_optimizer(
 
     Args:
         train: its options.
-        parameters: all to train.
-        angles: those of circuits among them, which have a group of their own with `lr_quantum`.
+        classical: weights with the rate `lr`.
+        angles: of circuits, a group of their own with `lr_quantum`.
         fused: faster, and rounded differently from the steps of versions that were not.
     """
-    groups: list[dict[str, Any]] = [{"params": list(parameters), "lr": train.lr}]
-    if train.lr_quantum is not None and angles:
-        known = set(map(id, angles))
-        groups[0]["params"] = [p for p in parameters if id(p) not in known]
-        groups.append({"params": list(angles), "lr": train.lr_quantum})
-    for group in groups:
-        group["peak"] = group["lr"]
+    rates = train.lr, train.lr if train.lr_quantum is None else train.lr_quantum
+    groups = [
+        {"params": list(weights), "lr": rate, "peak": rate}
+        for weights, rate in zip((classical, angles), rates, strict=True)
+        if weights
+    ]
     decay: dict[str, Any] = {"weight_decay": train.weight_decay, "fused": fused or None}
     if train.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=train.lr, momentum=train.betas[0], **decay)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qhdm.config import Config, SamplerOptions
+from qhdm.config import Config, PublishedModelConfig, SamplerOptions
 from qhdm.data import Batches
 from qhdm.diffusion import NULL_LABEL, Chain, generate, make_preconditioning
 from qhdm.diffusion.pixels import from_uint8, to_device
@@ -91,7 +91,7 @@ class Trainer:
         self.ema = make_ema(self.model, train.ema)  # in float32, as everything that samples
         bf16 = precision_of(train, device) == "bf16"
         self.model.compute_dtype = torch.bfloat16 if bf16 else torch.float32
-        published = self.model.time_input == "timestep"
+        published = isinstance(config.model, PublishedModelConfig)
         self._autocast = bf16 and published  # that network knows no other way
         self._weights = list(self.model.parameters())
         compiled = torch.compile(self.model, dynamic=False) if train.compile else self.model
@@ -103,7 +103,7 @@ class Trainer:
         known = set(map(id, angles))
         trained = [p for p in self._weights if p.requires_grad and id(p) not in known]
         self._parameters = {"classical": trained, **({"quantum": angles} if angles else {})}
-        self.optimizer = make_optimizer(train, self._weights, angles, fused=not published)
+        self.optimizer = make_optimizer(train, trained, angles, fused=not published)
         self._norms: dict[str, Tensor] = {}
         self.step = 0
 

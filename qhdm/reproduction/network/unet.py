@@ -76,8 +76,6 @@ class UNet(DiffusionNetwork):
         x_t (B, C, H, W) in [-1, 1] units, t (B,) and label (B,) integers; returns (B, C, H, W).
     """
 
-    time_input = "timestep"
-
     def __init__(
         self,
         config: PublishedModelConfig,
