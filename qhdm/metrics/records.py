@@ -25,6 +25,7 @@ STRICT = ConfigDict(
 #: In the order of tables: first what a model cannot raise by fewer kinds of images. Class accuracy,
 #: which guidance raises above that of real images, is never first.
 MetricName = Literal[
+    "denoising loss",
     "recall",
     "coverage",
     "CAS",
@@ -50,7 +51,7 @@ class Metric:
         name: of the metric.
         label: the name with extractor, N and split: `FID[classifier ab12cd34, N=700, test]`.
         split: the part of the real images that was compared with, or tested on.
-        num: N, the number of generated images.
+        num: N, the number of generated images; of a denoising loss, of held-out images.
         value: in [0, 1] for shares and accuracies.
         better: whether lower or higher values are better.
         class_name: for a value of a single class (`class` in JSON).
@@ -98,7 +99,8 @@ class GeneratedRecord:
 
     Attributes:
         source: the run directory, or the folder.
-        num: over all classes.
+        num: over all classes. Where no sampler is known, but weights are, the network alone was
+            measured, on at most so many held-out images.
         step: training step of the weights.
         guidance_interval, guide: of guidance (`qhdm.Sampling`), if they are not null.
         engine, shots, noise, method, device: what evaluated the filters (`engine_options`). Older
@@ -150,6 +152,11 @@ class GeneratedRecord:
     @property
     def description(self) -> str:
         """How the images were made, in a line."""
+        if self.sampler is None and self.weights is not None:
+            return (
+                f"the network of {self.source}; {self.weights} weights of step {self.step:,}; "
+                f"engine {self.engine_label}"
+            )
         parts = [f"{self.num:,} generated images from {self.source}"]
         if self.engine is not None:
             guide = f" by {self.guide}" if self.guide else ""
@@ -185,6 +192,7 @@ class Evaluation:
     """The results of an evaluation.
 
     Attributes:
+        extractor: None where no metric needs features.
         groups: the groups of metrics that were computed, such as `distances`.
         notes: what was left out and why, one sentence each.
         format: version of the file, raised when older readers would misunderstand it.
@@ -192,7 +200,7 @@ class Evaluation:
 
     data: DataRecord
     generated: GeneratedRecord
-    extractor: ExtractorRecord
+    extractor: ExtractorRecord | None
     metrics: tuple[Metric, ...]
     groups: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

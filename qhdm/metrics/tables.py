@@ -9,12 +9,14 @@ from qhdm.tables import Table, number
 def provenance(evaluation: Evaluation) -> list[str]:
     """What was compared: the generated images, the real ones, and the extractor of features."""
     real, extractor = evaluation.data, evaluation.extractor
-    return [
+    lines = [
         evaluation.generated.description,
         f"real images: {real.name} (digest {real.digest}), {real.train:,} training and "
         f"{real.test:,} held-out images of {real.image_size}x{real.image_size} pixels",
-        f"features: {extractor.name} {extractor.digest}, {extractor.dim} per image",
     ]
+    if extractor is not None:
+        lines.append(f"features: {extractor.name} {extractor.digest}, {extractor.dim} per image")
+    return lines
 
 
 def metric_table(evaluation: Evaluation) -> Table:
