@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qhdm.errors import CircuitError
-from qhdm.models.layers import SILU_SCALE
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.ir.components import split
 from qhdm.quantum.layer import PATCH_VALUES, PatchTiling
@@ -90,7 +89,8 @@ class Perceptron(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(F, B, n) to (F, B, m)."""
-        return self.output(SILU_SCALE * F.silu(self.hidden(x)))
+        # The root mean square of SiLU(x) is 0.596 for standard normal x.
+        return self.output(F.silu(self.hidden(x)) / 0.596)
 
 
 def connectivity(circuit_filter: Filter) -> list[tuple[list[int], list[int]]]:
