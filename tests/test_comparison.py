@@ -40,6 +40,7 @@ from qhdm.schema import write_record
 from qhdm.training.loop import fit
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+ABLATION = CONFIGS / "eurosat_ablation.yaml"
 
 
 @pytest.fixture
@@ -108,6 +109,13 @@ def test_shipped_comparisons_resolve() -> None:
     assert {variant for variant, _ in small.configs} >= {
         "unet", "unet_time_blind", "hqconv", "fqconv", "cosine"
     }  # fmt: skip
+    verdict = {variant: c for (variant, _), c in load_grid(ABLATION).configs.items()}
+    assert {config.quantum.filter for config in verdict.values()} == {
+        "circuit", "frozen", "cosine", "linear", "perceptron", "identity"
+    }  # fmt: skip
+    assert {config.train.precision for config in verdict.values()} == {"bf16"}
+    filters = {(c.vertex_filters, *c.encoder_filters.items()) for c in verdict.values()}
+    assert filters == {(0,), (4, (1, 4), (2, 4))}
 
 
 def test_settings_of_cells_lie_over_each_other(specification: Path) -> None:
