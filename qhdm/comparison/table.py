@@ -178,8 +178,8 @@ def _head(results: Results) -> str:
     ]
     if results.primary:
         lines.append(
-            "The primary endpoint is the denoising loss of held-out images, with noise that all cells "
-            "share; all other metrics are secondary."
+            "The primary endpoint is the denoising loss of held-out images, with the same noise in "
+            "all cells; all other metrics are secondary."
         )
     if engines not in ([], ["exact"]):
         lines.append(f"Images of variants are sampled on: {'; '.join(engines)}.")
