@@ -102,6 +102,10 @@ def parse(path: Path) -> Parsed:
     return page
 
 
+#: The primary endpoint.
+LOSS = "denoising loss[edm 0123abcd, 4 noise levels, N=10, test]"
+
+
 def evaluation(value: float, *, step: int, class_name: str = "Forest") -> Evaluation:
     """An evaluation as `qhdm evaluate` writes it, of the bundled patches, with given values."""
     label = "[resnet ab12cd34, N=100, test]"
@@ -139,6 +143,14 @@ def evaluation(value: float, *, step: int, class_name: str = "Forest") -> Evalua
                 better="higher",
                 class_name=class_name,
                 floor=0.625,
+            ),
+            Metric(
+                name="denoising loss",
+                label=LOSS,
+                split="test",
+                num=10,
+                value=value / 100,
+                better="lower",
             ),
         ),
         notes=("CAS was left out: <too few> images.",),
@@ -386,8 +398,12 @@ def test_a_comparison_is_shown_in_full(comparison_page: Path) -> None:
     for name in ("unet, seed 0", "qcunet, seed 0", "real, held out"):
         assert page.images(f"{name}")
     assert len(page.images("qcunet, seed 0, step 20: River")) == 4
-    assert len(page.images("with intervals")) == 1
-    assert len(page.images("against shots")) == 1
+    assert len(page.images("with intervals")) == 2
+    primary, secondary = (page.text.index(f"{w} endpoint") for w in ("Primary", "Secondary"))
+    assert primary < page.text.index(LOSS, primary) < secondary
+    assert secondary < page.text.index("FID[", secondary)
+    assert "+63.6" in page.text  # percent of 11
+    assert len(page.images("against shots")) == 2
     assert len(page.images("training loss of all cells")) == 1
 
 
