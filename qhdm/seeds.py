@@ -29,6 +29,9 @@ class Stream(IntEnum):
     MEASURE = 30
     CLASSIFIER = 40
     SUBSET = 41
+    HELD_OUT = 42
+    HELD_OUT_CALL = 43
+    REDRAWN = 44
 
 
 def derive_seed(seed: int, stream: Stream, *keys: int) -> int:

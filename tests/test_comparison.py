@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import pickle
 import shutil
@@ -26,7 +27,7 @@ from qhdm.comparison.results import collect, read_results
 from qhdm.comparison.runner import jobs_of
 from qhdm.comparison.spec import load_grid, variant_settings
 from qhdm.comparison.statistics import holm, t_test
-from qhdm.comparison.table import describe
+from qhdm.comparison.table import describe, metric_blocks
 from qhdm.errors import ComparisonError, ConfigError, EvaluationError
 from qhdm.metrics.records import (
     DataRecord,
@@ -40,6 +41,9 @@ from qhdm.schema import write_record
 from qhdm.training.loop import fit
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+ABLATION = CONFIGS / "eurosat_ablation.yaml"
+#: The primary endpoint.
+LOSS = "denoising loss[edm 0123abcd, 4 noise levels, N=10, test]"
 
 
 @pytest.fixture
@@ -75,6 +79,10 @@ def evaluated(cell: Cell, value: float, *, shots: int | None = None) -> None:
                 name="augmentation gain", label="gain[resnet ab12cd34]", split="test", num=40,
                 value=-value / 100, better="higher", setting="10 real images per class",
             ),
+            Metric(
+                name="denoising loss", label=LOSS, split="test", num=10, value=value / 50,
+                better="lower",
+            ),
         ),
         groups=request.metrics,
     )  # fmt: skip
@@ -108,6 +116,13 @@ def test_shipped_comparisons_resolve() -> None:
     assert {variant for variant, _ in small.configs} >= {
         "unet", "unet_time_blind", "hqconv", "fqconv", "cosine"
     }  # fmt: skip
+    verdict = {variant: c for (variant, _), c in load_grid(ABLATION).configs.items()}
+    assert {config.quantum.filter for config in verdict.values()} == {
+        "circuit", "frozen", "cosine", "linear", "perceptron", "identity"
+    }  # fmt: skip
+    assert {config.train.precision for config in verdict.values()} == {"bf16"}
+    filters = {(c.vertex_filters, *c.encoder_filters.items()) for c in verdict.values()}
+    assert filters == {(0,), (4, (1, 4), (2, 4))}
 
 
 def test_settings_of_cells_lie_over_each_other(specification: Path) -> None:
@@ -368,6 +383,43 @@ def test_results_hold_means_tests_and_the_study(finished: Path) -> None:
     assert "10 real images per class" in text
     assert "10 real images" not in describe(results, {}, all_settings=False)
     assert f"## Engines at inference, qcunet: {fid}" in text
+
+
+def test_the_primary_endpoint_comes_first(finished: Path) -> None:
+    grid = load_grid(finished)
+    found = cells_of(grid, finished.parent / "out")
+    results = collect(grid.specification, found, finished.parent / "out", parameters_of(found))
+    assert results.primary == LOSS
+    first, second, *_ = metric_blocks(results)
+    assert (first.label, first.primary, second.primary) == (LOSS, True, False)
+    text = describe(results, {}, all_settings=True)
+    heads = [line for line in text.splitlines() if line.startswith("## ")]
+    assert heads[0] == f"## Primary endpoint: {LOSS} (lower is better)"
+    assert not any("Primary" in head for head in heads[1:])
+    # Of unet, the mean is 11; qcunet has 7 / 6 more, cosine 0.5 less.
+    percent = {row[0]: row[-1] for row in first.table("unet").rows}
+    assert percent == {"unet": "", "qcunet": "+10.6", "cosine": "-4.55"}
+    # Its two tests are corrected for each other alone.
+    tests = [row for row in results.paired if row.label == LOSS]
+    assert [t.p_holm for t in tests] == holm([t.p for t in tests])
+    assert len(tests) == 2
+
+
+def test_results_of_earlier_versions_have_no_primary_endpoint(finished: Path) -> None:
+    grid = load_grid(finished)
+    found = cells_of(grid, finished.parent / "out")
+    for path in finished.parent.glob("out/cells/*/evaluations/*.json"):
+        record = json.loads(path.read_text())
+        record["metrics"] = [m for m in record["metrics"] if m["name"] != "denoising loss"]
+        path.write_text(json.dumps(record))
+    results = collect(grid.specification, found, finished.parent / "out", parameters_of(found))
+    path = finished.parent / "results.json"
+    write_record(results, path)
+    older = json.loads(path.read_text())
+    assert older.pop("primary") is None
+    path.write_text(json.dumps(older))
+    assert read_results(path) == results
+    assert "rimary" not in describe(results, {}, all_settings=True)
 
 
 def test_the_study_is_drawn(finished: Path, tmp_path: Path) -> None:

@@ -78,6 +78,11 @@ CHEAPER = {
     r"qhdm evaluate RUN --num 40 ": ["--steps", "1", *CLASSIFIER[2:]],
     r"qhdm evaluate ": ["--num", "2", "--steps", "1", *CLASSIFIER],
     r"qhdm train-classifier ": ["--steps", "1"],
+    r"qhdm compare .*eurosat_ablation": [
+        *("--dry-run", "--only", "unet", "seeds=[0]"),
+        *SMALL.split(),
+        *SMALL_NET.split(),
+    ],
     r"qhdm compare ": [
         "--dry-run",
         "--only",

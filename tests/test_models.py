@@ -232,7 +232,9 @@ def test_gradients_of_circuits_are_as_large_as_those_of_convolutions() -> None:
         assert 1 / 30 < ratio < 30
 
 
-@pytest.mark.parametrize("kind", ["circuit", "cosine", "linear", "identity", "frozen"])
+@pytest.mark.parametrize(
+    "kind", ["circuit", "cosine", "linear", "perceptron", "identity", "frozen"]
+)
 def test_filters_and_their_baselines_start_at_equal_spread(kind: str) -> None:
     """What they add to the first convolution has the weight 0.3 against 0.7."""
     _, model = network("qcunet", f"quantum.filter={kind}")

@@ -36,6 +36,7 @@ from qhdm.metrics.records import (
     ExtractorRecord,
     GeneratedRecord,
     Metric,
+    Use,
 )
 from qhdm.metrics.samples import described
 from qhdm.models import build_model
@@ -101,6 +102,10 @@ def parse(path: Path) -> Parsed:
     return page
 
 
+#: The primary endpoint.
+LOSS = "denoising loss[edm 0123abcd, 4 noise levels, N=10, test]"
+
+
 def evaluation(value: float, *, step: int, class_name: str = "Forest") -> Evaluation:
     """An evaluation as `qhdm evaluate` writes it, of the bundled patches, with given values."""
     label = "[resnet ab12cd34, N=100, test]"
@@ -139,8 +144,20 @@ def evaluation(value: float, *, step: int, class_name: str = "Forest") -> Evalua
                 class_name=class_name,
                 floor=0.625,
             ),
+            Metric(
+                name="denoising loss",
+                label=LOSS,
+                split="test",
+                num=10,
+                value=value / 100,
+                better="lower",
+            ),
         ),
         notes=("CAS was left out: <too few> images.",),
+        use=(
+            Use("all", "filters", 0.0212, 0.0011, 0.131),
+            Use("all", "channels", 0.0051, None, 0.0444),
+        ),
     )
 
 
@@ -177,6 +194,8 @@ def test_a_run_is_shown_in_full(run: Path, page: Path) -> None:
         "FID[resnet ab12cd34, N=100, test]",
         "CAS was left out: <too few> images.",
         "0.1250 (0.6250)",
+        "+2.12 ± 0.11 % (0.13)",
+        "+0.510 % (0.044)",
         "93 training and 10 held-out images",
         duration(training_seconds(records)),
         "fqconv_12x1",
@@ -379,8 +398,12 @@ def test_a_comparison_is_shown_in_full(comparison_page: Path) -> None:
     for name in ("unet, seed 0", "qcunet, seed 0", "real, held out"):
         assert page.images(f"{name}")
     assert len(page.images("qcunet, seed 0, step 20: River")) == 4
-    assert len(page.images("with intervals")) == 1
-    assert len(page.images("against shots")) == 1
+    assert len(page.images("with intervals")) == 2
+    primary, secondary = (page.text.index(f"{w} endpoint") for w in ("Primary", "Secondary"))
+    assert primary < page.text.index(LOSS, primary) < secondary
+    assert secondary < page.text.index("FID[", secondary)
+    assert "+63.6" in page.text  # percent of 11
+    assert len(page.images("against shots")) == 2
     assert len(page.images("training loss of all cells")) == 1
 
 

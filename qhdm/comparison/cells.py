@@ -121,7 +121,7 @@ class Cell:
             evaluation = _read(path, modified)
             if (
                 evaluation.generated.answers(asked)
-                and evaluation.extractor.name == request.extractor
+                and (evaluation.extractor is None or evaluation.extractor.name == request.extractor)
                 and set(request.metrics) <= set(evaluation.groups)
             ):
                 newest[modified] = Judged(path, evaluation)

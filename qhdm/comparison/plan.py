@@ -54,6 +54,8 @@ def prepare(cells: Sequence[Cell], *, progress: bool = True) -> None:
     for config, settings in requests.items():
         images = data.load(config, progress=progress)
         for request in settings:
+            if not request.needs_images:
+                continue
             make_extractor(
                 request,
                 images,
@@ -113,5 +115,6 @@ def _times(cell: Cell) -> tuple[float, dict[EvaluationSettings, float]]:
             known[config] = seconds_per_evaluation(config, device)
         complete = request.resolved(cell.config)
         passes = int(complete.steps) * (1 if complete.guidance == 1 else 2)
+        passes = passes if request.needs_images else 0
         sampling[request] = request.num * passes * known[config]
     return seconds_per_step(cell.config, device), sampling

@@ -26,6 +26,8 @@ class MetricKey(NamedTuple):
     setting: str | None
 
 
+#: The metric that variants are tested on first; the others are secondary.
+PRIMARY = "denoising loss"
 #: Metrics by key, variant and seed.
 Values = dict[MetricKey, dict[str, dict[int, Metric]]]
 
@@ -142,6 +144,8 @@ class Results:
 
     Attributes:
         data: the real images; null until there is an evaluation.
+        primary: label of the primary endpoint, the denoising loss of the baseline; null where it
+            was not evaluated, and in older files.
     """
 
     name: str
@@ -151,6 +155,7 @@ class Results:
     summary: tuple[Summary, ...]
     paired: tuple[Paired, ...]
     inference: tuple[Inference, ...]
+    primary: str | None = None
     format: Literal[1] = 1
 
 
@@ -193,6 +198,7 @@ def collect(
         summary=tuple(_summaries(values)),
         paired=tuple(_tests(values, specification.baseline)),
         inference=tuple(_inference(specification, cells)),
+        primary=_primary(values, specification.baseline),
     )
 
 
@@ -219,6 +225,13 @@ def _values(cells: Sequence[Cell], judged: Mapping[str, Judged | None]) -> Value
             key = MetricKey(metric.label, metric.class_name, metric.setting)
             values.setdefault(key, {v: {} for v in variants})[cell.variant][cell.seed] = metric
     return values
+
+
+def _primary(values: Values, baseline: str) -> str | None:
+    for key, variants in values.items():
+        if any(metric.name == PRIMARY for metric in variants[baseline].values()):
+            return key.label
+    return None
 
 
 def _summaries(values: Values) -> Iterable[Summary]:
@@ -250,7 +263,7 @@ def _tests(values: Values, baseline: str) -> Iterable[Paired]:
             for variant, metrics in variants.items()
             if variant != baseline and (test := _paired(metrics, variants[baseline]))
         }
-        # Corrected within a metric: the question is which variant differs from the baseline.
+        # Corrected within a metric, the primary one too: the question is which variant differs.
         p_values = {variant: test.p for variant, test in tests.items() if test.p is not None}
         corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
         for variant, test in tests.items():

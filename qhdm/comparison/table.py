@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ class MetricBlock:
 
     Attributes:
         floor: of real images in the place of generated ones, averaged over variants.
+        primary: whether it is the primary endpoint.
     """
 
     label: str
@@ -31,6 +33,7 @@ class MetricBlock:
     better: Better | None
     floor: float | None
     rows: Sequence[tuple[Summary, Paired | None]]
+    primary: bool = False
 
     @property
     def title(self) -> str:
@@ -38,22 +41,28 @@ class MetricBlock:
         return f"{name} ({self.better} is better)" if self.better else name
 
     def table(self, baseline: str) -> Table:
-        """A row for each variant and one for real images."""
+        """A row for each variant and one for real images; the primary endpoint also in percent."""
+        header = ["variant", "mean", _INTERVAL, "n", f"less {baseline}", _INTERVAL, "p", "p (Holm)"]
+        header += ["in %"] * self.primary
+        whole = next((row.mean for row, _ in self.rows if row.variant == baseline), math.nan)
         rows = []
         for row, test in self.rows:
             cells = [row.variant, number(row.mean), interval(row.low, row.high), str(row.n)]
             if test is not None:
                 cells += [signed(test.difference), interval(test.low, test.high)]
                 cells += [p_value(test.p), p_value(test.p_holm)]
-            rows.append([*cells, *[""] * (8 - len(cells))])
+                cells += [signed(100 * test.difference / whole)] * self.primary
+            rows.append([*cells, *[""] * (len(header) - len(cells))])
         if self.floor is not None:
-            rows.append(["real images", number(self.floor), *[""] * 6])
-        header = ["variant", "mean", _INTERVAL, "n", f"less {baseline}", _INTERVAL, "p", "p (Holm)"]
+            rows.append(["real images", number(self.floor), *[""] * (len(header) - 2)])
         return Table(header, rows, shaded=baseline)
 
 
 def metric_blocks(results: Results) -> list[MetricBlock]:
-    """The metrics over all classes; values for single classes are in results.json alone."""
+    """The metrics over all classes, the primary endpoint first.
+
+    Values for single classes are in results.json alone.
+    """
     tests = {
         (row.variant, row.label, row.setting): row
         for row in results.paired
@@ -64,12 +73,14 @@ def metric_blocks(results: Results) -> list[MetricBlock]:
         if row.class_name is None:
             by_metric.setdefault((row.label, row.setting), []).append(row)
     blocks = []
-    for label, setting in sorted(by_metric, key=lambda metric: table_order(metric[0])):
+    order = sorted(by_metric, key=lambda key: (key[0] != results.primary, table_order(key[0])))
+    for label, setting in order:
         own = by_metric[label, setting]
         floors = [row.floor for row in own if row.floor is not None]
         floor = sum(floors) / len(floors) if floors else None
         rows = [(row, tests.get((row.variant, label, setting))) for row in own]
-        blocks.append(MetricBlock(label, setting, own[0].better, floor, rows))
+        primary = label == results.primary
+        blocks.append(MetricBlock(label, setting, own[0].better, floor, rows, primary))
     return blocks
 
 
@@ -143,7 +154,8 @@ def describe(results: Results, settings: Mapping[str, str], *, all_settings: boo
     text = [f"# {results.name}", _head(results), variant_table(results, settings).markdown()]
     for block in metric_blocks(results):
         if all_settings or block.setting is None:
-            text += [f"## {block.title}", block.table(results.baseline).markdown()]
+            head = "## Primary endpoint: " if block.primary else "## "
+            text += [head + block.title, block.table(results.baseline).markdown()]
     for title, table in inference_tables(results):
         text += [f"## {title}", table.markdown()]
     return "\n\n".join(text) + "\n"
@@ -164,6 +176,11 @@ def _head(results: Results) -> str:
         f"corrected within a metric for the number of variants ({variants}), not of metrics. Real "
         "images: the metric of real images in the place of generated ones.",
     ]
+    if results.primary:
+        lines.append(
+            "The primary endpoint is the denoising loss of held-out images, with the same noise in "
+            "all cells; all other metrics are secondary."
+        )
     if engines not in ([], ["exact"]):
         lines.append(f"Images of variants are sampled on: {'; '.join(engines)}.")
     if len(seeds) < _FEW:

@@ -211,7 +211,8 @@ class QuantumConfig:
         filter: `circuit`, or a baseline to compare with: `frozen` (the circuit with untrained
             random weights), `cosine` (of each value, as a circuit without entanglement computes),
             `linear` (a classical map of the patch with as many weights as the circuit),
-            `identity` (unchanged channels).
+            `perceptron` (the same, nonlinear and with the circuit's connectivity), `identity`
+            (unchanged channels).
         engine: evaluates the circuits.
         aer: options of the engine `aer` (docs/aer.md).
         vertex, encoder: filters at these places.
@@ -221,7 +222,7 @@ class QuantumConfig:
         '256 shots'
     """
 
-    filter: Literal["circuit", "frozen", "cosine", "linear", "identity"] = "circuit"
+    filter: Literal["circuit", "frozen", "cosine", "linear", "perceptron", "identity"] = "circuit"
     engine: EngineName = "exact"
     aer: Aer = Aer()
     vertex: VertexConfig = field(default_factory=VertexConfig)

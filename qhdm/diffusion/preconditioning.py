@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,6 +73,11 @@ class Levels:
         return _of(self.q / d, z) * z - _of(self.b / d, z) * u
 
 
+def joined(parts: Sequence[Levels]) -> Levels:
+    """The levels of all parts, one after another."""
+    return Levels(*map(torch.cat, zip(*(vars(part).values() for part in parts), strict=True)))
+
+
 def _of(coefficients: Tensor, images: Tensor) -> Tensor:
     """Coefficients (N,) in the shape and type of images (N, C, H, W); scalars as they are."""
     return coefficients.to(images)[:, None, None, None] if coefficients.ndim else coefficients
@@ -91,7 +97,7 @@ class Preconditioning(ABC):
 
     @abstractmethod
     def draw(self, count: int, random: torch.Generator) -> Levels:
-        """Levels of a whole batch in training."""
+        """Levels of a whole batch in training, drawn on the generator's device."""
 
     @abstractmethod
     def sampling(self, steps: int) -> Levels:
@@ -136,8 +142,8 @@ class Edm(Preconditioning):
 
     def draw(self, count: int, random: torch.Generator) -> Levels:
         """Levels of a whole batch in training, ascending."""
-        within = torch.rand(count, generator=random, dtype=torch.float64, device=self.device)
-        quantile = (torch.arange(count, device=self.device) + within) / count
+        within = torch.rand(count, generator=random, dtype=torch.float64, device=random.device)
+        quantile = (torch.arange(count, device=random.device) + within) / count
         normal = torch.special.ndtri(quantile.clamp(1e-12, 1 - 1e-12))
         return self.at((self._config.p_mean + self._config.p_std * normal).exp())
 
@@ -193,7 +199,7 @@ class Discrete(Preconditioning):
     def draw(self, count: int, random: torch.Generator) -> Levels:
         """Levels of a whole batch in training, evenly distributed over the timesteps."""
         size = (count,)
-        t = torch.randint(len(self.levels), size, generator=random, device=self.device)
+        t = torch.randint(len(self.levels), size, generator=random, device=random.device)
         return self.levels[t]
 
     def sampling(self, steps: int) -> Levels:

@@ -16,21 +16,25 @@ from qhdm.config import DataConfig
 from qhdm.data import Dataset
 from qhdm.device import resolve_device
 from qhdm.errors import EvaluationError
+from qhdm.metrics.denoising import denoising_loss, held_out
 from qhdm.metrics.distances import fewest_images
 from qhdm.metrics.features import Extractor, make_extractor
 from qhdm.metrics.groups import class_accuracy, distances, memorisation, save_neighbours
 from qhdm.metrics.records import (
     DataRecord,
     Evaluation,
+    ExtractorRecord,
     GeneratedRecord,
     Metric,
     Split,
+    Use,
     read_evaluation,
 )
 from qhdm.metrics.resnet import ResNetSettings
 from qhdm.metrics.samples import described, from_arrays, from_folder, real_set, sampled
-from qhdm.metrics.settings import GROUPS, EvaluationSettings, Group
+from qhdm.metrics.settings import NETWORK_GROUPS, EvaluationSettings, Group
 from qhdm.metrics.trained import TrainedClassifier, trained_classifier
+from qhdm.metrics.use import network_use
 from qhdm.metrics.utility import utility
 from qhdm.run import Run
 from qhdm.runs.directory import RunDirectory
@@ -90,7 +94,7 @@ def evaluate(
     if not isinstance(generated, str | Path):
         subject, labelled = _of_arrays(generated, real, labels)
         settings = settings or EvaluationSettings(metrics=_possible(subject, labelled))
-        if not labelled and (more := set(settings.metrics) - set(_UNLABELLED)):
+        if not labelled and (more := set(settings.groups(of_run=False)) - set(_UNLABELLED)):
             raise EvaluationError(f"labels: needed by the metrics {', '.join(sorted(more))}")
     else:
         settings = settings or EvaluationSettings()
@@ -143,6 +147,7 @@ def _of_folder(
 ) -> _Subject:
     if not isinstance(real, DataConfig):
         raise EvaluationError("evaluate: real images for a folder are given as a DataConfig")
+    settings.groups(of_run=False)  # refuses those of a network
     real = dataclasses.replace(real, classes=data.class_names(real))
     images = from_folder(Path(path), real)
     record = GeneratedRecord(source=str(path), num=len(images))
@@ -178,6 +183,8 @@ def _evaluate(
 ) -> Evaluation:
     """Compute the groups of metrics that are not in the file yet."""
     real, record = subject.real, subject.record
+    groups = settings.groups(of_run=subject.run is not None)
+    settings = dataclasses.replace(settings, metrics=groups)
     for split in ("training", "test"):
         present = real.labels[real.is_test == (split == "test")]
         for label in np.setdiff1d(np.arange(len(real.class_names)), present)[:1]:
@@ -187,41 +194,61 @@ def _evaluate(
                 "images or more of each class"
             )
     device = resolve_device(settings.device, key="device")
-    extractor = make_extractor(
-        settings, real, num=record.num, more=subject.more, device=device, progress=progress
-    )
+    extractor = None
+    if settings.needs_images:
+        extractor = make_extractor(
+            settings, real, num=record.num, more=subject.more, device=device, progress=progress
+        )
+    features = extractor.record if extractor else None
     if path is None and subject.run is not None:
-        path = evaluation_path(subject.run, record, extractor)
-    evaluation = Evaluation(DataRecord.of(real), record, extractor.record, metrics=())
+        path = evaluation_path(subject.run, record, features)
+    evaluation = Evaluation(DataRecord.of(real), record, features, metrics=())
     if path and path.exists():
         evaluation = _matching(path, evaluation)
         if evaluation.groups and progress:
             console.message(f"{', '.join(evaluation.groups)}: read from {path}")
-    missing = [g for g in GROUPS if g in settings.metrics and g not in evaluation.groups]
-    if not missing:
-        return evaluation
-    comparison = _Comparison(real, subject.generated(), extractor, device, progress)
-    for group in missing:
-        metrics, notes = comparison.group(group)
+    comparison = extractor and _Comparison(subject, extractor, device, progress)
+    for group in [group for group in groups if group not in evaluation.groups]:
+        metrics: Iterable[Metric]
+        notes: Sequence[str] = ()
+        uses: Sequence[Use] = ()
+        if group in NETWORK_GROUPS:
+            metrics, uses = _of_network(group, subject, settings, device)
+        else:
+            assert comparison
+            metrics, notes = comparison.group(group)
         evaluation = dataclasses.replace(
             evaluation,
             groups=(*evaluation.groups, group),
             metrics=(*evaluation.metrics, *metrics),
             notes=(*evaluation.notes, *notes),
+            use=(*evaluation.use, *uses),
         )
         if path:  # after each group: an interruption loses one
             write_record(evaluation, path)
-            if group == "memorisation":
+            if comparison and group == "memorisation":
                 comparison.picture(path.with_name(f"{path.stem}_neighbours.png"))
     return evaluation
+
+
+def _of_network(
+    group: Group, subject: _Subject, settings: EvaluationSettings, device: torch.device
+) -> tuple[Sequence[Metric], Sequence[Use]]:
+    """A group of metrics of the network of a run."""
+    assert subject.run is not None
+    run = Run.open(subject.run.path, device=str(device))
+    network = run.with_engine(settings.engine_of(run.config.quantum), weights=settings.weights)
+    test = held_out(subject.real.split("test"), settings.num)
+    if group == "use":
+        return network_use(network, run.config, run.preconditioning, test)
+    return [denoising_loss(network, run.config, run.preconditioning, test)], ()
 
 
 @dataclasses.dataclass(frozen=True)
 class _Comparison:
     """Real and generated images, and their features once they are needed."""
 
-    real: Dataset
-    generated: Dataset
+    subject: _Subject
     extractor: Extractor
     device: torch.device
     progress: bool
@@ -252,6 +279,14 @@ class _Comparison:
         if self.progress:
             console.message(f"nearest training images: {path}")
 
+    @property
+    def real(self) -> Dataset:
+        return self.subject.real
+
+    @cached_property
+    def generated(self) -> Dataset:
+        return self.subject.generated()
+
     @cached_property
     def _features(self) -> np.ndarray:
         return self.extractor.features(self.generated.images)
@@ -262,13 +297,20 @@ class _Comparison:
         return {"train": features[~is_test], "test": features[is_test]}
 
 
-def evaluation_path(run: RunDirectory, generated: GeneratedRecord, extractor: Extractor) -> Path:
+def evaluation_path(
+    run: RunDirectory, generated: GeneratedRecord, extractor: ExtractorRecord | None
+) -> Path:
     """The default file of an evaluation, named after the request."""
-    parts = [
-        f"{generated.num}images",
-        f"{generated.sampler}-{generated.steps}steps",
-        f"guidance{generated.guidance:g}",
-        f"seed{generated.seed}",
+    parts = [f"{generated.num}images"]
+    if generated.sampler is None:
+        parts.append("network")
+    else:
+        parts += [
+            f"{generated.sampler}-{generated.steps}steps",
+            f"guidance{generated.guidance:g}",
+            f"seed{generated.seed}",
+        ]
+    parts += [
         f"{generated.weights}-step{generated.step}".replace(":", "-"),
         str(generated.engine).replace(":", "-"),
     ]
@@ -286,7 +328,8 @@ def evaluation_path(run: RunDirectory, generated: GeneratedRecord, extractor: Ex
         parts.append(f"{generated.shots}shots")
     if generated.noise:
         parts.append(Path(generated.noise).stem)
-    parts.append(f"{extractor.record.name}-{extractor.record.digest}")
+    if extractor:
+        parts.append(f"{extractor.name}-{extractor.digest}")
     return run.path / "evaluations" / ("_".join(parts).replace("+", "p") + ".json")
 
 

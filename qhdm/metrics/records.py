@@ -25,6 +25,7 @@ STRICT = ConfigDict(
 #: In the order of tables: first what a model cannot raise by fewer kinds of images. Class accuracy,
 #: which guidance raises above that of real images, is never first.
 MetricName = Literal[
+    "denoising loss",
     "recall",
     "coverage",
     "CAS",
@@ -35,6 +36,8 @@ MetricName = Literal[
     "density",
     "class accuracy",
     "memorisation",
+    "circuit use",
+    "label use",
 ]
 _METRICS: tuple[str, ...] = get_args(MetricName)
 Split = Literal["test", "train"]
@@ -50,12 +53,13 @@ class Metric:
         name: of the metric.
         label: the name with extractor, N and split: `FID[classifier ab12cd34, N=700, test]`.
         split: the part of the real images that was compared with, or tested on.
-        num: N, the number of generated images.
+        num: N, the number of generated images; of a network's metrics, of held-out images.
         value: in [0, 1] for shares and accuracies.
         better: whether lower or higher values are better.
         class_name: for a value of a single class (`class` in JSON).
         error: the standard error, if there is one.
-        baseline: the accuracy with real images alone, to which a gain is added.
+        baseline: the accuracy with real images alone, to which a gain is added; of circuit use,
+            that of as many classical channels.
         floor: the value for real images in the place of generated ones, if it can be computed.
         setting: of few-shot trainings: `10 real images per class`.
     """
@@ -71,6 +75,29 @@ class Metric:
     baseline: float | None = None
     floor: float | None = None
     setting: str | None = None
+
+
+#: What is replaced to see how much a network uses it (use.py).
+Replaced = Literal["filters", "angles", "channels", "hidden labels", "shuffled labels"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Use:
+    """What changes in a network where a part of it is replaced (`qhdm.metrics.use`).
+
+    Attributes:
+        place: a layer of filters, `all` of them, or `label`.
+        replaced: what.
+        loss: relative change of the held-out denoising loss; 0.02 is two per cent more.
+        error: its standard error over images, paired.
+        prediction: root mean square change of the network's output, over its standard deviation.
+    """
+
+    place: str
+    replaced: Replaced
+    loss: float
+    error: float | None
+    prediction: Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -98,7 +125,8 @@ class GeneratedRecord:
 
     Attributes:
         source: the run directory, or the folder.
-        num: over all classes.
+        num: over all classes. Where no sampler is known, but weights are, the network alone was
+            measured, on at most so many held-out images.
         step: training step of the weights.
         guidance_interval, guide: of guidance (`qhdm.Sampling`), if they are not null.
         engine, shots, noise, method, device: what evaluated the filters (`engine_options`). Older
@@ -150,6 +178,11 @@ class GeneratedRecord:
     @property
     def description(self) -> str:
         """How the images were made, in a line."""
+        if self.sampler is None and self.weights is not None:
+            return (
+                f"the network of {self.source}; {self.weights} weights of step {self.step:,}; "
+                f"engine {self.engine_label}"
+            )
         parts = [f"{self.num:,} generated images from {self.source}"]
         if self.engine is not None:
             guide = f" by {self.guide}" if self.guide else ""
@@ -185,17 +218,20 @@ class Evaluation:
     """The results of an evaluation.
 
     Attributes:
+        extractor: None where no metric needs features.
         groups: the groups of metrics that were computed, such as `distances`.
         notes: what was left out and why, one sentence each.
+        use: of the network, if the group `use` was computed.
         format: version of the file, raised when older readers would misunderstand it.
     """
 
     data: DataRecord
     generated: GeneratedRecord
-    extractor: ExtractorRecord
+    extractor: ExtractorRecord | None
     metrics: tuple[Metric, ...]
     groups: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    use: tuple[Use, ...] = ()
     format: Literal[1] = 1
 
     def find(

@@ -29,17 +29,25 @@ _CHUNK = 25
 
 
 def described(run: RunDirectory, settings: EvaluationSettings) -> GeneratedRecord:
-    """The record of the images that `settings` asks of a run, with the run's own defaults.
+    """The record of what `settings` asks of a run, with the run's own defaults.
 
     Raises:
         RunError: the run has no checkpoint.
     """
     run.latest_checkpoint()
+    network = dict(
+        source=str(run.path),
+        num=settings.num,
+        weights=settings.weights,
+        step=run.last_step(),
+        **GeneratedRecord.engine_fields(settings.engine_of(run.config.quantum)),
+    )
+    if not settings.needs_images:
+        return GeneratedRecord(**network)
     known = settings.resolved(run.config)
     assert known.guidance_interval != "run"
     return GeneratedRecord(
-        source=str(run.path),
-        num=settings.num,
+        **network,
         sampler=known.sampler,
         steps=int(known.steps),
         guidance=float(known.guidance),
@@ -47,9 +55,6 @@ def described(run: RunDirectory, settings: EvaluationSettings) -> GeneratedRecor
         guidance_interval=known.guidance_interval,
         guide=known.guide,
         seed=settings.seed,
-        weights=settings.weights,
-        step=run.last_step(),
-        **GeneratedRecord.engine_fields(settings.engine_of(run.config.quantum)),
     )
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from qhdm.config import EngineRequest, SamplerOptions
+from qhdm.config import Config, EngineRequest, SamplerOptions
 from qhdm.config.fields import STRICT, Positive
+from qhdm.errors import EvaluationError
 from qhdm.quantum.options import Hardware
 from qhdm.schema import one_line_errors
 
 #: Metrics that are computed together, cheapest first.
-Group = Literal["distances", "classes", "memorisation", "utility"]
+Group = Literal["loss", "use", "distances", "classes", "memorisation", "utility"]
 GROUPS: tuple[Group, ...] = get_args(Group)
+#: Of a run's network, for which no images are sampled.
+NETWORK_GROUPS: tuple[Group, ...] = ("loss", "use")
 #: Extractors that are trained on the real images.
 OwnExtractor = Literal["resnet", "classifier"]
 Pretrained = Literal["inception", "dinov2"]
@@ -26,12 +30,13 @@ class EvaluationSettings(SamplerOptions, EngineRequest):
     """A request to evaluate a run.
 
     Attributes:
-        num: images to sample, spread evenly over the classes.
+        num: images to sample, spread evenly over the classes; and held-out images to denoise, at
+            most.
         sampler, steps, guidance, eta, seed, weights, engine, method, shots, noise: of sampling;
             see `qhdm.Sampling`.
         extractor: what turns images into features (docs/evaluation.md).
         extractor_weights: file of its weights. `resnet` and `classifier` are trained without one.
-        metrics: groups to compute.
+        metrics: groups to compute; `all` that there are for a run, or for images, but `use`.
         device: where to sample and to extract features.
 
     Example:
@@ -42,8 +47,34 @@ class EvaluationSettings(SamplerOptions, EngineRequest):
     num: Positive = 1000
     extractor: OwnExtractor | Pretrained = "resnet"
     extractor_weights: Annotated[str, Field(min_length=1)] | None = None
-    metrics: Annotated[tuple[Group, ...], Field(min_length=1)] = GROUPS
+    metrics: Annotated[tuple[Group, ...], Field(min_length=1)] | Literal["all"] = "all"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether images are sampled, and features of them extracted."""
+        return not set(self.groups(of_run=True)) <= set(NETWORK_GROUPS)
+
+    def groups(self, *, of_run: bool) -> tuple[Group, ...]:
+        """The groups to compute, in their order.
+
+        Raises:
+            EvaluationError: they need a run's network, and there is none.
+        """
+        missing = () if of_run else NETWORK_GROUPS
+        if self.metrics == "all":
+            return tuple(group for group in GROUPS if group not in (*missing, "use"))
+        for group in set(missing) & set(self.metrics):
+            raise EvaluationError(
+                f"metrics: {group} is measured on the network of a run, and these are only images; "
+                "give a run, or leave it out"
+            )
+        return tuple(group for group in GROUPS if group in self.metrics)
+
+    def resolved(self, config: Config) -> EvaluationSettings:
+        """The same with the values of the run filled in."""
+        known = super().resolved(config)
+        return replace(known, metrics=known.groups(of_run=True))
 
     @model_validator(mode="after")
     def _check(self) -> EvaluationSettings:

@@ -10,7 +10,7 @@ from typing import TypeVar
 from torch import nn
 
 from qhdm.config import Config
-from qhdm.models.baselines import baseline, check_linear
+from qhdm.models.baselines import baseline, check_baseline
 from qhdm.quantum.connector import FilterConnector
 from qhdm.quantum.engines import Engine, make_engine
 from qhdm.quantum.files.load import find_filter
@@ -45,16 +45,15 @@ def build_filters(config: Config) -> dict[str, Filter]:
     Places with the same circuit share one filter, which is planned once.
 
     Raises:
-        CircuitError: a filter cannot be built, does not fit a patch, or has more weights than the
-            linear baseline that is to match it can have.
+        CircuitError: a filter cannot be built, does not fit a patch, or has more or fewer weights
+            than the baseline in its place can have.
     """
 
     @cache
     def filter_of(ansatz: str, layers: int | None) -> Filter:
         circuit_filter = find_filter(ansatz, layers=layers)
         check_patch(circuit_filter)
-        if config.quantum.filter == "linear":
-            check_linear(circuit_filter)
+        check_baseline(config.quantum.filter, circuit_filter)
         return circuit_filter
 
     quantum = config.quantum
