@@ -31,6 +31,7 @@ class Stream(IntEnum):
     SUBSET = 41
     HELD_OUT = 42
     HELD_OUT_CALL = 43
+    REDRAWN = 44
 
 
 def derive_seed(seed: int, stream: Stream, *keys: int) -> int:

@@ -79,7 +79,9 @@ def test_it_is_the_loss_of_a_training_step(config: Config, patches: Dataset) -> 
     x_0 = from_uint8(images, CPU)
     n = torch.randn(x_0.shape, generator=random)
     label = torch.as_tensor(labels).masked_fill(hidden, NULL_LABEL)
-    batch = NoisyBatch(trainer.preconditioning, 0, range(8), 0, x_0, n, levels, label)
+    batch = NoisyBatch(
+        trainer.preconditioning, 0, np.arange(8), np.zeros(8, int), x_0, n, levels, label
+    )
     with torch.no_grad():
         error = batch.error(batch.output(trainer.model))
     assert error.mean() == pytest.approx(float(trainer.advance()), rel=1e-6)
@@ -94,7 +96,7 @@ def test_it_is_the_mean_over_levels_and_batches_do_not_change_it(
     assert several.dtype == np.float64
     noisy = NoisyImages(make_preconditioning(config), patches.images, patches.labels, 3, 3)
     with torch.no_grad():
-        single = [batch.error(batch.output(network)) for batch in noisy.batches(64)]
+        single = [batch.error(batch.output(network)) for batch in noisy.batches(len(patches))]
     np.testing.assert_allclose(several, np.mean(single, axis=0), rtol=1e-5)
     assert not np.allclose(several, losses(network, config, patches, seed=4, levels=3))
 
@@ -113,15 +115,17 @@ def test_noise_is_common_to_networks(patches: Dataset) -> None:
 def test_levels_are_stratified_and_images_keep_their_noise(patches: Dataset) -> None:
     config = data.resolved(CONFIGURATIONS["edm"])
     noise, N = make_preconditioning(config), len(patches)
-    batches = list(NoisyImages(noise, patches.images, patches.labels).batches())
+    batches = list(NoisyImages(noise, patches.images, patches.labels).batches(N))
     for batch in batches:
         normal = (batch.levels.sigma.log() - config.diffusion.p_mean) / config.diffusion.p_std
         strata = (torch.special.ndtr(normal) * N).floor().sort().values
         assert strata.tolist() == list(range(N))
         assert not torch.equal(batch.levels.sigma, batch.levels.sigma.sort().values)
     assert not torch.equal(batches[0].n, batches[1].n)
-    fewer = next(NoisyImages(noise, patches.images[:3], patches.labels[:3]).batches())
-    assert torch.equal(fewer.n, batches[0].n[:3])
+    fewer = next(NoisyImages(noise, patches.images[:3], patches.labels[:3]).batches(7))
+    assert fewer.images.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert torch.equal(fewer.n[:3], batches[0].n[:3])
+    assert torch.equal(fewer.n[3:6], batches[1].n[:3])
 
 
 def test_shots_depend_on_the_image_alone(patches: Dataset) -> None:

@@ -36,6 +36,7 @@ from qhdm.metrics.records import (
     ExtractorRecord,
     GeneratedRecord,
     Metric,
+    Use,
 )
 from qhdm.metrics.samples import described
 from qhdm.models import build_model
@@ -153,6 +154,10 @@ def evaluation(value: float, *, step: int, class_name: str = "Forest") -> Evalua
             ),
         ),
         notes=("CAS was left out: <too few> images.",),
+        use=(
+            Use("all", "filters", 0.0212, 0.0011, 0.131),
+            Use("all", "channels", 0.0051, None, 0.0444),
+        ),
     )
 
 
@@ -189,6 +194,8 @@ def test_a_run_is_shown_in_full(run: Path, page: Path) -> None:
         "FID[resnet ab12cd34, N=100, test]",
         "CAS was left out: <too few> images.",
         "0.1250 (0.6250)",
+        "+2.12 ± 0.11 % (0.13)",
+        "+0.510 % (0.044)",
         "93 training and 10 held-out images",
         duration(training_seconds(records)),
         "fqconv_12x1",

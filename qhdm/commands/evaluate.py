@@ -41,8 +41,8 @@ def add(verbs: argparse._SubParsersAction) -> None:
     evaluate.add_argument(
         "--metrics",
         nargs="+",
-        choices=["loss", "distances", "classes", "memorisation", "utility"],
-        help="groups of metrics (all; utility is slow); loss is of a run's network",
+        choices=["loss", "use", "distances", "classes", "memorisation", "utility"],
+        help="groups of metrics (all but use; utility is slow); loss and use need a run",
     )
     add_device(evaluate, default=None)
     evaluate.add_argument("--out", type=Path, metavar="FILE", help="path of the JSON file")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,6 +71,11 @@ class Levels:
         """The images x_0 (N, C, H, W) that the estimates u at the inputs z mean."""
         d = self.a * self.q - self.b * self.p
         return _of(self.q / d, z) * z - _of(self.b / d, z) * u
+
+
+def joined(parts: Sequence[Levels]) -> Levels:
+    """The levels of all parts, one after another."""
+    return Levels(*map(torch.cat, zip(*(vars(part).values() for part in parts), strict=True)))
 
 
 def _of(coefficients: Tensor, images: Tensor) -> Tensor:

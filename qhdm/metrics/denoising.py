@@ -16,8 +16,7 @@ from qhdm.data import Dataset
 from qhdm.diffusion import Preconditioning
 from qhdm.diffusion.generate import Network
 from qhdm.diffusion.pixels import from_uint8, to_device
-from qhdm.diffusion.preconditioning import Levels
-from qhdm.diffusion.samplers import ImageNoise
+from qhdm.diffusion.preconditioning import Levels, joined
 from qhdm.metrics.records import Metric
 from qhdm.models import DiffusionNetwork, frozen
 from qhdm.seeds import Draws, Stream, derive_seed, drawing
@@ -30,19 +29,19 @@ SEED = 0
 
 @dataclass(frozen=True, eq=False)
 class NoisyBatch:
-    """Images with noise, each at one level.
+    """Network inputs: images with noise.
 
     Attributes:
-        images: which images, of all.
-        number: of the level, of each image's K.
+        images: which of the N images they are, (B,).
+        numbers: which of each image's K noise levels, (B,).
         x_0, n: images and noise, (B, C, H, W).
         label: (B,).
     """
 
     preconditioning: Preconditioning
     seed: int
-    images: range
-    number: int
+    images: np.ndarray
+    numbers: np.ndarray
     x_0: Tensor
     n: Tensor
     levels: Levels
@@ -50,8 +49,8 @@ class NoisyBatch:
 
     def output(self, network: Network, label: Tensor | None = None) -> Tensor:
         """The network's output, (B, C, H, W), also with another label (B,)."""
-        positions = [(self.number, image) for image in self.images]
-        with drawing(Draws(self.seed, Stream.HELD_OUT_CALL, positions)):
+        positions = zip(self.numbers.tolist(), self.images.tolist(), strict=True)
+        with drawing(Draws(self.seed, Stream.HELD_OUT_CALL, list(positions))):
             z = self.levels.noisy(self.x_0, self.n)
             return network(z, self.levels.time, self.label if label is None else label)
 
@@ -82,30 +81,41 @@ class NoisyImages:
     levels: int = LEVELS
 
     def batches(self, size: int = 64) -> Iterator[NoisyBatch]:
-        """All images at their first level, `size` at a time, then at their second, and so on."""
+        """All images at their first level, then at their second, and so on, `size` at a time."""
         N, device = len(self.images), self.preconditioning.device
-        labels = to_device(torch.as_tensor(self.labels).long(), device)
-        for number in range(self.levels):
-            own = derive_seed(self.seed, Stream.HELD_OUT, number)
-            random = torch.Generator().manual_seed(own)
-            levels = self.preconditioning.draw(N, random).to(device)
-            # Shuffled: levels may ascend, and images be sorted by class.
-            levels = levels[to_device(torch.randperm(N, generator=random), device)]
-            for start in range(0, N, size):
-                part = slice(start, min(start + size, N))
-                images, indices = self.images[part], range(N)[part]
-                x_0 = from_uint8(images, device)
-                n = ImageNoise(own, indices, tuple(x_0.shape[1:])).draw(device)
-                yield NoisyBatch(
-                    self.preconditioning,
-                    self.seed,
-                    indices,
-                    number,
-                    x_0,
-                    n,
-                    levels[part],
-                    labels[part],
-                )
+        seeds = [derive_seed(self.seed, Stream.HELD_OUT, number) for number in range(self.levels)]
+        levels = joined([self._drawn(seed) for seed in seeds]).to(device)
+        for start in range(0, N * self.levels, size):
+            numbers, images = np.divmod(np.arange(start, min(start + size, N * self.levels)), N)
+            x_0 = from_uint8(self.images[images], device)
+            n = torch.stack(
+                [
+                    torch.randn(x_0.shape[1:], generator=_generator(seeds[number], image))
+                    for number, image in zip(numbers, images, strict=True)
+                ]
+            )
+            yield NoisyBatch(
+                self.preconditioning,
+                self.seed,
+                images,
+                numbers,
+                x_0,
+                to_device(n, device),
+                levels[start : start + size],
+                to_device(torch.as_tensor(self.labels[images]).long(), device),
+            )
+
+    def _drawn(self, seed: int) -> Levels:
+        """A level for each image, shuffled: they may ascend, and images be sorted by class."""
+        random = torch.Generator().manual_seed(seed)
+        levels = self.preconditioning.draw(len(self.images), random)
+        order = torch.randperm(len(self.images), generator=random)
+        return levels[to_device(order, levels.sigma.device)]
+
+
+def _generator(seed: int, image: int) -> torch.Generator:
+    """Of the noise of an image."""
+    return torch.Generator().manual_seed(derive_seed(seed, Stream.IMAGE, image))
 
 
 @torch.inference_mode()
@@ -134,7 +144,7 @@ def denoising_losses(
     total = np.zeros(len(images))
     with frozen(network):
         for batch in noisy.batches(batch_size):
-            total[batch.images] += batch.error(batch.output(network))
+            np.add.at(total, batch.images, batch.error(batch.output(network)))
     return total / levels
 
 

@@ -27,12 +27,14 @@ from qhdm.metrics.records import (
     GeneratedRecord,
     Metric,
     Split,
+    Use,
     read_evaluation,
 )
 from qhdm.metrics.resnet import ResNetSettings
 from qhdm.metrics.samples import described, from_arrays, from_folder, real_set, sampled
 from qhdm.metrics.settings import NETWORK_GROUPS, EvaluationSettings, Group
 from qhdm.metrics.trained import TrainedClassifier, trained_classifier
+from qhdm.metrics.use import network_use
 from qhdm.metrics.utility import utility
 from qhdm.run import Run
 from qhdm.runs.directory import RunDirectory
@@ -209,8 +211,9 @@ def _evaluate(
     for group in [group for group in groups if group not in evaluation.groups]:
         metrics: Iterable[Metric]
         notes: Sequence[str] = ()
+        uses: Sequence[Use] = ()
         if group in NETWORK_GROUPS:
-            metrics = _of_network(subject, settings, device)
+            metrics, uses = _of_network(group, subject, settings, device)
         else:
             assert comparison
             metrics, notes = comparison.group(group)
@@ -219,6 +222,7 @@ def _evaluate(
             groups=(*evaluation.groups, group),
             metrics=(*evaluation.metrics, *metrics),
             notes=(*evaluation.notes, *notes),
+            use=(*evaluation.use, *uses),
         )
         if path:  # after each group: an interruption loses one
             write_record(evaluation, path)
@@ -228,14 +232,16 @@ def _evaluate(
 
 
 def _of_network(
-    subject: _Subject, settings: EvaluationSettings, device: torch.device
-) -> list[Metric]:
-    """The metrics of the network of a run."""
+    group: Group, subject: _Subject, settings: EvaluationSettings, device: torch.device
+) -> tuple[Sequence[Metric], Sequence[Use]]:
+    """A group of metrics of the network of a run."""
     assert subject.run is not None
     run = Run.open(subject.run.path, device=str(device))
     network = run.with_engine(settings.engine_of(run.config.quantum), weights=settings.weights)
     test = held_out(subject.real.split("test"), settings.num)
-    return [denoising_loss(network, run.config, run.preconditioning, test)]
+    if group == "use":
+        return network_use(network, run.config, run.preconditioning, test)
+    return [denoising_loss(network, run.config, run.preconditioning, test)], ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,6 +36,8 @@ MetricName = Literal[
     "density",
     "class accuracy",
     "memorisation",
+    "circuit use",
+    "label use",
 ]
 _METRICS: tuple[str, ...] = get_args(MetricName)
 Split = Literal["test", "train"]
@@ -51,12 +53,13 @@ class Metric:
         name: of the metric.
         label: the name with extractor, N and split: `FID[classifier ab12cd34, N=700, test]`.
         split: the part of the real images that was compared with, or tested on.
-        num: N, the number of generated images; of a denoising loss, of held-out images.
+        num: N, the number of generated images; of a network's metrics, of held-out images.
         value: in [0, 1] for shares and accuracies.
         better: whether lower or higher values are better.
         class_name: for a value of a single class (`class` in JSON).
         error: the standard error, if there is one.
-        baseline: the accuracy with real images alone, to which a gain is added.
+        baseline: the accuracy with real images alone, to which a gain is added; of circuit use,
+            that of as many classical channels.
         floor: the value for real images in the place of generated ones, if it can be computed.
         setting: of few-shot trainings: `10 real images per class`.
     """
@@ -72,6 +75,29 @@ class Metric:
     baseline: float | None = None
     floor: float | None = None
     setting: str | None = None
+
+
+#: What is replaced to see how much a network uses it (use.py).
+Replaced = Literal["filters", "angles", "channels", "hidden labels", "shuffled labels"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Use:
+    """What changes in a network where a part of it is replaced (`qhdm.metrics.use`).
+
+    Attributes:
+        place: a layer of filters, `all` of them, or `label`.
+        replaced: what.
+        loss: relative change of the held-out denoising loss; 0.02 is two per cent more.
+        error: its standard error over images, paired.
+        prediction: root mean square change of the network's output, over its standard deviation.
+    """
+
+    place: str
+    replaced: Replaced
+    loss: float
+    error: float | None
+    prediction: Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -195,6 +221,7 @@ class Evaluation:
         extractor: None where no metric needs features.
         groups: the groups of metrics that were computed, such as `distances`.
         notes: what was left out and why, one sentence each.
+        use: of the network, if the group `use` was computed.
         format: version of the file, raised when older readers would misunderstand it.
     """
 
@@ -204,6 +231,7 @@ class Evaluation:
     metrics: tuple[Metric, ...]
     groups: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    use: tuple[Use, ...] = ()
     format: Literal[1] = 1
 
     def find(

@@ -15,10 +15,10 @@ from qhdm.quantum.options import Hardware
 from qhdm.schema import one_line_errors
 
 #: Metrics that are computed together, cheapest first.
-Group = Literal["loss", "distances", "classes", "memorisation", "utility"]
+Group = Literal["loss", "use", "distances", "classes", "memorisation", "utility"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 #: Of a run's network, for which no images are sampled.
-NETWORK_GROUPS: tuple[Group, ...] = ("loss",)
+NETWORK_GROUPS: tuple[Group, ...] = ("loss", "use")
 #: Extractors that are trained on the real images.
 OwnExtractor = Literal["resnet", "classifier"]
 Pretrained = Literal["inception", "dinov2"]
@@ -36,7 +36,7 @@ class EvaluationSettings(SamplerOptions, EngineRequest):
             see `qhdm.Sampling`.
         extractor: what turns images into features (docs/evaluation.md).
         extractor_weights: file of its weights. `resnet` and `classifier` are trained without one.
-        metrics: groups to compute; `all` that there are for a run, or for images.
+        metrics: groups to compute; `all` that there are for a run, or for images, but `use`.
         device: where to sample and to extract features.
 
     Example:
@@ -63,7 +63,7 @@ class EvaluationSettings(SamplerOptions, EngineRequest):
         """
         missing = () if of_run else NETWORK_GROUPS
         if self.metrics == "all":
-            return tuple(group for group in GROUPS if group not in missing)
+            return tuple(group for group in GROUPS if group not in (*missing, "use"))
         for group in set(missing) & set(self.metrics):
             raise EvaluationError(
                 f"metrics: {group} is measured on the network of a run, and these are only images; "

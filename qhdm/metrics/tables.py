@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
-from qhdm.metrics.records import Evaluation, Metric, table_order
-from qhdm.tables import Table, number
+from qhdm.metrics.records import Evaluation, Metric, Replaced, Use, table_order
+from qhdm.tables import Table, number, signed
+
+#: Titles of the columns of tables of use: of filters, and of the label.
+_USES: tuple[dict[Replaced, str], ...] = (
+    {
+        "filters": "filters at their mean",
+        "angles": "angles drawn anew",
+        "channels": "as many classical channels at theirs",
+    },
+    {"hidden labels": "label hidden", "shuffled labels": "label of another image"},
+)
+#: How to read the tables of use.
+READ_USE = (
+    "Change of the held-out denoising loss where a part of the network is replaced, with its "
+    "standard error, and in brackets the change of the prediction, in units of its spread: the "
+    "network depends on its filters as far as the first columns exceed their errors, and more than "
+    "on ordinary channels where they exceed the last one."
+)
 
 
 def provenance(evaluation: Evaluation) -> list[str]:
@@ -54,6 +71,27 @@ def class_table(evaluation: Evaluation) -> Table | None:
     return Table(["class (floor)", *columns], rows)
 
 
+def use_tables(evaluation: Evaluation) -> list[Table]:
+    """What the network uses: a row for each place, a column for each kind of replacement."""
+    tables = []
+    for titles in _USES:
+        cells = {(use.place, use.replaced): _change(use) for use in evaluation.use}
+        columns = {
+            kind: title for kind, title in titles.items() if (any(k == kind for _, k in cells))
+        }
+        places = dict.fromkeys(use.place for use in evaluation.use if use.replaced in columns)
+        rows = [[place, *(cells.get((place, kind), "") for kind in columns)] for place in places]
+        if rows:
+            tables.append(Table(["replaced", *columns.values()], rows))
+    return tables
+
+
+def _change(use: Use) -> str:
+    """`+2.12 ± 0.11 % (0.131)`."""
+    error = "" if use.error is None else f" ± {100 * use.error:.2g}"
+    return f"{signed(100 * use.loss)}{error} % ({use.prediction:.2g})"
+
+
 def _ordered(evaluation: Evaluation) -> list[Metric]:
     return sorted(evaluation.metrics, key=lambda metric: table_order(metric.label))
 
@@ -63,5 +101,7 @@ def describe(evaluation: Evaluation) -> str:
     parts = ["\n".join(provenance(evaluation)), metric_table(evaluation).markdown()]
     if (classes := class_table(evaluation)) is not None:
         parts.append(classes.markdown())
+    if uses := use_tables(evaluation):
+        parts += [READ_USE, *(table.markdown() for table in uses)]
     parts += [f"note: {note}" for note in evaluation.notes]
     return "\n\n".join(parts)

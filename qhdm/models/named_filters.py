@@ -1,4 +1,4 @@
-"""The quantum filters of a network, by name."""
+"""The quantum filters of a network, by name, and the layers that hold them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
+from qhdm.models.hybrid import QuantumBranch
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.layer import QuantumConv2d
 
@@ -49,3 +50,37 @@ def named_filters(model: nn.Module) -> list[NamedFilter]:
         if isinstance(layer, QuantumConv2d)
         for index, theta in enumerate(layer.connector.theta.detach().cpu())
     ]
+
+
+@dataclass(frozen=True)
+class FilterLayer:
+    """Where a network has filters, or a baseline in their place: names of modules.
+
+    Attributes:
+        place: the layer, as in `NamedFilter`.
+        filters: (B, 3F, H, W) to the same shape.
+        convolution: the classical one beside them; None if all channels are the filters'.
+        reads: its input channels are to it what the filters' values are to the convolution that
+            mixes them (`QuantumBranch`); else its output channels lie beside the values.
+    """
+
+    place: str
+    filters: str
+    convolution: str | None
+    reads: bool
+
+
+def filter_layers(model: nn.Module) -> list[FilterLayer]:
+    """The layers of filters, or of a baseline in their place, in the order of the network."""
+    layers = []
+    for name, module in model.named_modules():
+        if not hasattr(module, "quantum"):
+            continue
+        reads = isinstance(module, QuantumBranch)
+        convolution: str | None = f"{name}.conv"
+        if reads:
+            convolution = f"{name.rpartition('.')[0]}.conv1"
+        elif module.conv is None:
+            convolution = None
+        layers.append(FilterLayer(name, f"{name}.quantum", convolution, reads))
+    return layers

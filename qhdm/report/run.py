@@ -15,7 +15,7 @@ from qhdm.config import to_yaml
 from qhdm.device import resolve_device
 from qhdm.files import write_text
 from qhdm.metrics.records import DataRecord, read_evaluation
-from qhdm.metrics.tables import class_table, metric_table, provenance
+from qhdm.metrics.tables import READ_USE, class_table, metric_table, provenance, use_tables
 from qhdm.models.build import build_model
 from qhdm.models.counts import Counts, count_parameters
 from qhdm.models.filters import set_engine
@@ -71,6 +71,7 @@ def write_run_page(path: Path, out: Path) -> list[str]:
         sigmas=sigmas,
         trajectories=rows,
         evaluations=evaluations,
+        read_use=READ_USE,
         counts=counts,
         total=counts[-1],
         training=_training_facts(records, run),
@@ -94,6 +95,7 @@ def _evaluation(file: Path) -> dict[str, Any]:
         "notes": evaluation.notes,
         "metrics": metric_table(evaluation),
         "classes": class_table(evaluation),
+        "use": use_tables(evaluation),
         "neighbours": read_picture(file.with_name(f"{file.stem}_neighbours.png")),
     }
 
