@@ -57,7 +57,7 @@ ALLOWED = {
     "run": MODELS | {"diffusion", "hardware"},
     "training": MODELS | {"diffusion", "distributed", "pictures", "run"},
     "metrics": MODELS | {"schema", "diffusion", "training", "run", "pictures"},
-    "comparison": MODELS | {"schema", "training", "metrics"},
+    "comparison": MODELS | {"schema", "training", "run", "metrics"},
     "reproduction": MODELS | {"training"},
     "export": BASE | {"models", "quantum"},
     # Only the command line may import the pages, which show everything.

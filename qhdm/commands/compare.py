@@ -52,8 +52,14 @@ def add(commands: argparse._SubParsersAction) -> None:
     compare.add_argument(
         "--only", nargs="+", action="extend", metavar="VARIANT", help="restrict to these variants"
     )
-    compare.add_argument(
+    instead = compare.add_mutually_exclusive_group()
+    instead.add_argument(
         "--dry-run", action="store_true", help="print cells, parameters and estimated time"
+    )
+    instead.add_argument(
+        "--power",
+        action="store_true",
+        help="plant effects in trained cells (of --only VARIANT): what do so many seeds find?",
     )
     compare.set_defaults(command=_compare)
 
@@ -78,6 +84,14 @@ def _compare(arguments: argparse.Namespace) -> None:
 
     folder = arguments.out or Path("comparisons") / spec.name
     cells = cells_of(grid, folder)
+    if arguments.power:
+        from qhdm.comparison.power import measure_power
+        from qhdm.files import write_text
+
+        report = measure_power(cells, arguments.only or ())
+        write_text(folder / "power.md", report)
+        print(f"{report}\npower: {folder / 'power.md'}")
+        return
     parameters = parameters_of(cells)
     chosen = [cell for cell in cells if cell.variant in (arguments.only or spec.variants)]
     executor = _executor(arguments, cells)
