@@ -16,8 +16,9 @@ from functools import reduce
 import numpy as np
 
 from qhdm.quantum.exact.constants import Constant
-from qhdm.quantum.exact.tables import BlockRows, by_kind
+from qhdm.quantum.exact.tables import BlockRows
 from qhdm.quantum.exact.tree import Key, Network
+from qhdm.quantum.ir.fusion import by_kind
 
 _Edge = tuple[int, int]
 #: For each message and choice of operators behind it, an array over the values of its bond.

@@ -67,7 +67,7 @@ class BoundNetwork:
     def _piece(self, x: Tensor) -> Tensor:
         plan = self._plan
         own = plan.angles.at(x, self._shared)
-        own = own.view(self._filters * plan.components, -1, own.shape[2])
+        own = own.unflatten(1, (plan.components, own.shape[1] // plan.components)).flatten(0, 1)
         single = torch.stack([torch.ones_like(own), own.cos(), own.sin()], dim=2)
         if plan.contraction is None:
             values = _polynomial(self._single, single)
@@ -141,11 +141,12 @@ def _features(network: Network, single: Tensor) -> list[Tensor]:
     Qubits without an input have none; the last qubit's is the most significant.
     """
     result: dict[int, Tensor] = {}
-    for blocks, table in network.reading_tables:
+    sizes = [angles.size for _, angles in network.reading]
+    for (blocks, angles), own in zip(network.reading, single.split(sizes, dim=1), strict=True):
         # Blocks with as many inputs go through the products as one batch: (N, blocks, 3, B).
         one = single.new_ones(len(single), len(blocks), 1, single.shape[3])
-        product = _products([_take(single, members) for members in table], one)
-        result |= dict(zip(blocks, product.unbind(1), strict=True))
+        product = _products(own.unflatten(1, angles.shape).unbind(2), one)
+        result |= zip(blocks, product.unbind(1), strict=True)
     return [result[i] for i in range(len(network.blocks))]
 
 
