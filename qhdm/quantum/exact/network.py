@@ -23,8 +23,8 @@ from qhdm.quantum.exact.contraction import Contraction, Part
 from qhdm.quantum.exact.plan import NetworkPlan
 from qhdm.quantum.exact.tree import Network
 
-#: Numbers of the largest array of the samples that are contracted at a time.
-_CACHE = 2**22
+#: Samples, times circuits, that are contracted at a time: more only move more through memory.
+_PIECE = 2**12
 _ONE_AND_ZERO = Constant(np.array([1.0, 0.0]))
 
 
@@ -60,7 +60,7 @@ class BoundNetwork:
         plan, B = self._plan, x.shape[2]
         width = B
         if plan.contraction is not None and x.device.type == "cpu":
-            width = max(_CACHE // (self._filters * plan.components * plan.contraction.rows), 1)
+            width = max(_PIECE // (self._filters * plan.components), 1)
         pieces = [self._piece(piece) for piece in x.split(width, dim=2)]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=3)
 
