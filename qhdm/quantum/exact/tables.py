@@ -241,12 +241,10 @@ class TablePlan:
     def _run(
         self, gates: Sequence[Any], N: int, constant: Callable[[Constant], Any]
     ) -> tuple[list[Any], list[Any]]:
-        """The steps, from the transfer matrices of all gates of each form, (gates N, D D).
+        """The steps, from the transfer matrices of all gates of each form, (gates N, D, D).
 
-            Returns:
-                For each group, (members N, rows, features): rows are bonds of cuts in time, then
-        operators; for each
-                conjugated observable, (N; letters of its support).
+        Returns:
+            What `_table` makes of each group, and `_conjugated` of each conjugated observable.
         """
         slots: dict[tuple[int, int], Any] = {}
         for form, sizes, values in zip(self._forms, self._sizes, gates, strict=True):
@@ -349,8 +347,7 @@ def _table(
     sides: dict[tuple[int, int], Any],
     constant: Callable[[Constant], Any],
 ) -> Any:
-    """The tables of equal blocks, (members N, rows, features): rows are bonds of cuts in time, then
-    operators."""
+    """The tables of equal blocks, (members N, bonds of cuts in time and operators, features)."""
     wires = dict.fromkeys(group.first.qubits, 0)
     right = _ended(constant(group.states), wires, ("features", group.first.features))
     early: list[Labelled] = []
@@ -391,7 +388,7 @@ def _conjugated(
     units: dict[Any, Any],
     constant: Callable[[Constant], Any],
 ) -> Any:
-    """The coefficients of all strings of an observable, (N; letters of its support)."""
+    """The coefficients of all strings on the support of an observable, (N, 4^s, 1)."""
     wires = dict.fromkeys(readout.support, 0)
     gates = [_stepped(units[unit,], unit.qubits, wires) for unit in readout.late]
     strings = _ended(constant(observable), wires)
