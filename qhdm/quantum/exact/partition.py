@@ -16,7 +16,7 @@ them and become a few products of local Pauli strings (in hqconv: the last layer
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
 from itertools import pairwise
@@ -203,8 +203,8 @@ class _Partitions:
             return None
         measured, operators = self._readouts(blocks, tail)
         built = tuple(
-            _block(block, own, tuple(needed), self._inlets, _joined(ends, b))
-            for b, (block, own, needed) in enumerate(zip(blocks, steps, operators, strict=True))
+            _block(block, own, tuple(needed), self._inlets)
+            for block, own, needed in zip(blocks, steps, operators, strict=True)
         )
         once = sum(
             4 * len(block.operators) * bond * 8 ** len(block.qubits)
@@ -242,19 +242,13 @@ class _Partitions:
         return replace(self._bonds[unit.kind], unit=unit)
 
 
-def _joined(ends: Sequence[tuple[int, int]], block: int) -> dict[int, int]:
-    """For each cut of a block, the neighbour that it leads to."""
-    return {i: sum(pair) - block for i, pair in enumerate(ends) if block in pair}
-
-
 def _block(
     qubits: tuple[int, ...],
     steps: Sequence[FusedGate | BondEnd],
     operators: tuple[Pauli, ...],
     inlets: Sequence[InputEncoding],
-    joined: Mapping[int, int],
 ) -> NetworkBlock:
-    """One block; `joined` gives the neighbour that each of its cuts leads to."""
+    """One block; ends of cuts on one qubit gather into runs, and neighbouring gates into pairs."""
     gathered: list[FusedGate | tuple[BondEnd, ...]] = []
     for i, step in enumerate(steps):
         last = gathered[-1] if gathered else None
@@ -268,9 +262,7 @@ def _block(
             if len(both) <= MAX_UNIT:
                 gathered[-2:] = [FusedGate(both, last.ops + step.ops)]
     features = math.prod(len(inlets[qubit].letters) for qubit in qubits)
-    cuts = tuple(end.cut for run in gathered if isinstance(run, tuple) for end in run)
-    order = sorted(range(len(cuts)), key=lambda position: joined[cuts[position]])
-    return NetworkBlock(qubits, features, tuple(gathered), operators, cuts, tuple(order))
+    return NetworkBlock(qubits, features, tuple(gathered), operators)
 
 
 def _spanning_tree(blocks: int, ends: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

@@ -227,11 +227,12 @@ class TablePlan:
             live = table.any(axis=-1)
             rows = np.arange(live.size).reshape(live.shape)
             for place, index in enumerate(group.members):
-                block, bonds = self._network.blocks[index], self._network.bonds[index]
-                sizes = [self._network.cuts[cut].size for cut in block.cuts]
+                cuts, bonds = self._network.blocks[index].cuts, self._network.bonds[index]
+                sizes = [self._network.cuts[cut].size for cut in cuts]
+                neighbours = [sum(self._network.ends[cut]) - index for cut in cuts]
                 own, alive = (
                     np.moveaxis(array[place].reshape(*sizes, -1), -1, 0)
-                    .transpose(0, *(1 + i for i in block.cut_order))
+                    .transpose(0, *(1 + np.argsort(neighbours, kind="stable")))
                     .reshape(-1, *bonds)
                     for array in (rows, live)
                 )

@@ -53,16 +53,17 @@ class NetworkBlock:
         features: products of one feature of each qubit that reads an input.
         steps: in order, gates and runs of cuts on one of its qubits.
         operators: the Pauli strings that are needed on it; the identity is first.
-        cuts: numbers of its cuts, in order.
-        cut_order: positions in `cuts`, gathered by neighbour.
     """
 
     qubits: tuple[int, ...]
     features: int
     steps: tuple[FusedGate | tuple[BondEnd, ...], ...]
     operators: tuple[Pauli, ...]
-    cuts: tuple[int, ...]
-    cut_order: tuple[int, ...]
+
+    @property
+    def cuts(self) -> list[int]:
+        """Numbers of its cuts, in order."""
+        return [end.cut for run in self.steps if isinstance(run, tuple) for end in run]
 
 
 @dataclass(frozen=True, eq=False)
