@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
+
+from qhdm.quantum.ir.lowering import Program
 
 
 class Constant:
@@ -32,3 +36,30 @@ class Constant:
                     self.array, dtype=dtype[self.array.dtype.kind], device=tensor.device
                 )
         return self._tensors[key]
+
+
+class InputAngles:
+    """Angles of a program that depend on inputs, A x + C w + d.
+
+    Args:
+        program: has all angles.
+        rows: of these among them.
+    """
+
+    def __init__(self, program: Program, rows: Sequence[int] | np.ndarray) -> None:
+        chosen = np.asarray(rows, dtype=np.int64)
+        C, d = program.from_weights[chosen], program.offsets[chosen]
+        self._from_inputs = Constant(program.from_inputs[chosen])
+        self._shared = (Constant(C.T), Constant(d)) if C.any() or d.any() else None
+
+    def shared(self, w: Tensor) -> Tensor | None:
+        """C w + d at weights (F, P), (F, angles, 1); None if it is 0."""
+        if self._shared is None:
+            return None
+        from_weights, offsets = self._shared
+        return torch.addmm(offsets.like(w), w, from_weights.like(w)).unsqueeze(2)
+
+    def at(self, x: Tensor, shared: Tensor | None) -> Tensor:
+        """The angles (F, angles, B) at inputs (F, n, B), radians."""
+        angles = self._from_inputs.like(x) @ x
+        return angles if shared is None else angles + shared

@@ -7,15 +7,21 @@ on no coherence), and others meet such zeros: neither are computed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
 from qhdm.quantum.exact.constants import Constant
+from qhdm.quantum.exact.tables import BlockRows, by_kind
 from qhdm.quantum.exact.tree import Key, Network
 
 _Edge = tuple[int, int]
+#: For each message and choice of operators behind it, an array over the values of its bond.
+_Entries = dict[_Edge, dict[Key, np.ndarray]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,29 +29,20 @@ class Part:
     """Entries of a message that are sums over the same entries of the messages that come in.
 
     Attributes:
-        incoming: for each other neighbour of the source, (I,) entries of its message; their
-            products are summed over.
-        rows: (O, I), rows of the coefficients of the source's group.
+        edge: source and target of the message.
+        incoming: for each other neighbour of the source, this and (I,) entries of its message;
+            their products are summed over.
+        outputs: O, the number of entries.
     """
 
-    incoming: tuple[Constant, ...]
-    rows: np.ndarray
+    edge: _Edge
+    incoming: tuple[tuple[int, Constant], ...]
+    outputs: int
 
-
-@dataclass(frozen=True, eq=False)
-class Edge:
-    """A message from a block to a neighbour.
-
-    Attributes:
-        source, target: the blocks.
-        others: the source's other neighbours.
-        parts: the message, end to end.
-    """
-
-    source: int
-    target: int
-    others: tuple[int, ...]
-    parts: tuple[Part, ...]
+    @property
+    def inputs(self) -> int:
+        """I, or 1 without messages that come in."""
+        return len(self.incoming[0][1].array) if self.incoming else 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,21 +50,15 @@ class RootEdge:
     """Observables that are closed at the bond between two blocks, as bilinear forms of messages.
 
     Attributes:
-        one, other: the blocks.
+        edge: the blocks, one and other.
         left: (N,) entries of the message one -> other.
-        form: (N, entries of the message other -> one), 1 where two entries meet, 0 where not; None
-            if it depends on the weights.
-        terms: the same, as places in the coefficients of all conjugated observables, which a 1 and
-            a 0 follow.
-        observables: (observables of the component, N), 1 where one sums over the other.
+        terms: (N, entries of the message other -> one), the factors with which two entries meet,
+            as places in the coefficients of all conjugated observables, which a 1 and a 0 follow.
     """
 
-    one: int
-    other: int
+    edge: _Edge
     left: Constant
-    form: Constant | None
     terms: Constant
-    observables: Constant
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,159 +66,139 @@ class Contraction:
     """See the module.
 
     Attributes:
-        edges: messages, each after those that it needs.
-        closings: what makes values of them.
+        parts: of messages, each after those that it needs.
+        tables: for each table of coefficients, parts that read it, and the rows of all: (O I) each.
+        closings: what makes values of messages.
+        observables: (observables of the component, N of all closings), 1 where one sums over the
+            other.
+        rows: of the largest array of a sample, of those of which the smaller is made for each part
+            (network.py).
         cost: real multiply-adds per sample in a forward pass.
     """
 
-    edges: tuple[Edge, ...]
+    parts: tuple[Part, ...]
+    tables: tuple[tuple[int, tuple[Part, ...], Constant], ...]
     closings: tuple[RootEdge, ...]
+    observables: Constant
+    rows: int
     cost: int
 
 
-def plan_contraction(
-    network: Network, nonzero: Sequence[np.ndarray], offsets: Sequence[int]
-) -> Contraction:
+def plan_contraction(network: Network, blocks: Sequence[BlockRows]) -> Contraction:
     """Plan the contraction of a network of more than one block.
 
     Args:
         network: the tree.
-        nonzero: for each block, which rows of its coefficients do not vanish at all weights;
-            ordered by the values of its cuts in time, then by operator.
-        offsets: for each block, its first row among those of its group.
+        blocks: for each block, the rows of its table.
     """
-    needed = network.needed(network.closed)
-    rows = [_by_neighbour(network, b, np.arange(len(n))) for b, n in enumerate(nonzero)]
-    live = _live_entries(network, [nonzero[b][r] for b, r in enumerate(rows)], needed)
-    place: dict[_Edge, dict[tuple[Key, int], int]] = {}
-    edges = []
-    cost = 0
-    for (source, target), keys in needed.items():
-        others = network.others(source, target)
-        axis = 1 + network.neighbours[source].index(target)
-        alike: dict[tuple[Key, ...], list[Key]] = {}
-        for key in keys:
-            behind = tuple(network.reduced(n, source, key) for n in others)
-            alike.setdefault(behind, []).append(key)
-        parts = []
-        mine = place.setdefault((source, target), {})
-        for behind, chosen in alike.items():
-            reads = [live[n, source][k] for n, k in zip(others, behind, strict=True)]
-            values = np.meshgrid(*(np.flatnonzero(r) for r in reads), indexing="ij")
-            columns = [value.reshape(-1) for value in values]
-            incoming = tuple(
-                Constant(np.array([place[n, source][k, int(v)] for v in column], dtype=np.int64))
-                for n, k, column in zip(others, behind, columns, strict=True)
-            )
-            made = []
-            for key in chosen:
-                for value in np.flatnonzero(live[source, target][key]):
-                    mine[key, int(value)] = len(mine)
-                    table = np.moveaxis(rows[source], axis, 1)[key[source], value]
-                    made.append(table[tuple(columns)].reshape(-1))
-            if made:
-                table = offsets[source] + np.array(made, dtype=np.int64)
-                parts.append(Part(incoming, table))
-                cost += table.size * network.blocks[source].features
-        edges.append(Edge(source, target, others, tuple(parts)))
-    closings = _closings(network, live, place)
-    cost += sum(closing.terms.array.size for closing in closings)
-    return Contraction(tuple(edges), closings, cost)
-
-
-def _by_neighbour(network: Network, index: int, rows: np.ndarray) -> np.ndarray:
-    """Rows of a block's coefficients as (operators, bond to each neighbour in turn)."""
-    block = network.blocks[index]
-    sizes = [network.cuts[cut].bond.size for cut in block.cuts]
-    table = rows.reshape(*sizes, -1)  # a group's operators are filled up
-    table = table.transpose(len(sizes), *block.cut_order)
-    return table.reshape(-1, *network.bonds[index])
+    needed = network.needed(itertools.chain.from_iterable(network.closed))
+    live = _live_entries(network, blocks, needed)
+    places: _Entries = {}
+    parts: list[tuple[Part, np.ndarray]] = []
+    for edge, keys in needed.items():
+        place = places[edge] = {}
+        source, count = edge[0], 0
+        others = network.others(*edge)
+        axis = network.neighbours[source].index(edge[1])
+        behind = [tuple(network.reduced(n, source, key) for n in others) for key in keys]
+        for alike in by_kind(zip(keys, behind, strict=True), lambda pair: pair[1]):
+            reads = [places[n, source][k] for n, k in zip(others, alike[0][1], strict=True)]
+            within = [np.flatnonzero(read >= 0) for read in reads]
+            rows = []
+            for key, _ in alike:
+                mask = live[edge][key]
+                place[key] = np.where(mask, count + np.cumsum(mask) - 1, -1)
+                count += int(mask.sum())
+                table = np.moveaxis(blocks[source].numbers[key[source]], axis, 0)
+                table = table[np.ix_(np.flatnonzero(mask), *within)]
+                rows.append(table.reshape(len(table), math.prod(table.shape[1:])))
+            columns = np.meshgrid(*(read[read >= 0] for read in reads), indexing="ij")
+            incoming = tuple((n, Constant(c.ravel())) for n, c in zip(others, columns, strict=True))
+            whole = np.concatenate(rows)
+            if len(whole):
+                parts.append((Part(edge, incoming, len(whole)), whole))
+    tables = []
+    for own in by_kind(parts, lambda pair: blocks[pair[0].edge[0]].group):
+        read = Constant(np.concatenate([rows.ravel() for _, rows in own]))
+        number = blocks[own[0][0].edge[0]].group
+        tables.append((number, tuple(part for part, _ in own), read))
+    closings, observables = _closings(network, places)
+    features = [network.blocks[part.edge[0]].features for part, _ in parts]
+    costs = [rows.size * f for f, (_, rows) in zip(features, parts, strict=True)]
+    made = [min(rows.size, rows.shape[1] * f) for f, (_, rows) in zip(features, parts, strict=True)]
+    return Contraction(
+        tuple(part for part, _ in parts),
+        tuple(tables),
+        closings,
+        Constant(observables),
+        max(made, default=1),
+        sum(costs) + sum(closing.terms.array.size for closing in closings),
+    )
 
 
 def _live_entries(
-    network: Network, nonzero: Sequence[np.ndarray], needed: dict[_Edge, tuple[Key, ...]]
-) -> dict[_Edge, dict[Key, np.ndarray]]:
-    """For each message and choice of operators, the values of its bond that count."""
-    possible: dict[_Edge, dict[Key, np.ndarray]] = {}
-    for (source, target), keys in needed.items():  # those behind come first
-        possible[source, target] = {
-            key: _open(network, source, target, nonzero[source][key[source]], key, possible)
-            for key in keys
-        }
-    live = {
-        edge: {key: np.zeros_like(v) for key, v in keys.items()} for edge, keys in possible.items()
-    }
-    for terms in network.closed:
-        for one, other, key in terms:
-            ours, theirs = network.reduced(one, other, key), network.reduced(other, one, key)
-            both = possible[one, other][ours] & possible[other, one][theirs]
-            live[one, other][ours] |= both
-            live[other, one][theirs] |= both
-    for source, target in reversed(needed):
+    network: Network, blocks: Sequence[BlockRows], needed: Mapping[_Edge, Sequence[Key]]
+) -> _Entries:
+    """The values of bonds that count: neither they nor all that they meet vanish."""
+    possible: _Entries = {}
+
+    def met(edge: _Edge, key: Key, here: np.ndarray | None = None) -> np.ndarray:
+        """Where the table of the source differs from 0, and so do the messages that it meets."""
+        source, target = edge
+        table = blocks[source].live[key[source]]
+        masks = []
+        for n, size in zip(network.neighbours[source], table.shape, strict=True):
+            mask = possible[n, source][network.reduced(n, source, key)] if n != target else here
+            masks.append(np.ones(size, dtype=bool) if mask is None else mask)
+        return np.asarray(table & reduce(np.multiply.outer, masks))
+
+    def bond(table: np.ndarray, source: int, target: int) -> np.ndarray:
         axis = network.neighbours[source].index(target)
-        for key in needed[source, target]:
-            table = np.moveaxis(nonzero[source][key[source]], axis, -1)
-            table = np.moveaxis(table & live[source, target][key], -1, axis)
-            for neighbour in network.others(source, target):
-                behind = network.reduced(neighbour, source, key)
-                reads = _open(network, source, neighbour, table, key, possible, but=target)
-                live[neighbour, source][behind] |= possible[neighbour, source][behind] & reads
+        return np.asarray(np.moveaxis(table, axis, 0).reshape(table.shape[axis], -1).any(axis=1))
+
+    for edge, keys in needed.items():  # those behind come first
+        possible[edge] = {key: bond(met(edge, key), *edge) for key in keys}
+    live = {
+        edge: {key: np.zeros_like(mask) for key, mask in own.items()}
+        for edge, own in possible.items()
+    }
+    for one, other, key in itertools.chain.from_iterable(network.closed):
+        ours, theirs = network.reduced(one, other, key), network.reduced(other, one, key)
+        both = possible[one, other][ours] & possible[other, one][theirs]
+        live[one, other][ours] |= both
+        live[other, one][theirs] |= both
+    for edge in reversed(list(needed)):
+        for key in needed[edge]:
+            table = met(edge, key, live[edge][key])
+            for n in network.others(*edge):
+                live[n, edge[0]][network.reduced(n, edge[0], key)] |= bond(table, edge[0], n)
     return live
 
 
-def _open(
-    network: Network,
-    source: int,
-    target: int,
-    table: np.ndarray,
-    key: Key,
-    behind: dict[_Edge, dict[Key, np.ndarray]],
-    *,
-    but: int = -1,
-) -> np.ndarray:
-    """Values of the bond to `target` at which the block, met by all other messages, is not zero."""
-    for axis, neighbour in enumerate(network.neighbours[source]):
-        if neighbour not in (target, but):
-            mask = behind[neighbour, source][network.reduced(neighbour, source, key)]
-            table = np.moveaxis(np.moveaxis(table, axis, -1) & mask, -1, axis)
-    axis = network.neighbours[source].index(target)
-    return np.asarray(np.moveaxis(table, axis, 0).reshape(table.shape[axis], -1).any(axis=1))
-
-
-def _closings(
-    network: Network,
-    live: dict[_Edge, dict[Key, np.ndarray]],
-    place: dict[_Edge, dict[tuple[Key, int], int]],
-) -> tuple[RootEdge, ...]:
+def _closings(network: Network, places: _Entries) -> tuple[tuple[RootEdge, ...], np.ndarray]:
     one_place = sum(4 ** len(readout.support) for readout in network.measured if readout.late)
+    #: For each bond: observable, left entry, right entry and factor, wherever two entries meet.
+    meetings: dict[_Edge, list[np.ndarray]] = {}
     first = 0
-    #: For each bond, for each observable and left entry, right entries and their factors.
-    at: dict[_Edge, dict[tuple[int, int], list[tuple[int, int]]]] = {}
-    for observable, (measured, terms) in enumerate(
-        zip(network.measured, network.closed, strict=True)
-    ):
-        for (one, other, key), string in zip(terms, measured.strings, strict=True):
-            factor = first + int(string) if measured.late else one_place
-            ours, theirs = network.reduced(one, other, key), network.reduced(other, one, key)
-            meet = live[one, other][ours] & live[other, one][theirs]
-            for value in np.flatnonzero(meet):
-                forms = at.setdefault((one, other), {})
-                left = place[one, other][ours, int(value)]
-                right = place[other, one][theirs, int(value)]
-                forms.setdefault((observable, left), []).append((right, factor))
-        first += 4 ** len(measured.support) if measured.late else 0
+    for number, (readout, terms) in enumerate(zip(network.measured, network.closed, strict=True)):
+        for (one, other, key), string in zip(terms, readout.strings, strict=True):
+            left = places[one, other][network.reduced(one, other, key)]
+            right = places[other, one][network.reduced(other, one, key)]
+            meet = (left >= 0) & (right >= 0)
+            factor = first + int(string) if readout.late else one_place
+            rows = np.broadcast_arrays(number, left[meet], right[meet], factor)
+            meetings.setdefault((one, other), []).append(np.stack(rows, axis=1))
+        first += 4 ** len(readout.support) if readout.late else 0
     closings = []
-    for (one, other), forms in at.items():
-        factors = np.full((len(forms), len(place[other, one])), one_place + 1, dtype=np.int64)
-        observables = np.zeros((len(network.closed), len(forms)))
-        for row, ((observable, _), pairs) in enumerate(forms.items()):
-            observables[observable, row] = 1
-            for right, factor in pairs:
-                factors[row, right] = factor
-        lefts = np.array([left for _, left in forms], dtype=np.int64)
-        plain = np.all(factors >= one_place)
-        form = Constant((factors == one_place).astype(float)) if plain else None
-        closings.append(
-            RootEdge(one, other, Constant(lefts), form, Constant(factors), Constant(observables))
-        )
-    return tuple(closings)
+    sums = [np.zeros(0)]
+    for (one, other), arrays in meetings.items():
+        observable, left, right, factor = np.concatenate(arrays).T
+        pairs, row = np.unique(np.stack([observable, left]), axis=1, return_inverse=True)
+        entries = 1 + max(int(place.max()) for place in places[other, one].values())
+        if pairs.size:
+            terms_ = np.full((pairs.shape[1], entries), one_place + 1)
+            terms_[row.ravel(), right] = factor
+            closings.append(RootEdge((one, other), Constant(pairs[1]), Constant(terms_)))
+            sums.append(pairs[0])
+    numbers = np.arange(len(network.measured))
+    return tuple(closings), np.equal.outer(numbers, np.concatenate(sums)).astype(float)

@@ -6,14 +6,13 @@ A filter is simulated as its connected components (plan.py), each as a tree of s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from qhdm.quantum.exact.network import BoundNetwork
-from qhdm.quantum.exact.plan import Method, NetworkPlan, Plan, Term, make_plan
+from qhdm.quantum.exact.plan import Method, NetworkPlan, Plan, make_plan
 from qhdm.quantum.exact.statevector import BoundStatevector
 from qhdm.quantum.filter import Filter
 
@@ -55,9 +54,6 @@ class BoundFilter:
     def __init__(self, circuit_filter: Filter, w: Tensor, *, method: Method = "auto") -> None:
         plan = plan_of(circuit_filter, method)
         self._plan = plan
-        self._shared: Tensor | None = None
-        if plan.from_weights is not None:
-            self._shared = w @ plan.from_weights.like(w) + plan.offsets.like(w)
         self._groups = [
             BoundNetwork(group.plan, w)
             if isinstance(group.plan, NetworkPlan)
@@ -67,24 +63,13 @@ class BoundFilter:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Values (F, B, m) at inputs (F, B, n), radians, of the weights' type and device."""
-        reading = self._plan.from_inputs.like(x) @ x.mT  # (F, angles, B)
-        if self._shared is not None:
-            reading = reading + self._shared.unsqueeze(2)
-        measured: list[Tensor] = []  # (F, B) each
-        for group in self._groups:
-            value = group.values(reading)
-            measured += value.expand(-1, -1, -1, x.shape[1]).flatten(1, 2).unbind(1)
-        return torch.stack([_output(terms, measured, x) for terms in self._plan.outputs], dim=2)
-
-
-def _output(terms: Sequence[Term], measured: Sequence[Tensor], x: Tensor) -> Tensor:
-    """An observable, (F, B), as a sum of products of measured Pauli strings."""
-    total: Tensor | None = None
-    for coefficient, factors in terms:
-        product = measured[factors[0]] if factors else x.new_ones(x.shape[:2])
-        for factor in factors[1:]:
-            product = product * measured[factor]
-        if coefficient != 1:
-            product = coefficient * product
-        total = product if total is None else total + product
-    return x.new_zeros(x.shape[:2]) if total is None else total
+        F, B, _ = x.shape
+        made = [group.values(x.mT).expand(-1, -1, -1, B).flatten(1, 2) for group in self._groups]
+        measured = made[0] if len(made) == 1 else torch.cat([x.new_zeros(F, 0, B), *made], dim=1)
+        values = self._plan.linear.like(x) @ measured
+        for factors, column in self._plan.products:
+            product = x.new_ones(F, 1, B)
+            for factor in factors:
+                product = product * measured[:, factor, None]
+            values = values + column.like(x) * product
+        return values.mT

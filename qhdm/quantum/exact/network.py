@@ -1,34 +1,30 @@
 """Block networks in torch: see partition.py for the picture.
 
-What depends only on the weights becomes, once per call, the coefficients of the blocks
-(schedule.py); a batch then costs some matrix products per block (contraction.py). The batch is
-always the last dimension.
+What depends only on the weights becomes, once per call, the tables of the blocks (tables.py); a
+batch then costs some matrix products per block (contraction.py). The batch is always the last
+dimension.
 
 Shapes: N = F G circuits (F filters with the same circuit and different weights, G equal
-components), B samples; the results of steps, batches of m matrices for each circuit, are
-(m N, rows, columns).
+components), B samples.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from itertools import groupby
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from qhdm.quantum.exact.constants import Constant
-from qhdm.quantum.exact.contraction import Contraction, Edge, Part
+from qhdm.quantum.exact.contraction import Contraction, Part
 from qhdm.quantum.exact.plan import NetworkPlan
-from qhdm.quantum.exact.schedule import Schedule
 from qhdm.quantum.exact.tree import Network
 
-#: Numbers in an array that is kept for the backward pass.
-_KEPT = 2**21
-#: Samples at a time where larger ones are not.
-_PIECE = 256
+#: Numbers of the largest array of the samples that are contracted at a time.
+_CACHE = 2**22
 _ONE_AND_ZERO = Constant(np.array([1.0, 0.0]))
 
 
@@ -41,31 +37,37 @@ class BoundNetwork:
     """
 
     def __init__(self, plan: NetworkPlan, w: Tensor) -> None:
-        self._plan, self._filters = plan, len(w)
-        blocks, late = coefficients_of(plan.schedule, w)
+        self._plan, self._filters, self._shared = plan, len(w), plan.angles.shared(w)
+        tables, late = plan.tables(w)
         if plan.contraction is None:
-            self._single = _take(blocks[0], plan.single)
+            self._single = _take(tables[0], plan.single)
             return
-        #: The coefficients of each part of a message.
+        #: The coefficients of each part of a message, (N, O I, features).
         self._parts: dict[Part, Tensor] = {}
-        for block, parts, rows in plan.parts:
-            tables = _take(blocks[block], rows).split([part.rows.size for part in parts], dim=1)
-            self._parts |= zip(parts, tables, strict=True)
-        ends = _ONE_AND_ZERO.like(w).expand(len(blocks[0]), 2)
+        for number, parts, rows in plan.contraction.tables:
+            sizes = [part.outputs * part.inputs for part in parts]
+            own = _take(tables[number], rows).split(sizes, dim=1)
+            self._parts |= zip(parts, own, strict=True)
+        ends = _ONE_AND_ZERO.like(w).expand(len(tables[0]), 2)
         factors = torch.cat([*late, ends], dim=1)
         self._forms = [
-            closing.form.like(w).expand(len(factors), -1, -1)
-            if closing.form is not None
-            else _take(factors, closing.terms).view(-1, *closing.terms.array.shape)
+            _take(factors, closing.terms).view(-1, *closing.terms.array.shape)
             for closing in plan.contraction.closings
         ]
 
-    def values(self, reading: Tensor) -> Tensor:
-        """Values of the components' observables, (F, G, K, B), at angles that read inputs."""
+    def values(self, x: Tensor) -> Tensor:
+        """Values of the components' observables, (F, G, K, B), at inputs (F, n, B)."""
+        plan, B = self._plan, x.shape[2]
+        width = B
+        if plan.contraction is not None and x.device.type == "cpu":
+            width = max(_CACHE // (self._filters * plan.components * plan.contraction.rows), 1)
+        pieces = [self._piece(piece) for piece in x.split(width, dim=2)]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=3)
+
+    def _piece(self, x: Tensor) -> Tensor:
         plan = self._plan
-        circuits = self._filters * plan.schedule.components
-        own = _take(reading, plan.reading)
-        own = own.view(circuits, len(plan.network.reading), own.shape[2])
+        own = plan.angles.at(x, self._shared)
+        own = own.view(self._filters * plan.components, -1, own.shape[2])
         single = torch.stack([torch.ones_like(own), own.cos(), own.sin()], dim=2)
         if plan.contraction is None:
             values = _polynomial(self._single, single)
@@ -77,38 +79,29 @@ class BoundNetwork:
         network = self._plan.network
         features = _features(network, single)
         messages: dict[tuple[int, int], Tensor] = {}
-        for edge in contraction.edges:
-            made = [self._message(edge, part, features, messages) for part in edge.parts]
-            made = made or [single[:, :0, 0]]  # all entries vanish
-            whole = made[0] if len(made) == 1 else torch.cat(made, dim=1)
-            messages[edge.source, edge.target] = whole
-        values = single.new_zeros(len(single), len(network.measured), single.shape[3])
+        for edge, parts in groupby(contraction.parts, lambda part: part.edge):
+            made = [self._message(part, features[edge[0]], messages) for part in parts]
+            messages[edge] = made[0] if len(made) == 1 else torch.cat(made, dim=1)
+        products = [single[:, :0, 0]]
         for closing, form in zip(contraction.closings, self._forms, strict=True):
-            left = _take(messages[closing.one, closing.other], closing.left)
-            products = left * torch.bmm(form, messages[closing.other, closing.one])
-            values = values + closing.observables.like(left) @ products
-        return values
+            one, other = closing.edge
+            left = _take(messages[one, other], closing.left)
+            products.append(left * torch.bmm(form, messages[other, one]))
+        return contraction.observables.like(single) @ torch.cat(products, dim=1)
 
     def _message(
-        self,
-        edge: Edge,
-        part: Part,
-        features: Sequence[Tensor],
-        messages: Mapping[tuple[int, int], Tensor],
+        self, part: Part, features: Tensor, messages: Mapping[tuple[int, int], Tensor]
     ) -> Tensor:
-        """A part of the message of a subtree to its neighbour: (N, entries, B)."""
-        coefficients, own = self._parts[part], features[edge.source]
-        incoming: Tensor | None = None
-        for neighbour, entries in zip(edge.others, part.incoming, strict=True):
-            read = _take(messages[neighbour, edge.source], entries)
-            incoming = read if incoming is None else incoming * read
-        if incoming is None:
-            return torch.bmm(coefficients, own)
-        return _contracted(coefficients, incoming, own)
+        """A part of the message of a subtree to its neighbour: (N, O, B)."""
+        source = part.edge[0]
+        reads = [_take(messages[n, source], entries) for n, entries in part.incoming]
+        if not reads:
+            return torch.bmm(self._parts[part], features)
+        return _contract(self._parts[part], reduce(torch.mul, reads), features)
 
 
-def _contracted(coefficients: Tensor, incoming: Tensor, features: Tensor) -> Tensor:
-    """sum_if coefficients_oif incoming_i features_f, for each output o and sample.
+def _contract(coefficients: Tensor, incoming: Tensor, features: Tensor) -> Tensor:
+    """sum_if coefficients_oif incoming_i features_f, with the smaller of two intermediate arrays.
 
     Args:
         coefficients: (N, O I, f).
@@ -119,57 +112,12 @@ def _contracted(coefficients: Tensor, incoming: Tensor, features: Tensor) -> Ten
         (N, O, B).
     """
     terms = incoming.shape[1] * features.shape[1]
-    numbers = len(coefficients) * min(coefficients.shape[1], terms) * features.shape[2]
-    if numbers > _KEPT and features.device.type == "cpu":
-        table = coefficients.reshape(len(coefficients), -1, terms)
-        return _Contracted.apply(table, incoming, features)
-    return _contract(coefficients, incoming, features)
-
-
-def _contract(coefficients: Tensor, incoming: Tensor, features: Tensor) -> Tensor:
-    """As `_contracted`, with the smaller of two intermediate arrays."""
-    terms = incoming.shape[1] * features.shape[1]
     if coefficients.shape[1] > terms:
         table = coefficients.reshape(len(coefficients), -1, terms)
-        return torch.bmm(table, _table(incoming, features))
+        products = (incoming.unsqueeze(2) * features.unsqueeze(1)).flatten(1, 2)
+        return torch.bmm(table, products)
     products = torch.bmm(coefficients, features).unflatten(1, (-1, incoming.shape[1]))
     return (products * incoming.unsqueeze(1)).sum(2)
-
-
-def _table(one: Tensor, other: Tensor) -> Tensor:
-    """All products of rows of two tensors (N, rows, B), those of the second least significant."""
-    return (one.unsqueeze(2) * other.unsqueeze(1)).flatten(1, 2)
-
-
-class _Contracted(torch.autograd.Function):
-    """`_contract` for large batches, in pieces.
-
-    The table of products is larger than all else in a call, and memory is slower than arithmetic:
-    pieces of it stay in the cache, and are made again in the backward pass.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, coefficients: Tensor, incoming: Tensor, features: Tensor) -> Tensor:
-        ctx.save_for_backward(coefficients, incoming, features)
-        pieces = _pieces(incoming, features)
-        return torch.cat([torch.bmm(coefficients, _table(m, f)) for m, f in pieces], dim=2)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        coefficients, incoming, features = ctx.saved_tensors
-        by_coefficients = torch.zeros_like(coefficients)
-        by_incoming, by_features = [], []
-        for m, f, g in _pieces(incoming, features, gradient):
-            by_coefficients = by_coefficients + torch.bmm(g, _table(m, f).mT)
-            by_table = torch.bmm(coefficients.mT, g).unflatten(1, (m.shape[1], -1))
-            by_incoming.append((by_table * f.unsqueeze(1)).sum(2))
-            by_features.append((by_table * m.unsqueeze(2)).sum(1))
-        return by_coefficients, torch.cat(by_incoming, dim=2), torch.cat(by_features, dim=2)
-
-
-def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Tensors (N, rows, B), cut along the batch."""
-    return zip(*(tensor.split(_PIECE, dim=2) for tensor in tensors), strict=True)
 
 
 def _polynomial(coefficients: Tensor, single: Tensor) -> Tensor:
@@ -184,7 +132,7 @@ def _polynomial(coefficients: Tensor, single: Tensor) -> Tensor:
     one = single.new_ones(len(single), 1, single.shape[3])
     low, high = _products(columns[:half], one), _products(columns[half:], one)
     table = coefficients.unflatten(2, (high.shape[1], low.shape[1])).mT.flatten(1, 2)
-    return _contracted(table, low, high)
+    return _contract(table, low, high)
 
 
 def _features(network: Network, single: Tensor) -> list[Tensor]:
@@ -215,69 +163,3 @@ def _products(columns: Sequence[Tensor], one: Tensor) -> Tensor:
 def _take(tensor: Tensor, places: Constant) -> Tensor:
     """Entries of a tensor (N, entries, ...) at `places`, flattened."""
     return tensor.index_select(1, places.like(tensor).view(-1))
-
-
-def coefficients_of(schedule: Schedule, w: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """The coefficients at weights w (F, P).
-
-    Returns:
-        For each block, those of all blocks equal to it, (N, rows of all, features); and for each
-        conjugated observable, those of all strings on its support, (N, strings).
-    """
-    N = len(w) * schedule.components
-    gates = _gates(schedule, w)
-    results: list[Any] = []
-    for step in schedule.steps:
-        read = [results[number] for number in step.reads]
-        result: Any
-        match step.kind:
-            case "gates":
-                result = gates[step.data]
-            case "constant":
-                constant = step.data.like(w)
-                result = constant.unsqueeze(1).expand(-1, N, -1, -1).flatten(0, 1)
-            case "multiply":
-                result = torch.bmm(*read)
-            case "transpose":
-                result = read[0].mT
-            case "reorder":
-                shape, order, rows = step.data
-                result = read[0]
-                if list(order) != sorted(order):
-                    result = result.reshape(-1, *shape).permute(0, *(i + 1 for i in order))
-                result = result.reshape(len(result), rows, -1)
-            case "split":
-                result = read[0].split([N * size for size in step.data])
-            case "part":
-                result = read[0][step.data]
-            case "take":
-                result = read[0].unflatten(0, (-1, N)).index_select(0, step.data.like(w))
-                result = result.flatten(0, 1)
-            case "join":
-                result = torch.cat(read)
-        results.append(result)
-    groups = {step: results[step].unflatten(0, (-1, N)) for step, _ in schedule.blocks}
-    groups = {step: tensor.transpose(0, 1).flatten(1, 2) for step, tensor in groups.items()}
-    late = [results[step].flatten(1) for step in schedule.late]
-    return [groups[step] for step, _ in schedule.blocks], late
-
-
-def _gates(schedule: Schedule, w: Tensor) -> list[Tensor]:
-    """Transfer matrices of all gates by kind, (units N, D, D)."""
-    phases = torch.addmm(schedule.offsets.like(w), w, schedule.from_weights.like(w))
-    phases = phases.view(len(w), 2, -1)
-    waves = torch.cat([torch.ones_like(phases[:, :1]), phases.cos(), phases.sin()], dim=1)
-    kinds = zip(schedule.kinds, schedule.parts, strict=True)
-    counts = [len(parts.array) * schedule.components * len(units) for units, parts in kinds]
-    made = []
-    for parts, wave in zip(schedule.parts, waves.split(counts, dim=2), strict=True):
-        # All gates of a kind are one product: (gates of a unit, units N, 5) with their parts.
-        gates, _, entries = parts.array.shape
-        wave = wave.unflatten(2, (gates, -1, schedule.components))
-        wave = wave.permute(2, 3, 0, 4, 1).reshape(gates, -1, 5)
-        d = math.isqrt(entries)
-        matrix, *others = torch.bmm(wave, parts.like(w)).view(gates, -1, d, d).unbind(0)
-        for later in others:
-            matrix = torch.bmm(matrix, later)
-        made.append(matrix)
-    return made

@@ -268,22 +268,21 @@ def _block(
 ) -> NetworkBlock:
     """One block; `joined` gives the neighbour that each of its cuts leads to."""
     gathered: list[FusedGate | tuple[BondEnd, ...]] = []
-    for step in steps:
+    for i, step in enumerate(steps):
         last = gathered[-1] if gathered else None
-        if isinstance(step, FusedGate):
-            gathered.append(step)
-        elif isinstance(last, tuple) and last[0].qubit == step.qubit:
-            gathered[-1] = (*last, step)
-        else:
-            gathered.append((step,))
-    first = next((i for i, step in enumerate(gathered) if isinstance(step, tuple)), len(gathered))
+        if isinstance(step, BondEnd):
+            run = last if isinstance(last, tuple) and last[0].qubit == step.qubit else ()
+            gathered[len(gathered) - bool(run) :] = [(*run, step)]
+            continue
+        gathered.append(step)
+        if isinstance(last, FusedGate) and last is steps[i - 1]:  # not yet a pair
+            both = tuple(dict.fromkeys(last.qubits + step.qubits))
+            if len(both) <= MAX_UNIT:
+                gathered[-2:] = [FusedGate(both, last.ops + step.ops)]
     features = math.prod(len(inlets[qubit].letters) for qubit in qubits)
     cuts = tuple(end.cut for run in gathered if isinstance(run, tuple) for end in run)
     order = sorted(range(len(cuts)), key=lambda position: joined[cuts[position]])
-    before = tuple(step for step in gathered[:first] if isinstance(step, FusedGate))
-    return NetworkBlock(
-        qubits, features, before, tuple(gathered[first:]), operators, cuts, tuple(order)
-    )
+    return NetworkBlock(qubits, features, tuple(gathered), operators, cuts, tuple(order))
 
 
 def _spanning_tree(blocks: int, ends: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

@@ -14,13 +14,13 @@ from typing import Literal
 import numpy as np
 
 from qhdm.errors import CircuitError
-from qhdm.quantum.exact.constants import Constant
-from qhdm.quantum.exact.contraction import Contraction, Part, plan_contraction
+from qhdm.quantum.exact.constants import Constant, InputAngles
+from qhdm.quantum.exact.contraction import Contraction, plan_contraction
 from qhdm.quantum.exact.partition import NOMINAL_BATCH, plan_network
-from qhdm.quantum.exact.schedule import gate_phases, make_schedule, nonzero_rows
+from qhdm.quantum.exact.tables import TablePlan, gate_phases
 from qhdm.quantum.exact.tree import Network
 from qhdm.quantum.filter import Filter
-from qhdm.quantum.ir.components import Component, Term, angle_rows, split
+from qhdm.quantum.ir.components import Component, angle_rows, split
 from qhdm.quantum.ir.fusion import FusedGate, by_kind
 from qhdm.quantum.ir.lowering import Op, Program
 from qhdm.quantum.ir.paulis import Pauli
@@ -39,36 +39,23 @@ class NetworkPlan:
 
     Attributes:
         network: the tree.
-        schedule: of the coefficients of its blocks.
+        tables: of its blocks.
         contraction: of the network, if it has more than one block.
-        parts: of its messages, by group of equal blocks: one of these, and the rows of all.
         single: if there is one block, the row of each observable.
-        reading: for each component and qubit that reads an input, its place among these angles.
+        angles: of each component and qubit that reads an input.
         cost: real multiply-adds per sample in a forward pass.
     """
 
     def __init__(self, network: Network, program: Program, angles: np.ndarray) -> None:
         self.network = network
-        self.schedule = make_schedule(network, program, angles)
-        self.reading = _places(program, angles, network.reading)
+        self.tables, self.components = TablePlan(network, program, angles), len(angles)
+        self.angles = InputAngles(program, angles[:, list(network.reading)].ravel())
         self.contraction: Contraction | None = None
-        self.parts: list[tuple[int, list[Part], Constant]] = []
         self.single = Constant(np.array([readout.keys[0][0] for readout in network.measured]))
         self.cost = network.cost
         if network.tree:
-            nonzero = nonzero_rows(self.schedule)
-            offsets = [p * len(n) for (_, p), n in zip(self.schedule.blocks, nonzero, strict=True)]
-            self.contraction = plan_contraction(network, nonzero, offsets)
+            self.contraction = plan_contraction(network, self.tables.blocks)
             self.cost = self.contraction.cost
-            groups: dict[int, list[tuple[int, Part]]] = {}
-            for edge in self.contraction.edges:
-                for part in edge.parts:
-                    group = groups.setdefault(self.schedule.blocks[edge.source][0], [])
-                    group.append((edge.source, part))
-            for members in groups.values():
-                rows = np.concatenate([part.rows.reshape(-1) for _, part in members])
-                block, parts = members[0][0], [part for _, part in members]
-                self.parts.append((block, parts, Constant(rows)))
 
 
 class StatevectorPlan:
@@ -80,8 +67,8 @@ class StatevectorPlan:
         units: fused gates in order.
         kinds: those that do not read inputs, by kind, and K, A and B of their gates.
         from_weights, offsets: (P, phases) and (phases,), see `gate_phases`.
-        reading: for each unit that does, the place of each component's angle among these, and K, A
-            and B of its gate.
+        reading: those that do, and K, A and B of the gate of each.
+        angles: of these units, of each component.
         cost: real multiply-adds per sample in a forward pass.
     """
 
@@ -91,13 +78,18 @@ class StatevectorPlan:
         self.cost = 4 * sum(2 ** (self.size + len(unit.qubits)) for unit in self.units)
         fixed = by_kind([u for u, own in zip(self.units, reads, strict=True) if not own])
         self.kinds = [(units, Constant(units[0].parts)) for units in fixed]
-        from_weights, offsets = gate_phases(program, fixed, angles)
+        ops = [
+            op
+            for units in fixed
+            for alike in zip(*(u.ops for u in units), strict=True)
+            for op in alike
+        ]
+        from_weights, offsets = gate_phases(program, ops, angles)
         self.from_weights, self.offsets = Constant(from_weights.T), Constant(offsets)
-        self.reading = {
-            unit: (_places(program, angles, [unit.ops[0].angle]), Constant(unit.parts))
-            for unit, own in zip(self.units, reads, strict=True)
-            if own
-        }
+        reading = [unit for unit, own in zip(self.units, reads, strict=True) if own]
+        self.reading = [(unit, Constant(unit.parts)) for unit in reading]
+        local = [unit.ops[0].angle for unit in reading]
+        self.angles = InputAngles(program, angles[:, local].T.ravel())
         self._paulis = component.paulis
 
     @cached_property
@@ -156,17 +148,16 @@ class Plan:
         program: the lowered circuit.
         groups: what to simulate; their values, flattened from (G, number of Paulis) and put end
             to end, are the measured values.
-        outputs: for each observable, its terms.
-        from_inputs: (angles, n), of the angles that read inputs.
-        from_weights, offsets: their (P, angles) and (angles,), if any is not 0.
+        linear: (m, measured values), the observables that are sums of measured values, or these
+            parts of them.
+        products: the other terms: the measured values that are multiplied, and (m, 1), the factor
+            of their product in each observable.
     """
 
     program: Program
     groups: tuple[Group, ...]
-    outputs: tuple[tuple[Term, ...], ...]
-    from_inputs: Constant
-    from_weights: Constant | None
-    offsets: Constant
+    linear: Constant
+    products: tuple[tuple[tuple[int, ...], Constant], ...]
 
 
 def make_plan(circuit_filter: Filter, method: Method = "auto") -> Plan:
@@ -184,15 +175,18 @@ def make_plan(circuit_filter: Filter, method: Method = "auto") -> Plan:
     groups = tuple(
         _group(circuit_filter.name, parts.program, members, method) for members in parts.alike
     )
-    program, reading = parts.program, parts.program.reading
-    return Plan(
-        program,
-        groups,
-        parts.outputs,
-        Constant(program.from_inputs[reading]),
-        Constant(program.from_weights[reading].T) if program.reading_shared else None,
-        Constant(program.offsets[reading]),
-    )
+    measured = sum(len(group.angles) * len(group.paulis) for group in groups)
+    linear = np.zeros((len(parts.outputs), measured))
+    products: dict[tuple[int, ...], np.ndarray] = {}
+    for m, terms in enumerate(parts.outputs):
+        for coefficient, factors in terms:
+            if len(factors) == 1:
+                linear[m, factors[0]] += coefficient
+            else:
+                column = products.setdefault(factors, np.zeros((len(parts.outputs), 1)))
+                column[m] += coefficient
+    others = tuple((factors, Constant(column)) for factors, column in products.items())
+    return Plan(parts.program, groups, Constant(linear), others)
 
 
 def _group(name: str, program: Program, members: Sequence[Component], method: Method) -> Group:
@@ -211,11 +205,6 @@ def _group(name: str, program: Program, members: Sequence[Component], method: Me
         if method == "network" or total <= STATEVECTOR_PENALTY * plan.cost:
             plan = NetworkPlan(network, program, angles)
     return Group(first.size, tuple(member.qubits for member in members), angles, first.paulis, plan)
-
-
-def _places(program: Program, rows: np.ndarray, local: Sequence[int]) -> Constant:
-    """Of some local angles of all components, (G n,), the places among those that read inputs."""
-    return Constant(program.reading_row[rows[:, list(local)].astype(int)].reshape(-1))
 
 
 def fuse(

@@ -95,30 +95,31 @@ class BoundStatevector:
     """
 
     def __init__(self, plan: StatevectorPlan, w: Tensor) -> None:
-        self._plan = plan
-        self._shared = _unitaries(plan, w)
+        self._plan, self._shared = plan, plan.angles.shared(w)
+        self._unitaries = _unitaries(plan, w)
 
-    def values(self, reading: Tensor) -> Tensor:
-        """Values of the components' Paulis, (F, G, K, B), at angles that read inputs."""
-        size, B = self._plan.size, reading.shape[2]
-        per_sample = len(reading) * self._plan.components << size
-        needed = per_sample * B * 2 * reading.element_size()
-        if needed > _SMALL and reading.device.type == "cpu":
+    def values(self, x: Tensor) -> Tensor:
+        """Values of the components' Paulis, (F, G, K, B), at inputs (F, n, B)."""
+        size, B = self._plan.size, x.shape[2]
+        per_sample = len(x) * self._plan.components << size
+        needed = per_sample * B * 2 * x.element_size()
+        if needed > _SMALL and x.device.type == "cpu":
             words = f"state vectors of {size} connected qubits ({per_sample * B >> size} at once)"
             require_memory(needed, words, "fewer samples at once")
-        width = B if reading.device.type != "cpu" else max(_CACHE // per_sample, 1)
-        pieces = [self._piece(piece) for piece in reading.split(width, dim=2)]
+        width = B if x.device.type != "cpu" else max(_CACHE // per_sample, 1)
+        pieces = [self._piece(piece) for piece in x.split(width, dim=2)]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=3)
 
-    def _piece(self, reading: Tensor) -> Tensor:
-        matrices = [
-            _of_unit(reading, unit, *self._plan.reading[unit])
-            if unit in self._plan.reading
-            else self._shared[unit]
-            for unit in self._plan.units
+    def _piece(self, x: Tensor) -> Tensor:
+        plan, F, G = self._plan, len(x), self._plan.components
+        angles = plan.angles.at(x, self._shared).view(F, len(plan.reading), G, x.shape[2])
+        reading = [
+            (unit, _of_unit(angle, unit, parts))
+            for (unit, parts), angle in zip(plan.reading, angles.unbind(1), strict=True)
         ]
-        values = _simulate(self._plan, matrices, reading)
-        return values.expand(-1, -1, -1, reading.shape[2])
+        matrices = self._unitaries | dict(reading)
+        values = _simulate(plan, [matrices[unit] for unit in plan.units], x)
+        return values.expand(-1, -1, -1, x.shape[2])
 
 
 def _unitaries(plan: StatevectorPlan, w: Tensor) -> dict[FusedGate, Tensor]:
@@ -144,12 +145,12 @@ def _unitaries(plan: StatevectorPlan, w: Tensor) -> dict[FusedGate, Tensor]:
     return unitaries
 
 
-def _of_unit(reading: Tensor, unit: FusedGate, places: Constant, parts: Constant) -> Tensor:
-    """The matrix (F, G, B, d, d) of a unit of one gate that reads inputs."""
-    phase = unit.ops[0].gate.scale * reading.index_select(1, places.like(reading))
+def _of_unit(angle: Tensor, unit: FusedGate, parts: Constant) -> Tensor:
+    """The matrix (F, G, B, d, d) of a unit of one gate at an input's angle (F, G, B)."""
+    phase = unit.ops[0].gate.scale * angle
     form = torch.stack([torch.ones_like(phase), phase.cos(), phase.sin()], dim=3)
     d = 2 ** len(unit.qubits)
-    return torch.view_as_complex((form @ parts.like(reading)[0]).unflatten(3, (d, d, 2)))
+    return torch.view_as_complex((form @ parts.like(angle)[0]).unflatten(3, (d, d, 2)))
 
 
 def _simulate(plan: StatevectorPlan, matrices: Sequence[Tensor], reading: Tensor) -> Tensor:

@@ -1,14 +1,15 @@
 """A component as a tree of small blocks: its gates and bonds, and the messages between blocks.
 
 A block of k qubits with a Pauli string on it is linear in the 3^k products of its inputs' features;
-gates across two blocks are bonds between them. partition.py finds the tree, schedule.py plans the
+gates across two blocks are bonds between them. partition.py finds the tree, tables.py makes the
 coefficients that depend on the weights, contraction.py what a batch costs.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,9 +22,6 @@ from qhdm.quantum.ir.paulis import Pauli
 
 #: For each block, the number of the operator on it.
 Key = tuple[int, ...]
-
-#: Multiply-adds of a matrix product that take as long as moving one number to and from memory.
-_PART_COST = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +60,7 @@ class NetworkBlock:
     Attributes:
         qubits: sorted.
         features: products of one feature of each qubit that reads an input.
-        before: the gates before the first cut; all gates where there are no cuts.
-        steps: what follows, in order: gates, and runs of cuts on one of its qubits. The first, if
-            there is one, is of cuts.
+        steps: in order, gates and runs of cuts on one of its qubits.
         operators: the Pauli strings that are needed on it; the identity is first.
         cuts: numbers of its cuts, in order.
         cut_order: positions in `cuts`, gathered by neighbour.
@@ -72,7 +68,6 @@ class NetworkBlock:
 
     qubits: tuple[int, ...]
     features: int
-    before: tuple[FusedGate, ...]
     steps: tuple[FusedGate | tuple[BondEnd, ...], ...]
     operators: tuple[Pauli, ...]
     cuts: tuple[int, ...]
@@ -126,7 +121,7 @@ class Network:
         """Real multiply-adds per sample in a forward pass, at most."""
         if not self.tree:
             return len(self.measured) * self.blocks[0].features
-        return sum(self._size(*edge) * len(keys) for edge, keys in self.needed(self.closed).items())
+        return self._cost(itertools.chain.from_iterable(self.closed))
 
     @cached_property
     def reading_qubits(self) -> tuple[int, ...]:
@@ -171,29 +166,26 @@ class Network:
         )
 
     @cached_property
-    def closed(self) -> tuple[tuple[tuple[int, int, Key], ...], ...]:
+    def closed(self) -> tuple[list[tuple[int, int, Key]], ...]:
         """For each observable, its terms, each with the bond at which the tree is closed for it.
 
-        Observables choose one after the other, those of many terms first, so that each adds least
-        to the cost; then each chooses again, knowing the others.
+        One after the other, those of many terms first, they take the bond that adds least to the
+        cost of all.
         """
-        chosen: dict[int, list[tuple[int, int, Key]]] = {}
-        order = sorted(range(len(self.measured)), key=lambda i: -len(self.measured[i].keys))
-        for number in (*order, *order):
-            others = [term for i, terms in chosen.items() if i != number for term in terms]
-            options = [
-                [(one, other, key) for key in self.measured[number].keys]
-                for one, other in sorted((min(pair), max(pair)) for pair in self.tree)
-            ]
-            costs = []
-            for terms in options:
-                needed = self.needed([[*others, *terms]])
-                costs.append(sum(self._effort(edge, keys) for edge, keys in needed.items()))
-            chosen[number] = options[costs.index(min(costs))]
-        return tuple(tuple(chosen[number]) for number in range(len(self.measured)))
+        bonds = sorted((min(pair), max(pair)) for pair in self.tree)
+        closed: dict[int, list[tuple[int, int, Key]]] = {}
+        for number in sorted(range(len(self.measured)), key=lambda i: -len(self.measured[i].keys)):
+            options = [[(*bond, key) for key in self.measured[number].keys] for bond in bonds]
+            before = list(itertools.chain.from_iterable(closed.values()))
+            closed[number] = min(options, key=lambda terms: self._cost([*before, *terms]))
+        return tuple(closed[number] for number in range(len(self.measured)))
+
+    def _cost(self, terms: Iterable[tuple[int, int, Key]]) -> int:
+        needed = self.needed(terms)
+        return sum(self._size(*edge) * len(keys) for edge, keys in needed.items())
 
     def needed(
-        self, closed: Iterable[Iterable[tuple[int, int, Key]]]
+        self, terms: Iterable[tuple[int, int, Key]]
     ) -> dict[tuple[int, int], tuple[Key, ...]]:
         """The messages (source, target) that are needed, each after those that it needs.
 
@@ -207,10 +199,9 @@ class Network:
                 need(neighbour, source, reduced)
             keys.setdefault((source, target), set()).add(reduced)
 
-        for terms in closed:
-            for one, other, key in terms:
-                need(one, other, key)
-                need(other, one, key)
+        for one, other, key in terms:
+            need(one, other, key)
+            need(other, one, key)
         order = sorted(keys, key=lambda pair: (len(self.subtree(*pair)), pair))
         return {pair: tuple(sorted(keys[pair])) for pair in order}
 
@@ -222,13 +213,6 @@ class Network:
     def others(self, source: int, target: int) -> tuple[int, ...]:
         """Neighbours of `source` but `target`."""
         return tuple(n for n in self.neighbours[source] if n != target)
-
-    def _effort(self, edge: tuple[int, int], keys: Sequence[Key]) -> int:
-        # Choices that differ only in the operator of the source share the products of messages
-        # and features.
-        source = edge[0]
-        parts = {key[:source] + key[source + 1 :] for key in keys}
-        return (len(keys) + _PART_COST * len(parts)) * self._size(*edge)
 
     def _size(self, source: int, target: int) -> int:
         """Coefficients of the source for one operator: bonds times features."""
