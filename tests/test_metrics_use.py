@@ -12,6 +12,7 @@ from networks import small_released, trained_a_little
 
 from qhdm import data
 from qhdm.config import Config, DataConfig, load_config
+from qhdm.data import Batches
 from qhdm.diffusion import make_preconditioning
 from qhdm.metrics import read_evaluation
 from qhdm.metrics import use as meter
@@ -21,6 +22,11 @@ from qhdm.metrics.tables import use_tables
 from qhdm.models import DiffusionNetwork, build_model
 from qhdm.models.hybrid import QuantumBranch
 from qhdm.models.named_filters import filter_layers
+from qhdm.runs.directory import RunDirectory
+from qhdm.training.log import read_metrics
+from qhdm.training.loop import fit
+from qhdm.training.trainer import Trainer
+from qhdm.training.use import circuit_use
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 PLACES = {"encoder.1.blocks.0.hybrid", "vertex.block1.hybrid"}
@@ -171,6 +177,29 @@ def test_the_change_of_the_loss_is_that_of_two_losses(patches: data.Dataset) -> 
     left_out = [np.delete(other, i).mean() / np.delete(own, i).mean() for i in range(len(own))]
     jackknife = (len(own) - 1) ** 0.5 * np.std(left_out)
     assert use.error == pytest.approx(jackknife, rel=0.5)
+
+
+def test_training_logs_the_use_of_the_prediction(tmp_path: Path, patches: data.Dataset) -> None:
+    """At checkpoints; a network whose branches are muted uses nothing, to the bit."""
+    config = recommended("train.batch_size=4", "train.steps=3", "train.log_every=1",
+                         "train.checkpoint_every=2", "train.precision=float32")  # fmt: skip
+    run = RunDirectory.create(config, tmp_path / "run")
+    fit(run, patches, device=torch.device("cpu"))
+    records = read_metrics(run.path / "metrics.jsonl")
+    logged = {r["step"]: r["circuit_use_prediction"] for r in records if len(r) > 5}
+    assert logged.keys() == {2, 3}
+    assert all(0 < value < 1 for value in logged.values())
+
+    batches = Batches(patches, batch_size=4, seed=config.seed, augment=config.data.augment)
+    trainer = Trainer(config, batches, torch.device("cpu"))
+    trainer.restore(run.latest_checkpoint())
+    assert circuit_use(trainer) == {"circuit_use_prediction": logged[3]}
+    for module in trainer.ema.model.modules():
+        if isinstance(module, QuantumBranch):
+            module.mix.scale = 0.0
+    assert circuit_use(trainer) == {"circuit_use_prediction": 0.0}
+    classical = recommended("model.kind=unet", "train.batch_size=4")
+    assert circuit_use(Trainer(classical, batches, torch.device("cpu"))) == {}
 
 
 def test_the_command_measures_and_shows_it(

@@ -35,6 +35,8 @@ from qhdm.tables import Table, number
 from qhdm.training.log import training_seconds
 
 _WEIGHTS: Literal["ema"] = "ema"
+#: In logs of training.
+_USE = "circuit_use_prediction"
 
 
 def write_run_page(path: Path, out: Path) -> list[str]:
@@ -138,6 +140,14 @@ def _training_charts(
             "Logarithmic axis."
         )
         charts.append((chart, "gradient per weight by step, classical and quantum", caption))
+    if used := [record for record in records if record.get(_USE)]:
+        line = Line("all filters", [r["step"] for r in used], [r[_USE] for r in used])
+        chart = line_chart([line], title="Use of the filters", x=step, y="change of the prediction")
+        caption = (
+            "Change of the prediction where all filters give their mean, over its spread, at "
+            "checkpoints. Logarithmic axis."
+        )
+        charts.append((chart, "use of the filters by step", caption))
     return charts
 
 

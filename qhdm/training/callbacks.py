@@ -27,7 +27,7 @@ class Callback:
         ...     def on_loss(self, step, values):
         ...         print(step, sorted(values))
         >>> run = qhdm.train(CONFIG, out="losses", callbacks=[Losses()])
-        2 ['grad_norm_classical', 'grad_norm_quantum', 'loss', 'steps_per_second']
+        2 ['circuit_use_prediction', 'grad_norm_classical', ..., 'loss', 'steps_per_second']
     """
 
     def on_start(self, run: RunDirectory, step: int) -> None:
@@ -41,7 +41,8 @@ class Callback:
 
         Args:
             step: steps done.
-            values: `loss`, the mean since the last call; `steps_per_second`; gradient norms.
+            values: `loss`, the mean since the last call; `steps_per_second`; gradient norms; at
+                checkpoints, `circuit_use_prediction` (docs/training.md).
         """
 
     def on_checkpoint(self, step: int, path: Path) -> None:

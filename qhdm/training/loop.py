@@ -24,6 +24,7 @@ from qhdm.runs.directory import RunDirectory
 from qhdm.training.callbacks import Callback
 from qhdm.training.log import MetricsLog
 from qhdm.training.trainer import Trainer
+from qhdm.training.use import circuit_use
 
 #: Sections that may change when a run is resumed.
 _RESUMABLE = {"name", "train", "sample"}
@@ -148,9 +149,11 @@ def _loop(
             mean = _finite_mean(torch.stack(losses).tolist(), norms, trainer, run)
             now = time.perf_counter()
             values = {"loss": mean, "steps_per_second": len(losses) / (now - since), **norms}
+            if save and world.first:
+                values |= circuit_use(trainer)
             for callback in callbacks:
                 callback.on_loss(step, values)
-            losses, since = [], now
+            losses, since = [], time.perf_counter()
         if snapshot and world.first:
             trainer.save_snapshot(run)
         if save and world.first:
