@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from command_line import Cli, refused
 from comparisons import cells, write_specification
 from hypothesis import given
@@ -28,6 +29,7 @@ from qhdm.comparison.runner import jobs_of
 from qhdm.comparison.spec import load_grid, variant_settings
 from qhdm.comparison.statistics import holm, t_test
 from qhdm.comparison.table import describe, metric_blocks
+from qhdm.config import ModelConfig, PublishedModelConfig
 from qhdm.errors import ComparisonError, ConfigError, EvaluationError
 from qhdm.metrics.records import (
     DataRecord,
@@ -120,9 +122,14 @@ def test_shipped_comparisons_resolve() -> None:
     assert {config.quantum.filter for config in verdict.values()} == {
         "circuit", "frozen", "cosine", "linear", "perceptron", "identity"
     }  # fmt: skip
+    published = verdict.pop("published")
     assert {config.train.precision for config in verdict.values()} == {"bf16"}
+    assert isinstance(published.model, PublishedModelConfig)
     filters = {(c.vertex_filters, *c.encoder_filters.items()) for c in verdict.values()}
     assert filters == {(0,), (4, (1, 4), (2, 4))}
+    # All see the same images as often.
+    sizes = {(c.data, c.train.steps, c.train.batch_size) for c in (*verdict.values(), published)}
+    assert len(sizes) == 1
 
 
 def test_settings_of_cells_lie_over_each_other(specification: Path) -> None:
@@ -145,9 +152,26 @@ def test_a_saved_specification_gives_the_same_grid(specification: Path, tmp_path
     assert again.specification == replace(grid.specification, base="base.yaml")
 
 
+def test_a_variant_may_have_a_base_of_its_own(specification: Path, tmp_path: Path) -> None:
+    """The settings of all cells apply to it, and its own over them."""
+    other = {"name": "other", "data": {"root": "bundled", "image_size": 32}, "train": {"lr": 0.5}}
+    (specification.parent / "other.yaml").write_text(yaml.safe_dump(other))
+    own = "{base: other.yaml, model.kind: unet, train.precision: float32}"
+    changes = [f"variants.other={own}", "train.log_every=7"]
+    grid = load_grid(specification, changes)
+    config, common = grid.configs["other", 1], grid.configs["cosine", 1]
+    assert isinstance(config.model, ModelConfig)
+    assert isinstance(common.model, PublishedModelConfig)
+    assert (config.name, config.data.image_size, config.train.lr) == ("other", 32, 0.5)
+    assert (config.model.kind, config.train.steps, config.train.log_every) == ("unet", 2, 7)
+    grid.save(tmp_path / "kept")
+    assert load_grid(tmp_path / "kept" / "comparison.yaml").configs == grid.configs
+
+
 @pytest.mark.parametrize(
     ("change", "place"),
     [
+        ("variants.other={base: none.yaml}", "--set variants.other.base: "),
         ("variants.unet.model.knd=unet", "unet.model.knd: "),
         ("train.stepz=1", "--set train.stepz: "),
         ("train.steps.x=1", "--set train.steps.x: "),

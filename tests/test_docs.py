@@ -80,7 +80,7 @@ CHEAPER = {
     r"qhdm evaluate ": ["--num", "2", "--steps", "1", *CLASSIFIER],
     r"qhdm train-classifier ": ["--steps", "1"],
     r"qhdm compare .*eurosat_ablation": [
-        *("--dry-run", "--only", "unet", "seeds=[0]"),
+        *("--dry-run", "seeds=[0]", "baseline=unet", "variants={unet: {model.kind: unet}}"),
         *SMALL.split(),
         *SMALL_NET.split(),
     ],

@@ -162,7 +162,7 @@ def test_fqconv_is_four_polynomials() -> None:
     assert group.angles.shape[0] == 4
     assert group.network is not None
     (block,) = group.network.blocks
-    assert block.cuts == ()
+    assert block.cuts == []
     assert group.cost == 4 * 3 * 27  # three Z, of 27 coefficients each
 
 

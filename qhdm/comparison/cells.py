@@ -1,7 +1,7 @@
 """The cells of a comparison: run directories, and what is left to do in each.
 
 comparisons/<name>/
-    comparison.yaml   the specification, and base.yaml, the configuration it starts from
+    comparison.yaml   the specification; base.yaml, base-<variant>.yaml: what it starts from
     cells/            <variant>-seed<k>/: run directories, with their evaluations
     logs/             <variant>-seed<k>.log: what the processes of a cell wrote to stderr
     results.json, results.md, inference.png

@@ -60,7 +60,8 @@ class Specification:
         name: of the comparison; its directory is `comparisons/<name>`.
         base: training configuration, relative to the specification's folder.
         baseline: the variant that the others are tested against.
-        variants: the settings of each.
+        variants: the settings of each; `base` may be among them, another training configuration
+            in the place of the common one.
         seeds: each variant is trained once with each.
         settings: of all cells; a variant's own take precedence.
         evaluate: how cells are evaluated, as by `qhdm evaluate`.
@@ -115,21 +116,26 @@ class Grid:
     """A specification and the checked configurations of its cells.
 
     Attributes:
-        base: the data of the base configuration.
+        bases: the data of base configurations: of the common one (None), and of variants that have
+            their own.
         configs: by (variant, seed), variants in their order, then seeds.
     """
 
     specification: Specification
-    base: dict[str, Any]
+    bases: Mapping[str | None, dict[str, Any]]
     configs: Mapping[tuple[str, int], Config]
 
     def save(self, folder: Path) -> None:
-        """Write `comparison.yaml` and `base.yaml`, from which `load_grid` makes an equal grid."""
-        own = dataclasses.replace(self.specification, base="base.yaml")
-        for name, plain in (
-            ("base.yaml", self.base),
-            ("comparison.yaml", TypeAdapter(Specification).dump_python(own, mode="json")),
-        ):
+        """Write `comparison.yaml` and its bases, from which `load_grid` makes an equal grid."""
+        names = {v: "base.yaml" if v is None else f"base-{v}.yaml" for v in self.bases}
+        variants = {
+            variant: {**values, "base": names[variant]} if variant in names else values
+            for variant, values in self.specification.variants.items()
+        }
+        own = dataclasses.replace(self.specification, base=names[None], variants=variants)
+        files = {names[variant]: data for variant, data in self.bases.items()}
+        files["comparison.yaml"] = TypeAdapter(Specification).dump_python(own, mode="json")
+        for name, plain in files.items():
             text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
             write_text(folder / name, text)
 
@@ -160,15 +166,19 @@ def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
             "`qhdm train`"
         )
     specification = validate(Specification, document)
-    base_path = path.parent / specification.base
-    if not base_path.is_file():
-        raise ConfigError(f"{document.place(('base',))}: {base_path}: no such file")
-    base = read_document(base_path)
-    common = with_settings(base, _settings(document, ("settings",), specification.settings))
+    bases: dict[str | None, Document] = {
+        None: _base(path.parent, specification.base, document.place(("base",)))
+    }
     configs = {}
     for variant, values in specification.variants.items():
         key = ("variants", variant)
-        varied = with_settings(common, _settings(document, key, values))
+        if "base" in values:
+            place = document.place((*key, "base"))
+            bases[variant] = _base(path.parent, values["base"], place)
+        base = bases.get(variant, bases[None])
+        common = with_settings(base, _settings(document, ("settings",), specification.settings))
+        own_settings = {name: value for name, value in values.items() if name != "base"}
+        varied = with_settings(common, _settings(document, key, own_settings))
         varied = dataclasses.replace(varied, source=document.place(key), origin=base.source)
         for seed in specification.seeds:
             of_seed = Setting(("seed",), seed, document.place(("seeds",)))
@@ -188,7 +198,15 @@ def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
                 f"{document.place(('inference_variants',))}: {variant} has no circuits for an "
                 "engine to evaluate; leave it out"
             )
-    return Grid(specification, base.data, configs)
+    return Grid(specification, {name: base.data for name, base in bases.items()}, configs)
+
+
+def _base(folder: Path, name: Any, place: str) -> Document:
+    """A training configuration, relative to the specification's folder."""
+    path = folder / str(name)
+    if not path.is_file():
+        raise ConfigError(f"{place}: {path}: no such file")
+    return read_document(path)
 
 
 def _check_sampling(

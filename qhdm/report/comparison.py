@@ -71,7 +71,10 @@ def write_comparison_page(path: Path, out: Path) -> list[str]:
         seconds=sum(cell.train_seconds for cell in begun),
         versions=read_versions(path / begun[0].run) if begun else {},
         specification=(path / "comparison.yaml").read_text(encoding="utf-8"),
-        base=(path / "base.yaml").read_text(encoding="utf-8"),
+        bases=[
+            (name, (path / name).read_text(encoding="utf-8"))
+            for name in ("base.yaml", *(f"base-{v}.yaml" for v in grid.bases if v is not None))
+        ],
     )
     write_text(out, content)
     return missing

@@ -19,12 +19,11 @@ from torch import Tensor
 from qhdm import console
 from qhdm.errors import CircuitError
 from qhdm.quantum.engines import expectation
-from qhdm.quantum.exact.plan import fuse
 from qhdm.quantum.exact.statevector import Register
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.ir.components import Component
 from qhdm.quantum.ir.connectivity import connected
-from qhdm.quantum.ir.fusion import FusedGate
+from qhdm.quantum.ir.fusion import FusedGate, fuse
 from qhdm.quantum.ir.light_cones import columns_read, light_cone
 from qhdm.quantum.ir.lowering import Program, lower
 from qhdm.quantum.ir.paulis import union_of

@@ -16,8 +16,9 @@ from functools import reduce
 import numpy as np
 
 from qhdm.quantum.exact.constants import Constant
-from qhdm.quantum.exact.tables import BlockRows, by_kind
+from qhdm.quantum.exact.tables import BlockRows
 from qhdm.quantum.exact.tree import Key, Network
+from qhdm.quantum.ir.fusion import by_kind
 
 _Edge = tuple[int, int]
 #: For each message and choice of operators behind it, an array over the values of its bond.
@@ -71,8 +72,6 @@ class Contraction:
         closings: what makes values of messages.
         observables: (observables of the component, N of all closings), 1 where one sums over the
             other.
-        rows: of the largest array of a sample, of those of which the smaller is made for each part
-            (network.py).
         cost: real multiply-adds per sample in a forward pass.
     """
 
@@ -80,7 +79,6 @@ class Contraction:
     tables: tuple[tuple[int, tuple[Part, ...], Constant], ...]
     closings: tuple[RootEdge, ...]
     observables: Constant
-    rows: int
     cost: int
 
 
@@ -123,17 +121,10 @@ def plan_contraction(network: Network, blocks: Sequence[BlockRows]) -> Contracti
         number = blocks[own[0][0].edge[0]].group
         tables.append((number, tuple(part for part, _ in own), read))
     closings, observables = _closings(network, places)
-    features = [network.blocks[part.edge[0]].features for part, _ in parts]
-    costs = [rows.size * f for f, (_, rows) in zip(features, parts, strict=True)]
-    made = [min(rows.size, rows.shape[1] * f) for f, (_, rows) in zip(features, parts, strict=True)]
-    return Contraction(
-        tuple(part for part, _ in parts),
-        tuple(tables),
-        closings,
-        Constant(observables),
-        max(made, default=1),
-        sum(costs) + sum(closing.terms.array.size for closing in closings),
-    )
+    cost = sum(rows.size * network.blocks[part.edge[0]].features for part, rows in parts)
+    cost += sum(closing.terms.array.size for closing in closings)
+    made = tuple(part for part, _ in parts)
+    return Contraction(made, tuple(tables), closings, Constant(observables), cost)
 
 
 def _live_entries(
@@ -196,9 +187,9 @@ def _closings(network: Network, places: _Entries) -> tuple[tuple[RootEdge, ...],
         pairs, row = np.unique(np.stack([observable, left]), axis=1, return_inverse=True)
         entries = 1 + max(int(place.max()) for place in places[other, one].values())
         if pairs.size:
-            terms_ = np.full((pairs.shape[1], entries), one_place + 1)
-            terms_[row.ravel(), right] = factor
-            closings.append(RootEdge((one, other), Constant(pairs[1]), Constant(terms_)))
+            form = np.full((pairs.shape[1], entries), one_place + 1)
+            form[row.ravel(), right] = factor
+            closings.append(RootEdge((one, other), Constant(pairs[1]), Constant(form)))
             sums.append(pairs[0])
     numbers = np.arange(len(network.measured))
     return tuple(closings), np.equal.outer(numbers, np.concatenate(sums)).astype(float)

@@ -23,8 +23,8 @@ from qhdm.quantum.exact.contraction import Contraction, Part
 from qhdm.quantum.exact.plan import NetworkPlan
 from qhdm.quantum.exact.tree import Network
 
-#: Numbers of the largest array of the samples that are contracted at a time.
-_CACHE = 2**22
+#: Samples, times circuits, that are contracted at a time: more only move more through memory.
+_PIECE = 2**12
 _ONE_AND_ZERO = Constant(np.array([1.0, 0.0]))
 
 
@@ -60,14 +60,14 @@ class BoundNetwork:
         plan, B = self._plan, x.shape[2]
         width = B
         if plan.contraction is not None and x.device.type == "cpu":
-            width = max(_CACHE // (self._filters * plan.components * plan.contraction.rows), 1)
+            width = max(_PIECE // (self._filters * plan.components), 1)
         pieces = [self._piece(piece) for piece in x.split(width, dim=2)]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=3)
 
     def _piece(self, x: Tensor) -> Tensor:
         plan = self._plan
         own = plan.angles.at(x, self._shared)
-        own = own.view(self._filters * plan.components, -1, own.shape[2])
+        own = own.unflatten(1, (plan.components, own.shape[1] // plan.components)).flatten(0, 1)
         single = torch.stack([torch.ones_like(own), own.cos(), own.sin()], dim=2)
         if plan.contraction is None:
             values = _polynomial(self._single, single)
@@ -141,11 +141,12 @@ def _features(network: Network, single: Tensor) -> list[Tensor]:
     Qubits without an input have none; the last qubit's is the most significant.
     """
     result: dict[int, Tensor] = {}
-    for blocks, table in network.reading_tables:
+    sizes = [angles.size for _, angles in network.reading]
+    for (blocks, angles), own in zip(network.reading, single.split(sizes, dim=1), strict=True):
         # Blocks with as many inputs go through the products as one batch: (N, blocks, 3, B).
         one = single.new_ones(len(single), len(blocks), 1, single.shape[3])
-        product = _products([_take(single, members) for members in table], one)
-        result |= dict(zip(blocks, product.unbind(1), strict=True))
+        product = _products(own.unflatten(1, angles.shape).unbind(2), one)
+        result |= zip(blocks, product.unbind(1), strict=True)
     return [result[i] for i in range(len(network.blocks))]
 
 

@@ -16,17 +16,24 @@ them and become a few products of local Pauli strings (in hqconv: the last layer
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 from itertools import pairwise
 
 import numpy as np
 import rustworkx as rx
 
-from qhdm.quantum.exact.transfer import ZERO, Bond, decompose, pauli_strings, possible_strings
+from qhdm.quantum.exact.transfer import (
+    ZERO,
+    Bond,
+    decompose,
+    harmonics,
+    pauli_strings,
+    possible_strings,
+)
 from qhdm.quantum.exact.tree import (
     BondEnd,
-    BondGate,
     InputEncoding,
     Network,
     NetworkBlock,
@@ -81,22 +88,18 @@ def plan_network(
     best = partitions.network(blocks)
     while True:
         # Joining two neighbours of a tree leaves a tree.
-        candidates = []
         home = {q: b for b, block in enumerate(blocks) for q in block}
-        joined = [(home[pair[0]], home[pair[1]]) for pair in pairs if len(pair) == 2]
-        for i, j in sorted({(min(join), max(join)) for join in joined if join[0] != join[1]}):
-            if len(blocks[i]) + len(blocks[j]) <= MAX_BLOCK:
-                merged = [b for k, b in enumerate(blocks) if k not in (i, j)]
-                merged = sorted([*merged, tuple(sorted(blocks[i] + blocks[j]))])
-                network = partitions.network(merged)
-                if network is not None:
-                    candidates.append((_total(network), merged, network))
-        if not candidates:
+        ends = {tuple(sorted({home[q] for q in pair})) for pair in pairs}
+        options = []
+        for i, j in sorted(pair for pair in ends if len(pair) == 2):
+            joined = tuple(sorted(blocks[i] + blocks[j]))
+            if len(joined) <= MAX_BLOCK:
+                options.append(sorted([joined, *blocks[:i], *blocks[i + 1 : j], *blocks[j + 1 :]]))
+        networks = [network for network in map(partitions.network, options) if network is not None]
+        better = min(networks, key=_total, default=None)
+        if better is None or (best is not None and _total(better) >= _total(best)):
             return best
-        total, merged, network = min(candidates, key=lambda c: c[0])
-        if best is not None and total >= _total(best):
-            return best
-        blocks, best = merged, network
+        best, blocks = better, [block.qubits for block in better.blocks]
 
 
 def _total(network: Network) -> int:
@@ -107,50 +110,35 @@ def _split_inlets(
     size: int, ops: Sequence[Op], reads_inputs: Sequence[bool]
 ) -> tuple[tuple[InputEncoding, ...], list[Op]] | None:
     """Take the gates that read inputs, and constant ones before them, off the start of qubits."""
-
-    def reads(op: Op) -> bool:
-        return op.angle >= 0 and reads_inputs[op.angle]
-
-    reading = {index: op for index, op in enumerate(ops) if reads(op)}
-    taken: set[int] = set()
-    inlets = []
-    for qubit in range(size):
-        mine = [index for index, op in reading.items() if qubit in op.qubits]
-        if not mine:
-            inlets.append(InputEncoding(-1, np.array([[1.0, 0.0, 0.0, 1.0]])))
+    inlets = [InputEncoding(-1, np.array([[1.0, 0.0, 0.0, 1.0]]))] * size
+    taken: list[Op] = []
+    mine: list[list[Op]] = [[] for _ in range(size)]
+    for op in ops:
+        before = mine[op.qubits[0]].copy()
+        for qubit in op.qubits:
+            mine[qubit].append(op)
+        if op.angle < 0 or not reads_inputs[op.angle]:
             continue
-        before = [i for i in range(mine[0]) if qubit in ops[i].qubits]
-        prefix = [ops[i] for i in before]
-        if len(mine) > 1 or any(op.angle >= 0 for op in prefix):
+        if any(len(o.qubits) > 1 for o in [*before, op]) or any(o.angle >= 0 for o in before):
             return None
-        if any(len(op.qubits) > 1 for op in [*prefix, ops[mine[0]]]):
-            return None
-        ket = np.array([1, 0], dtype=complex)
-        for op in prefix:
-            ket = op.gate.K @ ket
-        inlet = _inlet(ops[mine[0]], ket)
+        ket = reduce(lambda ket, o: o.gate.K @ ket, before, np.array([1, 0], dtype=complex))
+        inlet = _inlet(op, ket)
         if inlet is None:
             return None
-        inlets.append(inlet)
-        taken.update(before, mine)
-    return tuple(inlets), [op for index, op in enumerate(ops) if index not in taken]
+        inlets[op.qubits[0]] = inlet
+        taken += [*before, op]
+    return tuple(inlets), [op for op in ops if not any(op is o for o in taken)]
 
 
 def _inlet(op: Op, ket: np.ndarray) -> InputEncoding | None:
-    def letters(angle: float) -> np.ndarray:
-        after = op.gate.at(angle) @ ket
-        values = np.einsum("i,pij,j->p", after.conj(), pauli_strings(1), after).real
-        values[np.abs(values) < ZERO] = 0
-        return values
-
-    zero, quarter, half = letters(0.0), letters(np.pi / 2), letters(np.pi)
-    mean = (zero + half) / 2
-    parts = np.array([mean, zero - mean, quarter - mean])
-    probe = 0.7
-    affine = parts[0] + np.cos(probe) * parts[1] + np.sin(probe) * parts[2]
-    return (
-        InputEncoding(op.angle, parts) if np.allclose(affine, letters(probe), atol=1e-12) else None
-    )
+    """A gate on a qubit in a given state, if it is affine in the cosine and sine of its angle."""
+    letters = np.array([(ket.conj() @ pauli @ ket).real for pauli in pauli_strings(1)])
+    letters[np.abs(letters) < ZERO] = 0
+    parts = harmonics(op.gate).transpose(0, 2, 1) @ letters
+    period = {1.0: 1, 0.5: 2}.get(op.gate.scale)
+    if period is None or parts[[3 - period, 5 - period]].any():
+        return None
+    return InputEncoding(op.angle, parts[[0, period, period + 2]])
 
 
 def _units(ops: Sequence[Op]) -> list[FusedGate]:
@@ -193,7 +181,7 @@ class _Partitions:
         seen = set().union(*self._cones)
 
         steps: list[list[FusedGate | BondEnd]] = [[] for _ in blocks]
-        cuts: list[BondGate] = []
+        cuts: list[Bond] = []
         ends: list[tuple[int, int]] = []
         for index in sorted(seen - tail):
             unit = self._units[index]
@@ -204,19 +192,19 @@ class _Partitions:
                 return None
             for qubit in unit.qubits:
                 steps[home[qubit]].append(BondEnd(len(cuts), qubit))
-            cuts.append(BondGate(unit, self._bond(unit)))
+            cuts.append(self._bond(unit))
             ends.append((home[unit.qubits[0]], home[unit.qubits[1]]))
 
         bonds = [1] * len(blocks)
         for cut, pair in zip(cuts, ends, strict=True):
             for end in pair:
-                bonds[end] *= cut.bond.size
+                bonds[end] *= cut.size
         if max(bonds) > MAX_BOND:
             return None
         measured, operators = self._readouts(blocks, tail)
         built = tuple(
-            _block(block, own, tuple(needed), self._inlets, _joined(ends, b))
-            for b, (block, own, needed) in enumerate(zip(blocks, steps, operators, strict=True))
+            _block(block, own, tuple(needed), self._inlets)
+            for block, own, needed in zip(blocks, steps, operators, strict=True)
         )
         once = sum(
             4 * len(block.operators) * bond * 8 ** len(block.qubits)
@@ -251,12 +239,7 @@ class _Partitions:
     def _bond(self, unit: FusedGate) -> Bond:
         if unit.kind not in self._bonds:
             self._bonds[unit.kind] = decompose(unit)
-        return self._bonds[unit.kind]
-
-
-def _joined(ends: Sequence[tuple[int, int]], block: int) -> dict[int, int]:
-    """For each cut of a block, the neighbour that it leads to."""
-    return {i: sum(pair) - block for i, pair in enumerate(ends) if block in pair}
+        return replace(self._bonds[unit.kind], unit=unit)
 
 
 def _block(
@@ -264,9 +247,8 @@ def _block(
     steps: Sequence[FusedGate | BondEnd],
     operators: tuple[Pauli, ...],
     inlets: Sequence[InputEncoding],
-    joined: Mapping[int, int],
 ) -> NetworkBlock:
-    """One block; `joined` gives the neighbour that each of its cuts leads to."""
+    """One block; ends of cuts on one qubit gather into runs, and neighbouring gates into pairs."""
     gathered: list[FusedGate | tuple[BondEnd, ...]] = []
     for i, step in enumerate(steps):
         last = gathered[-1] if gathered else None
@@ -280,9 +262,7 @@ def _block(
             if len(both) <= MAX_UNIT:
                 gathered[-2:] = [FusedGate(both, last.ops + step.ops)]
     features = math.prod(len(inlets[qubit].letters) for qubit in qubits)
-    cuts = tuple(end.cut for run in gathered if isinstance(run, tuple) for end in run)
-    order = sorted(range(len(cuts)), key=lambda position: joined[cuts[position]])
-    return NetworkBlock(qubits, features, tuple(gathered), operators, cuts, tuple(order))
+    return NetworkBlock(qubits, features, tuple(gathered), operators)
 
 
 def _spanning_tree(blocks: int, ends: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

@@ -17,18 +17,16 @@ from qhdm.errors import CircuitError
 from qhdm.quantum.exact.constants import Constant, InputAngles
 from qhdm.quantum.exact.contraction import Contraction, plan_contraction
 from qhdm.quantum.exact.partition import NOMINAL_BATCH, plan_network
-from qhdm.quantum.exact.tables import TablePlan, gate_phases
+from qhdm.quantum.exact.tables import TablePlan
 from qhdm.quantum.exact.tree import Network
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.ir.components import Component, angle_rows, split
-from qhdm.quantum.ir.fusion import FusedGate, by_kind
-from qhdm.quantum.ir.lowering import Op, Program
+from qhdm.quantum.ir.fusion import by_kind, fuse
+from qhdm.quantum.ir.lowering import Program
 from qhdm.quantum.ir.paulis import Pauli
 
 Method = Literal["auto", "network", "statevector"]
 
-#: In a state vector, gates that do not read inputs fuse into unitaries of at most this many qubits.
-FUSE_QUBITS = 4
 #: Real multiply-adds of a matrix product that take as long as one in a state vector's many small
 #: steps: what it moves through memory costs it about this factor (benchmarks/filters.py).
 STATEVECTOR_PENALTY = 3
@@ -42,14 +40,15 @@ class NetworkPlan:
         tables: of its blocks.
         contraction: of the network, if it has more than one block.
         single: if there is one block, the row of each observable.
-        angles: of each component and qubit that reads an input.
+        angles: of each component and of the qubits in `network.reading`.
         cost: real multiply-adds per sample in a forward pass.
     """
 
     def __init__(self, network: Network, program: Program, angles: np.ndarray) -> None:
         self.network = network
         self.tables, self.components = TablePlan(network, program, angles), len(angles)
-        self.angles = InputAngles(program, angles[:, list(network.reading)].ravel())
+        local = np.concatenate([own.ravel() for _, own in network.reading])
+        self.angles = InputAngles(program, angles[:, local].ravel())
         self.contraction: Contraction | None = None
         self.single = Constant(np.array([readout.keys[0][0] for readout in network.measured]))
         self.cost = network.cost
@@ -66,7 +65,7 @@ class StatevectorPlan:
         components: G.
         units: fused gates in order.
         kinds: those that do not read inputs, by kind, and K, A and B of their gates.
-        from_weights, offsets: (P, phases) and (phases,), see `gate_phases`.
+        from_weights, offsets: (P, phases) and (phases,), see `Program.phases`.
         reading: those that do, and K, A and B of the gate of each.
         angles: of these units, of each component.
         cost: real multiply-adds per sample in a forward pass.
@@ -76,15 +75,11 @@ class StatevectorPlan:
         self.size, self.components = component.size, len(angles)
         self.units, reads = fuse([component.ops[i] for i in component.seen], component.reads_inputs)
         self.cost = 4 * sum(2 ** (self.size + len(unit.qubits)) for unit in self.units)
-        fixed = by_kind([u for u, own in zip(self.units, reads, strict=True) if not own])
-        self.kinds = [(units, Constant(units[0].parts)) for units in fixed]
-        ops = [
-            op
-            for units in fixed
-            for alike in zip(*(u.ops for u in units), strict=True)
-            for op in alike
-        ]
-        from_weights, offsets = gate_phases(program, ops, angles)
+        shared = [unit for unit, own in zip(self.units, reads, strict=True) if not own]
+        kinds = by_kind(shared, lambda unit: unit.kind)
+        self.kinds = [(units, Constant(units[0].parts)) for units in kinds]
+        ops = [unit.ops[i] for units in kinds for i in range(len(units[0].ops)) for unit in units]
+        from_weights, offsets = program.phases(ops, angles)
         self.from_weights, self.offsets = Constant(from_weights.T), Constant(offsets)
         reading = [unit for unit, own in zip(self.units, reads, strict=True) if own]
         self.reading = [(unit, Constant(unit.parts)) for unit in reading]
@@ -205,43 +200,6 @@ def _group(name: str, program: Program, members: Sequence[Component], method: Me
         if method == "network" or total <= STATEVECTOR_PENALTY * plan.cost:
             plan = NetworkPlan(network, program, angles)
     return Group(first.size, tuple(member.qubits for member in members), angles, first.paulis, plan)
-
-
-def fuse(
-    ops: Sequence[Op], reads_inputs: Sequence[bool]
-) -> tuple[tuple[FusedGate, ...], tuple[bool, ...]]:
-    """Gather gates into units of at most `FUSE_QUBITS` qubits without changing the circuit.
-
-    Gates that read the inputs are not fused, since their matrix differs from sample to sample.
-
-    Args:
-        ops: gates in order.
-        reads_inputs: for each angle of `ops`, whether it depends on the inputs.
-
-    Returns:
-        The units, and for each whether it reads inputs.
-    """
-    units = [(FusedGate(op.qubits, (op,)), op.angle >= 0 and reads_inputs[op.angle]) for op in ops]
-    while len(shorter := _merge(units)) < len(units):
-        units = shorter
-    return tuple(unit for unit, _ in units), tuple(reads for _, reads in units)
-
-
-def _merge(units: Sequence[tuple[FusedGate, bool]]) -> list[tuple[FusedGate, bool]]:
-    """Join each unit to the last one before it that shares a qubit, where they may fuse."""
-    merged: list[tuple[FusedGate, bool]] = []
-    for unit, reads in units:
-        mine = set(unit.qubits)
-        # Units after `last` act on other qubits: this one commutes past them.
-        last = max((i for i, (u, _) in enumerate(merged) if set(u.qubits) & mine), default=-1)
-        if last >= 0 and not reads and not merged[last][1]:
-            before = merged[last][0]
-            union = mine.union(before.qubits)
-            if len(union) <= FUSE_QUBITS:
-                merged[last] = (FusedGate(tuple(sorted(union)), before.ops + unit.ops), False)
-                continue
-        merged.append((unit, reads))
-    return merged
 
 
 def _parity_sign(masked: np.ndarray) -> np.ndarray:

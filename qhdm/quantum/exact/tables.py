@@ -13,7 +13,7 @@ number may differ from 0), which shows what vanishes whatever the weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache, reduce
 from itertools import groupby
@@ -26,15 +26,13 @@ from torch import Tensor
 from qhdm.quantum.exact.constants import Constant
 from qhdm.quantum.exact.transfer import harmonics, nonzero
 from qhdm.quantum.exact.tree import BondEnd, InputEncoding, Network, NetworkBlock, Readout
-from qhdm.quantum.ir.fusion import FusedGate
-from qhdm.quantum.ir.lowering import Op, Program
+from qhdm.quantum.ir.fusion import FusedGate, by_kind
+from qhdm.quantum.ir.lowering import Program
 from qhdm.quantum.ir.paulis import Pauli, letters_on
 
 #: A wire between two gates, a bond, operators or features: the name of an axis.
 Name = Hashable
 Axis = tuple[Name, int]
-#: Gates, or runs of cuts, at one place of equal blocks.
-Step = tuple[FusedGate, ...] | tuple[tuple[BondEnd, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -119,17 +117,16 @@ class _BlockGroup:
 
     Attributes:
         members: their numbers.
-        blocks: these.
-        steps: of all.
-        operators: (members, letters of the wires..., operators), 1 at each string that is needed;
-            blocks with fewer of these are filled up with zeros.
-        states: (members, letters of the wires..., features), the expectation values of all strings
-            for each feature.
+        first: one of them.
+        steps: gates, or runs of cuts, at one place of all.
+        operators: (members, 4, ..., 4, operators), 1 at each string that is needed; blocks with
+            fewer of these are filled up with zeros.
+        states: (members, 4, ..., 4, features), the values of all strings for each feature.
     """
 
     members: tuple[int, ...]
-    blocks: tuple[NetworkBlock, ...]
-    steps: tuple[Step, ...]
+    first: NetworkBlock
+    steps: tuple[tuple[FusedGate, ...] | tuple[tuple[BondEnd, ...], ...], ...]
     operators: Constant
     states: Constant
 
@@ -167,8 +164,7 @@ class TablePlan:
         self._groups = [_group(network, members) for members in alike]
         self._cuts = by_kind(range(len(network.cuts)), lambda i: network.cuts[i].unit.kind)
         self._maps = [
-            Constant(np.stack([network.cuts[i].bond.maps for i in numbers]))
-            for numbers in self._cuts
+            Constant(np.stack([network.cuts[i].maps for i in numbers])) for numbers in self._cuts
         ]
         self._late = [
             (readout, Constant(_strings([readout.pauli], readout.support)[np.newaxis, ..., 0]))
@@ -185,7 +181,7 @@ class TablePlan:
         #: By form of gate, kinds of units and the places in these where it stands.
         self._forms = by_kind(slots, lambda slot: id(units[slot[0]][0].ops[slot[1]].gate))
         ops = [u.ops[i] for form in self._forms for k, i in form for u in units[k]]
-        from_weights, offsets = gate_phases(program, ops, rows)
+        from_weights, offsets = program.phases(ops, rows)
         self._from_weights = Constant(np.concatenate([from_weights, 2 * from_weights]).T)
         self._offsets = Constant(np.concatenate([offsets, 2 * offsets]))
         self._sizes = [[len(units[k]) for k, _ in form] for form in self._forms]
@@ -197,9 +193,8 @@ class TablePlan:
         """The tables at weights w (F, P).
 
         Returns:
-            For each group of blocks, the tables of all, (N, rows, features); and for each
-            conjugated observable, the coefficients of all strings on its support, (N, strings);
-            N = F G circuits.
+            For each group of blocks, their tables, (N, rows, features), and for each conjugated
+            observable, the coefficients of all strings on its support, (N, strings); N = F G.
         """
         N = len(w) * self._components
         phases = torch.addmm(self._offsets.like(w), w, self._from_weights.like(w))
@@ -232,11 +227,12 @@ class TablePlan:
             live = table.any(axis=-1)
             rows = np.arange(live.size).reshape(live.shape)
             for place, index in enumerate(group.members):
-                block, bonds = self._network.blocks[index], self._network.bonds[index]
-                sizes = [self._network.cuts[cut].bond.size for cut in block.cuts]
+                cuts, bonds = self._network.blocks[index].cuts, self._network.bonds[index]
+                sizes = [self._network.cuts[cut].size for cut in cuts]
+                neighbours = [sum(self._network.ends[cut]) - index for cut in cuts]
                 own, alive = (
                     np.moveaxis(array[place].reshape(*sizes, -1), -1, 0)
-                    .transpose(0, *(1 + i for i in block.cut_order))
+                    .transpose(0, *(1 + np.argsort(neighbours, kind="stable")))
                     .reshape(-1, *bonds)
                     for array in (rows, live)
                 )
@@ -246,12 +242,10 @@ class TablePlan:
     def _run(
         self, gates: Sequence[Any], N: int, constant: Callable[[Constant], Any]
     ) -> tuple[list[Any], list[Any]]:
-        """The steps, from the transfer matrices of all gates of each form, (gates N, D D).
+        """The steps, from the transfer matrices of all gates of each form, (gates N, D, D).
 
-            Returns:
-                For each group, (members N, rows, features): rows are bonds of cuts in time, then
-        operators; for each
-                conjugated observable, (N; letters of its support).
+        Returns:
+            What `_table` makes of each group, and `_conjugated` of each conjugated observable.
         """
         slots: dict[tuple[int, int], Any] = {}
         for form, sizes, values in zip(self._forms, self._sizes, gates, strict=True):
@@ -263,10 +257,10 @@ class TablePlan:
         sides: dict[tuple[int, int], Any] = {}
         for numbers, maps in zip(self._cuts, self._maps, strict=True):
             cuts = [self._network.cuts[i] for i in numbers]
-            side = cuts[0].bond.constant
+            side = cuts[0].constant
             wires = {0: 0, 1: 0}
             gate = _stepped(units[tuple(cut.unit for cut in cuts)], (0, 1), wires)
-            axes = ("bond", cuts[0].bond.size), ((side, 0), 4), ((side, 1), 4)
+            axes = ("bond", cuts[0].size), ((side, 0), 4), ((side, 1), 4)
             fixed = Labelled(constant(maps), axes)
             varying = contract(fixed, gate).values.reshape(fixed.values.shape)
             ones, others = (_split(v, [N] * len(cuts)) for v in (fixed.values, varying))
@@ -275,14 +269,6 @@ class TablePlan:
                 sides[i, qubits[side]], sides[i, qubits[1 - side]] = one, other
         tables = [_table(group, units, sides, constant) for group in self._groups]
         return tables, [_conjugated(r, c, units, constant) for r, c in self._late]
-
-
-def by_kind(items: Iterable[Any], kind: Callable[[Any], object]) -> list[tuple[Any, ...]]:
-    """Items by kind, in the order in which they first occur."""
-    kinds: dict[object, list[Any]] = {}
-    for item in items:
-        kinds.setdefault(kind(item), []).append(item)
-    return [tuple(members) for members in kinds.values()]
 
 
 def _structure(network: Network, index: int) -> object:
@@ -302,14 +288,13 @@ def _structure(network: Network, index: int) -> object:
 
 
 def _group(network: Network, members: tuple[int, ...]) -> _BlockGroup:
-    blocks = tuple(network.blocks[i] for i in members)
+    blocks = [network.blocks[i] for i in members]
     count = max(len(block.operators) for block in blocks)
     operators = [_strings(b.operators, b.qubits, count) for b in blocks]
     states = [_states([network.inlets[q] for q in block.qubits]) for block in blocks]
     steps = tuple(zip(*(block.steps for block in blocks), strict=True))
-    return _BlockGroup(
-        members, blocks, steps, Constant(np.array(operators)), Constant(np.array(states))
-    )
+    arrays = Constant(np.array(operators)), Constant(np.array(states))
+    return _BlockGroup(members, blocks[0], steps, *arrays)
 
 
 def _strings(paulis: Sequence[Pauli], qubits: Sequence[int], count: int = 1) -> np.ndarray:
@@ -352,17 +337,20 @@ def _stepped(values: Any, qubits: Sequence[int], wires: dict[int, int]) -> Label
     return Labelled(values, axes)
 
 
+def _ended(values: Any, wires: dict[int, int], *axes: Axis) -> Labelled:
+    """A tensor that closes the wires of all qubits where they are now."""
+    return Labelled(values, (*((wire, 4) for wire in wires.items()), *axes))
+
+
 def _table(
     group: _BlockGroup,
     units: dict[Any, Any],
     sides: dict[tuple[int, int], Any],
     constant: Callable[[Constant], Any],
 ) -> Any:
-    """The tables of equal blocks, (members N, rows, features): rows are bonds of cuts in time, then
-    operators."""
-    wires = dict.fromkeys(group.blocks[0].qubits, 0)
-    letters = tuple((wire, 4) for wire in wires.items())
-    right = Labelled(constant(group.states), (*letters, ("features", group.blocks[0].features)))
+    """The tables of equal blocks, (members N, bonds of cuts in time and operators, features)."""
+    wires = dict.fromkeys(group.first.qubits, 0)
+    right = _ended(constant(group.states), wires, ("features", group.first.features))
     early: list[Labelled] = []
     late: list[Labelled] = []
     bonds: list[Name] = []
@@ -381,17 +369,16 @@ def _table(
             run = side if run is None else contract(run, side)
         assert run is not None
         late.append(run)
-    letters = tuple((wire, 4) for wire in wires.items())
     count = group.operators.array.shape[-1]
-    left = Labelled(constant(group.operators), (*letters, ("operators", count)))
-    if not bonds:
-        early, late = [], [*early]
+    left = _ended(constant(group.operators), wires, ("operators", count))
+    if not bonds:  # operators are fewer than features
+        early, late = [], early
     for gate in early:
         right = contract(gate, right)
-    for tensor in reversed(late[1:] if bonds else late):
+    for tensor in reversed(late[bool(bonds) :]):
         left = contract(tensor, left)
     table = contract(left, right)
-    if bonds:  # this makes the largest tensor of all, so that it comes last
+    if bonds:  # the first run of cuts makes the largest tensor of all, so that it comes last
         table = contract(late[0], table)
     return table.matrix((*bonds, "operators"), ("features",))
 
@@ -402,28 +389,10 @@ def _conjugated(
     units: dict[Any, Any],
     constant: Callable[[Constant], Any],
 ) -> Any:
-    """The coefficients of all strings of an observable, (N; letters of its support)."""
+    """The coefficients of all strings on the support of an observable, (N, 4^s, 1)."""
     wires = dict.fromkeys(readout.support, 0)
     gates = [_stepped(units[unit,], unit.qubits, wires) for unit in readout.late]
-    strings = Labelled(constant(observable), tuple((wire, 4) for wire in wires.items()))
+    strings = _ended(constant(observable), wires)
     for gate in reversed(gates):
         strings = contract(gate, strings)
     return strings.matrix(tuple((qubit, 0) for qubit in readout.support), ())
-
-
-def gate_phases(
-    program: Program, ops: Sequence[Op], rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Phases of gates as affine functions of the weights, (gates G, P) and (gates G,).
-
-    Args:
-        program: has the angles.
-        ops: gates on local angles; constant ones have the phase 0.
-        rows: (G, local angles), rows of the program's angles: one for each equal component.
-    """
-    weights = np.pad(program.from_weights, ((0, 1), (0, 0)))
-    offsets = np.pad(program.offsets, (0, 1))
-    padded = np.pad(rows, ((0, 0), (0, 1)), constant_values=len(program.offsets))
-    row = padded[:, [op.angle for op in ops]].T.reshape(-1)
-    scale = np.repeat([op.gate.scale for op in ops], len(rows))
-    return scale[:, None] * weights[row], scale * offsets[row]

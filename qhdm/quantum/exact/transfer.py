@@ -48,9 +48,6 @@ def transfer(matrix: np.ndarray) -> np.ndarray:
 
 def harmonics(gate: Trig) -> np.ndarray:
     """R_0 to R_4 of a gate, (5, 4^k, 4^k)."""
-    if not gate.A.any() and not gate.B.any():
-        first = transfer(gate.K)
-        return np.stack([first, *[np.zeros_like(first)] * 4])
     samples = np.array([transfer(gate.at(phase / gate.scale)) for phase in _PHASES])
     parts = np.tensordot(np.linalg.inv(_WAVES), samples, axes=1)
     parts[np.abs(parts) < ZERO] = 0
@@ -62,21 +59,13 @@ def nonzero(array: np.ndarray) -> np.ndarray:
     return (np.abs(array) > ZERO).astype(np.float32)
 
 
-def pattern(unit: FusedGate) -> np.ndarray:
-    """1 where R of a unit may differ from 0, (4^k, 4^k)."""
-    mask = np.eye(4 ** len(unit.qubits), dtype=np.float32)
-    for gate in unit.gates:
-        mask = nonzero(mask @ nonzero(harmonics(gate)).max(axis=0))
-    return mask
-
-
 def possible_strings(pauli: Pauli, support: Sequence[int], late: Sequence[FusedGate]) -> np.ndarray:
     """Strings on `support` that gates can make of one, by number, at any angles."""
     mask = np.zeros([4] * len(support), dtype=np.float32)
     mask[letters_on(pauli, support)] = 1
-    for unit in reversed(late):
-        k, axes = len(unit.qubits), [support.index(q) for q in unit.qubits]
-        matrix = pattern(unit).reshape([4] * 2 * k)
+    for op in reversed([op for unit in late for op in unit.ops]):
+        k, axes = len(op.qubits), [support.index(q) for q in op.qubits]
+        matrix = nonzero(harmonics(op.gate)).max(axis=0).reshape([4] * 2 * k)
         mask = np.tensordot(matrix, mask, axes=(range(k, 2 * k), axes))
         mask = nonzero(np.moveaxis(mask, range(k), axes))
     return np.flatnonzero(mask)
@@ -84,17 +73,22 @@ def possible_strings(pauli: Pauli, support: Sequence[int], late: Sequence[FusedG
 
 @dataclass(frozen=True, eq=False)
 class Bond:
-    """A two-qubit gate's R = sum_r A_r (x) B_r, with constant, orthonormal and sparse A_r.
+    """A two-qubit gate across two blocks, R = sum_r A_r (x) B_r; the A_r constant and orthonormal.
 
     Attributes:
-        size: r.
-        constant: position in the gate's qubits of the one on which the A_r act.
-        maps: (r, 4, 4), the A_r.
+        unit: the gate.
+        constant: position in its qubits of the one on which the A_r act.
+        maps: (r, 4, 4), the A_r, sparse.
     """
 
-    size: int
+    unit: FusedGate
     constant: int
     maps: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """r, the values of the bond."""
+        return len(self.maps)
 
 
 def decompose(unit: FusedGate) -> Bond:
@@ -110,7 +104,7 @@ def decompose(unit: FusedGate) -> Bond:
         for axes in ((2, 4, 1, 3), (1, 3, 2, 4))
     ]
     side = int(len(bases[1]) < len(bases[0]))
-    return Bond(len(bases[side]), side, bases[side].reshape(-1, 4, 4))
+    return Bond(unit, side, bases[side].reshape(-1, 4, 4))
 
 
 def _sparse_basis(rows: np.ndarray) -> np.ndarray:

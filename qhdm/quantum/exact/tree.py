@@ -15,9 +15,8 @@ from functools import cached_property
 
 import numpy as np
 
-from qhdm.quantum.exact.constants import Constant
 from qhdm.quantum.exact.transfer import Bond
-from qhdm.quantum.ir.fusion import FusedGate
+from qhdm.quantum.ir.fusion import FusedGate, by_kind
 from qhdm.quantum.ir.paulis import Pauli
 
 #: For each block, the number of the operator on it.
@@ -37,14 +36,6 @@ class InputEncoding:
     letters: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
-class BondGate:
-    """A gate across two blocks, and its decomposition."""
-
-    unit: FusedGate
-    bond: Bond
-
-
 @dataclass(frozen=True)
 class BondEnd:
     """One side of a cut, as a step of a block: its number, and the qubit it acts on."""
@@ -62,16 +53,17 @@ class NetworkBlock:
         features: products of one feature of each qubit that reads an input.
         steps: in order, gates and runs of cuts on one of its qubits.
         operators: the Pauli strings that are needed on it; the identity is first.
-        cuts: numbers of its cuts, in order.
-        cut_order: positions in `cuts`, gathered by neighbour.
     """
 
     qubits: tuple[int, ...]
     features: int
     steps: tuple[FusedGate | tuple[BondEnd, ...], ...]
     operators: tuple[Pauli, ...]
-    cuts: tuple[int, ...]
-    cut_order: tuple[int, ...]
+
+    @property
+    def cuts(self) -> list[int]:
+        """Numbers of its cuts, in order."""
+        return [end.cut for run in self.steps if isinstance(run, tuple) for end in run]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +102,7 @@ class Network:
 
     inlets: tuple[InputEncoding, ...]
     blocks: tuple[NetworkBlock, ...]
-    cuts: tuple[BondGate, ...]
+    cuts: tuple[Bond, ...]
     ends: tuple[tuple[int, int], ...]
     tree: tuple[tuple[int, int], ...]
     measured: tuple[Readout, ...]
@@ -124,27 +116,12 @@ class Network:
         return self._cost(itertools.chain.from_iterable(self.closed))
 
     @cached_property
-    def reading_qubits(self) -> tuple[int, ...]:
-        """Qubits that read an input."""
-        return tuple(q for q, inlet in enumerate(self.inlets) if inlet.angle >= 0)
-
-    @cached_property
-    def reading(self) -> tuple[int, ...]:
-        """Their local angles."""
-        return tuple(self.inlets[q].angle for q in self.reading_qubits)
-
-    @cached_property
-    def reading_tables(self) -> tuple[tuple[tuple[int, ...], tuple[Constant, ...]], ...]:
-        """Blocks with as many reading qubits, and these: for each k, the k-th of every block."""
-        order = {qubit: i for i, qubit in enumerate(self.reading_qubits)}
-        alike: dict[int, dict[int, list[int]]] = {}
-        for index, block in enumerate(self.blocks):
-            mine = [order[q] for q in block.qubits if q in order]
-            alike.setdefault(len(mine), {})[index] = mine
-        return tuple(
-            (tuple(members), tuple(map(Constant, np.array(list(members.values()), dtype=int).T)))
-            for members in alike.values()
-        )
+    def reading(self) -> tuple[tuple[tuple[int, ...], np.ndarray], ...]:
+        """Blocks with equally many qubits that read inputs, and their local angles, (blocks, k)."""
+        own = [[self.inlets[q].angle for q in block.qubits] for block in self.blocks]
+        angles = [[angle for angle in mine if angle >= 0] for mine in own]
+        alike = by_kind(range(len(angles)), lambda index: len(angles[index]))
+        return tuple((a, np.array([angles[i] for i in a], dtype=np.int64)) for a in alike)
 
     @cached_property
     def neighbours(self) -> tuple[tuple[int, ...], ...]:
@@ -159,7 +136,7 @@ class Network:
 
         def size(one: int, other: int) -> int:
             joining = [i for i, pair in enumerate(self.ends) if {one, other} == set(pair)]
-            return math.prod(self.cuts[i].bond.size for i in joining)
+            return math.prod(self.cuts[i].size for i in joining)
 
         return tuple(
             tuple(size(i, other) for other in mine) for i, mine in enumerate(self.neighbours)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from qhdm.quantum.ir.lowering import Op, Trig
+
+#: Gates that do not read inputs fuse into unitaries of at most this many qubits.
+FUSE_QUBITS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +60,49 @@ class FusedGate:
         return matrix
 
 
-def by_kind(units: Sequence[FusedGate]) -> list[list[FusedGate]]:
-    """`units` gathered by kind, in the order in which kinds first occur."""
-    kinds: dict[object, list[FusedGate]] = {}
-    for unit in units:
-        kinds.setdefault(unit.kind, []).append(unit)
-    return list(kinds.values())
+def by_kind(items: Iterable[Any], kind: Callable[[Any], object]) -> list[tuple[Any, ...]]:
+    """Items gathered by kind, in the order in which kinds first occur."""
+    kinds: dict[object, list[Any]] = {}
+    for item in items:
+        kinds.setdefault(kind(item), []).append(item)
+    return [tuple(members) for members in kinds.values()]
+
+
+def fuse(
+    ops: Sequence[Op], reads_inputs: Sequence[bool]
+) -> tuple[tuple[FusedGate, ...], tuple[bool, ...]]:
+    """Gather gates into units of at most `FUSE_QUBITS` qubits without changing the circuit.
+
+    Gates that read the inputs are not fused, since their matrix differs from sample to sample.
+
+    Args:
+        ops: gates in order.
+        reads_inputs: for each angle of `ops`, whether it depends on the inputs.
+
+    Returns:
+        The units, and for each whether it reads inputs.
+    """
+    units = [(FusedGate(op.qubits, (op,)), op.angle >= 0 and reads_inputs[op.angle]) for op in ops]
+    while len(shorter := _merge(units)) < len(units):
+        units = shorter
+    return tuple(unit for unit, _ in units), tuple(reads for _, reads in units)
+
+
+def _merge(units: Sequence[tuple[FusedGate, bool]]) -> list[tuple[FusedGate, bool]]:
+    """Join each unit to the last one before it that shares a qubit, where they may fuse."""
+    merged: list[tuple[FusedGate, bool]] = []
+    for unit, reads in units:
+        mine = set(unit.qubits)
+        # Units after `last` act on other qubits: this one commutes past them.
+        last = max((i for i, (u, _) in enumerate(merged) if set(u.qubits) & mine), default=-1)
+        if last >= 0 and not reads and not merged[last][1]:
+            before = merged[last][0]
+            union = mine.union(before.qubits)
+            if len(union) <= FUSE_QUBITS:
+                merged[last] = (FusedGate(tuple(sorted(union)), before.ops + unit.ops), False)
+                continue
+        merged.append((unit, reads))
+    return merged
 
 
 def embed(matrix: np.ndarray, qubits: Sequence[int], among: Sequence[int]) -> np.ndarray:

@@ -104,22 +104,19 @@ class Program:
     from_weights: np.ndarray
     offsets: np.ndarray
 
-    @cached_property
-    def reading(self) -> np.ndarray:
-        """The angles that depend on an input."""
-        return np.flatnonzero(self.from_inputs.any(axis=1))
+    def phases(self, ops: Sequence[Op], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Phases of gates as affine functions of the weights, (gates G, P) and (gates G,).
 
-    @cached_property
-    def reading_row(self) -> np.ndarray:
-        """For each angle, its position in `reading`, or -1."""
-        row = np.full(len(self.offsets), -1)
-        row[self.reading] = np.arange(len(self.reading))
-        return row
-
-    @cached_property
-    def reading_shared(self) -> bool:
-        """Whether any of them also has an offset or depends on a weight."""
-        return bool(self.from_weights[self.reading].any() or self.offsets[self.reading].any())
+        Args:
+            ops: gates on local angles; constant ones have the phase 0.
+            rows: (G, local angles), which angles these are in each of G equal components.
+        """
+        weights = np.pad(self.from_weights, ((0, 1), (0, 0)))
+        offsets = np.pad(self.offsets, (0, 1))
+        padded = np.pad(rows, ((0, 0), (0, 1)), constant_values=len(self.offsets))
+        row = padded[:, [op.angle for op in ops]].T.reshape(-1)
+        scale = np.repeat([op.gate.scale for op in ops], len(rows))
+        return scale[:, None] * weights[row], scale * offsets[row]
 
 
 def lower(circuit_filter: Filter) -> Program:
