@@ -18,32 +18,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import reduce
-from itertools import pairwise
 
 import numpy as np
-import rustworkx as rx
 
-from qhdm.quantum.exact.transfer import (
-    ZERO,
-    Bond,
-    decompose,
-    harmonics,
-    pauli_strings,
-    possible_strings,
-)
-from qhdm.quantum.exact.tree import (
-    BondEnd,
-    InputEncoding,
-    Network,
-    NetworkBlock,
-    Readout,
-)
-from qhdm.quantum.ir.connectivity import connected, interaction_graph
+from qhdm.quantum.exact.transfer import ZERO, Bond, decompose, harmonics, possible_strings
+from qhdm.quantum.exact.tree import BondEnd, InputEncoding, Network, NetworkBlock, Readout
+from qhdm.quantum.ir.connectivity import connected
 from qhdm.quantum.ir.fusion import FusedGate
 from qhdm.quantum.ir.light_cones import light_cone
 from qhdm.quantum.ir.lowering import Op
-from qhdm.quantum.ir.paulis import LETTERS, Pauli
+from qhdm.quantum.ir.paulis import Pauli, qubits_of, with_letters
 
 #: Largest block, in qubits.
 MAX_BLOCK = 5
@@ -53,8 +37,6 @@ MAX_SUPPORT = 4
 MAX_BOND = 4096
 #: Largest unit that later gates on some of its qubits join.
 MAX_UNIT = 3
-#: Batch size that the cost model assumes.
-NOMINAL_BATCH = 512
 
 
 def plan_network(
@@ -74,71 +56,60 @@ def plan_network(
     split = _split_inlets(size, ops, reads_inputs)
     if split is None:
         return None
-    inlets, rest = split
-    units = _units(rest)
-    pairs = [unit.qubits for unit in units]
-    graph = interaction_graph(size, pairs)
-    for bridge in rx.bridges(graph):
-        one, other = tuple[int, ...](bridge)  # the stub says that it has one element
-        graph.remove_edge(one, other)
-    blocks = sorted(tuple(sorted(part)) for part in rx.connected_components(graph))
+    units = _units(split[1])
+    blocks = connected(size, [unit.qubits for unit in units], bridges=False)
     if max(map(len, blocks)) > MAX_BLOCK:
         return None
-    partitions = _Partitions(inlets, units, paulis)
+    partitions = _Partitions(split[0], units, paulis)
     best = partitions.network(blocks)
     while True:
         # Joining two neighbours of a tree leaves a tree.
-        home = {q: b for b, block in enumerate(blocks) for q in block}
-        ends = {tuple(sorted({home[q] for q in pair})) for pair in pairs}
-        options = []
-        for i, j in sorted(pair for pair in ends if len(pair) == 2):
-            joined = tuple(sorted(blocks[i] + blocks[j]))
-            if len(joined) <= MAX_BLOCK:
-                options.append(sorted([joined, *blocks[:i], *blocks[i + 1 : j], *blocks[j + 1 :]]))
+        home = {qubit: block for block in blocks for qubit in block}
+        ends = {tuple(sorted({home[q] for q in unit.qubits})) for unit in units}
+        options = [
+            sorted({*blocks, tuple(sorted(one + other))} - {one, other})
+            for one, other in (pair for pair in sorted(ends) if len(pair) == 2)
+            if len(one + other) <= MAX_BLOCK
+        ]
         networks = [network for network in map(partitions.network, options) if network is not None]
-        better = min(networks, key=_total, default=None)
-        if better is None or (best is not None and _total(better) >= _total(best)):
+        better = min(networks, key=lambda network: network.cost_per_batch, default=None)
+        if better is None or (best is not None and better.cost_per_batch >= best.cost_per_batch):
             return best
         best, blocks = better, [block.qubits for block in better.blocks]
-
-
-def _total(network: Network) -> int:
-    return network.cost_once + NOMINAL_BATCH * network.cost
 
 
 def _split_inlets(
     size: int, ops: Sequence[Op], reads_inputs: Sequence[bool]
 ) -> tuple[tuple[InputEncoding, ...], list[Op]] | None:
-    """Take the gates that read inputs, and constant ones before them, off the start of qubits."""
+    """Take constant gates, and one that reads an input, off the start of each qubit."""
     inlets = [InputEncoding(-1, np.array([[1.0, 0.0, 0.0, 1.0]]))] * size
-    taken: list[Op] = []
-    mine: list[list[Op]] = [[] for _ in range(size)]
+    rest: list[Op] = []
+    started: set[int] = set()
     for op in ops:
-        before = mine[op.qubits[0]].copy()
-        for qubit in op.qubits:
-            mine[qubit].append(op)
-        if op.angle < 0 or not reads_inputs[op.angle]:
-            continue
-        if any(len(o.qubits) > 1 for o in [*before, op]) or any(o.angle >= 0 for o in before):
+        reads = op.angle >= 0 and reads_inputs[op.angle]
+        inlet = None
+        if len(op.qubits) == 1 and op.qubits[0] not in started and (reads or op.angle < 0):
+            inlet = _followed(inlets[op.qubits[0]], op)
+        if inlet is not None:
+            inlets[op.qubits[0]] = inlet
+        elif reads:
             return None
-        ket = reduce(lambda ket, o: o.gate.K @ ket, before, np.array([1, 0], dtype=complex))
-        inlet = _inlet(op, ket)
-        if inlet is None:
-            return None
-        inlets[op.qubits[0]] = inlet
-        taken += [*before, op]
-    return tuple(inlets), [op for op in ops if not any(op is o for o in taken)]
+        else:
+            rest.append(op)
+            started.update(op.qubits)
+    return tuple(inlets), rest
 
 
-def _inlet(op: Op, ket: np.ndarray) -> InputEncoding | None:
-    """A gate on a qubit in a given state, if it is affine in the cosine and sine of its angle."""
-    letters = np.array([(ket.conj() @ pauli @ ket).real for pauli in pauli_strings(1)])
-    letters[np.abs(letters) < ZERO] = 0
-    parts = harmonics(op.gate).transpose(0, 2, 1) @ letters
-    period = {1.0: 1, 0.5: 2}.get(op.gate.scale)
-    if period is None or parts[[3 - period, 5 - period]].any():
+def _followed(inlet: InputEncoding, op: Op) -> InputEncoding | None:
+    """An inlet and a gate, if they are affine in the cosine and sine of one angle."""
+    parts = inlet.letters @ harmonics(op.gate)
+    parts[np.abs(parts) < ZERO] = 0
+    if op.angle < 0:
+        return InputEncoding(inlet.angle, parts[0])
+    period = round(1 / op.gate.scale)
+    if inlet.angle >= 0 or parts[[3 - period, 5 - period]].any():
         return None
-    return InputEncoding(op.angle, parts[[0, period, period + 2]])
+    return InputEncoding(op.angle, parts[[0, period, period + 2], 0])
 
 
 def _units(ops: Sequence[Op]) -> list[FusedGate]:
@@ -155,13 +126,7 @@ def _units(ops: Sequence[Op]) -> list[FusedGate]:
 
 
 class _Partitions:
-    """Networks of one component, by partition.
-
-    Args:
-        inlets: of each qubit.
-        units: the gates that do not read inputs.
-        paulis: what is measured.
-    """
+    """Networks of one component, by partition: its inlets, other gates, and what is measured."""
 
     def __init__(
         self,
@@ -170,140 +135,100 @@ class _Partitions:
         paulis: Sequence[Pauli],
     ) -> None:
         self._inlets, self._units, self._paulis = inlets, units, paulis
-        self._cones = [set(_cone(units, pauli)) for pauli in paulis]
+        places = [i for i, unit in enumerate(units) for _ in unit.ops]
+        flat = [op for unit in units for op in unit.ops]
+        #: For each Pauli string, the units with a gate in its light cone.
+        self._cones = [{places[i] for i in light_cone(flat, pauli)} for pauli in paulis]
         self._bonds: dict[object, Bond] = {}
 
     def network(self, blocks: Sequence[tuple[int, ...]]) -> Network | None:
         """The network of a given partition, or None if it would be too large."""
         home = {qubit: b for b, block in enumerate(blocks) for qubit in block}
         crossing = [len({home[q] for q in unit.qubits}) > 1 for unit in self._units]
-        tail = _tail(self._units, crossing, self._cones, self._paulis)
-        seen = set().union(*self._cones)
-
+        tail = self._tail(crossing)
         steps: list[list[FusedGate | BondEnd]] = [[] for _ in blocks]
         cuts: list[Bond] = []
-        ends: list[tuple[int, int]] = []
-        for index in sorted(seen - tail):
+        bonds = [1] * len(blocks)
+        for index in sorted(set().union(*self._cones) - tail):
             unit = self._units[index]
             if not crossing[index]:
                 steps[home[unit.qubits[0]]].append(unit)
                 continue
             if len(unit.qubits) != 2:
                 return None
+            if unit.kind not in self._bonds:
+                self._bonds[unit.kind] = decompose(unit)
+            bond = replace(self._bonds[unit.kind], unit=unit)
             for qubit in unit.qubits:
                 steps[home[qubit]].append(BondEnd(len(cuts), qubit))
-            cuts.append(self._bond(unit))
-            ends.append((home[unit.qubits[0]], home[unit.qubits[1]]))
-
-        bonds = [1] * len(blocks)
-        for cut, pair in zip(cuts, ends, strict=True):
-            for end in pair:
-                bonds[end] *= cut.size
+                bonds[home[qubit]] *= bond.size
+            cuts.append(bond)
         if max(bonds) > MAX_BOND:
             return None
         measured, operators = self._readouts(blocks, tail)
         built = tuple(
-            _block(block, own, tuple(needed), self._inlets)
+            self._block(block, own, tuple(needed))
             for block, own, needed in zip(blocks, steps, operators, strict=True)
         )
-        once = sum(
-            4 * len(block.operators) * bond * 8 ** len(block.qubits)
-            for block, bond in zip(built, bonds, strict=True)
-        )
-        tree = _spanning_tree(len(blocks), ends)
-        return Network(self._inlets, built, tuple(cuts), tuple(ends), tree, measured, once)
+        return Network(self._inlets, built, tuple(cuts), measured)
+
+    def _tail(self, crossing: Sequence[bool]) -> set[int]:
+        """Crossing units at the end that only some observables see, and see on few qubits."""
+        supports = {i: set(qubits_of(pauli)) for i, pauli in enumerate(self._paulis)}
+        tail: set[int] = set()
+        blocked: set[int] = set()
+        for index in reversed(range(len(self._units))):
+            qubits = set(self._units[index].qubits)
+            grown = {i: supports[i] | qubits for i, cone in enumerate(self._cones) if index in cone}
+            small = max(map(len, grown.values()), default=0) <= MAX_SUPPORT
+            some = 0 < len(grown) < len(supports)
+            if crossing[index] and some and small and not qubits & blocked:
+                tail.add(index)
+                supports |= grown
+            elif grown:
+                blocked |= qubits
+        return tail
 
     def _readouts(
         self, blocks: Sequence[tuple[int, ...]], tail: set[int]
     ) -> tuple[tuple[Readout, ...], list[dict[Pauli, int]]]:
         """The observables, and for each block the operators that they need, numbered."""
+        masks = [sum(1 << qubit for qubit in block) for block in blocks]
         operators: list[dict[Pauli, int]] = [{(0, 0): 0} for _ in blocks]
         measured = []
-        for (x, z), cone in zip(self._paulis, self._cones, strict=True):
+        for pauli, cone in zip(self._paulis, self._cones, strict=True):
             late = tuple(self._units[i] for i in sorted(tail & cone))
-            own = {q for q in range((x | z).bit_length()) if (x | z) >> q & 1}
-            support = tuple(sorted(own.union(*(unit.qubits for unit in late))))
-            strings = possible_strings((x, z), support, late)
+            support = tuple(sorted({*qubits_of(pauli), *(q for unit in late for q in unit.qubits)}))
+            strings = possible_strings(pauli, support, late)
             keys = []
-            for choice in np.stack(np.unravel_index(strings, [4] * len(support)), axis=1):
-                masks = {q: LETTERS[letter] for q, letter in zip(support, choice, strict=True)}
-                row = []
-                for block, needed in zip(blocks, operators, strict=True):
-                    mine = [q for q in block if q in masks]
-                    local = sum(masks[q][0] << q for q in mine), sum(masks[q][1] << q for q in mine)
-                    row.append(needed.setdefault(local, len(needed)))
-                keys.append(tuple(row))
-            measured.append(Readout((x, z), late, support, strings, tuple(keys)))
+            for letters in np.stack(np.unravel_index(strings, [4] * len(support)), axis=1):
+                x, z = with_letters(letters, support)
+                key = [
+                    needed.setdefault((x & mask, z & mask), len(needed))
+                    for needed, mask in zip(operators, masks, strict=True)
+                ]
+                keys.append(tuple(key))
+            measured.append(Readout(pauli, late, support, strings, tuple(keys)))
         return tuple(measured), operators
 
-    def _bond(self, unit: FusedGate) -> Bond:
-        if unit.kind not in self._bonds:
-            self._bonds[unit.kind] = decompose(unit)
-        return replace(self._bonds[unit.kind], unit=unit)
-
-
-def _block(
-    qubits: tuple[int, ...],
-    steps: Sequence[FusedGate | BondEnd],
-    operators: tuple[Pauli, ...],
-    inlets: Sequence[InputEncoding],
-) -> NetworkBlock:
-    """One block; ends of cuts on one qubit gather into runs, and neighbouring gates into pairs."""
-    gathered: list[FusedGate | tuple[BondEnd, ...]] = []
-    for i, step in enumerate(steps):
-        last = gathered[-1] if gathered else None
-        if isinstance(step, BondEnd):
-            run = last if isinstance(last, tuple) and last[0].qubit == step.qubit else ()
-            gathered[len(gathered) - bool(run) :] = [(*run, step)]
-            continue
-        gathered.append(step)
-        if isinstance(last, FusedGate) and last is steps[i - 1]:  # not yet a pair
-            both = tuple(dict.fromkeys(last.qubits + step.qubits))
-            if len(both) <= MAX_UNIT:
-                gathered[-2:] = [FusedGate(both, last.ops + step.ops)]
-    features = math.prod(len(inlets[qubit].letters) for qubit in qubits)
-    return NetworkBlock(qubits, features, tuple(gathered), operators)
-
-
-def _spanning_tree(blocks: int, ends: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """The pairs that cuts join, and as many more as hold all blocks together."""
-    tree = sorted({(min(pair), max(pair)) for pair in ends})
-    roots = [part[0] for part in connected(blocks, tree)]
-    return (*tree, *pairwise(roots))
-
-
-def _cone(units: Sequence[FusedGate], pauli: Pauli) -> list[int]:
-    """Units with a gate in the light cone of a Pauli string."""
-    flat = [(index, op) for index, unit in enumerate(units) for op in unit.ops]
-    kept = light_cone([op for _, op in flat], pauli)
-    return sorted({flat[i][0] for i in kept})
-
-
-def _tail(
-    units: Sequence[FusedGate],
-    crossing: Sequence[bool],
-    cones: Sequence[set[int]],
-    paulis: Sequence[Pauli],
-) -> set[int]:
-    """Crossing units at the end that only some observables see, and see on few qubits."""
-    supports = [{q for q in range((x | z).bit_length()) if (x | z) >> q & 1} for x, z in paulis]
-    seen = set().union(*cones)
-    tail: set[int] = set()
-    blocked: set[int] = set()
-    for index in range(len(units) - 1, -1, -1):
-        qubits = set(units[index].qubits)
-        seeing = [i for i, cone in enumerate(cones) if index in cone]
-        grown = [supports[i] | qubits for i in seeing]
-        if (
-            index in seen
-            and crossing[index]
-            and not qubits & blocked
-            and len(seeing) < len(cones)
-            and all(len(support) <= MAX_SUPPORT for support in grown)
-        ):
-            tail.add(index)
-            for i, support in zip(seeing, grown, strict=True):
-                supports[i] = support
-        elif index in seen:
-            blocked |= qubits
-    return tail
+    def _block(
+        self,
+        qubits: tuple[int, ...],
+        steps: Sequence[FusedGate | BondEnd],
+        operators: tuple[Pauli, ...],
+    ) -> NetworkBlock:
+        """One block; ends of cuts on one qubit gather into runs, neighbouring gates into pairs."""
+        gathered: list[FusedGate | tuple[BondEnd, ...]] = []
+        for i, step in enumerate(steps):
+            last = gathered[-1] if gathered else None
+            if isinstance(step, BondEnd):
+                run = last if isinstance(last, tuple) and last[0].qubit == step.qubit else ()
+                gathered[len(gathered) - bool(run) :] = [(*run, step)]
+                continue
+            gathered.append(step)
+            if isinstance(last, FusedGate) and last is steps[i - 1]:  # not yet a pair
+                both = tuple(dict.fromkeys(last.qubits + step.qubits))
+                if len(both) <= MAX_UNIT:
+                    gathered[-2:] = [FusedGate(both, last.ops + step.ops)]
+        features = math.prod(len(self._inlets[qubit].letters) for qubit in qubits)
+        return NetworkBlock(qubits, features, tuple(gathered), operators)

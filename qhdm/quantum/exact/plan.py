@@ -16,9 +16,9 @@ import numpy as np
 from qhdm.errors import CircuitError
 from qhdm.quantum.exact.constants import Constant, InputAngles
 from qhdm.quantum.exact.contraction import Contraction, plan_contraction
-from qhdm.quantum.exact.partition import NOMINAL_BATCH, plan_network
+from qhdm.quantum.exact.partition import plan_network
 from qhdm.quantum.exact.tables import TablePlan
-from qhdm.quantum.exact.tree import Network
+from qhdm.quantum.exact.tree import NOMINAL_BATCH, Network
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.ir.components import Component, angle_rows, split
 from qhdm.quantum.ir.fusion import by_kind, fuse
@@ -196,8 +196,8 @@ def _group(name: str, program: Program, members: Sequence[Component], method: Me
         )
     plan: NetworkPlan | StatevectorPlan = StatevectorPlan(first, program, angles)
     if network is not None:
-        total = network.cost + network.cost_once // NOMINAL_BATCH
-        if method == "network" or total <= STATEVECTOR_PENALTY * plan.cost:
+        most = STATEVECTOR_PENALTY * plan.cost * NOMINAL_BATCH
+        if method == "network" or network.cost_per_batch <= most:
             plan = NetworkPlan(network, program, angles)
     return Group(first.size, tuple(member.qubits for member in members), angles, first.paulis, plan)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ _CACHE = 2**18
 _ZERO = Constant(np.array([[1], [0]], dtype=complex))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Register:
     """Amplitudes over k qubits for many columns: samples of a batch, or columns of a matrix.
 
@@ -48,42 +49,36 @@ class Register:
         return Register(self.qubits + other.qubits, state.flatten(2, 3))
 
     def apply(self, qubits: Sequence[int], matrix: Tensor) -> Register:
-        """Apply a gate.
-
-        Args:
-            qubits: the least significant first.
-            matrix: (F, G, d, d), or (F, G, columns, d, d) where it differs by column.
-        """
-        target = tuple(reversed(qubits))
-        state = applied(matrix, self.rows(target)).flatten(2, 3)
-        return Register(target + self._without(target), state)
-
-    def rows(self, qubits: tuple[int, ...]) -> Tensor:
-        """The state as (F, G, 2^len(qubits), others, columns), the first qubit most significant."""
-        F, G, _, B = self.state.shape
-        return self.leading(qubits).reshape(F, G, 2 ** len(qubits), -1, B)
+        """Apply a gate on `qubits`, the least significant first; see `applied` for its matrix."""
+        first = self.leading(qubits)
+        return Register(first.qubits, applied(matrix, first.state))
 
     def ordered(self, qubits: Sequence[int]) -> Tensor:
         """The state with its qubits in the order of `qubits`, the least significant first."""
-        return self.leading(tuple(reversed(qubits))).reshape(self.state.shape)
+        return self.leading(qubits).state
 
-    def leading(self, qubits: tuple[int, ...]) -> Tensor:
-        """The state as (F, G, 2, ..., 2, columns) with `qubits` first, the others in order."""
+    def leading(self, qubits: Sequence[int]) -> Register:
+        """The same with `qubits`, the least significant first, before the others in their order."""
+        order = (*reversed(qubits), *(q for q in self.qubits if q not in qubits))
         F, G, _, B = self.state.shape
-        axes = [2 + self.qubits.index(q) for q in qubits + self._without(qubits)]
-        tensor = self.state.reshape(F, G, *[2] * len(self.qubits), B)
-        return tensor.permute(0, 1, *axes, tensor.dim() - 1)
-
-    def _without(self, qubits: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(q for q in self.qubits if q not in qubits)
+        axes = [2 + self.qubits.index(q) for q in order]
+        tensor = self.state.reshape(F, G, *[2] * len(order), B)
+        tensor = tensor.permute(0, 1, *axes, 2 + len(order))
+        return Register(order, tensor.reshape(self.state.shape))
 
 
-def applied(matrix: Tensor, rows: Tensor) -> Tensor:
-    """A matrix times states (F, G, d, others, columns); see `Register.apply`."""
+def applied(matrix: Tensor, state: Tensor) -> Tensor:
+    """A matrix on the leading qubits of states: (F, G, d, d), or (F, G, columns, d, d)."""
+    rows = _rows(state, matrix)
     if matrix.dim() == 4:
-        return (matrix @ rows.flatten(3)).view(rows.shape)
+        return (matrix @ rows.flatten(3)).view(state.shape)
     rows = rows.expand(-1, -1, -1, -1, matrix.shape[2])
-    return torch.einsum("fgbij,fgjrb->fgirb", matrix, rows)
+    return torch.einsum("fgbij,fgjrb->fgirb", matrix, rows).flatten(2, 3)
+
+
+def _rows(state: Tensor, matrix: Tensor) -> Tensor:
+    """A state as (F, G, d, others, columns), for a matrix on its leading qubits."""
+    return state.unflatten(2, (matrix.shape[-1], -1))
 
 
 class BoundStatevector:
@@ -156,25 +151,19 @@ def _of_unit(angle: Tensor, unit: FusedGate, parts: Constant) -> Tensor:
 def _simulate(plan: StatevectorPlan, matrices: Sequence[Tensor], reading: Tensor) -> Tensor:
     ket = _ZERO.like(reading).expand(len(reading), plan.components, 2, 1)
     islands = [Register((qubit,), ket) for qubit in range(plan.size)]
+    places = [unit.qubits for unit in plan.units]
     done = 0
-    for unit, matrix in zip(plan.units, matrices, strict=True):
-        if len(islands) == 1:
-            break
-        touched = [i for i in islands if set(i.qubits) & set(unit.qubits)]
-        joined = touched[0]
-        for island in touched[1:]:
-            joined = joined.times(island)
-        islands = [i for i in islands if i not in touched] + [joined.apply(unit.qubits, matrix)]
+    while len(islands) > 1 and done < len(places):
+        apart = [i for i in islands if set(i.qubits).isdisjoint(places[done])]
+        joined = reduce(Register.times, (i for i in islands if i not in apart))
+        islands = [*apart, joined.apply(places[done], matrices[done])]
         done += 1
-    whole = islands[0]
-    for island in islands[1:]:  # gates that no observable sees may have been all that joined them
-        whole = whole.times(island)
-    rest = [unit.qubits for unit in plan.units[done:]]
-    state = whole.ordered(range(plan.size))
-    if rest:
+    # Gates that no observable sees may have been all that joined them.
+    state = reduce(Register.times, islands).ordered(range(plan.size))
+    if done < len(places):
         columns = max([state.shape[3], *(m.shape[2] for m in matrices[done:] if m.dim() == 5)])
         state = state.expand(-1, -1, -1, columns)
-        state = _Evolve.apply(plan.size, rest, state, *matrices[done:])
+        state = _Evolve.apply(plan.size, places[done:], state, *matrices[done:])
     return _measure(state, plan, reading)
 
 
@@ -189,11 +178,10 @@ class _Evolve(torch.autograd.Function):
     def forward(
         ctx: Any, size: int, places: Sequence[tuple[int, ...]], state: Tensor, *matrices: Tensor
     ) -> Tensor:
-        qubits = tuple(reversed(range(size)))
+        register = Register(tuple(reversed(range(size))), state)
         for place, matrix in zip(places, matrices, strict=True):
-            island = Register(qubits, state).apply(place, matrix)
-            qubits, state = island.qubits, island.state
-        state = Register(qubits, state).ordered(range(size))
+            register = register.apply(place, matrix)
+        state = register.ordered(range(size))
         ctx.places, ctx.size = places, size
         ctx.save_for_backward(state, *matrices)
         return state
@@ -206,14 +194,14 @@ class _Evolve(torch.autograd.Function):
         dual = Register(after.qubits, gradient.conj().resolve_conj())
         gradients: list[Tensor | None] = []
         for place, matrix in zip(reversed(ctx.places), reversed(matrices), strict=True):
-            target = tuple(reversed(place))
             after = after.apply(place, matrix.mH.resolve_conj())
-            bra, ket = (register.rows(target) for register in (dual, after))
+            dual = dual.leading(place)
+            bra, ket = (_rows(register.state, matrix) for register in (dual, after))
             if matrix.dim() == 5:
                 gradients.append(torch.einsum("fgirb,fgjrb->fgbij", bra, ket).conj())
             else:
                 gradients.append((bra.flatten(3) @ ket.flatten(3).mT).conj())
-            dual = Register(after.qubits, applied(matrix.mT, bra).reshape(state.shape))
+            dual = Register(dual.qubits, applied(matrix.mT, dual.state))
         first = dual.ordered(range(ctx.size)).conj()
         return None, None, first, *reversed(gradients)
 
@@ -232,15 +220,10 @@ def _measure(state: Tensor, plan: StatevectorPlan, like: Tensor) -> Tensor:
 
 
 def require_memory(needed: int, what: str, remedy: str) -> None:
-    """Refuse a simulation that does not fit into memory.
-
-    Args:
-        needed: bytes.
-        what: needs them, for the message.
-        remedy: what else can be done.
+    """Refuse what needs more bytes of memory than are available, and suggest a remedy.
 
     Raises:
-        EngineError: less is available.
+        EngineError: it does not fit.
     """
     available = psutil.virtual_memory().available
     if needed > available:

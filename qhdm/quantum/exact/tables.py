@@ -258,8 +258,7 @@ class TablePlan:
         for numbers, maps in zip(self._cuts, self._maps, strict=True):
             cuts = [self._network.cuts[i] for i in numbers]
             side = cuts[0].constant
-            wires = {0: 0, 1: 0}
-            gate = _stepped(units[tuple(cut.unit for cut in cuts)], (0, 1), wires)
+            gate = _stepped(units[tuple(cut.unit for cut in cuts)], (0, 1), {0: 0, 1: 0})
             axes = ("bond", cuts[0].size), ((side, 0), 4), ((side, 1), 4)
             fixed = Labelled(constant(maps), axes)
             varying = contract(fixed, gate).values.reshape(fixed.values.shape)
@@ -319,22 +318,20 @@ def _states(inlets: Sequence[InputEncoding]) -> np.ndarray:
 def _unit(unit: FusedGate, gates: Sequence[Any]) -> Any:
     """Products of the gates of units of one kind, (batch, D, D), from those of each gate."""
     wires = dict.fromkeys(unit.qubits, 0)
-    product: Labelled | None = None
-    for qubits, alike in groupby(zip(unit.ops, gates, strict=True), lambda pair: pair[0].qubits):
-        first, *others = (values for _, values in alike)
-        gate = _stepped(reduce(_multiply, others, first), qubits, wires)
-        product = gate if product is None else contract(product, gate)
-    assert product is not None
-    return product.matrix(tuple((q, 0) for q in wires), tuple(wires.items()))
+    products = [
+        _stepped(reduce(_multiply, (values for _, values in alike)), qubits, wires)
+        for qubits, alike in groupby(zip(unit.ops, gates, strict=True), lambda pair: pair[0].qubits)
+    ]
+    return reduce(contract, products).matrix(tuple((q, 0) for q in wires), tuple(wires.items()))
 
 
-def _stepped(values: Any, qubits: Sequence[int], wires: dict[int, int]) -> Labelled:
+def _stepped(values: Any, qubits: Sequence[int], wires: dict[int, int], *axes: Axis) -> Labelled:
     """A transfer matrix from the wires of some qubits to new ones, which are counted."""
     before = [(q, wires[q]) for q in qubits]
     for q in qubits:
         wires[q] += 1
-    axes = tuple((name, 4) for name in (*before, *((q, wires[q]) for q in qubits)))
-    return Labelled(values, axes)
+    after = [(q, wires[q]) for q in qubits]
+    return Labelled(values, (*axes, *((wire, 4) for wire in before + after)))
 
 
 def _ended(values: Any, wires: dict[int, int], *axes: Axis) -> Labelled:
@@ -358,17 +355,12 @@ def _table(
         if isinstance(step[0], FusedGate):
             (late if bonds else early).append(_stepped(units[step], step[0].qubits, wires))
             continue
-        run: Labelled | None = None
+        run = []
         for ends in zip(*step, strict=True):
-            qubit = ends[0].qubit
             bonds.append(("bond", len(bonds)))
             values = _join([sides[end.cut, end.qubit] for end in ends])
-            wire = ((qubit, wires[qubit]), 4), ((qubit, wires[qubit] + 1), 4)
-            wires[qubit] += 1
-            side = Labelled(values, ((bonds[-1], values.shape[1]), *wire))
-            run = side if run is None else contract(run, side)
-        assert run is not None
-        late.append(run)
+            run.append(_stepped(values, (ends[0].qubit,), wires, (bonds[-1], values.shape[1])))
+        late.append(reduce(contract, run))
     count = group.operators.array.shape[-1]
     left = _ended(constant(group.operators), wires, ("operators", count))
     if not bonds:  # operators are fewer than features

@@ -16,11 +16,18 @@ from functools import cached_property
 import numpy as np
 
 from qhdm.quantum.exact.transfer import Bond
+from qhdm.quantum.ir.connectivity import connected
 from qhdm.quantum.ir.fusion import FusedGate, by_kind
 from qhdm.quantum.ir.paulis import Pauli
 
 #: For each block, the number of the operator on it.
 Key = tuple[int, ...]
+#: A choice of operators, and the two neighbours at whose bond the tree is closed for it.
+Term = tuple[int, int, Key]
+_Edge = tuple[int, int]
+
+#: Batch size that the cost model assumes.
+NOMINAL_BATCH = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,35 +100,26 @@ class Network:
         inlets: of each qubit.
         blocks: see `NetworkBlock`.
         cuts: gates between blocks.
-        ends: for each cut, the two blocks that it joins, in the order of its unit's qubits.
-        tree: pairs of neighbouring blocks; each cut joins one of them, and a pair without cuts
-            holds trees together that only conjugated observables connect.
         measured: the observables, in the order of the component's Pauli strings.
-        cost_once: real multiply-adds of the parts that depend only on the weights.
     """
 
     inlets: tuple[InputEncoding, ...]
     blocks: tuple[NetworkBlock, ...]
     cuts: tuple[Bond, ...]
-    ends: tuple[tuple[int, int], ...]
-    tree: tuple[tuple[int, int], ...]
     measured: tuple[Readout, ...]
-    cost_once: int
 
     @cached_property
-    def cost(self) -> int:
-        """Real multiply-adds per sample in a forward pass, at most."""
-        if not self.tree:
-            return len(self.measured) * self.blocks[0].features
-        return self._cost(itertools.chain.from_iterable(self.closed))
+    def ends(self) -> tuple[_Edge, ...]:
+        """For each cut, the two blocks that it joins, in the order of its unit's qubits."""
+        home = {qubit: b for b, block in enumerate(self.blocks) for qubit in block.qubits}
+        return tuple((home[one], home[other]) for one, other in (c.unit.qubits for c in self.cuts))
 
     @cached_property
-    def reading(self) -> tuple[tuple[tuple[int, ...], np.ndarray], ...]:
-        """Blocks with equally many qubits that read inputs, and their local angles, (blocks, k)."""
-        own = [[self.inlets[q].angle for q in block.qubits] for block in self.blocks]
-        angles = [[angle for angle in mine if angle >= 0] for mine in own]
-        alike = by_kind(range(len(angles)), lambda index: len(angles[index]))
-        return tuple((a, np.array([angles[i] for i in a], dtype=np.int64)) for a in alike)
+    def tree(self) -> tuple[_Edge, ...]:
+        """Pairs of neighbours: those that cuts join, and more that hold all blocks together."""
+        joined = sorted({(min(pair), max(pair)) for pair in self.ends})
+        roots = [part[0] for part in connected(len(self.blocks), joined)]
+        return (*joined, *itertools.pairwise(roots))
 
     @cached_property
     def neighbours(self) -> tuple[tuple[int, ...], ...]:
@@ -133,69 +131,87 @@ class Network:
     @cached_property
     def bonds(self) -> tuple[tuple[int, ...], ...]:
         """Of each block, the size of the bond to each neighbour."""
-
-        def size(one: int, other: int) -> int:
-            joining = [i for i, pair in enumerate(self.ends) if {one, other} == set(pair)]
-            return math.prod(self.cuts[i].size for i in joining)
-
+        sizes = dict.fromkeys(map(frozenset, self.tree), 1)
+        for cut, pair in zip(self.cuts, self.ends, strict=True):
+            sizes[frozenset(pair)] *= cut.size
         return tuple(
-            tuple(size(i, other) for other in mine) for i, mine in enumerate(self.neighbours)
+            tuple(sizes[frozenset((i, n))] for n in mine) for i, mine in enumerate(self.neighbours)
         )
 
     @cached_property
-    def closed(self) -> tuple[list[tuple[int, int, Key]], ...]:
+    def behind(self) -> dict[_Edge, frozenset[int]]:
+        """For each message (source, target), the blocks that it summarises; fewest first."""
+
+        def blocks(source: int, target: int) -> frozenset[int]:
+            return frozenset({source}).union(*(blocks(n, source) for n in others(source, target)))
+
+        others = self.others
+        behind = {edge: blocks(*edge) for a, b in self.tree for edge in ((a, b), (b, a))}
+        return dict(sorted(behind.items(), key=lambda item: (len(item[1]), item[0])))
+
+    @cached_property
+    def reading(self) -> tuple[tuple[tuple[int, ...], np.ndarray], ...]:
+        """Blocks with equally many qubits that read inputs, and their local angles, (blocks, k)."""
+        own = [[self.inlets[q].angle for q in block.qubits] for block in self.blocks]
+        angles = [[angle for angle in mine if angle >= 0] for mine in own]
+        alike = by_kind(range(len(angles)), lambda index: len(angles[index]))
+        return tuple((a, np.array([angles[i] for i in a], dtype=np.int64)) for a in alike)
+
+    @cached_property
+    def closed(self) -> tuple[list[Term], ...]:
         """For each observable, its terms, each with the bond at which the tree is closed for it.
 
         One after the other, those of many terms first, they take the bond that adds least to the
         cost of all.
         """
-        bonds = sorted((min(pair), max(pair)) for pair in self.tree)
-        closed: dict[int, list[tuple[int, int, Key]]] = {}
+        bonds = sorted(self.tree)
+        closed: dict[int, list[Term]] = {}
         for number in sorted(range(len(self.measured)), key=lambda i: -len(self.measured[i].keys)):
             options = [[(*bond, key) for key in self.measured[number].keys] for bond in bonds]
             before = list(itertools.chain.from_iterable(closed.values()))
             closed[number] = min(options, key=lambda terms: self._cost([*before, *terms]))
         return tuple(closed[number] for number in range(len(self.measured)))
 
-    def _cost(self, terms: Iterable[tuple[int, int, Key]]) -> int:
-        needed = self.needed(terms)
-        return sum(self._size(*edge) * len(keys) for edge, keys in needed.items())
+    @cached_property
+    def cost(self) -> int:
+        """Real multiply-adds per sample in a forward pass, at most."""
+        if not self.tree:
+            return len(self.measured) * self.blocks[0].features
+        return self._cost(itertools.chain.from_iterable(self.closed))
 
-    def needed(
-        self, terms: Iterable[tuple[int, int, Key]]
-    ) -> dict[tuple[int, int], tuple[Key, ...]]:
+    @cached_property
+    def cost_per_batch(self) -> int:
+        """The same per `NOMINAL_BATCH` samples, with the parts that depend only on the weights."""
+        once = sum(
+            4 * len(block.operators) * math.prod(bonds) * 8 ** len(block.qubits)
+            for block, bonds in zip(self.blocks, self.bonds, strict=True)
+        )
+        return once + NOMINAL_BATCH * self.cost
+
+    def _cost(self, terms: Iterable[Term]) -> int:
+        """Coefficients of the sources, bonds times features, of all messages that terms need."""
+        return sum(
+            math.prod(self.bonds[source]) * self.blocks[source].features * len(keys)
+            for (source, _), keys in self.needed(terms).items()
+        )
+
+    def needed(self, terms: Iterable[Term]) -> dict[_Edge, tuple[Key, ...]]:
         """The messages (source, target) that are needed, each after those that it needs.
 
         For each, the choices of operators behind it; blocks that are not behind it have 0.
         """
-        keys: dict[tuple[int, int], set[Key]] = {}
-
-        def need(source: int, target: int, key: Key) -> None:
-            reduced = self.reduced(source, target, key)
-            for neighbour in self.others(source, target):
-                need(neighbour, source, reduced)
-            keys.setdefault((source, target), set()).add(reduced)
-
+        keys: dict[_Edge, set[Key]] = {edge: set() for edge in self.behind}
         for one, other, key in terms:
-            need(one, other, key)
-            need(other, one, key)
-        order = sorted(keys, key=lambda pair: (len(self.subtree(*pair)), pair))
-        return {pair: tuple(sorted(keys[pair])) for pair in order}
+            for edge, blocks in self.behind.items():
+                if not {one, other} <= blocks:  # it leads towards the bond
+                    keys[edge].add(self.reduced(*edge, key))
+        return {edge: tuple(sorted(own)) for edge, own in keys.items() if own}
 
     def reduced(self, source: int, target: int, key: Key) -> Key:
         """`key` with the identity on all blocks that are not behind the message."""
-        inside = self.subtree(source, target)
+        inside = self.behind[source, target]
         return tuple(op if b in inside else 0 for b, op in enumerate(key))
 
     def others(self, source: int, target: int) -> tuple[int, ...]:
         """Neighbours of `source` but `target`."""
         return tuple(n for n in self.neighbours[source] if n != target)
-
-    def _size(self, source: int, target: int) -> int:
-        """Coefficients of the source for one operator: bonds times features."""
-        return math.prod(self.bonds[source]) * self.blocks[source].features
-
-    def subtree(self, block: int, parent: int) -> frozenset[int]:
-        """Blocks on the far side of `block`, seen from its neighbour `parent`."""
-        below = (self.subtree(n, block) for n in self.neighbours[block] if n != parent)
-        return frozenset({block}).union(*below)

@@ -30,21 +30,23 @@ def components(circuit: QuantumCircuit) -> list[tuple[int, ...]]:
     )
 
 
-def connected(nodes: int, groups: Iterable[Sequence[int]]) -> list[tuple[int, ...]]:
-    """Connected components of `nodes` nodes, any two nodes of a group being connected."""
-    parts = rx.connected_components(interaction_graph(nodes, groups))
-    return sorted(tuple(sorted(part)) for part in parts)
+def connected(
+    nodes: int, groups: Iterable[Sequence[int]], *, bridges: bool = True
+) -> list[tuple[int, ...]]:
+    """Connected components of `nodes` nodes, any two nodes of a group being connected.
 
-
-def interaction_graph(nodes: int, groups: Iterable[Sequence[int]]) -> rx.PyGraph:
-    """The simple graph with an edge between any two nodes of a group."""
+    Without `bridges`, edges that alone hold two parts together do not count.
+    """
     graph: rx.PyGraph = rx.PyGraph(multigraph=False)
     graph.add_nodes_from(range(nodes))
     for group in groups:
         for i, one in enumerate(group):
             for other in group[:i]:
                 graph.add_edge(one, other, None)
-    return graph
+    if not bridges:
+        for one, other in map(tuple[int, ...], rx.bridges(graph)):  # the stub says: one element
+            graph.remove_edge(one, other)
+    return sorted(tuple(sorted(part)) for part in rx.connected_components(graph))
 
 
 def on_qubits(circuit: QuantumCircuit, qubits: Sequence[int]) -> QuantumCircuit:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from qhdm.quantum.ir.lowering import Op
-from qhdm.quantum.ir.paulis import Pauli
+from qhdm.quantum.ir.paulis import Pauli, qubits_of
 
 
 def columns_read(ops: Sequence[Op], gates: Iterable[int], coefficients: np.ndarray) -> list[int]:
@@ -29,8 +29,7 @@ def light_cone(ops: Sequence[Op], pauli: Pauli) -> list[int]:
     only qubits on which both the observable, as conjugated so far, and the gate are diagonal (Z on
     a control).
     """
-    x, z = pauli
-    support = {q: not x >> q & 1 for q in range((x | z).bit_length()) if (x | z) >> q & 1}
+    support = {q: not pauli[0] >> q & 1 for q in qubits_of(pauli)}
     kept = []
     for index in range(len(ops) - 1, -1, -1):
         op = ops[index]

@@ -36,10 +36,22 @@ def restricted(pauli: Pauli, qubits: Sequence[int]) -> Pauli:
     return x, z
 
 
+def qubits_of(pauli: Pauli) -> list[int]:
+    """The qubits on which a Pauli string is not the identity."""
+    x, z = pauli
+    return [q for q in range((x | z).bit_length()) if (x | z) >> q & 1]
+
+
 def letters_on(pauli: Pauli, qubits: Sequence[int]) -> tuple[int, ...]:
     """The letters 0..3 (I, X, Y, Z) of a Pauli string on `qubits`."""
     x, z = pauli
     return tuple(LETTERS.index((x >> q & 1, z >> q & 1)) for q in qubits)
+
+
+def with_letters(letters: Sequence[int], qubits: Sequence[int]) -> Pauli:
+    """The Pauli string with letters 0..3 (I, X, Y, Z) on `qubits`."""
+    x, z = (sum(LETTERS[a][i] << q for a, q in zip(letters, qubits, strict=True)) for i in (0, 1))
+    return x, z
 
 
 def string_matrix(letters: Sequence[int]) -> np.ndarray:
