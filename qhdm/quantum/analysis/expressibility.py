@@ -194,7 +194,7 @@ def random_states(
         register = Register(tuple(reversed(range(component.size))), zero)
         for unit in units:
             register = register.apply(unit.qubits, _matrices(unit, own)[:, None])
-        states[part] = register.ordered(range(component.size))[:, 0, :, 0]
+        states[part] = register.leading(range(component.size)).state[:, 0, :, 0]
     return states
 
 

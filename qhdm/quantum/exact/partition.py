@@ -15,7 +15,6 @@ them and become a few products of local Pauli strings (in hqconv: the last layer
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -166,11 +165,12 @@ class _Partitions:
         if max(bonds) > MAX_BOND:
             return None
         measured, operators = self._readouts(blocks, tail)
+        inlets = [tuple(self._inlets[qubit] for qubit in block) for block in blocks]
         built = tuple(
-            self._block(block, own, tuple(needed))
-            for block, own, needed in zip(blocks, steps, operators, strict=True)
+            NetworkBlock(block, starts, tuple(_gathered(own)), tuple(needed))
+            for block, starts, own, needed in zip(blocks, inlets, steps, operators, strict=True)
         )
-        return Network(self._inlets, built, tuple(cuts), measured)
+        return Network(built, tuple(cuts), measured)
 
     def _tail(self, crossing: Sequence[bool]) -> set[int]:
         """Crossing units at the end that only some observables see, and see on few qubits."""
@@ -211,24 +211,19 @@ class _Partitions:
             measured.append(Readout(pauli, late, support, strings, tuple(keys)))
         return tuple(measured), operators
 
-    def _block(
-        self,
-        qubits: tuple[int, ...],
-        steps: Sequence[FusedGate | BondEnd],
-        operators: tuple[Pauli, ...],
-    ) -> NetworkBlock:
-        """One block; ends of cuts on one qubit gather into runs, neighbouring gates into pairs."""
-        gathered: list[FusedGate | tuple[BondEnd, ...]] = []
-        for i, step in enumerate(steps):
-            last = gathered[-1] if gathered else None
-            if isinstance(step, BondEnd):
-                run = last if isinstance(last, tuple) and last[0].qubit == step.qubit else ()
-                gathered[len(gathered) - bool(run) :] = [(*run, step)]
-                continue
-            gathered.append(step)
-            if isinstance(last, FusedGate) and last is steps[i - 1]:  # not yet a pair
-                both = tuple(dict.fromkeys(last.qubits + step.qubits))
-                if len(both) <= MAX_UNIT:
-                    gathered[-2:] = [FusedGate(both, last.ops + step.ops)]
-        features = math.prod(len(self._inlets[qubit].letters) for qubit in qubits)
-        return NetworkBlock(qubits, features, tuple(gathered), operators)
+
+def _gathered(steps: Sequence[FusedGate | BondEnd]) -> list[FusedGate | tuple[BondEnd, ...]]:
+    """The steps of a block, ends of cuts on one qubit as runs, and neighbouring gates as pairs."""
+    gathered: list[FusedGate | tuple[BondEnd, ...]] = []
+    for i, step in enumerate(steps):
+        last = gathered[-1] if gathered else None
+        if isinstance(step, BondEnd):
+            run = last if isinstance(last, tuple) and last[0].qubit == step.qubit else ()
+            gathered[len(gathered) - bool(run) :] = [(*run, step)]
+            continue
+        gathered.append(step)
+        if isinstance(last, FusedGate) and last is steps[i - 1]:  # not yet a pair
+            both = tuple(dict.fromkeys(last.qubits + step.qubits))
+            if len(both) <= MAX_UNIT:
+                gathered[-2:] = [FusedGate(both, last.ops + step.ops)]
+    return gathered

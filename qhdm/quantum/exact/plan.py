@@ -23,7 +23,6 @@ from qhdm.quantum.filter import Filter
 from qhdm.quantum.ir.components import Component, angle_rows, split
 from qhdm.quantum.ir.fusion import by_kind, fuse
 from qhdm.quantum.ir.lowering import Program
-from qhdm.quantum.ir.paulis import Pauli
 
 Method = Literal["auto", "network", "statevector"]
 
@@ -114,14 +113,12 @@ class Group:
         size: qubits of each component.
         qubits: of the circuit, of each component in turn; local qubit i is the i-th.
         angles: (G, number of local angles): rows of the program's angles.
-        paulis: measured Pauli strings over local qubits.
         plan: how they are simulated.
     """
 
     size: int
     qubits: tuple[tuple[int, ...], ...]
     angles: np.ndarray
-    paulis: tuple[Pauli, ...]
     plan: NetworkPlan | StatevectorPlan
 
     @property
@@ -170,7 +167,7 @@ def make_plan(circuit_filter: Filter, method: Method = "auto") -> Plan:
     groups = tuple(
         _group(circuit_filter.name, parts.program, members, method) for members in parts.alike
     )
-    measured = sum(len(group.angles) * len(group.paulis) for group in groups)
+    measured = sum(len(members) * len(members[0].paulis) for members in parts.alike)
     linear = np.zeros((len(parts.outputs), measured))
     products: dict[tuple[int, ...], np.ndarray] = {}
     for m, terms in enumerate(parts.outputs):
@@ -199,7 +196,7 @@ def _group(name: str, program: Program, members: Sequence[Component], method: Me
         most = STATEVECTOR_PENALTY * plan.cost * NOMINAL_BATCH
         if method == "network" or network.cost_per_batch <= most:
             plan = NetworkPlan(network, program, angles)
-    return Group(first.size, tuple(member.qubits for member in members), angles, first.paulis, plan)
+    return Group(first.size, tuple(member.qubits for member in members), angles, plan)
 
 
 def _parity_sign(masked: np.ndarray) -> np.ndarray:

@@ -53,10 +53,6 @@ class Register:
         first = self.leading(qubits)
         return Register(first.qubits, applied(matrix, first.state))
 
-    def ordered(self, qubits: Sequence[int]) -> Tensor:
-        """The state with its qubits in the order of `qubits`, the least significant first."""
-        return self.leading(qubits).state
-
     def leading(self, qubits: Sequence[int]) -> Register:
         """The same with `qubits`, the least significant first, before the others in their order."""
         order = (*reversed(qubits), *(q for q in self.qubits if q not in qubits))
@@ -108,11 +104,10 @@ class BoundStatevector:
     def _piece(self, x: Tensor) -> Tensor:
         plan, F, G = self._plan, len(x), self._plan.components
         angles = plan.angles.at(x, self._shared).view(F, len(plan.reading), G, x.shape[2])
-        reading = [
-            (unit, _of_unit(angle, unit, parts))
+        matrices = self._unitaries | {
+            unit: _of_unit(angle, unit, parts)
             for (unit, parts), angle in zip(plan.reading, angles.unbind(1), strict=True)
-        ]
-        matrices = self._unitaries | dict(reading)
+        }
         values = _simulate(plan, [matrices[unit] for unit in plan.units], x)
         return values.expand(-1, -1, -1, x.shape[2])
 
@@ -159,7 +154,7 @@ def _simulate(plan: StatevectorPlan, matrices: Sequence[Tensor], reading: Tensor
         islands = [*apart, joined.apply(places[done], matrices[done])]
         done += 1
     # Gates that no observable sees may have been all that joined them.
-    state = reduce(Register.times, islands).ordered(range(plan.size))
+    state = reduce(Register.times, islands).leading(range(plan.size)).state
     if done < len(places):
         columns = max([state.shape[3], *(m.shape[2] for m in matrices[done:] if m.dim() == 5)])
         state = state.expand(-1, -1, -1, columns)
@@ -181,7 +176,7 @@ class _Evolve(torch.autograd.Function):
         register = Register(tuple(reversed(range(size))), state)
         for place, matrix in zip(places, matrices, strict=True):
             register = register.apply(place, matrix)
-        state = register.ordered(range(size))
+        state = register.leading(range(size)).state
         ctx.places, ctx.size = places, size
         ctx.save_for_backward(state, *matrices)
         return state
@@ -202,7 +197,7 @@ class _Evolve(torch.autograd.Function):
             else:
                 gradients.append((bra.flatten(3) @ ket.flatten(3).mT).conj())
             dual = Register(dual.qubits, applied(matrix.mT, dual.state))
-        first = dual.ordered(range(ctx.size)).conj()
+        first = dual.leading(range(ctx.size)).state.conj()
         return None, None, first, *reversed(gradients)
 
 

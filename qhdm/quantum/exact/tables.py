@@ -283,14 +283,14 @@ def _structure(network: Network, index: int) -> object:
         else:
             kinds = [network.cuts[end.cut].unit.kind for end in step]
             steps.append((*kinds, block.qubits.index(step[0].qubit)))
-    return tuple(len(network.inlets[q].letters) for q in block.qubits), tuple(steps)
+    return tuple(len(inlet.letters) for inlet in block.inlets), tuple(steps)
 
 
 def _group(network: Network, members: tuple[int, ...]) -> _BlockGroup:
     blocks = [network.blocks[i] for i in members]
     count = max(len(block.operators) for block in blocks)
     operators = [_strings(b.operators, b.qubits, count) for b in blocks]
-    states = [_states([network.inlets[q] for q in block.qubits]) for block in blocks]
+    states = [_states(block.inlets) for block in blocks]
     steps = tuple(zip(*(block.steps for block in blocks), strict=True))
     arrays = Constant(np.array(operators)), Constant(np.array(states))
     return _BlockGroup(members, blocks[0], steps, *arrays)

@@ -113,11 +113,10 @@ def _sparse_basis(rows: np.ndarray) -> np.ndarray:
     basis = vectors[: int((values > 1e-9).sum())]
     pivot = 0
     for column in range(rows.shape[1]):
-        if pivot == len(basis):
-            break
-        largest = pivot + int(np.argmax(np.abs(basis[pivot:, column])))
-        if abs(basis[largest, column]) < 1e-9:
+        sizes = np.abs(basis[pivot:, column])
+        if sizes.max(initial=0) < 1e-9:
             continue
+        largest = pivot + int(sizes.argmax())
         basis[[pivot, largest]] = basis[[largest, pivot]]
         basis[pivot] /= basis[pivot, column]
         others = np.arange(len(basis)) != pivot

@@ -57,15 +57,20 @@ class NetworkBlock:
 
     Attributes:
         qubits: sorted.
-        features: products of one feature of each qubit that reads an input.
+        inlets: of each qubit.
         steps: in order, gates and runs of cuts on one of its qubits.
         operators: the Pauli strings that are needed on it; the identity is first.
     """
 
     qubits: tuple[int, ...]
-    features: int
+    inlets: tuple[InputEncoding, ...]
     steps: tuple[FusedGate | tuple[BondEnd, ...], ...]
     operators: tuple[Pauli, ...]
+
+    @cached_property
+    def features(self) -> int:
+        """Products of one feature of each qubit that reads an input."""
+        return math.prod(len(inlet.letters) for inlet in self.inlets)
 
     @property
     def cuts(self) -> list[int]:
@@ -97,13 +102,11 @@ class Network:
     """A component as a tree of blocks.
 
     Attributes:
-        inlets: of each qubit.
         blocks: see `NetworkBlock`.
         cuts: gates between blocks.
         measured: the observables, in the order of the component's Pauli strings.
     """
 
-    inlets: tuple[InputEncoding, ...]
     blocks: tuple[NetworkBlock, ...]
     cuts: tuple[Bond, ...]
     measured: tuple[Readout, ...]
@@ -152,8 +155,7 @@ class Network:
     @cached_property
     def reading(self) -> tuple[tuple[tuple[int, ...], np.ndarray], ...]:
         """Blocks with equally many qubits that read inputs, and their local angles, (blocks, k)."""
-        own = [[self.inlets[q].angle for q in block.qubits] for block in self.blocks]
-        angles = [[angle for angle in mine if angle >= 0] for mine in own]
+        angles = [[i.angle for i in block.inlets if i.angle >= 0] for block in self.blocks]
         alike = by_kind(range(len(angles)), lambda index: len(angles[index]))
         return tuple((a, np.array([angles[i] for i in a], dtype=np.int64)) for a in alike)
 

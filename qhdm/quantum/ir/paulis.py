@@ -12,7 +12,7 @@ Pauli = tuple[int, int]
 
 _MATRICES = np.array([[[1, 0], [0, 1]], [[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]]])
 #: (x, z) of I, X, Y, Z.
-LETTERS = ((0, 0), (1, 0), (1, 1), (0, 1))
+_LETTERS = ((0, 0), (1, 0), (1, 1), (0, 1))
 
 
 def strings_of(observable: SparsePauliOp) -> list[Pauli]:
@@ -45,12 +45,12 @@ def qubits_of(pauli: Pauli) -> list[int]:
 def letters_on(pauli: Pauli, qubits: Sequence[int]) -> tuple[int, ...]:
     """The letters 0..3 (I, X, Y, Z) of a Pauli string on `qubits`."""
     x, z = pauli
-    return tuple(LETTERS.index((x >> q & 1, z >> q & 1)) for q in qubits)
+    return tuple(_LETTERS.index((x >> q & 1, z >> q & 1)) for q in qubits)
 
 
 def with_letters(letters: Sequence[int], qubits: Sequence[int]) -> Pauli:
     """The Pauli string with letters 0..3 (I, X, Y, Z) on `qubits`."""
-    x, z = (sum(LETTERS[a][i] << q for a, q in zip(letters, qubits, strict=True)) for i in (0, 1))
+    x, z = (sum(_LETTERS[a][i] << q for a, q in zip(letters, qubits, strict=True)) for i in (0, 1))
     return x, z
 
 
