@@ -222,7 +222,7 @@ def evaluation(record: GeneratedRecord, value: float) -> Evaluation:
         generated=record,
         extractor=ExtractorRecord(name="resnet", digest="ab12cd34", dim=8),
         metrics=(metric,),
-        groups=("distances", "classes", "memorisation", "utility"),
+        groups=("loss", "distances", "classes", "memorisation", "utility"),
     )
 
 
