@@ -298,6 +298,13 @@ def test_too_few_images_are_found_before_training(specification: Path) -> None:
         prepare(cells(specification, "evaluate.num=200"), progress=False)
 
 
+def test_variants_with_other_images_are_refused_before_training(specification: Path) -> None:
+    (specification.parent / "other.yaml").write_text("data: {root: bundled, image_size: 32}")
+    own = "variants.other={base: other.yaml, train.precision: float32}"
+    with pytest.raises(ComparisonError, match=r"^variants\.other: .*test_fraction"):
+        prepare(cells(specification, own, "evaluate.metrics=[loss]"), progress=False)
+
+
 # Statistics
 
 

@@ -169,6 +169,7 @@ def test_effects_are_planted_in_trained_networks(cli: Cli, comparison: Path) -> 
     power = ("compare", comparison, "--out", out, "--power")
     refused(cli(*power), "--power", "hybrid", "`loss`")
     refused(cli(*power, "--only", "unet"), "--power", "unet", "`loss`")
+    refused(cli(*power, "--only", "unet", "hybrid"), "--power", "one variant")
     for cell in cells_of(load_grid(comparison), out):
         cell.create()
         job = cell.job(comparison.parent / "log")

@@ -13,6 +13,7 @@ from qhdm.comparison.spec import Specification, variant_settings
 from qhdm.config import Config, DataConfig
 from qhdm.console import duration
 from qhdm.device import resolve_device
+from qhdm.errors import ComparisonError
 from qhdm.metrics.features import make_extractor
 from qhdm.metrics.settings import EvaluationSettings
 from qhdm.models import build_model
@@ -45,14 +46,24 @@ def prepare(cells: Sequence[Cell], *, progress: bool = True) -> None:
         DataError: images are absent or cannot be read.
         EngineError: an engine cannot be set up.
         EvaluationError: there are too few images for an evaluation, or an extractor is missing.
+        ComparisonError: variants have different images, or another split of them.
     """
     requests: dict[DataConfig, dict[EvaluationSettings, None]] = {}
     for cell in cells:
         requests.setdefault(cell.config.data, {}).update(dict.fromkeys(cell.requests))
         for request in cell.requests:
             make_engine(request.engine_of(cell.config.quantum))
+    first: str | None = None
     for config, settings in requests.items():
         images = data.load(config, progress=progress)
+        digest = images.digest()
+        if digest != (first := first or digest):
+            variant = next(cell.variant for cell in cells if cell.config.data == config)
+            raise ComparisonError(
+                f"variants.{variant}: has other images, or another split, than "
+                f"{cells[0].variant}, and their metrics would not compare; give both the same "
+                "root, image_size, channels, range, classes and test_fraction of `data`"
+            )
         for request in settings:
             if not request.needs_images:
                 continue

@@ -23,7 +23,7 @@ from qhdm.comparison.results import PRIMARY
 from qhdm.comparison.statistics import ALPHA, Losses, Spread, t_power, t_test
 from qhdm.device import resolve_device
 from qhdm.errors import ComparisonError
-from qhdm.metrics.denoising import denoising_losses, held_out
+from qhdm.metrics.denoising import denoising_losses, held_out, loss_name
 from qhdm.models import DiffusionNetwork
 from qhdm.models.hybrid import QuantumBranch
 from qhdm.run import Run
@@ -81,11 +81,13 @@ class Planted:
 def measure_power(cells: Sequence[Cell], only: Sequence[str], *, progress: bool = True) -> str:
     """Plant effects in the trained cells of a variant; returns what is found, in Markdown.
 
-    The variant is the first of `only`, or else the first that has filters.
+    The variant is the one of `only`, or else the first that has filters.
 
     Raises:
-        ComparisonError: fewer than two of its cells have a loss.
+        ComparisonError: `only` names several, or fewer than two of its cells have a loss.
     """
+    if len(only) > 1:
+        raise ComparisonError(f"--power: takes one variant, not {', '.join(only)}")
     hybrid = [cell.variant for cell in cells if cell.config.model.kind != "unet"]
     variant = [*only, *hybrid, cells[0].variant][0]
     label, losses = _evaluated(cells, variant)
@@ -93,7 +95,9 @@ def measure_power(cells: Sequence[Cell], only: Sequence[str], *, progress: bool 
     own = [cell for cell in cells if cell.variant == variant and cell.seed in spread.losses]
     planted = list(_planted(own, progress=progress))
     title = f"# Power: effects planted in {variant}, {len(own)} seeds\n\n{label}. "
-    tests = len({cell.variant for cell in cells}) - 1
+    # Variants with another loss are not tested.
+    name = loss_name(own[0].config)
+    tests = len({cell.variant for cell in cells if loss_name(cell.config) == name}) - 1
     return title + describe_power(spread, planted, tests=tests)
 
 
