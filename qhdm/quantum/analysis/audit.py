@@ -71,7 +71,7 @@ class Audit:
             one = [group.size]
             if group.network is not None:
                 one = [len(block.qubits) for block in group.network.blocks]
-            sizes += one * len(group.angles)
+            sizes += one * len(group.qubits)
         return tuple(sorted(sizes, reverse=True))
 
     @cached_property

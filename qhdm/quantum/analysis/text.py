@@ -154,7 +154,7 @@ def _range(numbers: Sequence[int]) -> str:
 
 
 def _method(group: Group, state: Group) -> list[str]:
-    copies = f"{len(group.angles)} x " if len(group.angles) > 1 else ""
+    copies = f"{len(group.qubits)} x " if len(group.qubits) > 1 else ""
     head = f"  {copies}{_count(group.size, 'qubit')}: "
     plan = group.plan
     if isinstance(plan, StatevectorPlan):

@@ -12,13 +12,9 @@ from qhdm.quantum.ir.lowering import Program
 
 
 class Constant:
-    """An array of a plan.
+    """An array of a plan: integers, real or complex numbers.
 
-    A call converts it only if none of its precision and device did before; no later call waits for
-    the host.
-
-    Args:
-        array: of integers, real or complex numbers.
+    Only the first call of a precision and device converts it; no later call waits for the host.
     """
 
     def __init__(self, array: np.ndarray) -> None:

@@ -167,19 +167,18 @@ def _live_entries(
 
 
 def _closings(network: Network, places: _Entries) -> tuple[tuple[RootEdge, ...], np.ndarray]:
-    one_place = sum(4 ** len(readout.support) for readout in network.measured if readout.late)
+    counts = [4 ** len(readout.support) if readout.late else 0 for readout in network.measured]
+    *firsts, one_place = itertools.accumulate(counts, initial=0)
     #: For each bond: observable, left entry, right entry and factor, wherever two entries meet.
     meetings: dict[_Edge, list[np.ndarray]] = {}
-    first = 0
     for number, (readout, terms) in enumerate(zip(network.measured, network.closed, strict=True)):
         for (one, other, key), string in zip(terms, readout.strings, strict=True):
             left = places[one, other][network.reduced(one, other, key)]
             right = places[other, one][network.reduced(other, one, key)]
             meet = (left >= 0) & (right >= 0)
-            factor = first + int(string) if readout.late else one_place
+            factor = firsts[number] + int(string) if readout.late else one_place
             rows = np.broadcast_arrays(number, left[meet], right[meet], factor)
             meetings.setdefault((one, other), []).append(np.stack(rows, axis=1))
-        first += 4 ** len(readout.support) if readout.late else 0
     closings = []
     sums = [np.zeros(0)]
     for (one, other), arrays in meetings.items():

@@ -29,12 +29,7 @@ _ONE_AND_ZERO = Constant(np.array([1.0, 0.0]))
 
 
 class BoundNetwork:
-    """Components simulated as block networks, with their weights bound.
-
-    Args:
-        plan: of the components.
-        w: weights (F, P).
-    """
+    """Components simulated as block networks, with their weights (F, P) bound."""
 
     def __init__(self, plan: NetworkPlan, w: Tensor) -> None:
         self._plan, self._filters, self._shared = plan, len(w), plan.angles.shared(w)
@@ -103,13 +98,7 @@ class BoundNetwork:
 def _contract(coefficients: Tensor, incoming: Tensor, features: Tensor) -> Tensor:
     """sum_if coefficients_oif incoming_i features_f, with the smaller of two intermediate arrays.
 
-    Args:
-        coefficients: (N, O I, f).
-        incoming: (N, I, B).
-        features: (N, f, B).
-
-    Returns:
-        (N, O, B).
+    Arguments (N, O I, f), (N, I, B) and (N, f, B) make (N, O, B).
     """
     terms = incoming.shape[1] * features.shape[1]
     if coefficients.shape[1] > terms:
@@ -123,9 +112,7 @@ def _contract(coefficients: Tensor, incoming: Tensor, features: Tensor) -> Tenso
 def _polynomial(coefficients: Tensor, single: Tensor) -> Tensor:
     """Sums of all products of the features (N, k, 3, B) of k qubits: (N, K, B).
 
-    Args:
-        coefficients: (N, K, 3^k); the last qubit's feature is the most significant.
-        single: of each qubit.
+    The coefficients are (N, K, 3^k); the last qubit's feature is the most significant.
     """
     columns = single.unbind(1)
     half = len(columns) // 2

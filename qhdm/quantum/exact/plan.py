@@ -112,13 +112,11 @@ class Group:
     Attributes:
         size: qubits of each component.
         qubits: of the circuit, of each component in turn; local qubit i is the i-th.
-        angles: (G, number of local angles): rows of the program's angles.
         plan: how they are simulated.
     """
 
     size: int
     qubits: tuple[tuple[int, ...], ...]
-    angles: np.ndarray
     plan: NetworkPlan | StatevectorPlan
 
     @property
@@ -129,7 +127,7 @@ class Group:
     @property
     def cost(self) -> int:
         """Real multiply-adds per sample in a forward pass, of all G."""
-        return self.plan.cost * len(self.angles)
+        return self.plan.cost * len(self.qubits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +194,7 @@ def _group(name: str, program: Program, members: Sequence[Component], method: Me
         most = STATEVECTOR_PENALTY * plan.cost * NOMINAL_BATCH
         if method == "network" or network.cost_per_batch <= most:
             plan = NetworkPlan(network, program, angles)
-    return Group(first.size, tuple(member.qubits for member in members), angles, plan)
+    return Group(first.size, tuple(member.qubits for member in members), plan)
 
 
 def _parity_sign(masked: np.ndarray) -> np.ndarray:

@@ -78,12 +78,7 @@ def _rows(state: Tensor, matrix: Tensor) -> Tensor:
 
 
 class BoundStatevector:
-    """Components simulated as state vectors, with their weights bound.
-
-    Args:
-        plan: of the components.
-        w: weights (F, P).
-    """
+    """Components simulated as state vectors, with their weights (F, P) bound."""
 
     def __init__(self, plan: StatevectorPlan, w: Tensor) -> None:
         self._plan, self._shared = plan, plan.angles.shared(w)

@@ -99,10 +99,9 @@ def _is_mask(values: Any) -> bool:
     return isinstance(values, np.ndarray)
 
 
-def _split(values: Any, sizes: Sequence[int]) -> Any:
-    if _is_mask(values):
-        return np.split(values, np.cumsum(sizes)[:-1])
-    return values.split(sizes)
+def _split(values: Any, shares: Sequence[int]) -> Any:
+    sizes = [share * len(values) // sum(shares) for share in shares]
+    return np.split(values, np.cumsum(sizes)[:-1]) if _is_mask(values) else values.split(sizes)
 
 
 def _join(values: list[Any]) -> Any:
@@ -211,7 +210,7 @@ class TablePlan:
             values = array.like(w).unsqueeze(1)
             return values.expand(-1, N, *values.shape[2:]).flatten(0, 1)
 
-        tables, late = self._run(gates, N, constant)
+        tables, late = self._run(gates, constant)
         by_circuit = [table.unflatten(0, (-1, N)).transpose(0, 1).flatten(1, 2) for table in tables]
         return by_circuit, [strings.flatten(1) for strings in late]
 
@@ -221,7 +220,7 @@ class TablePlan:
             np.tile(nonzero(part).max(axis=0), (sum(sizes), 1, 1))
             for part, sizes in zip(parts, self._sizes, strict=True)
         ]
-        tables, _ = self._run(masks, 1, lambda constant: nonzero(constant.array))
+        tables, _ = self._run(masks, lambda constant: nonzero(constant.array))
         numbered = {}
         for number, (group, table) in enumerate(zip(self._groups, tables, strict=True)):
             live = table.any(axis=-1)
@@ -240,7 +239,7 @@ class TablePlan:
         return [numbered[index] for index in range(len(numbered))]
 
     def _run(
-        self, gates: Sequence[Any], N: int, constant: Callable[[Constant], Any]
+        self, gates: Sequence[Any], constant: Callable[[Constant], Any]
     ) -> tuple[list[Any], list[Any]]:
         """The steps, from the transfer matrices of all gates of each form, (gates N, D, D).
 
@@ -249,11 +248,11 @@ class TablePlan:
         """
         slots: dict[tuple[int, int], Any] = {}
         for form, sizes, values in zip(self._forms, self._sizes, gates, strict=True):
-            slots |= zip(form, _split(values, [N * size for size in sizes]), strict=True)
+            slots |= zip(form, _split(values, sizes), strict=True)
         units: dict[Any, Any] = {}
         for k, batches in enumerate(self._kinds):
             matrix = _unit(batches[0][0], [slots[k, i] for i in range(len(batches[0][0].ops))])
-            units |= zip(batches, _split(matrix, [N * len(b) for b in batches]), strict=True)
+            units |= zip(batches, _split(matrix, [len(b) for b in batches]), strict=True)
         sides: dict[tuple[int, int], Any] = {}
         for numbers, maps in zip(self._cuts, self._maps, strict=True):
             cuts = [self._network.cuts[i] for i in numbers]
@@ -262,7 +261,7 @@ class TablePlan:
             axes = ("bond", cuts[0].size), ((side, 0), 4), ((side, 1), 4)
             fixed = Labelled(constant(maps), axes)
             varying = contract(fixed, gate).values.reshape(fixed.values.shape)
-            ones, others = (_split(v, [N] * len(cuts)) for v in (fixed.values, varying))
+            ones, others = (_split(v, [1] * len(cuts)) for v in (fixed.values, varying))
             for i, cut, one, other in zip(numbers, cuts, ones, others, strict=True):
                 qubits = cut.unit.qubits
                 sides[i, qubits[side]], sides[i, qubits[1 - side]] = one, other

@@ -32,14 +32,14 @@ _WAVES = np.stack(
 
 
 @cache
-def pauli_strings(qubits: int) -> np.ndarray:
+def _pauli_strings(qubits: int) -> np.ndarray:
     """All strings as matrices, (4^k, 2^k, 2^k)."""
     return np.array([string_matrix(letters) for letters in product(range(4), repeat=qubits)])
 
 
 def transfer(matrix: np.ndarray) -> np.ndarray:
     """R of a gate's matrix (2^k, 2^k), the first qubit least significant: (4^k, 4^k)."""
-    strings = pauli_strings(len(matrix).bit_length() - 1)
+    strings = _pauli_strings(len(matrix).bit_length() - 1)
     evolved = matrix.conj().T @ strings @ matrix
     size = len(strings)
     # tr(P X) = sum_ij conj(P_ij) X_ij, as P is Hermitian.
