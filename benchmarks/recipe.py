@@ -158,12 +158,12 @@ def cells(arguments: argparse.Namespace) -> Iterator[Cell]:
 
 
 def gallery(tried: list[Cell], num: int, seed: int) -> Image.Image:
-    """Three images a class of each training with `seed`, side by side."""
+    """Two images a class of each training with `seed`, side by side, in 64 grey levels."""
     sheets = []
     for cell in (cell for cell in tried if cell.seed == seed):
         run = RunDirectory.open(cell.path)
         images, _ = sampled(run, EvaluationSettings(num=num, steps=20))
-        chosen = np.concatenate([np.flatnonzero(images.labels == c)[:3] for c in range(10)])
+        chosen = np.concatenate([np.flatnonzero(images.labels == c)[:2] for c in range(10)])
         names = list(images.class_names) if not sheets else [""] * len(images.class_names)
         title = f"{cell.recipe}, {cell.budget:,} CPU s"
         pixels, labels = images.images[chosen], images.labels[chosen]
@@ -173,7 +173,7 @@ def gallery(tried: list[Cell], num: int, seed: int) -> Image.Image:
     for sheet in sheets:
         whole.paste(sheet, (left, 0))
         left += sheet.width
-    return whole
+    return whole.point(lambda value: min(round(value / 4) * 4, 255))
 
 
 def main() -> None:
