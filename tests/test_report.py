@@ -351,7 +351,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "base": "config.yaml",
         "baseline": "unet",
         "seeds": [0, 1],
-        "variants": {"unet": {"model.kind": "unet"}, "qcunet": {}},
+        "variants": {"unet": {"model.kind": "unet", "sample.steps": 3}, "qcunet": {}},
         "inference": [{"engine": "exact"}, {"engine": "aer", "shots": 64}],
     }
     (folder / "spec.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
@@ -404,6 +404,9 @@ def test_a_comparison_is_shown_in_full(comparison_page: Path) -> None:
     assert secondary < page.text.index("FID[", secondary)
     assert "+63.6" in page.text  # percent of 11
     assert len(page.images("against shots")) == 2
+    # Variants are not sampled alike.
+    assert "3 steps, seed 0 (unet); " in page.text
+    assert "(qcunet)" in page.text
     assert len(page.images("training loss of all cells")) == 1
 
 

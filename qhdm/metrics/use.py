@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from qhdm.config import Config
 from qhdm.data import Dataset
 from qhdm.diffusion import NULL_LABEL, Preconditioning
-from qhdm.metrics.denoising import NoisyBatch, NoisyImages, held_out
+from qhdm.metrics.denoising import NoisyBatch, NoisyImages, held_out, loss_name
 from qhdm.metrics.records import Metric, MetricName, Replaced, Use
 from qhdm.models import DiffusionNetwork, build_model, frozen
 from qhdm.models.filters import set_engine
@@ -63,7 +63,7 @@ def network_use(
     metrics = [
         Metric(
             name=name,
-            label=f"{name}[N={len(images)}, test]",
+            label=f"{name}[{loss_name(config)}, {levels} noise levels, N={len(images)}, test]",
             split="test",
             num=len(images),
             value=known[part].loss,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from qhdm.comparison.results import CellResult, Results, read_results
-from qhdm.comparison.spec import load_grid, variant_settings
+from qhdm.comparison.spec import Grid, load_grid, variant_settings
 from qhdm.comparison.statistics import CONFIDENCE
 from qhdm.comparison.table import MetricBlock, metric_blocks, overview_table, variant_table
-from qhdm.config import Sampling
+from qhdm.config import Config, Sampling
 from qhdm.data import Dataset
 from qhdm.files import write_text
 from qhdm.metrics.records import Evaluation, read_evaluation
@@ -65,7 +65,8 @@ def write_comparison_page(path: Path, out: Path) -> list[str]:
         overview=overview_table(blocks, results.baseline),
         blocks=[(b, _chart(b, results.baseline, evaluations)) for b in blocks],
         samples=_samples(path, begun, real),
-        sampling=sampling_label(config),
+        sampling=_of_variants(grid, sampling_label),
+        batches=_of_variants(grid, lambda config: str(config.train.batch_size)),
         losses=_losses(path, begun),
         studies=_studies(results),
         seconds=sum(cell.train_seconds for cell in begun),
@@ -78,6 +79,16 @@ def write_comparison_page(path: Path, out: Path) -> list[str]:
     )
     write_text(out, content)
     return missing
+
+
+def _of_variants(grid: Grid, label: Callable[[Config], str]) -> str:
+    """What `label` says of all variants, or of each where they differ."""
+    labels = {variant: label(config) for (variant, _), config in grid.configs.items()}
+    distinct = list(dict.fromkeys(labels.values()))
+    if len(distinct) == 1:
+        return distinct[0]
+    named = {text: [v for v, own in labels.items() if own == text] for text in distinct}
+    return "; ".join(f"{text} ({', '.join(variants)})" for text, variants in named.items())
 
 
 def _chart(
