@@ -11,6 +11,7 @@ the file smaller by a third.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,11 +39,17 @@ def gallery(real: Dataset, generated: Dataset, count: int) -> Image.Image:
         chosen = first(dataset, count)
         images, labels = dataset.images[chosen], dataset.labels[chosen]
         sheets.append(labelled_grid(images, labels, names, scale=1, title=title))
-    left, right = sheets
-    both = Image.new("RGB", (left.width + right.width, left.height))
-    both.paste(left, (0, 0))
-    both.paste(right, (left.width, 0))
-    return both.point(lambda value: min(round(value / 4) * 4, 255))
+    return side_by_side(sheets)
+
+
+def side_by_side(sheets: Sequence[Image.Image]) -> Image.Image:
+    """One picture of several, in 64 grey levels."""
+    whole = Image.new("RGB", (sum(s.width for s in sheets), max(s.height for s in sheets)))
+    left = 0
+    for sheet in sheets:
+        whole.paste(sheet, (left, 0))
+        left += sheet.width
+    return whole.point(lambda value: min(round(value / 4) * 4, 255))
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ import qhdm  # before torch, whose threads it tells how to wait
 
 # isort: split
 import torch
+from gallery import side_by_side
 from PIL import Image
 
 from qhdm import data
@@ -158,7 +159,7 @@ def cells(arguments: argparse.Namespace) -> Iterator[Cell]:
 
 
 def gallery(tried: list[Cell], num: int, seed: int) -> Image.Image:
-    """Two images a class of each training with `seed`, side by side, in 64 grey levels."""
+    """Two images a class of each training with `seed`, side by side."""
     sheets = []
     for cell in (cell for cell in tried if cell.seed == seed):
         run = RunDirectory.open(cell.path)
@@ -168,12 +169,7 @@ def gallery(tried: list[Cell], num: int, seed: int) -> Image.Image:
         title = f"{cell.recipe}, {cell.budget:,} CPU s"
         pixels, labels = images.images[chosen], images.labels[chosen]
         sheets.append(labelled_grid(pixels, labels, names, scale=1, title=title))
-    whole = Image.new("RGB", (sum(s.width for s in sheets), max(s.height for s in sheets)))
-    left = 0
-    for sheet in sheets:
-        whole.paste(sheet, (left, 0))
-        left += sheet.width
-    return whole.point(lambda value: min(round(value / 4) * 4, 255))
+    return side_by_side(sheets)
 
 
 def main() -> None:

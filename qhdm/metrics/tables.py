@@ -74,11 +74,9 @@ def class_table(evaluation: Evaluation) -> Table | None:
 def use_tables(evaluation: Evaluation) -> list[Table]:
     """What the network uses: a row for each place, a column for each kind of replacement."""
     tables = []
+    cells = {(use.place, use.replaced): _change(use) for use in evaluation.use}
     for titles in _USES:
-        cells = {(use.place, use.replaced): _change(use) for use in evaluation.use}
-        columns = {
-            kind: title for kind, title in titles.items() if (any(k == kind for _, k in cells))
-        }
+        columns = {k: title for k, title in titles.items() if any(k == kind for _, kind in cells)}
         places = dict.fromkeys(use.place for use in evaluation.use if use.replaced in columns)
         rows = [[place, *(cells.get((place, kind), "") for kind in columns)] for place in places]
         if rows:

@@ -25,7 +25,7 @@ from qhdm.models import DiffusionNetwork, build_model, frozen
 from qhdm.models.filters import set_engine
 from qhdm.models.named_filters import FilterLayer, filter_layers
 from qhdm.quantum.connector import FilterConnector
-from qhdm.quantum.options import PATCH_SIZE
+from qhdm.quantum.layer import over_patches, patch_means
 from qhdm.seeds import Stream, derive_seed
 
 #: Random angles, channels and labels over which a change is averaged.
@@ -152,10 +152,7 @@ def _means(
     evaluations = 0
 
     def add(key: str | tuple[str, int], values: Tensor) -> None:
-        B, C, H, W = values.shape
-        k = PATCH_SIZE
-        patches = values.double().reshape(B, C, H // k, k, W // k, k).mean(dim=(2, 4)).sum(dim=0)
-        sums[key] = sums.get(key, 0) + patches
+        sums[key] = sums.get(key, 0) + patch_means(values.double()).sum(dim=0)
 
     def watch_filters(name: str, module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
         add(name, output)
@@ -242,7 +239,7 @@ class _AtMean(nn.Module):
 
     def _at_mean(self, x: Tensor) -> Tensor:
         x = x.clone()
-        x[:, self.channels] = _over(self.mean, x)
+        x[:, self.channels] = over_patches(self.mean.to(x.dtype), x)
         return x
 
 
@@ -254,12 +251,7 @@ class _Shifted(nn.Module):
         self.module, self.shift = module, shift
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.module(x) + _over(self.shift, x)
-
-
-def _over(values: Tensor, like: Tensor) -> Tensor:
-    """(C, 2, 2) over the pixels of a map, (C, H, W)."""
-    return values.to(like.dtype).tile(like.shape[2] // PATCH_SIZE, like.shape[3] // PATCH_SIZE)
+        return self.module(x) + over_patches(self.shift.to(x.dtype), x)
 
 
 def _output(network: DiffusionNetwork, modules: Modules, batch: NoisyBatch) -> Tensor:

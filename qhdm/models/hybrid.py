@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from qhdm.models.filters import on_engine
 from qhdm.models.layers import ADD, MPConv2d
+from qhdm.quantum.layer import over_patches
 from qhdm.quantum.options import PATCH_SIZE
 
 #: Patches on which the spread of the filters' values is measured.
@@ -47,8 +48,7 @@ class QuantumBranch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape; angles and values are float32."""
         z = self.quantum(self._angles(x[:, : len(self.gain)].float()))
-        mean = self.mean.tile(x.shape[2] // PATCH_SIZE, x.shape[3] // PATCH_SIZE)
-        return self.mix(((z - mean) / self.spread).to(x.dtype))
+        return self.mix(((z - over_patches(self.mean, z)) / self.spread).to(x.dtype))
 
     def _angles(self, x: Tensor) -> Tensor:
         return torch.addcmul(self.shift, self.gain, x)

@@ -15,6 +15,18 @@ from qhdm.quantum.options import PATCH_CHANNELS, PATCH_SIZE, EngineOptions
 PATCH_VALUES = PATCH_SIZE**2 * PATCH_CHANNELS
 
 
+def patch_means(x: Tensor) -> Tensor:
+    """Means over the patches of a map, of each pixel of a patch: (B, C, H, W) to (B, C, 2, 2)."""
+    B, C, H, W = x.shape
+    k = PATCH_SIZE
+    return x.reshape(B, C, H // k, k, W // k, k).mean(dim=(2, 4))
+
+
+def over_patches(values: Tensor, like: Tensor) -> Tensor:
+    """Values (C, 2, 2) of the pixels of a patch over a map (B, C, H, W): (C, H, W)."""
+    return values.tile(like.shape[2] // PATCH_SIZE, like.shape[3] // PATCH_SIZE)
+
+
 class PatchTiling(nn.Module):
     """F maps of small patches, side by side on a feature map (B, 3F, H, W) to the same shape.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from qhdm.diffusion.pixels import from_uint8, to_device
 from qhdm.models import frozen
 from qhdm.models.named_filters import filter_layers
-from qhdm.quantum.options import PATCH_SIZE
+from qhdm.quantum.layer import over_patches, patch_means
 from qhdm.seeds import Draws, Stream, derive_seed, drawing
 from qhdm.training.trainer import Trainer
 
@@ -54,7 +54,4 @@ def circuit_use(trainer: Trainer) -> dict[str, float]:
 
 def _mean(module: nn.Module, args: Any, values: Tensor) -> Tensor:
     """The mean of values (B, 3F, H, W) over images and 2x2 patches, in their place."""
-    B, C, H, W = values.shape
-    k = PATCH_SIZE
-    mean = values.reshape(B, C, H // k, k, W // k, k).mean(dim=(0, 2, 4))
-    return mean.tile(H // k, W // k).expand_as(values)
+    return over_patches(patch_means(values).mean(dim=0), values).expand_as(values)
