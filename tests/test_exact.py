@@ -205,6 +205,32 @@ def test_dead_weights_have_no_gradient() -> None:
     assert int((w.grad != 0).sum()) == 12
 
 
+@pytest.mark.parametrize("ansatz", ["basic", "reuploading"])
+def test_state_vectors_in_pieces_have_the_gradients_of_the_whole(
+    ansatz: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches that are no multiple of a piece, and gates that differ from sample to sample."""
+    x, w = ParameterVector("x", 2), ParameterVector("w", 4)
+    circuit = QuantumCircuit(6)
+    for layer in range(2):
+        for qubit in range(6):
+            circuit.rx(x[qubit % 2] + w[layer], qubit)
+        for qubit in range(6):
+            circuit.cry(w[2 + layer], qubit, (qubit + 1) % 6)
+    observables = SparsePauliOp("ZIIIII"), SparsePauliOp("IXIYII")
+    own = Filter("reuploading", circuit, tuple(x), tuple(w), observables)
+    filter = build_filter("basic", qubits=6, layers=2) if ansatz == "basic" else own
+    results = []
+    for amplitudes in (2**18, 2**9, 2**6):
+        monkeypatch.setattr("qhdm.quantum.exact.statevector._CACHE", amplitudes)
+        inputs, weights = (t.requires_grad_() for t in draw(filter, 37))
+        values = expectation(filter, inputs, weights, engine="exact:statevector")
+        values.square().sum().backward()
+        results.append([values.detach(), inputs.grad, weights.grad])
+    torch.testing.assert_close(results[1], results[0], atol=1e-10, rtol=0)
+    torch.testing.assert_close(results[2], results[0], atol=1e-10, rtol=0)
+
+
 def test_half_precision_is_computed_in_float32() -> None:
     filter = build_filter("fqconv", qubits=12, layers=1)
     x, w = draw(filter, 2)

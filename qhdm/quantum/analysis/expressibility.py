@@ -193,8 +193,8 @@ def random_states(
         zero[:, :, 0] = 1
         register = Register(tuple(reversed(range(component.size))), zero)
         for unit in units:
-            register = register.apply(unit.qubits, _matrices(unit, own)[:, None])
-        states[part] = register.leading(range(component.size)).state[:, 0, :, 0]
+            register = register.apply(unit.qubits, _matrices(unit, own)[:, None, None])
+        states[part] = register.ordered(range(component.size)[::-1]).state[:, 0, :, 0]
     return states
 
 

@@ -83,12 +83,7 @@ class Contraction:
 
 
 def plan_contraction(network: Network, blocks: Sequence[BlockRows]) -> Contraction:
-    """Plan the contraction of a network of more than one block.
-
-    Args:
-        network: the tree.
-        blocks: for each block, the rows of its table.
-    """
+    """Plan the contraction of more than one block; `blocks` are the rows of their tables."""
     needed = network.needed(itertools.chain.from_iterable(network.closed))
     live = _live_entries(network, blocks, needed)
     places: _Entries = {}

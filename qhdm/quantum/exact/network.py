@@ -23,8 +23,8 @@ from qhdm.quantum.exact.contraction import Contraction, Part
 from qhdm.quantum.exact.plan import NetworkPlan
 from qhdm.quantum.exact.tree import Network
 
-#: Samples, times circuits, that are contracted at a time: more only move more through memory.
-_PIECE = 2**12
+#: Features of the samples that are simulated at a time: more only move more through memory.
+_CACHE = 2**18
 _ONE_AND_ZERO = Constant(np.array([1.0, 0.0]))
 
 
@@ -52,10 +52,10 @@ class BoundNetwork:
 
     def values(self, x: Tensor) -> Tensor:
         """Values of the components' observables, (F, G, K, B), at inputs (F, n, B)."""
-        plan, B = self._plan, x.shape[2]
-        width = B
-        if plan.contraction is not None and x.device.type == "cpu":
-            width = max(_PIECE // (self._filters * plan.components), 1)
+        width = max(x.shape[2], 1)
+        if x.device.type == "cpu":
+            features = sum(block.features for block in self._plan.network.blocks)
+            width = max(_CACHE // (self._filters * self._plan.components * features), 64)
         pieces = [self._piece(piece) for piece in x.split(width, dim=2)]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=3)
 
