@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from qhdm.config import load_config
 from qhdm.data import EUROSAT_CLASSES
-from qhdm.models.hybrid import QuantumBranch
+from qhdm.models.hybrid import HybridActivation
 from qhdm.run import load_model
 from qhdm.training.estimate import describe_counts
 
@@ -83,18 +83,18 @@ def test_what_the_kept_state_depends_on_cannot_change(cli: Cli, run: Path, setti
     refused(cli("train", "--resume", run, "--set", setting), f"--set {key}: ")
 
 
-def test_exported_circuits_give_what_the_branch_computes(
+def test_exported_circuits_give_what_the_activation_computes(
     cli: Cli, run: Path, tmp_path: Path
 ) -> None:
     """The transform of the angles is in front of the circuits, which stay plain."""
     succeeded(cli("export", run, "--out", tmp_path / "out"))
     model, _ = load_model(run)
-    branch = model.get_submodule("vertex.block1.hybrid")
-    assert isinstance(branch, QuantumBranch)
+    hybrid = model.get_submodule("vertex.block1.hybrid")
+    assert isinstance(hybrid, HybridActivation)
     x = torch.randn(1, 16, 2, 2, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        ours = branch(x)
-        angles = (branch.gain * x[:, :6] + branch.shift)[0]
+        ours = hybrid(x)
+        angles = (hybrid.gain * x[:, :6] + hybrid.shift)[0]
     z = torch.empty(6, 2, 2)
     for f in range(2):
         name = f"vertex_block1_hybrid_filter{f}"
@@ -110,8 +110,8 @@ def test_exported_circuits_give_what_the_branch_computes(
         ]
         z[3 * f : 3 * f + 3] = torch.tensor(values).reshape(2, 2, 3).permute(2, 0, 1)
     with torch.no_grad():
-        expected = branch.mix(((z - branch.mean) / branch.spread)[None])
-    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
+        expected = (z - hybrid.mean) / hybrid.spread * hybrid.quantum_scale
+    torch.testing.assert_close(ours[0, :6], expected, atol=1e-5, rtol=1e-4)
     assert len(list((tmp_path / "out").glob("*.json"))) >= 3
 
 

@@ -20,7 +20,7 @@ from qhdm.metrics.denoising import NoisyImages, denoising_losses
 from qhdm.metrics.records import Use
 from qhdm.metrics.tables import use_tables
 from qhdm.models import DiffusionNetwork, build_model
-from qhdm.models.hybrid import QuantumBranch
+from qhdm.models.hybrid import HybridActivation
 from qhdm.models.named_filters import filter_layers
 from qhdm.runs.directory import RunDirectory
 from qhdm.training.log import read_metrics
@@ -57,12 +57,12 @@ def patches() -> data.Dataset:
     return test.where(np.arange(len(test)) < 4)
 
 
-def network_of(config: Config, branch: float = 1.0) -> DiffusionNetwork:
-    """A network in general position, the output of whose filters' branches is scaled."""
+def network_of(config: Config, scale: float = 1.0) -> DiffusionNetwork:
+    """A network in general position, the values of whose filters are scaled."""
     network = trained_a_little(build_model(config))
     for module in network.modules():
-        if isinstance(module, QuantumBranch):
-            module.mix.scale *= branch
+        if isinstance(module, HybridActivation):
+            module.quantum_scale *= scale
     assert isinstance(network, DiffusionNetwork)
     return network.eval().requires_grad_(False)
 
@@ -77,7 +77,7 @@ def uses_of(
 
 def test_a_network_that_ignores_its_filters_does_not_use_them(patches: data.Dataset) -> None:
     config = recommended()
-    uses = uses_of(network_of(config, branch=0.0), config, patches)
+    uses = uses_of(network_of(config, scale=0.0), config, patches)
     assert {place for place, _ in uses} == {*PLACES, "all", "label"}
     for place in (*PLACES, "all"):
         for replaced in ("filters", "angles"):
@@ -90,7 +90,7 @@ def test_a_network_that_ignores_its_filters_does_not_use_them(patches: data.Data
 def test_use_grows_with_what_filters_add(kind: str, patches: data.Dataset) -> None:
     config = recommended(f"quantum.filter={kind}")
     less, more = (
-        uses_of(network_of(config, branch), config, patches) for branch in (0.1, 1.0)
+        uses_of(network_of(config, scale), config, patches) for scale in (0.1, 1.0)
     )  # fmt: skip
     for place in (*PLACES, "all"):
         for replaced in ("filters", "angles"):
@@ -103,9 +103,9 @@ def test_means_keep_what_filters_add_on_average(patches: data.Dataset) -> None:
     network = network_of(config)
     assert uses_of(network, config, patches)["all", "filters"].prediction > 0
     for layer in filter_layers(network):
-        branch = network.get_submodule(layer.place)
-        assert isinstance(branch, QuantumBranch)
-        branch.gain.zero_()
+        hybrid = network.get_submodule(layer.place)
+        assert isinstance(hybrid, HybridActivation)
+        hybrid.gain.zero_()
     constant = uses_of(network, config, patches)
     assert constant["all", "filters"].prediction == pytest.approx(0, abs=1e-6)
     assert constant["all", "channels"].prediction > 1e-3
@@ -180,7 +180,7 @@ def test_the_change_of_the_loss_is_that_of_two_losses(patches: data.Dataset) -> 
 
 
 def test_training_logs_the_use_of_the_prediction(tmp_path: Path, patches: data.Dataset) -> None:
-    """At checkpoints; a network whose branches are muted uses nothing, to the bit."""
+    """At checkpoints; a network whose filters are muted uses nothing, to the bit."""
     config = recommended("train.batch_size=4", "train.steps=3", "train.log_every=1",
                          "train.checkpoint_every=2", "train.precision=float32")  # fmt: skip
     run = RunDirectory.create(config, tmp_path / "run")
@@ -195,8 +195,8 @@ def test_training_logs_the_use_of_the_prediction(tmp_path: Path, patches: data.D
     trainer.restore(run.latest_checkpoint())
     assert circuit_use(trainer) == {"circuit_use_prediction": logged[3]}
     for module in trainer.ema.model.modules():
-        if isinstance(module, QuantumBranch):
-            module.mix.scale = 0.0
+        if isinstance(module, HybridActivation):
+            module.quantum_scale = 0.0
     assert circuit_use(trainer) == {"circuit_use_prediction": 0.0}
     classical = recommended("model.kind=unet", "train.batch_size=4")
     assert circuit_use(Trainer(classical, batches, torch.device("cpu"))) == {}

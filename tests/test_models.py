@@ -15,8 +15,8 @@ from qhdm.config import Config, load_config
 from qhdm.errors import ConfigError
 from qhdm.models import UNet, build_model, frozen
 from qhdm.models.counts import count_parameters, filter_evaluations, quantum_parameters
-from qhdm.models.hybrid import QuantumBranch
-from qhdm.models.layers import Fourier, MPConv2d, MPLinear, pixel_norm, sum_weights
+from qhdm.models.hybrid import HybridActivation
+from qhdm.models.layers import SILU_SCALE, Fourier, MPConv2d, MPLinear, pixel_norm, sum_weights
 from qhdm.models.named_filters import named_filters
 from qhdm.models.unet import Attention, Block, DownLevel, UpLevel
 from qhdm.quantum.connector import FilterConnector
@@ -139,23 +139,16 @@ def test_kernels_have_unit_rows_whatever_the_weights() -> None:
 UNET = 1_882_363 + 64
 
 
-def branch(filters: int, channels: int) -> int:
-    """A 1x1 convolution, a gain and a shift for each channel, and 72 weights for each filter."""
-    return 3 * filters * (channels + 2) + 72 * filters
+#: Weights of a filter, with a gain and a shift for each of its channels.
+FILTER = 72 + 2 * 3
 
 
 @pytest.mark.parametrize(
-    ("kind", "branches"),
-    [
-        ("unet", 0),
-        ("qvunet", branch(4, 128)),
-        ("fullqvunet", branch(42, 128)),
-        ("qcunet", branch(4, 128) + branch(2, 48) + branch(4, 96) + branch(4, 128)),
-    ],
+    ("kind", "filters"),
+    [("unet", 0), ("qvunet", 4), ("fullqvunet", 42), ("qcunet", 4 + 4 + 4)],
 )
-def test_parameter_counts_at_the_default_widths(kind: str, branches: int) -> None:
-    levels = "quantum.encoder={levels: [1,2,3], filters: [2,4,4]}"
-    assert total(load_config(EUROSAT, [f"model.kind={kind}", levels])) == UNET + branches
+def test_parameter_counts_at_the_default_widths(kind: str, filters: int) -> None:
+    assert total(load_config(EUROSAT, [f"model.kind={kind}"])) == UNET + FILTER * filters
 
 
 def test_counts_are_given_per_part_with_quantum_weights_apart() -> None:
@@ -169,7 +162,7 @@ def test_counts_are_given_per_part_with_quantum_weights_apart() -> None:
 
 def test_filters_are_at_the_vertex_and_in_the_first_block_of_their_levels() -> None:
     _, model = network("qcunet", "model.blocks=2")
-    names = {name for name, m in model.named_modules() if isinstance(m, QuantumBranch)}
+    names = {name for name, m in model.named_modules() if isinstance(m, HybridActivation)}
     assert names == {"vertex.block1.hybrid", "encoder.1.blocks.0.hybrid"}
     assert [f.name for f in named_filters(model)] == [
         "encoder1_blocks0_hybrid_filter0",
@@ -225,7 +218,7 @@ def test_gradients_of_circuits_are_as_large_as_those_of_convolutions() -> None:
     x, time, label = at(config, batch=8)
     (model(x, time, label) - x).square().mean().backward()
     blocks = [module for module in model.modules() if isinstance(module, Block) and module.hybrid]
-    assert len(blocks) == 4
+    assert len(blocks) == 3
     for block in blocks:
         theta = block.hybrid.quantum.connector.theta.grad
         ratio = float(theta.norm() / block.conv1.weight.grad.norm())
@@ -235,31 +228,55 @@ def test_gradients_of_circuits_are_as_large_as_those_of_convolutions() -> None:
 @pytest.mark.parametrize(
     "kind", ["circuit", "cosine", "linear", "perceptron", "identity", "frozen"]
 )
-def test_filters_and_their_baselines_start_at_equal_spread(kind: str) -> None:
-    """What they add to the first convolution has the weight 0.3 against 0.7."""
+def test_filters_and_baselines_start_at_half_of_the_activation(kind: str) -> None:
+    """In mean square; together they have the magnitude of SiLU."""
     _, model = network("qcunet", f"quantum.filter={kind}")
     for block in model.modules():
         if isinstance(block, Block) and block.hybrid is not None:
             x = pixel_norm(torch.randn(256, block.conv1.weight.shape[1], 8, 8))
+            q = len(block.hybrid.gain)
             with torch.no_grad():
-                convolved = block.conv1(nn.functional.silu(x))[:, :, 1:-1, 1:-1]
-                spread = magnitude(block.hybrid(x)) / magnitude(convolved)
-            assert spread == pytest.approx(0.3 / 0.7, rel=0.15)
+                values = block.hybrid(x).square().mean(dim=(0, 2, 3))
+            assert values[:q].sum() == pytest.approx(float(values[q:].sum()), rel=0.3)
+            silu = nn.functional.silu(x).square().mean()
+            assert values.mean() == pytest.approx(float(silu), rel=0.15)
 
 
-def test_a_branch_by_its_definition() -> None:
-    _, model = network("qvunet")
-    branch = model.vertex["block1"].hybrid
+def test_where_all_channels_are_quantum_each_counts_alike() -> None:
+    config, model = network("fullqvunet")
+    hybrid = model.vertex["block1"].hybrid
+    assert len(hybrid.gain) == 24
     with torch.no_grad():
-        branch.gain.normal_(generator=torch.Generator().manual_seed(1))
+        values = hybrid(pixel_norm(torch.randn(256, 24, 4, 4)))
+    assert magnitude(values) == pytest.approx(1 / SILU_SCALE, rel=0.1)
+    inputs = at(config)
+    assert model(*inputs).shape == inputs[0].shape
+
+
+def test_circuits_start_near_the_identity() -> None:
+    """There <Z> = cos(x + pi / 2): the same function at each pixel of a patch."""
+    _, model = network("qvunet")
+    hybrid = model.vertex["block1"].hybrid
+    x = torch.randn(64, 24, 4, 4)
+    with torch.no_grad():
+        z = hybrid.quantum(hybrid._angles(x[:, :6]))
+    assert magnitude(z + x[:, :6].sin()) < 0.2 * magnitude(z)
+    assert 0.05 < float(hybrid.quantum.connector.weight.detach().std()) < 0.15
+
+
+def test_the_activation_by_its_definition() -> None:
+    _, model = network("qvunet")
+    hybrid = model.vertex["block1"].hybrid
+    with torch.no_grad():
+        hybrid.gain.normal_(generator=torch.Generator().manual_seed(1))
     x = torch.randn(2, 24, 4, 4)
-    angle = branch.gain * x[:, :6] + branch.shift
-    z = branch.quantum(angle).reshape(2, 6, 2, 2, 2, 2).transpose(3, 4)
-    z = (z - branch.mean[:, None, None]) / branch.spread
-    z = z.transpose(3, 4).reshape(2, 6, 4, 4)
-    kernel = branch.mix.weight[:, :, 0, 0]
-    kernel = kernel / kernel.norm(dim=1, keepdim=True) * 0.3 / math.hypot(0.3, 0.7)
-    torch.testing.assert_close(branch(x), torch.einsum("oc,bchw->bohw", kernel, z))
+    z = hybrid.quantum(hybrid.gain * x[:, :6] + hybrid.shift)
+    z = z.reshape(2, 6, 2, 2, 2, 2).transpose(3, 4)
+    z = (z - hybrid.mean[:, None, None]) / hybrid.spread
+    z = z.transpose(3, 4).reshape(2, 6, 4, 4) * 0.596
+    # Equal (Karras et al. 2024, eq. 103): sqrt(N / 0.5) 0.5 / sqrt(N_a) of N = 24 channels.
+    expected = torch.cat([math.sqrt(2) * z, math.sqrt(2 / 3) * nn.functional.silu(x[:, 6:])], dim=1)
+    torch.testing.assert_close(hybrid(x), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -25,7 +25,7 @@ from qhdm.device import resolve_device
 from qhdm.errors import ComparisonError
 from qhdm.metrics.denoising import denoising_losses, held_out, loss_name
 from qhdm.models import DiffusionNetwork
-from qhdm.models.hybrid import QuantumBranch
+from qhdm.models.hybrid import HybridActivation
 from qhdm.run import Run
 from qhdm.seeds import Stream, derive_seed
 from qhdm.tables import Table, interval, number, signed
@@ -43,10 +43,10 @@ _MORE = (5, 8, 10, 15, 20)
 
 @torch.no_grad()
 def damp_filters(network: DiffusionNetwork, strength: float, seed: int) -> None:
-    """Scale what filters, or baselines in their place, add to their block by 1 - strength."""
+    """Scale the values of filters, or of baselines in their place, by 1 - strength."""
     for module in network.modules():
-        if isinstance(module, QuantumBranch):
-            module.mix.scale *= 1 - strength
+        if isinstance(module, HybridActivation):
+            module.quantum_scale *= 1 - strength
 
 
 @torch.no_grad()

@@ -90,9 +90,9 @@ def measure_use(
     * `filters`: the outputs of filters by their mean.
     * `angles`: the outputs by those of filters with weights drawn as at the start, and shifted to
       the mean of the trained ones.
-    * `channels`: as many channels of the classical convolution beside the filters, drawn at random,
-      by their mean: of those that it reads, if the filters' values are mixed into its result
-      (`QuantumBranch`), or of its result, if they lie beside it (`HybridConv2d`).
+    * `channels`: as many classical channels, drawn at random, by their mean: of the others that the
+      convolution behind the filters reads (`HybridActivation`), or of the result of the one beside
+      them (`HybridConv2d`); of fewer, if there are no more.
     * `hidden labels`: labels by none, if training hid some.
     * `shuffled labels`: labels by those of other images.
 
@@ -205,10 +205,11 @@ def _changes(
         if layer.convolution is None:
             continue
         convolution, control = network.get_submodule(layer.convolution), means[layer.convolution]
+        first = len(mean) if layer.reads else 0
         changes[place, "channels"] = []
         for draw in range(draws):
             rng = np.random.default_rng(derive_seed(seed, Stream.SUBSET, 6, number, draw))
-            channels = rng.permutation(len(control))[: len(mean)]
+            channels = first + rng.permutation(len(control) - first)[: len(mean)]
             module = _AtMean(convolution, control, channels, reads=layer.reads)
             changes[place, "channels"].append({layer.convolution: module})
     together: dict[Part, list[Modules]] = {}

@@ -6,7 +6,7 @@ import torch
 
 from qhdm.config import Config, ModelConfig, PublishedModelConfig
 from qhdm.models.filters import FilterFactory, placements
-from qhdm.models.hybrid import QuantumBranch
+from qhdm.models.hybrid import HybridActivation
 from qhdm.models.network import DiffusionNetwork
 from qhdm.models.unet import UNet
 from qhdm.seeds import Stream, derive_seed
@@ -49,5 +49,5 @@ def _build_recommended(config: Config, model: ModelConfig) -> UNet:
         dim = model.vertex_channels
         if place != "vertex":
             dim = model.level_channels[int(place.removeprefix("encoder."))]
-        network.attach(place, QuantumBranch(dim, make_filters(placed), placed.channels))
+        network.attach(place, HybridActivation(dim, make_filters(placed), placed.channels))
     return network

@@ -1,30 +1,40 @@
-"""Quantum filters as a branch of a magnitude-preserving block."""
+"""Quantum filters as the activation of some channels of a magnitude-preserving block."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qhdm.models.filters import on_engine
-from qhdm.models.layers import ADD, MPConv2d
+from qhdm.models.layers import SILU_SCALE
+from qhdm.quantum.connector import FilterConnector
 from qhdm.quantum.layer import over_patches
 from qhdm.quantum.options import PATCH_SIZE
 
+#: The filters' part of what the activation gives, in mean square, if they are on fewer channels.
+SHARE = 0.5
+#: Standard deviation of the circuits' angles at the start, radians.
+ANGLES = 0.1
 #: Patches on which the spread of the filters' values is measured.
 _PATCHES = 1024
 
 
-class QuantumBranch(nn.Module):
-    """Filters on the first channels of a map, spread over all channels by a 1x1 convolution.
+class HybridActivation(nn.Module):
+    """Filters in the place of SiLU on the first 3F channels of a map of unit magnitude.
 
-        angle = gain x + shift;  z = <Z>(RX(angle), ansatz);  ADD W_1x1 (z - mean) / spread
+        angle = gain x_q + shift;  z = <Z>(RX(angle), ansatz)
+        mp_cat((z - mean) / spread, SiLU(x_c), SHARE)
 
-    The first 3F channels of x (unit magnitude) are turned by a learned gain and shift each, from 1
-    and pi / 2 at the start: at 0, controlled rotations rest on |0>, and <Z> is nearly even in x.
+    Gain and shift are learned, each of a channel, from 1 and pi / 2 at the start: at 0, controlled
+    rotations rest on |0>, and <Z> is nearly even in x. Circuits start near the identity (Grant et
+    al. 2019, arXiv 1903.05076), where z = -sin x, alike for all pixels of a patch: values of random
+    angles are other functions at each of its four pixels, which a convolution can hardly read.
     `mean` (of each value of a patch) and `spread` are those of z at the start, measured on the
-    exact engine for x from a standard normal distribution.
+    exact engine for x from a standard normal distribution. The concatenation preserves magnitude
+    (Karras et al. 2024, eq. 103), and filters have SHARE of it however few their channels are.
 
     Args:
         dim: C.
@@ -38,17 +48,26 @@ class QuantumBranch(nn.Module):
         self.quantum = quantum
         self.gain = nn.Parameter(torch.ones(shape))
         self.shift = nn.Parameter(torch.full(shape, math.pi / 2))
-        self.mix = MPConv2d(quantum_channels, dim, 1, scale=ADD)
+        for module in quantum.modules():
+            if isinstance(module, FilterConnector):
+                nn.init.normal_(module.theta, std=ANGLES / (2 * math.pi))
         mean, spread = self._measured()
         self.mean: Tensor
         self.spread: Tensor
         self.register_buffer("mean", mean)
         self.register_buffer("spread", spread)
+        share, classical = max(SHARE, quantum_channels / dim), dim - quantum_channels
+        #: Of normalised values; the next kernel expects the magnitude of SiLU.
+        self.quantum_scale = math.sqrt(share * dim / quantum_channels) / SILU_SCALE
+        self.classical_scale = math.sqrt((1 - share) * dim / max(1, classical))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape; angles and values are float32."""
-        z = self.quantum(self._angles(x[:, : len(self.gain)].float()))
-        return self.mix(((z - over_patches(self.mean, z)) / self.spread).to(x.dtype))
+        q = len(self.gain)
+        z = self.quantum(self._angles(x[:, :q].float()))
+        z = (z - over_patches(self.mean, z)) * (self.quantum_scale / self.spread)
+        z = z.to(x.dtype, memory_format=torch.channels_last)
+        return torch.cat([z, F.silu(x[:, q:]) * self.classical_scale], dim=1)
 
     def _angles(self, x: Tensor) -> Tensor:
         return torch.addcmul(self.shift, self.gain, x)

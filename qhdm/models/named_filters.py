@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from qhdm.models.hybrid import QuantumBranch
+from qhdm.models.hybrid import HybridActivation
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.layer import QuantumConv2d
 
@@ -59,9 +59,9 @@ class FilterLayer:
     Attributes:
         place: the layer, as in `NamedFilter`.
         filters: (B, 3F, H, W) to the same shape.
-        convolution: the classical one beside them; None if all channels are the filters'.
-        reads: its input channels are to it what the filters' values are to the convolution that
-            mixes them (`QuantumBranch`); else its output channels lie beside the values.
+        convolution: the classical one that reads them or is beside them; None if there is none.
+        reads: it reads the filters' values, as its first channels (`HybridActivation`); else its
+            output channels lie beside the values.
     """
 
     place: str
@@ -76,7 +76,7 @@ def filter_layers(model: nn.Module) -> list[FilterLayer]:
     for name, module in model.named_modules():
         if not hasattr(module, "quantum"):
             continue
-        reads = isinstance(module, QuantumBranch)
+        reads = isinstance(module, HybridActivation)
         convolution: str | None = f"{name}.conv"
         if reads:
             convolution = f"{name.rpartition('.')[0]}.conv1"

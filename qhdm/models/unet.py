@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qhdm.config import ModelConfig
-from qhdm.models.hybrid import QuantumBranch
+from qhdm.models.hybrid import HybridActivation
 from qhdm.models.layers import (
     ADD,
     EPS,
@@ -42,7 +42,7 @@ class Block(nn.Module):
 
         h = conv1(SiLU(x));  x <- mp_sum(x, conv2(SiLU(h (1 + gain W emb))), 0.3)
 
-    With quantum filters, h is mp_sum(conv1(SiLU(x)), branch(x), 0.3).
+    With quantum filters, these are the activation in front of conv1 on some channels.
 
     Args:
         dim: C.
@@ -56,20 +56,13 @@ class Block(nn.Module):
         self.conv1 = MPConv2d(dim, dim, 3, scale=SILU_SCALE)
         self.emb = MPLinear(emb_dim, dim, learn_gain=True)
         self.conv2 = MPConv2d(dim, dim, 3, scale=SILU_SCALE * ADD)
-        self.hybrid: QuantumBranch | None = None
-
-    def attach(self, branch: QuantumBranch) -> None:
-        """Add quantum filters beside the first convolution."""
-        self.hybrid = branch
-        self.conv1.scale *= KEEP
+        self.hybrid: HybridActivation | None = None
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """x (B, C, H, W) and emb (B, E) to the shape of x."""
         if self.norm:
             x = pixel_norm(x)
-        h = self.conv1(F.silu(x))
-        if self.hybrid is not None:
-            h = h + self.hybrid(x)
+        h = self.conv1(F.silu(x) if self.hybrid is None else self.hybrid(x))
         scale = (1 + self.emb(emb)).to(h.dtype)[:, :, None, None]
         return torch.add(self.conv2(F.silu(h * scale)), x, alpha=KEEP)
 
@@ -165,12 +158,12 @@ class UNet(DiffusionNetwork):
         )
         self.conv_out = MPConv2d(widths[0], channels, 3, learn_gain=True)
 
-    def attach(self, place: str, branch: QuantumBranch) -> None:
+    def attach(self, place: str, hybrid: HybridActivation) -> None:
         """Add quantum filters to the first block of a place: "vertex" or "encoder.<level>"."""
         name = "vertex.block1" if place == "vertex" else f"{place}.blocks.0"
         block = self.get_submodule(name)
         assert isinstance(block, Block)
-        block.attach(branch)
+        block.hybrid = hybrid
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
         emb = self.condition(time, label)
