@@ -35,12 +35,7 @@ class Constant:
 
 
 class InputAngles:
-    """Angles of a program that depend on inputs, A x + C w + d.
-
-    Args:
-        program: has all angles.
-        rows: of these among them.
-    """
+    """The angles of a program in `rows`, which depend on inputs: A x + C w + d."""
 
     def __init__(self, program: Program, rows: Sequence[int] | np.ndarray) -> None:
         chosen = np.asarray(rows, dtype=np.int64)

@@ -64,7 +64,7 @@ class RootEdge:
 
 @dataclass(frozen=True, eq=False)
 class Contraction:
-    """See the module.
+    """How a tree of blocks is contracted.
 
     Attributes:
         parts: of messages, each after those that it needs.

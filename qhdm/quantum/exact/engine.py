@@ -43,13 +43,7 @@ def expectation(circuit_filter: Filter, x: Tensor, w: Tensor, *, method: Method 
 
 
 class BoundFilter:
-    """F filters of one circuit with their weights bound: all that follows from these is computed.
-
-    Args:
-        circuit_filter: the circuit and its observables.
-        w: weights (F, P), radians, float32 or float64.
-        method: see `expectation`.
-    """
+    """F filters of one circuit with their weights bound: what follows from these is computed."""
 
     def __init__(self, circuit_filter: Filter, w: Tensor, *, method: Method = "auto") -> None:
         plan = plan_of(circuit_filter, method)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,10 +104,28 @@ def _contract(coefficients: Tensor, incoming: Tensor, features: Tensor) -> Tenso
     terms = incoming.shape[1] * features.shape[1]
     if coefficients.shape[1] > terms:
         table = coefficients.reshape(len(coefficients), -1, terms)
-        products = (incoming.unsqueeze(2) * features.unsqueeze(1)).flatten(1, 2)
-        return torch.bmm(table, products)
+        return torch.bmm(table, _Outer.apply(incoming, features))
     products = torch.bmm(coefficients, features).unflatten(1, (-1, incoming.shape[1]))
     return (products * incoming.unsqueeze(1)).sum(2)
+
+
+class _Outer(torch.autograd.Function):
+    """Products (N, I f, B) of (N, I, B) and (N, f, B), whose gradients are summed in the cache."""
+
+    @staticmethod
+    def forward(ctx: Any, incoming: Tensor, features: Tensor) -> Tensor:
+        ctx.save_for_backward(incoming, features)
+        return (incoming.unsqueeze(2) * features.unsqueeze(1)).flatten(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        incoming, features = ctx.saved_tensors
+        left, right = [], torch.zeros_like(features)
+        parts = gradient.unflatten(1, (incoming.shape[1], -1)).split(8, dim=1)
+        for part, entries in zip(parts, incoming.split(8, dim=1), strict=True):
+            left.append((part * features.unsqueeze(1)).sum(2))
+            right = right + (part * entries.unsqueeze(2)).sum(1)
+        return torch.cat(left, dim=1), right
 
 
 def _polynomial(coefficients: Tensor, single: Tensor) -> Tensor:

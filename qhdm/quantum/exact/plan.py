@@ -154,7 +154,6 @@ def make_plan(circuit_filter: Filter, method: Method = "auto") -> Plan:
     """Plan the simulation of a filter.
 
     Args:
-        circuit_filter: the circuit and its observables.
         method: `network`, `statevector`, or `auto` for the cheaper one, component by component.
 
     Raises:

@@ -185,8 +185,7 @@ def _evolved(islands: list[Register], gates: list[_Gate]) -> Tensor:
 class _Evolve(torch.autograd.Function):
     """Apply unitaries in order; the backward pass recomputes the states by undoing them.
 
-    Args of `apply`: the qubits of each unitary (least significant first), the state (F, G, 2^n, B),
-    and the unitaries, (F, G, 1 or B, d, d).
+    Args of `apply`: qubits of each (least significant first), state (F, G, 2^n, B), and unitaries.
     """
 
     @staticmethod

@@ -149,8 +149,6 @@ class TablePlan:
     """Plans and makes the tables of a network.
 
     Args:
-        network: the tree of blocks.
-        program: has the angles.
         rows: (G, local angles), rows of the program's angles: one for each equal component.
 
     Attributes:

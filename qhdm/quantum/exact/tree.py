@@ -99,12 +99,9 @@ class Readout:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A component as a tree of blocks.
+    """A component as a tree of blocks, which cuts join.
 
-    Attributes:
-        blocks: see `NetworkBlock`.
-        cuts: gates between blocks.
-        measured: the observables, in the order of the component's Pauli strings.
+    The observables, `measured`, are in the order of the component's Pauli strings.
     """
 
     blocks: tuple[NetworkBlock, ...]
