@@ -3,6 +3,7 @@
     python benchmarks/filters.py                 # the table of docs/performance.md
     python benchmarks/filters.py --sweep         # time and memory against batch, qubits, layers
     python benchmarks/filters.py --against REV   # ratios to another revision
+    python benchmarks/filters.py --profile hqconv 12 4 512   # shares of torch's operators
     python benchmarks/filters.py --stock         # one sample through stock EstimatorQNN (minutes)
 
 Every peer runs the same gates on the same numbers; errors are relative to float64. All figures are
@@ -119,6 +120,20 @@ def one(ansatz: str, qubits: int, layers: int, batch: int) -> None:
         print(seconds, grown / 1024, flush=True)
 
 
+def profile(ansatz: str, qubits: int, layers: int, batch: int) -> None:
+    """Print each operator's share of the time of calls, and its largest shapes."""
+    circuit_filter = build_filter(ansatz, qubits=qubits, layers=layers)
+    numbers_, run = numbers(circuit_filter, batch), engine(circuit_filter, "exact")
+    for _ in range(3):
+        run(*numbers_)
+    with torch.profiler.profile(record_shapes=True) as profiler:
+        for _ in range(5):
+            run(*numbers_)
+    for by_shape in (False, True):
+        averages = profiler.key_averages(group_by_input_shape=by_shape)
+        print(averages.table(sort_by="self_cpu_time_total", row_limit=16))
+
+
 def measure(
     size: tuple[str, int, int, int], checkouts: list[Path], rounds: int
 ) -> list[list[tuple[float, float]]]:
@@ -214,11 +229,15 @@ def main() -> None:
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="with --sweep: also a picture")
     parser.add_argument("--stock", action="store_true", help="EstimatorQNN (takes minutes)")
-    parser.add_argument("--one", nargs=4, metavar=("ANSATZ", "QUBITS", "LAYERS", "BATCH"))
+    size = ("ANSATZ", "QUBITS", "LAYERS", "BATCH")
+    parser.add_argument("--one", nargs=4, metavar=size)
+    parser.add_argument("--profile", nargs=4, metavar=size)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     if arguments.one:
         one(arguments.one[0], *map(int, arguments.one[1:]))
+    elif arguments.profile:
+        profile(arguments.profile[0], *map(int, arguments.profile[1:]))
     elif arguments.against:
         against(arguments.against, arguments.rounds)
     elif arguments.sweep:
