@@ -11,7 +11,7 @@ makes the file smaller by a third.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +29,10 @@ def first(dataset: Dataset, count: int) -> np.ndarray:
     return np.concatenate([places[:count] for places in members])
 
 
-def gallery(datasets: Mapping[str, Dataset], count: int) -> Image.Image:
+def gallery(datasets: Sequence[tuple[str, Dataset]], count: int) -> Image.Image:
     """`count` images a class of each under its title, with the names of the classes at the left."""
     sheets = []
-    for title, dataset in datasets.items():
+    for title, dataset in datasets:
         names = [""] * len(dataset.class_names) if sheets else dataset.class_names
         chosen = first(dataset, count)
         images, labels = dataset.images[chosen], dataset.labels[chosen]
@@ -62,12 +62,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("gallery.png"))
     arguments = parser.parse_args()
     real = data.load(DataConfig(root=arguments.data, image_size=arguments.size))
-    datasets = {"real, held out": real.split("test")}
+    datasets = [("real, held out", real.split("test"))]
     for images in arguments.images:
         made = DataConfig(
             root=images, image_size=arguments.size, classes=real.class_names, test_fraction=0
         )
-        datasets[Path(images).name] = data.load(made)
+        datasets.append((Path(images).stem, data.load(made)))
     save_png(gallery(datasets, arguments.count), arguments.out)
 
 
