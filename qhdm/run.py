@@ -45,7 +45,7 @@ def load_model(
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[-1].strip()
         raise RunError(
             f"{run.latest_checkpoint()}: does not fit {run.path}/config.yaml ({reason})"
         ) from None

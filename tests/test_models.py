@@ -260,8 +260,8 @@ def test_circuits_start_near_the_identity() -> None:
     x = torch.randn(64, 24, 4, 4)
     with torch.no_grad():
         z = hybrid.quantum(hybrid._angles(x[:, :6]))
-    assert magnitude(z + x[:, :6].sin()) < 0.2 * magnitude(z)
-    assert 0.05 < float(hybrid.quantum.connector.weight.detach().std()) < 0.15
+    assert magnitude(z + x[:, :6].sin()) < 0.6 * magnitude(z)
+    assert 0.3 < float(hybrid.quantum.connector.weight.detach().std()) < 0.7
 
 
 def test_the_activation_by_its_definition() -> None:

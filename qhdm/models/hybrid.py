@@ -17,7 +17,7 @@ from qhdm.quantum.options import PATCH_SIZE
 #: The filters' part of what the activation gives, in mean square, if they are on fewer channels.
 SHARE = 0.5
 #: Standard deviation of the circuits' angles at the start, radians.
-ANGLES = 0.1
+ANGLES = 0.5
 #: Patches on which the spread of the filters' values is measured.
 _PATCHES = 1024
 
@@ -30,8 +30,8 @@ class HybridActivation(nn.Module):
 
     Gain and shift are learned, each of a channel, from 1 and pi / 2 at the start: at 0, controlled
     rotations rest on |0>, and <Z> is nearly even in x. Circuits start near the identity (Grant et
-    al. 2019, arXiv 1903.05076), where z = -sin x, alike for all pixels of a patch: values of random
-    angles are other functions at each of its four pixels, which a convolution can hardly read.
+    al. 2019, arXiv 1903.05076), where <Z> = -sin x at all pixels of a patch: angles from the whole
+    circle give another function at each of its four pixels, which a convolution can hardly read.
     `mean` (of each value of a patch) and `spread` are those of z at the start, measured on the
     exact engine for x from a standard normal distribution. The concatenation preserves magnitude
     (Karras et al. 2024, eq. 103), and filters have SHARE of it however few their channels are.
