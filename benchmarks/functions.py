@@ -2,8 +2,8 @@
 
     python benchmarks/functions.py --plot docs/functions.png
 
-**Orders.** The variance of <Z> over inputs from a standard normal distribution around pi / 2 (the
-angles of a network at the start), divided into the parts of an analysis of variance: sums of
+**Orders.** The variance of <Z> over inputs from a standard normal distribution around pi / 2, with
+weights as in a network at the start, divided into the parts of an analysis of variance: sums of
 functions of single inputs, of pairs, and the rest. Every input enters by one RX, so that these
 functions are spanned by 1, sin, cos and their products; the parts are the gains in R^2 of least
 squares on them, on fresh inputs. Mean over outputs and random weights.
@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from qhdm.models.baselines import baseline
+from qhdm.models.hybrid import ANGLES
 from qhdm.quantum import build_filter, expectation
 from qhdm.quantum.filter import Filter
 from qhdm.tables import Table
@@ -43,7 +44,7 @@ def orders(circuit_filter: Filter, draws: int) -> list[float]:
     shares = []
     for _ in range(draws):
         x = torch.randn(2 * SAMPLES, n, dtype=torch.float64, generator=generator)
-        w = 2 * math.pi * torch.rand(len(circuit_filter.weights), generator=generator).double()
+        w = ANGLES * torch.randn(len(circuit_filter.weights), generator=generator).double()
         z = expectation(circuit_filter, x + math.pi / 2, w)
         waves = torch.stack([x.sin(), x.cos() - math.exp(-0.5)], dim=2)
         pairs = [

@@ -85,7 +85,7 @@ class Cell:
             shutil.rmtree(part, ignore_errors=True)
             shutil.copytree(self.shorter, part, ignore=shutil.ignore_patterns("evaluations"))
             part.rename(self.path)
-        if not (self.path / "checkpoints").is_dir():
+        if not self.path.exists():
             qhdm.train(self.config, out=self.path, callbacks=callbacks)
         elif RunDirectory.open(self.path).last_step() < self.config.train.steps:
             config = RunDirectory.open(self.path).config
