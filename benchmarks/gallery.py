@@ -1,11 +1,11 @@
 """Real and generated images side by side, one row per class.
 
-    qhdm sample RUN --num 4 --out IMAGES
-    python benchmarks/gallery.py DATA IMAGES --out docs/samples.png
+    qhdm sample RUN --num 4 --out generated
+    python benchmarks/gallery.py DATA generated --out docs/samples.png
 
-The first four held-out images of each class of DATA, and the first four of IMAGES, at their own
-size. Both are class folders, or zips of them. Values are rounded to multiples of four, which makes
-the file smaller by a third.
+The first four held-out images of each class of DATA, and the first four of each IMAGES, 64 pixels
+high or more. All are class folders, or zips of them. Values are rounded to multiples of four, which
+makes the file smaller by a third.
 """
 
 from __future__ import annotations
@@ -29,16 +29,15 @@ def first(dataset: Dataset, count: int) -> np.ndarray:
     return np.concatenate([places[:count] for places in members])
 
 
-def gallery(real: Dataset, generated: Dataset, count: int) -> Image.Image:
-    """`count` images a class of each, with the names of the classes at the left."""
+def gallery(datasets: Sequence[tuple[str, Dataset]], count: int) -> Image.Image:
+    """`count` images a class of each under its title, with the names of the classes at the left."""
     sheets = []
-    for dataset, names, title in (
-        (real, real.class_names, "real, held out"),
-        (generated, [""] * len(real.class_names), "generated"),
-    ):
+    for title, dataset in datasets:
+        names = [""] * len(dataset.class_names) if sheets else dataset.class_names
         chosen = first(dataset, count)
         images, labels = dataset.images[chosen], dataset.labels[chosen]
-        sheets.append(labelled_grid(images, labels, names, scale=1, title=title))
+        scale = max(1, 64 // images.shape[1])
+        sheets.append(labelled_grid(images, labels, names, scale=scale, title=title))
     return side_by_side(sheets)
 
 
@@ -55,19 +54,21 @@ def side_by_side(sheets: Sequence[Image.Image]) -> Image.Image:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", metavar="DATA", help="real images: class folders, or a zip of them")
-    parser.add_argument("images", metavar="IMAGES", help="generated images, likewise")
+    parser.add_argument(
+        "images", metavar="IMAGES", nargs="+", help="generated ones, whose folder is their title"
+    )
     parser.add_argument("--size", type=int, default=64, help="of the images, in pixels")
     parser.add_argument("--count", type=int, default=4, help="images of each class on each side")
     parser.add_argument("--out", type=Path, default=Path("gallery.png"))
     arguments = parser.parse_args()
     real = data.load(DataConfig(root=arguments.data, image_size=arguments.size))
-    made = DataConfig(
-        root=arguments.images,
-        image_size=arguments.size,
-        classes=real.class_names,
-        test_fraction=0,
-    )
-    save_png(gallery(real.split("test"), data.load(made), arguments.count), arguments.out)
+    datasets = [("real, held out", real.split("test"))]
+    for images in arguments.images:
+        made = DataConfig(
+            root=images, image_size=arguments.size, classes=real.class_names, test_fraction=0
+        )
+        datasets.append((Path(images).stem, data.load(made)))
+    save_png(gallery(datasets, arguments.count), arguments.out)
 
 
 if __name__ == "__main__":

@@ -21,13 +21,14 @@ def test_first_generated_images_stand_in_the_row_of_their_class(tmp_path: Path) 
                 tmp_path / "made" / name / f"{name}_{i:05d}.png"
             )
     out = tmp_path / "gallery.png"
-    words = ("bundled", str(tmp_path / "made"), "--size", "32", "--count", "2", "--out", str(out))
+    made = str(tmp_path / "made")
+    words = ("bundled", made, made, "--size", "32", "--count", "2", "--out", str(out))
     call_script(SCRIPT, *words)
     picture = np.asarray(Image.open(out))
     tops = []
     for label in range(len(EUROSAT_CLASSES)):
         first, second, third = ((picture == (20 * label, 80 * i, 200)).all(-1) for i in range(3))
-        assert first.sum() == second.sum() == 32 * 32
+        assert first.sum() == second.sum() == 2 * 64 * 64
         assert not third.any()
         assert first.any(1).argmax() == second.any(1).argmax()
         assert first.any(0).argmax() < second.any(0).argmax()
