@@ -13,13 +13,13 @@ import torch
 from qhdm.config import Config, SamplerOptions, Sampling
 from qhdm.device import resolve_device
 from qhdm.diffusion import Chain, Trajectory, generate, make_preconditioning, trace
-from qhdm.errors import RunError, SamplingError, did_you_mean
+from qhdm.errors import SamplingError, did_you_mean
 from qhdm.models import DiffusionNetwork, build_model, frozen
 from qhdm.models.filters import on_engine
 from qhdm.quantum.engines import Engine
 from qhdm.quantum.options import EngineOptions, Exact, Hardware
 from qhdm.runs.directory import RunDirectory
-from qhdm.runs.weights import read_weights
+from qhdm.runs.weights import misfit, read_weights
 
 if TYPE_CHECKING:
     from qhdm.hardware.sampling import SamplingJob
@@ -45,10 +45,7 @@ def load_model(
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise RunError(
-            f"{run.latest_checkpoint()}: does not fit {run.path}/config.yaml ({reason})"
-        ) from None
+        raise misfit(run.latest_checkpoint(), error) from None
     return model, run
 
 

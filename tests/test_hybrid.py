@@ -15,7 +15,7 @@ from conftest import TINY
 from PIL import Image
 from qiskit import qasm3
 from qiskit.quantum_info import SparsePauliOp, Statevector
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from qhdm.config import load_config
 from qhdm.data import EUROSAT_CLASSES
@@ -69,6 +69,23 @@ def test_circuits_learn_and_a_resumed_run_is_the_same_to_the_bit(
     succeeded(cli("train", "--resume", resumed))
     again = weights(resumed, 4)
     assert all(torch.equal(again[name], last[name]) for name in last)
+
+
+def test_weights_of_another_network_are_refused_with_a_remedy(
+    cli: Cli, run: Path, tmp_path: Path
+) -> None:
+    """Runs of an earlier version mixed the filters' values into those of the convolution."""
+    older = tmp_path / "older"
+    shutil.copytree(run, older)
+    checkpoint = older / "checkpoints" / "step_0000004"
+    (checkpoint / "SHA256SUMS").unlink()
+    for name in ("model", "ema"):
+        state = load_file(checkpoint / f"{name}.safetensors")
+        state["vertex.block1.hybrid.mix.weight"] = torch.zeros(16, 6, 1, 1)
+        save_file(state, checkpoint / f"{name}.safetensors")
+    words = (str(checkpoint), "hybrid.mix.weight", "train it again")
+    refused(cli("sample", older, "--num", 1), *words)
+    refused(cli("train", "--resume", older, "--set", "train.steps=5"), *words)
 
 
 def test_its_report_names_the_prediction(cli: Cli, run: Path, tmp_path: Path) -> None:

@@ -133,6 +133,14 @@ def test_batches_do_not_change_it_and_the_network_stays(
     assert np.array_equal(loss, again)
 
 
+def test_where_all_channels_are_filters_there_is_no_control(patches: data.Dataset) -> None:
+    config = recommended("model.kind=fullqvunet", "model.widths=[12,12]", "model.head_dim=4")
+    assert {part for part in uses_of(network_of(config), config, patches) if part[0] == "all"} == {
+        ("all", "filters"),
+        ("all", "angles"),
+    }
+
+
 def test_the_published_blocks_are_measured(patches: data.Dataset) -> None:
     config = published("released.discard_second_pass=false")
     network = network_of(config)

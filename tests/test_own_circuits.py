@@ -14,7 +14,8 @@ from conftest import TINY
 
 from qhdm.cli import main
 from qhdm.config import Config, Sampling, VertexConfig, load_config, to_yaml, with_circuit_files
-from qhdm.errors import ConfigError, RunError
+from qhdm.errors import CircuitError, ConfigError, RunError
+from qhdm.models import build_model
 from qhdm.models.filters import build_filters
 from qhdm.models.named_filters import named_filters
 from qhdm.run import Run
@@ -22,7 +23,8 @@ from qhdm.runs.config import load_run_config
 from qhdm.runs.directory import RunDirectory
 from qhdm.training.trainer import Trainer
 
-SHIPPED = Path(__file__).parent.parent / "circuits" / "reuploading.qasm"
+ROOT = Path(__file__).parent.parent
+SHIPPED = ROOT / "circuits" / "reuploading.qasm"
 #: A filter of <Z_i> = cos(x_i + w_i), small enough to train in no time.
 MINE = (
     'OPENQASM 3.0;\ninclude "stdgates.inc";\n'
@@ -55,6 +57,17 @@ def test_the_shipped_circuit_trains_and_every_weight_learns(tmp_path: Path) -> N
             assert (parameter.grad != 0).all(), name
     for old, item in zip(before, named_filters(trainer.model), strict=True):
         assert (old != item.weights).all()
+
+
+def test_a_circuit_of_constant_values_is_refused(tmp_path: Path) -> None:
+    """<Z> of RX(x), H is 0: their spread cannot be 1, and all images would be NaN."""
+    constant = "".join(f"h q[{i}];\n" for i in range(12))
+    (tmp_path / "constant.qasm").write_text(MINE + constant)
+    settings = ["model.kind=qvunet", "model.widths=[8,16]", "model.head_dim=8", "data.classes=[a]"]
+    own = f"quantum.vertex={{ansatz: {tmp_path}/constant.qasm, layers: null, filters: 2}}"
+    config = load_config(ROOT / "configs" / "quickstart.yaml", [*settings, own])
+    with pytest.raises(CircuitError, match="constant: "):
+        build_model(config)
 
 
 def train(tmp_path: Path, *more: str) -> int:

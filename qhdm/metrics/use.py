@@ -92,7 +92,7 @@ def measure_use(
       the mean of the trained ones.
     * `channels`: as many classical channels, drawn at random, by their mean: of the others that the
       convolution behind the filters reads (`HybridActivation`), or of the result of the one beside
-      them (`HybridConv2d`); of fewer, if there are no more.
+      them (`HybridConv2d`); of fewer, if there are no more, and not measured without any.
     * `hidden labels`: labels by none, if training hid some.
     * `shuffled labels`: labels by those of other images.
 
@@ -206,6 +206,8 @@ def _changes(
             continue
         convolution, control = network.get_submodule(layer.convolution), means[layer.convolution]
         first = len(mean) if layer.reads else 0
+        if first == len(control):
+            continue
         changes[place, "channels"] = []
         for draw in range(draws):
             rng = np.random.default_rng(derive_seed(seed, Stream.SUBSET, 6, number, draw))

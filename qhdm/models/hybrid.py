@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qhdm.errors import CircuitError
 from qhdm.models.filters import on_engine
 from qhdm.models.layers import SILU_SCALE
 from qhdm.quantum.connector import FilterConnector
@@ -20,6 +21,8 @@ SHARE = 0.5
 ANGLES = 0.5
 #: Patches on which the spread of the filters' values is measured.
 _PATCHES = 1024
+#: Least spread of values that are no constant: rounding is 1e-7, and `basic` has 0.02.
+_LEAST = 1e-4
 
 
 class HybridActivation(nn.Module):
@@ -40,6 +43,9 @@ class HybridActivation(nn.Module):
         dim: C.
         quantum: `qhdm.quantum.layer.QuantumConv2d`, or a baseline in its place.
         quantum_channels: 3F.
+
+    Raises:
+        CircuitError: the values do not depend on the inputs.
     """
 
     def __init__(self, dim: int, quantum: nn.Module, quantum_channels: int) -> None:
@@ -48,10 +54,16 @@ class HybridActivation(nn.Module):
         self.quantum = quantum
         self.gain = nn.Parameter(torch.ones(shape))
         self.shift = nn.Parameter(torch.full(shape, math.pi / 2))
-        for module in quantum.modules():
-            if isinstance(module, FilterConnector):
-                nn.init.normal_(module.theta, std=ANGLES / (2 * math.pi))
+        connectors = [m for m in quantum.modules() if isinstance(m, FilterConnector)]
+        for connector in connectors:
+            nn.init.normal_(connector.theta, std=ANGLES / (2 * math.pi))
         mean, spread = self._measured()
+        if spread < _LEAST:
+            names = ", ".join(connector.filter.name for connector in connectors)
+            raise CircuitError(
+                f"{names}: <Z> does not depend on the inputs at the start (standard deviation "
+                f"{float(spread):.1g} over patches); choose another ansatz"
+            )
         self.mean: Tensor
         self.spread: Tensor
         self.register_buffer("mean", mean)

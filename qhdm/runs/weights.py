@@ -61,6 +61,16 @@ def read_weights(run: RunDirectory, weights: str, trained: Collection[str]) -> d
     return state
 
 
+def misfit(checkpoint: Path, error: BaseException) -> RunError:
+    """The error of a checkpoint that the network of its configuration cannot load."""
+    # The first line of torch's message says only that there was an error.
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+    return RunError(
+        f"{checkpoint}: does not fit the network that this version of qhdm builds from the run's "
+        f"config.yaml ({reason}); use the version that trained it, or train it again"
+    )
+
+
 def _reconstructed(
     run: RunDirectory, checkpoint: Path, ema: PowerEmaConfig, std: float
 ) -> dict[Path, float]:

@@ -30,6 +30,7 @@ from qhdm.runs.checkpoints import (
     weight_file,
 )
 from qhdm.runs.directory import RunDirectory
+from qhdm.runs.weights import misfit
 from qhdm.seeds import Draws, Stream, derive_seed, drawing
 from qhdm.training.ema import make_ema
 from qhdm.training.graphs import Graphed
@@ -246,8 +247,7 @@ class Trainer:
             moments = state["optimizer"]["state"]
             load_optimizer_state(self.optimizer, self.config.train, moments, self._weights)
         except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise RunError(f"{checkpoint}: does not fit this run's model ({reason})") from None
+            raise misfit(checkpoint, error) from None
         if state["step"] != checkpoint_step(checkpoint):
             raise RunError(f"{checkpoint}: training.pt is of another step than its folder")
         self.step = checkpoint_step(checkpoint)

@@ -1,9 +1,9 @@
 """Measures of a circuit over random angles: expressibility, entanglement, gradient variance.
 
-Inputs and weights are drawn uniformly from [0, 2 pi), as the network draws its weights. Sources:
-Sim, Johnson, Aspuru-Guzik 2019 (arXiv 1905.10876) for expressibility and entangling capability;
-Meyer, Wallach 2002 (quant-ph/0108104) for Q; McClean, Boixo, Smelyanskiy, Babbush, Neven 2018
-(arXiv 1803.11173) for gradients. Intervals are 95 % bootstrap intervals (Efron 1979).
+Inputs and weights are drawn uniformly from [0, 2 pi), as the published network draws its weights.
+Sources: Sim, Johnson, Aspuru-Guzik 2019 (arXiv 1905.10876) for expressibility and entangling
+capability; Meyer, Wallach 2002 (quant-ph/0108104) for Q; McClean, Boixo, Smelyanskiy, Babbush,
+Neven 2018 (arXiv 1803.11173) for gradients. Intervals are 95 % bootstrap intervals (Efron 1979).
 """
 
 from __future__ import annotations
