@@ -209,6 +209,7 @@ def test_a_cell_goes_on_when_its_machine_is_lost(cluster: Any, tmp_path: Path) -
         process = process_of(mark)
         actor = process.parent()
         actor.suspend()
+        until(lambda: actor.status() == psutil.STATUS_STOPPED)
         process.kill()
         cluster.remove_node(first, allow_graceful=False)
         actor.kill()
