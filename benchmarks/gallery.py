@@ -38,11 +38,6 @@ def gallery(datasets: Sequence[tuple[str, Dataset]], count: int) -> Image.Image:
         images, labels = dataset.images[chosen], dataset.labels[chosen]
         scale = max(1, 64 // images.shape[1])
         sheets.append(labelled_grid(images, labels, names, scale=scale, title=title))
-    return side_by_side(sheets)
-
-
-def side_by_side(sheets: Sequence[Image.Image]) -> Image.Image:
-    """One picture of several, in 64 grey levels."""
     whole = Image.new("RGB", (sum(s.width for s in sheets), max(s.height for s in sheets)))
     left = 0
     for sheet in sheets:

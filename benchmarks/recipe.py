@@ -23,14 +23,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 import qhdm  # before torch, whose threads it tells how to wait
 
 # isort: split
 import torch
-from gallery import side_by_side
-from PIL import Image
+from gallery import gallery
 
 from qhdm import data
 from qhdm.config import Config, load_config
@@ -38,7 +35,7 @@ from qhdm.files import write_text
 from qhdm.metrics.records import Evaluation, MetricName
 from qhdm.metrics.samples import sampled
 from qhdm.metrics.settings import EvaluationSettings, Group, OwnExtractor
-from qhdm.pictures import labelled_grid, save_png
+from qhdm.pictures import save_png
 from qhdm.runs.directory import RunDirectory
 from qhdm.tables import Table, number
 from qhdm.training.trainer import Trainer
@@ -146,9 +143,8 @@ def cells(arguments: argparse.Namespace) -> Iterator[Cell]:
         for recipe in arguments.recipes:
             file, settings = RECIPES[recipe]
             for seed in arguments.seeds:
-                settings = [*settings, f"data.root={arguments.data}", f"seed={seed}"]
-                config = load_config(CONFIGS / file, [*settings, f"name={recipe}"])
-                config = data.resolved(config)
+                own = [f"data.root={arguments.data}", f"seed={seed}", f"name={recipe}"]
+                config = data.resolved(load_config(CONFIGS / file, [*settings, *own]))
                 steps = int(budget / seconds_a_step(config, arguments.out))
                 train = dataclasses.replace(config.train, steps=steps)
                 config = dataclasses.replace(config, train=train)
@@ -158,18 +154,17 @@ def cells(arguments: argparse.Namespace) -> Iterator[Cell]:
                 yield Cell(recipe, budget, seed, config, path, shorter)
 
 
-def gallery(tried: list[Cell], num: int, seed: int) -> Image.Image:
-    """Two images a class of each training with `seed`, side by side."""
-    sheets = []
-    for cell in (cell for cell in tried if cell.seed == seed):
-        run = RunDirectory.open(cell.path)
-        images, _ = sampled(run, EvaluationSettings(num=num, steps=20))
-        chosen = np.concatenate([np.flatnonzero(images.labels == c)[:2] for c in range(10)])
-        names = list(images.class_names) if not sheets else [""] * len(images.class_names)
-        title = f"{cell.recipe}, {cell.budget:,} CPU s"
-        pixels, labels = images.images[chosen], images.labels[chosen]
-        sheets.append(labelled_grid(pixels, labels, names, scale=1, title=title))
-    return side_by_side(sheets)
+def samples(tried: list[Cell], num: int, seed: int) -> list[tuple[str, data.Dataset]]:
+    """The images of each training with `seed`, and a title for them."""
+    settings = EvaluationSettings(num=num, steps=20)
+    return [
+        (
+            f"{cell.recipe}, {cell.budget:,} CPU s",
+            sampled(RunDirectory.open(cell.path), settings)[0],
+        )
+        for cell in tried
+        if cell.seed == seed
+    ]
 
 
 def main() -> None:
@@ -194,7 +189,8 @@ def main() -> None:
     header = ["recipe", "budget", "seed", "CPU s", "images seen", "ms an image", *columns, "CAS"]
     print(Table(header, rows).markdown())
     if arguments.gallery:
-        save_png(gallery(tried, arguments.num, arguments.seeds[0]), arguments.gallery)
+        datasets = samples(tried, arguments.num, arguments.seeds[0])
+        save_png(gallery(datasets, count=2), arguments.gallery)
 
 
 if __name__ == "__main__":
