@@ -81,7 +81,7 @@ def test_linear_has_as_many_parameters_as_the_circuit(tiny_yaml: Path, config: C
 
 def test_linear_is_its_matrix() -> None:
     """84 weights: seven of the twelve cyclic diagonals, all of the same variance."""
-    layer = SparseLinear((12, 12), cyclic_diagonals(84), count=2).double()
+    layer = SparseLinear((12, 12), cyclic_diagonals(84), [], count=2).double()
     x = torch.randn(2, 5, 12, dtype=torch.float64)
     matrices = torch.zeros(2, 12, 12, dtype=torch.float64)
     for place in range(84):
@@ -91,7 +91,7 @@ def test_linear_is_its_matrix() -> None:
     expected = torch.stack([x[f] @ matrices[f].T for f in range(2)])
     torch.testing.assert_close(layer(x), expected, atol=FLOAT64, rtol=0)
     torch.manual_seed(0)
-    wide = SparseLinear((12, 12), cyclic_diagonals(84), count=2000)(torch.randn(2000, 1, 12))
+    wide = SparseLinear((12, 12), cyclic_diagonals(84), [], count=2000)(torch.randn(2000, 1, 12))
     assert float(wide.detach().std()) == pytest.approx(1, rel=0.05)
 
 

@@ -253,15 +253,16 @@ def test_where_all_channels_are_quantum_each_counts_alike() -> None:
     assert model(*inputs).shape == inputs[0].shape
 
 
-def test_circuits_start_near_the_identity() -> None:
-    """There <Z> = cos(x + pi / 2): the same function at each pixel of a patch."""
-    _, model = network("qvunet")
+@pytest.mark.parametrize("kind", ["circuit", "linear", "perceptron"])
+def test_filters_and_baselines_start_near_the_identity(kind: str) -> None:
+    """Each value is much the same function of its own input, at all pixels of a patch."""
+    _, model = network("qvunet", f"quantum.filter={kind}", "quantum.vertex.layers=3")
     hybrid = model.vertex["block1"].hybrid
-    x = torch.randn(64, 24, 4, 4)
+    x = hybrid._angles(torch.randn(512, 6, 2, 2))
+    of_one = {"circuit": torch.cos, "linear": torch.clone, "perceptron": nn.functional.silu}[kind]
     with torch.no_grad():
-        z = hybrid.quantum(hybrid._angles(x[:, :6]))
-    assert magnitude(z + x[:, :6].sin()) < 0.6 * magnitude(z)
-    assert 0.3 < float(hybrid.quantum.connector.weight.detach().std()) < 0.7
+        values = [(y - y.mean(dim=0)).flatten() for y in (hybrid.quantum(x), of_one(x))]
+    assert 0.85 < float(torch.corrcoef(torch.stack(values))[0, 1]) < 0.97
 
 
 def test_the_activation_by_its_definition() -> None:

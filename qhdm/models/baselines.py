@@ -8,6 +8,7 @@ all. A fifth, `frozen`, is the circuit with untrained weights.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qhdm.errors import CircuitError
+from qhdm.quantum.connector import FilterConnector
 from qhdm.quantum.filter import Filter
 from qhdm.quantum.ir.components import split
 from qhdm.quantum.layer import PATCH_VALUES, PatchTiling
@@ -35,11 +37,17 @@ class SparseLinear(nn.Module):
     Args:
         shape: (m, n) of the matrices.
         places: (row, column) of each of the P weights.
+        ones: those of `places` where the map nearest to the identity has 1.
         count: F maps, each with its own weights.
     """
 
     def __init__(
-        self, shape: tuple[int, int], places: Sequence[tuple[int, int]], *, count: int
+        self,
+        shape: tuple[int, int],
+        places: Sequence[tuple[int, int]],
+        ones: Sequence[tuple[int, int]],
+        *,
+        count: int,
     ) -> None:
         super().__init__()
         self.shape = shape
@@ -49,8 +57,15 @@ class SparseLinear(nn.Module):
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("columns", columns, persistent=False)
         # LeCun, as the convolutions: unit variance in, unit variance out.
-        scale = (shape[0] / len(places)) ** 0.5
-        self.weight = nn.Parameter(torch.randn(count, len(places)) * scale)
+        self._scale = (shape[0] / len(places)) ** 0.5
+        self.weight = nn.Parameter(torch.randn(count, len(places)) * self._scale)
+        self._ones = [place in ones for place in places]
+
+    @torch.no_grad()
+    def start_near_identity(self, spread: float) -> None:
+        """Draw the weights anew: the identity plus a map of variance spread**2."""
+        nn.init.normal_(self.weight, std=spread * self._scale)
+        self.weight[:, self._ones] += 1
 
     def forward(self, x: Tensor) -> Tensor:
         """(F, B, n) to (F, B, m)."""
@@ -80,12 +95,20 @@ class Perceptron(nn.Module):
         super().__init__()
         n, m = len(circuit_filter.inputs), len(circuit_filter.observables)
         h, parts = hidden_units(circuit_filter), connectivity(circuit_filter)
-        unit = itertools.count()
-        units = [(next(unit), *part) for part in parts for _ in range(h)]
-        first = [(u, i) for u, inputs, _ in units for i in inputs]
-        second = [(o, u) for u, _, outputs in units for o in outputs]
-        self.hidden = SparseLinear((len(units), n), first, count=count)
-        self.output = SparseLinear((m, len(units)), second, count=count)
+        units = list(enumerate(part for part in parts for _ in range(h)))
+        first = [(u, i) for u, (inputs, _) in units for i in inputs]
+        second = [(o, u) for u, (_, outputs) in units for o in outputs]
+        # Near the identity, unit j of a component passes on its input j.
+        passed = [(u, inputs[u % h]) for u, (inputs, _) in units if u % h < len(inputs)]
+        self.hidden = SparseLinear((len(units), n), first, passed, count=count)
+        self.output = SparseLinear(
+            (m, len(units)), second, [(i, u) for u, i in passed], count=count
+        )
+
+    def start_near_identity(self, spread: float) -> None:
+        """As `SparseLinear.start_near_identity`, in two maps."""
+        for part in (self.hidden, self.output):
+            part.start_near_identity(spread / math.sqrt(2))
 
     def forward(self, x: Tensor) -> Tensor:
         """(F, B, n) to (F, B, m)."""
@@ -114,6 +137,21 @@ def hidden_units(circuit_filter: Filter) -> int:
     """
     per_unit = sum(len(i) + len(o) for i, o in connectivity(circuit_filter))
     return (2 * len(circuit_filter.weights) + per_unit) // (2 * per_unit) if per_unit else 0
+
+
+def start_near_identity(layer: nn.Module, spread: float) -> None:
+    """Draw weights anew near those with which each value depends on its own input alone.
+
+    Args:
+        layer: quantum filters, or a baseline in their place.
+        spread: standard deviation of the circuits' angles, radians, or of what classical maps add
+            to the identity, for inputs of unit variance.
+    """
+    tiled = layer.connector if isinstance(layer, PatchTiling) else None
+    if isinstance(tiled, FilterConnector):
+        nn.init.normal_(tiled.theta, std=spread / (2 * math.pi))
+    elif isinstance(tiled, SparseLinear | Perceptron):
+        tiled.start_near_identity(spread)
 
 
 def check_baseline(kind: str, circuit_filter: Filter) -> None:
@@ -145,4 +183,5 @@ def baseline(
     if kind == "perceptron":
         return PatchTiling(Perceptron(circuit_filter, count=count), count=count)
     shape, places = (PATCH_VALUES, PATCH_VALUES), cyclic_diagonals(len(circuit_filter.weights))
-    return PatchTiling(SparseLinear(shape, places, count=count), count=count)
+    ones = [(k, k) for k in range(PATCH_VALUES)]
+    return PatchTiling(SparseLinear(shape, places, ones, count=count), count=count)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qhdm.errors import CircuitError
+from qhdm.models.baselines import start_near_identity
 from qhdm.models.filters import on_engine
 from qhdm.models.layers import SILU_SCALE
 from qhdm.quantum.connector import FilterConnector
@@ -17,7 +18,7 @@ from qhdm.quantum.options import PATCH_SIZE
 
 #: The filters' part of what the activation gives, in mean square, if they are on fewer channels.
 SHARE = 0.5
-#: Standard deviation of the circuits' angles at the start, radians.
+#: `spread` of `start_near_identity`: the circuits' angles at the start, radians.
 ANGLES = 0.5
 #: Patches on which the spread of the filters' values is measured.
 _PATCHES = 1024
@@ -54,11 +55,10 @@ class HybridActivation(nn.Module):
         self.quantum = quantum
         self.gain = nn.Parameter(torch.ones(shape))
         self.shift = nn.Parameter(torch.full(shape, math.pi / 2))
-        connectors = [m for m in quantum.modules() if isinstance(m, FilterConnector)]
-        for connector in connectors:
-            nn.init.normal_(connector.theta, std=ANGLES / (2 * math.pi))
+        start_near_identity(quantum, ANGLES)
         mean, spread = self._measured()
         if spread < _LEAST:
+            connectors = [m for m in quantum.modules() if isinstance(m, FilterConnector)]
             names = ", ".join(connector.filter.name for connector in connectors)
             raise CircuitError(
                 f"{names}: <Z> does not depend on the inputs at the start (standard deviation "
