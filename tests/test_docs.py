@@ -37,6 +37,7 @@ NOT_RUN = {
     r"make ": "installs qhdm, or runs these tests",
     r"source ": "activates the environment that make creates",
     r"pip install ": "needs a network",
+    r"python -m build": "needs a network",
     r"qhdm data download ": "needs a network (tests/test_download.py)",
     r"qhdm submit jobs/fez.yaml$": "needs an account (tests/test_hardware_service.py)",
     r"ray start ": "starts a cluster",
