@@ -19,7 +19,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="a run directory or the directory of a comparison",
     )
     report.add_argument(
-        "--out", type=Path, metavar="FILE", help="the page (report.html in the directory)"
+        "--out", type=Path, metavar="FILE", help="the page (default: report.html in the directory)"
     )
     add_force(report)
     report.set_defaults(command=_report)
