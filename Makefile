@@ -31,7 +31,7 @@ check: $(VENV)/installed-dev ## lint, format and types
 	$(BIN)/mypy
 
 docs: $(VENV)/installed-docs ## the site in docs/_build/html, with its tutorials executed
-	$(BIN)/sphinx-build -W --keep-going --quiet -j auto docs docs/_build/html
+	PATH="$(abspath $(BIN)):$$PATH" sphinx-build -W --keep-going --quiet -j auto docs docs/_build/html
 
 $(VENV)/installed: setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "qhdm needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'

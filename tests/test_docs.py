@@ -360,6 +360,18 @@ def test_pages_list_every_key_of_jobs_and_comparisons() -> None:
         assert names <= set(re.findall(r"\w+", text)), page
 
 
-def test_library_page_lists_every_public_name() -> None:
-    text = (ROOT / "docs" / "library.md").read_text(encoding="utf-8").split("## Public names")[1]
-    assert set(re.findall(r"`(\w+)`", text)) >= set(qhdm.__all__) - {"__version__"}
+def test_library_and_api_pages_list_every_public_name() -> None:
+    public = set(qhdm.__all__) - {"__version__"}
+    library = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`(\w+)`", library.split("## Public names")[1])) >= public
+    api = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"auto\w+:: qhdm\.(\w+)", api)) == sorted(public)
+
+
+def test_site_has_every_page() -> None:
+    """A page outside the contents makes `make docs` fail."""
+    for index in (ROOT / "docs" / "index.md", ROOT / "docs" / "tutorials" / "index.md"):
+        contents = re.findall(r"^(\S+\.md)$", index.read_text(encoding="utf-8"), re.M)
+        pages = {page.name for page in index.parent.glob("*.md")} - {"index.md"}
+        assert pages | {"tutorials/index.md"} == {*contents} | {"tutorials/index.md"}
+        assert len(contents) == len(set(contents))
