@@ -9,7 +9,12 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 REPOSITORY = "https://github.com/qhdm/qhdm"
 #: Folders of the repository that become data of `qhdm.shipped` in a wheel, and their files.
-SHIPPED = {"configs": ["*.yaml", "*/*.yaml"], "circuits": ["*.qasm"], "jobs": ["*.yaml"]}
+SHIPPED = {
+    "configs": ["*.yaml", "*/*.yaml"],
+    "circuits": ["*.qasm"],
+    "jobs": ["*.yaml"],
+    "pretrained": ["*/*", "*/checkpoints/*/*"],
+}
 
 
 def absolute(link: re.Match[str]) -> str:

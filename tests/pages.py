@@ -12,6 +12,7 @@ PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted(ROOT.glob("*/README.md")),
+    *sorted(ROOT.glob("pretrained/*/README.md")),
 ]
 
 _PROGRAMS = r"(qhdm|make|pip|python|pytest|torchrun|ray|source)\b"

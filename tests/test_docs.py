@@ -74,7 +74,7 @@ CHEAPER = {
         *("--class", "Forest", "--num", "1", "--steps", "5", "--shots", "8")
     ],
     r"qhdm sample ": ["--num", "1", "--steps", "2"],
-    r"qhdm evaluate .*--size 64": [*CLASSIFIER[:3], "classifier64"],
+    r"qhdm evaluate (.*--size 64|eurosat)": [*CLASSIFIER[:3], "classifier64"],
     r"qhdm evaluate .*--images": CLASSIFIER,
     r"qhdm evaluate RUN --num 40 ": ["--steps", "1", *CLASSIFIER[2:]],
     r"qhdm evaluate ": ["--num", "2", "--steps", "1", *CLASSIFIER],

@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qhdm.commands.arguments import SAMPLER, add_device, add_engine, add_sampler, positive, settings
+from qhdm.commands.arguments import (
+    RUN,
+    SAMPLER,
+    add_device,
+    add_engine,
+    add_sampler,
+    positive,
+    settings,
+)
 from qhdm.commands.train_classifier import add_data, data_config
 from qhdm.errors import ConfigError, EvaluationError
 
@@ -19,7 +27,7 @@ _MOVABLE = ("data.root", "data.skip_broken")
 def add(verbs: argparse._SubParsersAction) -> None:
     """Add the `evaluate` subcommand."""
     evaluate = verbs.add_parser("evaluate", help="compare generated images with real ones")
-    add_data(evaluate, "RUN", "a run directory; with --images also a configuration file")
+    add_data(evaluate, "RUN", f"{RUN}; with --images also a configuration file")
     evaluate.add_argument(
         "--images",
         type=Path,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from qhdm import console
 from qhdm.commands.arguments import add_force, check_new
+from qhdm.shipped import results_path, run_path
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -26,9 +27,9 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    path = arguments.path
+    path = run_path(arguments.path)
     # The page in the directory is replaced each time; any other file is the user's.
-    out = arguments.out or path / "report.html"
+    out = arguments.out or results_path(path) / "report.html"
     check_new("--out", out, force=arguments.force or arguments.out is None)
     from qhdm.runs.config import config_path
 

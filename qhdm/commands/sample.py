@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qhdm.commands.arguments import (
+    RUN,
     SAMPLER,
     add_device,
     add_engine,
@@ -21,6 +22,7 @@ from qhdm.commands.arguments import (
 )
 from qhdm.distributed import World
 from qhdm.errors import SamplingError
+from qhdm.shipped import results_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +37,7 @@ _MOST_IN_GRID = 256
 def add(commands: argparse._SubParsersAction) -> None:
     """Make the parser of `sample`."""
     parser = commands.add_parser("sample", help="generate images with a trained model")
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument(
         "--class",
         dest="classes",
@@ -122,7 +124,8 @@ def _prepare(arguments: argparse.Namespace, world: World) -> _Job:
     num = arguments.num or run.config.sample.num
     labels, indices = run.images_of(arguments.classes, num)
     names = [run.class_names[label] for label in dict.fromkeys(labels)]
-    grid = arguments.grid or arguments.run / "samples" / _grid_name(arguments, names, run)
+    samples = results_path(arguments.run) / "samples"
+    grid = arguments.grid or samples / _grid_name(arguments, names, run)
     folders, files = [("--grid", grid.parent)], []
     if arguments.out:
         folders += [("--out", arguments.out / name) for name in names]
