@@ -33,6 +33,7 @@ setup(
     long_description_content_type="text/markdown",
     url=REPOSITORY,
     project_urls={
+        "Changelog": f"{REPOSITORY}/blob/main/CHANGELOG.md",
         "Documentation": f"{REPOSITORY}/tree/main/docs",
         "Source": REPOSITORY,
         "Issues": f"{REPOSITORY}/issues",
@@ -123,6 +124,13 @@ setup(
         ],
         # Comparisons on a cluster.
         "ray": ["ray>=2.30,<3"],
+        "docs": [
+            "ipykernel>=6.29",
+            "myst-nb>=1.3,<2",
+            "qiskit-sphinx-theme>=2,<3",
+            "sphinx>=8,<10",
+            "sphinx-copybutton>=0.5.2",
+        ],
         "fuzz": ["atheris>=2.3"],
         "dev": [
             "diffusers>=0.30",

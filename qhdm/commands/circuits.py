@@ -64,10 +64,13 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--engines",
         default="exact,aer,statevector",
         metavar="NAMES",
-        help="two or more, separated by commas; statevector is Qiskit's own, the reference",
+        help="two or more, separated by commas; statevector is Qiskit's own, the reference "
+        "(default: %(default)s)",
     )
-    verify.add_argument("--batch", type=positive, default=2, metavar="N", help="random samples")
-    verify.add_argument("--seed", type=natural, default=0, metavar="N")
+    verify.add_argument(
+        "--batch", type=positive, default=2, metavar="N", help="random samples (default: 2)"
+    )
+    verify.add_argument("--seed", type=natural, default=0, metavar="N", help="default: 0")
     verify.set_defaults(command=_verify)
 
 
@@ -77,13 +80,17 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_size(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--qubits", type=positive, metavar="N", help="number of qubits (12)")
-    parser.add_argument("--layers", type=positive, metavar="L", help="number of layers (3)")
+    parser.add_argument(
+        "--qubits", type=positive, metavar="N", help="qubits of a built-in family (default: 12)"
+    )
+    parser.add_argument(
+        "--layers", type=positive, metavar="L", help="layers of a built-in family (default: 3)"
+    )
 
 
 def _add_audit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--backend", metavar="NAME", help="also two-qubit gates and depth on a device: fake_fez"
+        "--backend", metavar="NAME", help="also two-qubit gates and depth on a device, as fake_fez"
     )
     parser.add_argument(
         "--measure",
@@ -95,12 +102,16 @@ def _add_audit(parser: argparse.ArgumentParser) -> None:
         type=several,
         default=2000,
         metavar="N",
-        help="number of random pairs of states (2000)",
+        help="random pairs of states of --measure (default: 2000)",
     )
     parser.add_argument(
-        "--gradients", type=several, default=200, metavar="N", help="random gradients (200)"
+        "--gradients",
+        type=several,
+        default=200,
+        metavar="N",
+        help="random gradients of --measure (default: 200)",
     )
-    parser.add_argument("--seed", type=natural, default=0, metavar="N")
+    parser.add_argument("--seed", type=natural, default=0, metavar="N", help="default: 0")
 
 
 @dataclass(frozen=True)

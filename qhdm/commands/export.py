@@ -24,7 +24,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     export.add_argument(
         "--inputs",
         metavar="FILE",
-        help="also write OpenQASM 2, bound to these inputs: a .npy file of radians, or `zeros`",
+        help="also write OpenQASM 2, bound to these inputs: a .npy file of radians, or zeros",
     )
     export.add_argument(
         "--backend",

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from qhdm import console
-from qhdm.commands.arguments import add_force, check_new
+from qhdm.commands.arguments import RUN, add_force, check_new
 from qhdm.shipped import results_path, run_path
 
 
@@ -17,10 +17,10 @@ def add(commands: argparse._SubParsersAction) -> None:
         "path",
         type=Path,
         metavar="RUN|COMPARISON",
-        help="a run directory or the directory of a comparison",
+        help=f"{RUN}; or the directory of a comparison",
     )
     report.add_argument(
-        "--out", type=Path, metavar="FILE", help="the page (report.html in the directory)"
+        "--out", type=Path, metavar="FILE", help="the page (default: report.html in the directory)"
     )
     add_force(report)
     report.set_defaults(command=_report)

@@ -44,18 +44,24 @@ def add(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         action="extend",
         metavar="NAME",
-        help="classes to generate (all)",
+        help="classes to generate (default: all)",
     )
     parser.add_argument("--num", type=images, metavar="N", help="images per class")
     add_sampler(parser)
     parser.add_argument(
-        "--batch", type=positive, default=64, metavar="N", help="images per network evaluation (64)"
+        "--batch",
+        type=positive,
+        default=64,
+        metavar="N",
+        help="images per network evaluation (default: 64)",
     )
     add_device(parser)
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="also write one PNG per image, in class folders"
     )
-    parser.add_argument("--grid", type=Path, metavar="FILE", help="path of the PNG grid")
+    parser.add_argument(
+        "--grid", type=Path, metavar="FILE", help="path of the PNG grid (default: in RUN/samples/)"
+    )
     add_engine(parser)
     parser.add_argument(
         "--engine-steps",

@@ -23,15 +23,22 @@ def add(commands: argparse._SubParsersAction) -> None:
         nargs="?",
         type=Path,
         metavar="CONFIG",
-        help="a YAML file, or the name of a shipped one: quickstart",
+        help="a YAML file, or the name of a shipped one, as quickstart",
     )
-    parser.add_argument("--out", type=Path, metavar="RUN", help="the run directory to create")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="RUN",
+        help="the run directory to create (default: runs/<name>-<time>)",
+    )
     add_set(parser)
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="continue a run")
+    parser.add_argument(
+        "--resume", type=Path, metavar="RUN", help="continue a run, instead of CONFIG"
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print the resolved configuration, parameters, circuits and estimated time",
+        help="print the resolved configuration, parameters, circuits per step and estimated time",
     )
     parser.set_defaults(command=_train, processes=True)
 
