@@ -32,11 +32,13 @@ _FEW = 3000
 
 def joined(first: Dataset, second: Dataset) -> Dataset:
     """The images of two sets with the same classes."""
-    arrays = {
-        name: np.concatenate([getattr(first, name), getattr(second, name)])
-        for name in ("images", "labels", "is_test")
-    }
-    return dataclasses.replace(first, **arrays, names=first.names + second.names)
+    return dataclasses.replace(
+        first,
+        images=np.concatenate([first.images, second.images]),
+        labels=np.concatenate([first.labels, second.labels]),
+        names=first.names + second.names,
+        is_test=np.concatenate([first.is_test, second.is_test]),
+    )
 
 
 def first_of_each(labels: np.ndarray, usable: np.ndarray, counts: Sequence[int]) -> np.ndarray:

@@ -5,24 +5,29 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qhdm.commands.arguments import SAMPLER, add_device, add_sampler, positive, settings
+from qhdm.commands.arguments import RUN, SAMPLER, add_device, add_sampler, positive, settings
 from qhdm.errors import EvaluationError
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add the `augment` subcommand."""
     augment = commands.add_parser(
-        "augment", help="add generated images to few real ones, as many as help a classifier"
+        "augment", help="choose generated images that help a classifier of few real ones"
     )
     augment.add_argument(
-        "data", metavar="DATA", help="the real images: bundled, eurosat, a folder or zip"
+        "data",
+        metavar="DATA",
+        help="the real images: a folder or zip of class folders, bundled or eurosat",
     )
-    augment.add_argument("--run", required=True, type=Path, help="the generator: a run directory")
+    augment.add_argument("--run", required=True, type=Path, metavar="RUN", help=RUN)
     augment.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="the new folder of images"
+        "--out", required=True, type=Path, metavar="DIR", help="the folder to create"
     )
     augment.add_argument(
-        "--num", type=positive, metavar="N", help="images of each class to choose from (100)"
+        "--num",
+        type=positive,
+        metavar="N",
+        help="images of each class to choose from (default: 100)",
     )
     add_sampler(augment)
     add_device(augment, default=None)
