@@ -4,11 +4,11 @@
     python benchmarks/augment.py --data EuroSAT_RGB.zip --train 1500 --out runs/own --sizes 10 100
 
 Draws some training images of each class (`--sizes`, 0 being all), several times, augments each draw
-by `qhdm.augment`, and trains the classifiers of `qhdm evaluate --metrics utility`, which are tested
-on all held-out images: on the drawn images without and with flips and turns; with the chosen
-generated images, without and with flips and turns; with as many further real images, and with
-both. `--run` is a generator of all training images. `--train STEPS` is the fair test: for each draw,
-a generator (configs/eurosat.yaml) that is trained on the drawn images alone.
+by `qhdm.augment`, and trains classifiers as `qhdm evaluate --metrics utility` does, which are tested
+on all held-out images. They are trained on the drawn images without and with flips and turns; with
+the chosen generated images, without and with flips and turns; with as many further real images; and
+with both. `--run` is a generator of all training images. `--train STEPS` is the fair test: for each
+draw, a generator (configs/eurosat.yaml) that is trained on the drawn images alone.
 
 Images that a run has sampled are kept in its directory and shared by all draws. What was computed
 is kept in `--out`; interrupted, the same command goes on.
