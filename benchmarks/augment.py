@@ -3,8 +3,8 @@
     python benchmarks/augment.py --data EuroSAT_RGB.zip --run RUN --out runs/augment
     python benchmarks/augment.py --data EuroSAT_RGB.zip --train 1500 --out runs/own --sizes 10 100
 
-Draws some training images of each class (`--sizes`, 0 being all), several times, augments each draw
-by `qhdm.augment`, and trains classifiers as `qhdm evaluate --metrics utility` does, which are tested
+Draws some training images of each class (`--sizes`, 0 being all), several times, augments each
+draw by `qhdm.augment`, and trains classifiers as `qhdm evaluate --metrics utility` does, tested
 on all held-out images. They are trained on the drawn images without and with flips and turns; with
 the chosen generated images, without and with flips and turns; with as many further real images; and
 with both. `--run` is a generator of all training images. `--train STEPS` is the fair test: for each
