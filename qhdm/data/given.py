@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 
 from qhdm.config import DataConfig
-from qhdm.data.dataset import Dataset, held_out
+from qhdm.data.dataset import Dataset
 from qhdm.data.images import from_picture
 from qhdm.data.raster import Raster, check_channels
+from qhdm.data.splits import held_out
 from qhdm.errors import ConfigError, DataError
 
 

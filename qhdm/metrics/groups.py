@@ -124,7 +124,7 @@ def save_neighbours(
     names = generated.class_names
     rows = [row for name in names for row in (f"{name}, generated", "nearest in training")]
     title = "generated images and the training images nearest to them"
-    save_png(labelled_grid(images, labels, rows, title=title), path)
+    save_png(labelled_grid(images, labels, rows, bands=training.bands, title=title), path)
 
 
 def _compared(

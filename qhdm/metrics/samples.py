@@ -138,9 +138,10 @@ def from_arrays(
         like = DataConfig(image_size=shape[0], channels=shape[2], classes=names)
         generated = data.given(generated, like)
     images = generated.images if isinstance(generated, Dataset) else np.asarray(generated)
-    if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
+    dtype = real.images.dtype
+    if images.dtype != dtype or images.shape[1:] != shape or not len(images):
         raise EvaluationError(
-            f"evaluate: images of type {images.dtype} and shape {images.shape}; give uint8 "
+            f"evaluate: images of type {images.dtype} and shape {images.shape}; give {dtype} "
             f"(N, {', '.join(map(str, shape))}), as the real ones are"
         )
     if isinstance(generated, Dataset):

@@ -63,19 +63,23 @@ def samples_beside(run: Run, real: Dataset | None) -> Samples:
     """Sample every class, and find the nearest training images, if there are real images."""
     labels, indices = run.images_of(None, PER_CLASS)
     images = run.sample(Sampling(seed=SEED), labels=labels, indices=indices, progress=True)
-    turned = run.config.data.augment
+    turned, bands = run.config.data.augment, run.bands
+    kinds = [f", {name}" for name in bands.composites] if bands else [""]
     rows: list[tuple[str, list[Pair]]] = []
     apart: dict[str, list[float]] = {"generated": [], "held out": []}
     for label, name in enumerate(run.class_names):
         own = images[np.equal(labels, label)]
         known = real.images[~real.is_test & (real.labels == label)] if real else np.empty(0)
         if real is None or not len(known):
-            rows.append((name, [Pair(uri) for uri in tiles(own)]))
+            for view, kind in enumerate(kinds):
+                rows.append((f"{name}{kind}", [Pair(uri) for uri in tiles(own, bands, view)]))
             continue
         near, differences = nearest(own, known, turned=turned)
         apart["generated"] += differences.tolist()
-        pairs = zip(tiles(own), tiles(near), differences.tolist(), strict=True)
-        rows.append((name, [Pair(*pair) for pair in pairs]))
+        for view, kind in enumerate(kinds):
+            shown = tiles(own, bands, view), tiles(near, bands, view)
+            pairs = zip(*shown, differences.tolist(), strict=True)
+            rows.append((f"{name}{kind}", [Pair(*pair) for pair in pairs]))
         others = real.images[real.is_test & (real.labels == label)][:PER_CLASS]
         if len(others):
             apart["held out"] += nearest(others, known, turned=turned)[1].tolist()
@@ -89,12 +93,12 @@ def nearest(images: np.ndarray, real: np.ndarray, *, turned: bool) -> tuple[np.n
     """The real images with the least root mean square difference from images.
 
     Args:
-        images, real: (N, H, W, C) and (M, H, W, C) uint8, at least one each.
+        images, real: levels (N, H, W, C) and (M, H, W, C), at least one each.
         turned: compare with all 8 symmetries of the real images, as `data.augment` showed them.
 
     Returns:
-        (N, H, W, C) uint8, turned or mirrored as they match best, and (N,) differences over pixels
-        and channels, in grey levels.
+        (N, H, W, C), turned or mirrored as they match best, and (N,) differences over pixels and
+        channels, in grey levels of 255.
     """
     count, kinds = len(images), 8 if turned else 1
     # A symmetry of both leaves a distance unchanged: the few images are moved, not the many.
@@ -103,7 +107,8 @@ def nearest(images: np.ndarray, real: np.ndarray, *, turned: bool) -> tuple[np.n
     apart, places = (a.reshape(kinds, count) for a in distances.nearest(*flat))
     kind, column = apart.argmin(axis=0), np.arange(count)
     near = symmetries(real[places[kind, column]], _INVERSE[kind])
-    return near, apart[kind, column] / np.sqrt(images[0].size)
+    scale = 255 / np.iinfo(images.dtype).max / np.sqrt(images[0].size)
+    return near, apart[kind, column] * scale
 
 
 def trajectories(run: Run) -> tuple[Sequence[float], list[TrajectoryRow]]:
@@ -119,9 +124,9 @@ def trajectories(run: Run) -> tuple[Sequence[float], list[TrajectoryRow]]:
     rows = [
         TrajectoryRow(
             name,
-            tiles(trajectory.x_t[chosen, image]),
-            tiles(trajectory.x_0[chosen, image]),
-            *tiles(trajectory.images[image : image + 1]),
+            tiles(trajectory.x_t[chosen, image], run.bands),
+            tiles(trajectory.x_0[chosen, image], run.bands),
+            *tiles(trajectory.images[image : image + 1], run.bands),
         )
         for image, name in enumerate(run.class_names)
     ]
