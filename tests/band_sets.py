@@ -48,3 +48,20 @@ def band_set(
             write_geotiff(root / name / f"{name}_{number}.tif", image)
             east += 1
     return root
+
+
+def scene(folder: Path) -> None:
+    """Bands of a scene of 1,300 m, a JPEG 2000 file each; B11 has pixels of 20 m."""
+    import rasterio
+    from rasterio.transform import from_origin
+
+    folder.mkdir(parents=True)
+    for name in ("B02", "B03", "B04", "B08", "B11"):
+        metres = 20 if name == "B11" else 10
+        side = 1300 // metres
+        with rasterio.open(
+            folder / f"{name}.jp2", "w", driver="JP2OpenJPEG", width=side, height=side, count=1,
+            dtype="uint16", crs="EPSG:32631", quality=100, reversible=True,
+            transform=from_origin(500_000, 5_000_000, metres, metres),
+        ) as file:  # fmt: skip
+            file.write(np.full((1, side, side), LEVEL[name], np.uint16))

@@ -39,6 +39,7 @@ NOT_RUN = {
     r"pip install ": "needs a network",
     r"qhdm data download ": "needs a network (tests/test_download.py)",
     r"qhdm submit jobs/fez.yaml$": "needs an account (tests/test_hardware_service.py)",
+    r"qhdm sample .*--format geotiff": "takes a run on bands (tests/test_bands_run.py)",
     r"ray start ": "starts a cluster",
     r"qhdm compare .* --power": "takes trained cells (tests/test_power.py)",
     r"(RAY_ADDRESS=\S+ )?qhdm compare .*--executor ray": "needs a cluster (test_executors.py)",
