@@ -15,7 +15,8 @@ from torch import Tensor
 
 from qhdm import console, data
 from qhdm.config import DataConfig
-from qhdm.data import Dataset
+from qhdm.data import Bands, Dataset
+from qhdm.data.bands import bands_of
 from qhdm.errors import DataError, EvaluationError
 from qhdm.files import atomic_path, write_text
 from qhdm.metrics.records import GeneratedRecord
@@ -99,7 +100,8 @@ def sampled(
                 chunks.append(images)
                 bar.update(len(images))
     images = np.concatenate(chunks)[: settings.num]
-    return _dataset(images, labels, names, run.path.name), min(present, settings.num)
+    bands = bands_of(run.config.data)
+    return _dataset(images, labels, names, run.path.name, bands), min(present, settings.num)
 
 
 def from_folder(path: Path, like: DataConfig) -> Dataset:
@@ -110,7 +112,10 @@ def from_folder(path: Path, like: DataConfig) -> Dataset:
         EvaluationError: it has a class that the real images lack.
     """
     assert like.classes is not None
-    own = dataclasses.replace(like, root=str(path), classes=None, test_fraction=0.0)
+    own = dataclasses.replace(
+        like, root=str(path), classes=None, test_fraction=0.0, split=None, blocks=None,
+        per_class=None,
+    )  # fmt: skip
     try:
         dataset = data.load(own)
     except DataError as error:  # it names the option of the real images
@@ -122,7 +127,8 @@ def from_folder(path: Path, like: DataConfig) -> Dataset:
             f"{', '.join(like.classes)}"
         )
     numbers = np.array([like.classes.index(name) for name in dataset.class_names])
-    return _dataset(dataset.images, numbers[dataset.labels], like.classes, dataset.name)
+    labels = numbers[dataset.labels]
+    return _dataset(dataset.images, labels, like.classes, dataset.name, dataset.bands)
 
 
 def from_arrays(
@@ -147,12 +153,14 @@ def from_arrays(
     if isinstance(generated, Dataset):
         return generated, True
     if labels is None:
-        return _dataset(images, np.zeros(len(images), int), names, "array"), False
+        unknown = np.zeros(len(images), int)
+        return _dataset(images, unknown, names, "array", real.bands), False
     known: dict[int | str, int] = {name: i for i, name in enumerate(names)}
     known |= {i: i for i in range(len(names))}
     if len(labels) != len(images) or not set(labels) <= known.keys():
         raise EvaluationError("labels: give one class for each image")
-    return _dataset(images, np.array([known[label] for label in labels]), names, "array"), True
+    numbers = np.array([known[label] for label in labels])
+    return _dataset(images, numbers, names, "array", real.bands), True
 
 
 def real_set(real: Any, generated: Any) -> Dataset:
@@ -177,7 +185,11 @@ def _shape_of(images: Any) -> tuple[int, ...]:
 
 
 def _dataset(
-    images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], name: str
+    images: np.ndarray,
+    labels: np.ndarray,
+    class_names: tuple[str, ...],
+    name: str,
+    bands: Bands | None,
 ) -> Dataset:
     """Generated images (N, H, W, C) and labels (N,) as a data set."""
     return Dataset(
@@ -188,6 +200,7 @@ def _dataset(
         names=tuple(f"{class_names[label]}/{i}" for i, label in enumerate(labels)),
         is_test=np.zeros(len(images), dtype=bool),
         skipped=(),
+        bands=bands,
     )
 
 

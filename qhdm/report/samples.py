@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qhdm.config import Config, Sampling
-from qhdm.data import Dataset
+from qhdm.data import Bands, Dataset
 from qhdm.data.batches import symmetries
 from qhdm.metrics import distances
 from qhdm.report.html import tiles
@@ -34,6 +34,20 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Spectra:
+    """Mean, 10% and 90% quantile over the pixels of a class, (3, C) in the units of the files.
+
+    Attributes:
+        name: of the class.
+        generated, real: of its images; None without real ones.
+    """
+
+    name: str
+    generated: np.ndarray
+    real: np.ndarray | None
+
+
+@dataclass(frozen=True)
 class Samples:
     """Generated images of all classes beside training images.
 
@@ -42,11 +56,13 @@ class Samples:
         distance: median distance of generated images to the nearest training image of their class,
             in grey levels, and their number; None without training images.
         held_out: the same for held-out images.
+        spectra: of each class; none of pictures.
     """
 
     rows: Sequence[tuple[str, Sequence[Pair]]]
     distance: tuple[float, int] | None
     held_out: tuple[float, int] | None
+    spectra: Sequence[Spectra]
 
 
 @dataclass(frozen=True)
@@ -67,9 +83,13 @@ def samples_beside(run: Run, real: Dataset | None) -> Samples:
     kinds = [f", {name}" for name in bands.composites] if bands else [""]
     rows: list[tuple[str, list[Pair]]] = []
     apart: dict[str, list[float]] = {"generated": [], "held out": []}
+    spectra: list[Spectra] = []
     for label, name in enumerate(run.class_names):
         own = images[np.equal(labels, label)]
         known = real.images[~real.is_test & (real.labels == label)] if real else np.empty(0)
+        if bands is not None:
+            training = _spectrum(known, bands) if len(known) else None
+            spectra.append(Spectra(name, _spectrum(own, bands), training))
         if real is None or not len(known):
             for view, kind in enumerate(kinds):
                 rows.append((f"{name}{kind}", [Pair(uri) for uri in tiles(own, bands, view)]))
@@ -86,7 +106,13 @@ def samples_beside(run: Run, real: Dataset | None) -> Samples:
     generated, held_out = (
         (float(np.median(values)), len(values)) if values else None for values in apart.values()
     )
-    return Samples(rows, generated, held_out)
+    return Samples(rows, generated, held_out, spectra)
+
+
+def _spectrum(levels: np.ndarray, bands: Bands) -> np.ndarray:
+    """Mean, 10% and 90% quantile of each band over the pixels of levels (N, H, W, C); (3, C)."""
+    pixels = bands.values(levels).reshape(-1, levels.shape[-1])
+    return np.stack([pixels.mean(axis=0), *np.quantile(pixels, (0.1, 0.9), axis=0)])
 
 
 def nearest(images: np.ndarray, real: np.ndarray, *, turned: bool) -> tuple[np.ndarray, np.ndarray]:
