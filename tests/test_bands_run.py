@@ -121,3 +121,64 @@ def test_the_georeference_is_that_of_a_given_file(run: qhdm.Run, tmp_path: Path)
     refused(call("sample", run.path, *out), "--format: ")
     refused(call("sample", run.path, "--like", RIVER, "--out", tmp_path / "new"), "--like: ")
     assert not (tmp_path / "new").exists()
+
+
+def test_the_report_shows_spectra_and_both_composites(run: qhdm.Run, tmp_path: Path) -> None:
+    assert run.path is not None
+    succeeded(call("report", run.path, "--out", tmp_path / "report.html"))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for text in ("Spectra", "a, true colour (B04, B03, B02)", "b, false colour (B08, B04, B03)"):
+        assert f">{text}</h" in page
+    assert run.bands is not None
+    assert run.bands.stretch in page
+
+
+def test_real_images_are_as_near_to_themselves_as_the_floor(run: qhdm.Run) -> None:
+    """Evaluated in the place of generated images, training images have the floor's distances."""
+    whole = data.load(run.config.data)
+    training = whole.split("train")
+    settings = qhdm.EvaluationSettings(metrics=("bands",))
+    result = qhdm.evaluate(training.images[:], whole, settings, labels=training.labels.tolist())
+    assert [metric.name for metric in result.metrics] == [
+        "spectral angle", "band correlation", "NDVI", "NDWI"
+    ]  # fmt: skip
+    assert result.extractor is None
+    for metric in result.metrics:
+        assert metric.value == metric.floor
+        assert 0 <= metric.value < 0.5
+    dark = np.zeros_like(training.images[:])
+    worse = qhdm.evaluate(dark, whole, settings, labels=training.labels.tolist())
+    assert all(
+        m.value > 1.5 * m.floor for m in worse.metrics if m.name != "spectral angle" and m.floor
+    )
+
+
+def test_files_are_evaluated_in_the_range_of_the_real_images(run: qhdm.Run, tmp_path: Path) -> None:
+    """Of generated images, percentiles are those of the real ones, never their own."""
+    out = band_set(tmp_path / "made", {"a": 6, "b": 6})
+    real = run.config.data
+    measured = DataConfig(
+        root=real.root, image_size=8, bands=BANDS, percentile=(0, 50), test_fraction=0.3
+    )
+    settings = qhdm.EvaluationSettings(metrics=("bands",))
+    asked = qhdm.evaluate(out, measured, settings, out=tmp_path / "e.json")
+    known = data.load(measured).bands
+    assert known is not None
+    fixed = DataConfig(
+        root=real.root, image_size=8, bands=BANDS, range=known.range, test_fraction=0.3
+    )
+    assert asked.metrics == qhdm.evaluate(out, fixed, settings).metrics
+
+
+def test_pictures_have_no_metrics_of_bands(run: qhdm.Run) -> None:
+    assert run.path is not None
+    refused(
+        call("evaluate", "--images", run.path.parent / "set", "--data", "bundled", "--metrics",
+             "bands"),
+        "bands",
+    )  # fmt: skip
+    refused(
+        call("evaluate", run.path, "--num", 4, "--metrics", "classes", "--extractor", "dinov2",
+             "--extractor-weights", "none"),
+        "extractor: ",
+    )  # fmt: skip

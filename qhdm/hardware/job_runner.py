@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from qhdm.hardware.sampling import SamplingJob
 from qhdm.hardware.spec import JobSpec
 from qhdm.hardware.submission import Submitter
 from qhdm.quantum.options import Hardware
+from qhdm.shipped import results_path
 
 
 def isa_cache(spec: JobSpec, device: Device, directory: JobDirectory | None = None) -> IsaCache:
@@ -108,7 +108,7 @@ def sample_request(job: SamplingJob, *, agreed: bool, progress: bool) -> np.ndar
         HardwareError, Interrupted: as `run_job`; asking again resumes the job.
     """
     spec = job.spec
-    jobs = Path(spec.run) / "jobs"
+    jobs = results_path(spec.run) / "jobs"
     directory = JobDirectory(jobs / f"{spec.backend}-{job.digest}")
     new = directory.never_sent()
     if new or not directory.is_done():
