@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from image_sets import encode, tiff
 from PIL import Image
 
+import qhdm
+from qhdm import data
 from qhdm.config import DataConfig
 from qhdm.config.fields import BAND_ORDERS
 from qhdm.data import Bands, GeoImage, cache_folder, load, read_geotiff, resolved, write_geotiff
@@ -276,6 +279,8 @@ def test_a_killed_reader_leaves_nothing_behind(tmp_path: Path) -> None:
     root = band_set(tmp_path / "set", {"a": 8})
     script = f"""
 import os, signal
+import qhdm
+from qhdm import data
 from qhdm.config import DataConfig
 from qhdm.data import cache, load
 read = cache._resized
@@ -302,3 +307,57 @@ def test_a_damaged_cache_is_named(tmp_path: Path) -> None:
     values.write_bytes(values.read_bytes()[:-9])
     with pytest.raises(DataError, match="delete it"):
         load(config)
+
+
+class Torchlike:
+    """A data set of mappings, as torchgeo's `EuroSAT` is one."""
+
+    classes = ("a", "b")
+    bands = EUROSAT
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        image = torch.from_numpy(patch(i).astype(np.float32)).permute(2, 0, 1)
+        return {"image": image, "label": torch.tensor(i % 2)}
+
+
+def test_mappings_have_the_bands_of_their_names(tmp_path: Path) -> None:
+    names = ("B8A", "B04")
+    config = DataConfig(image_size=8, bands=names, percentile=(0, 100), test_fraction=0.25)
+    dataset = data.given(data.from_torchgeo(Torchlike()), config)
+    assert dataset.bands is not None
+    assert dataset.bands.names == names
+    assert dataset.class_names == ("a", "b")
+    np.testing.assert_array_equal(dataset.labels, np.arange(8) % 2)
+    expected = np.stack([patch(i)[:, :, [12, 3]] for i in range(8)])
+    shown = dataset.bands.values(dataset.images[:])
+    inside = np.clip(expected, dataset.bands.low, dataset.bands.high)
+    np.testing.assert_allclose(shown, inside, atol=1e-2)
+    few = dataclasses.replace(config, per_class=1)
+    assert (~data.given(data.from_torchgeo(Torchlike()), few).is_test).sum() == 2
+    # A run keeps the range, and goes on with it.
+    network = qhdm.ModelConfig(kind="unet", widths=(8, 8), head_dim=8, emb_dim=8)
+    train = qhdm.TrainConfig(steps=1, batch_size=2, device="cpu")
+    whole = qhdm.Config(data=config, model=network, train=train)
+    run = qhdm.train(whole, data.from_torchgeo(Torchlike()), out=tmp_path / "run", callbacks=[])
+    assert run.bands == dataset.bands
+    qhdm.resume(tmp_path / "run", data.from_torchgeo(Torchlike()), callbacks=[])
+    with pytest.raises(DataError, match=r"data\.bands"):
+        data.given(dataset, dataclasses.replace(config, bands=("B04", "B8A")))
+    with pytest.raises(DataError):
+        data.given(dataset, DataConfig(image_size=8, channels=2))
+
+
+def test_items_that_are_no_images_with_bands() -> None:
+    config = DataConfig(image_size=8, bands=(1,), range=(0, 9))
+    for items in (
+        [{"mask": np.zeros((1, 8, 8))}],
+        [{"image": np.zeros((8, 8)), "label": 0}],
+        [{"image": np.zeros((8, 8, 0)), "label": 0}],
+        [{"image": np.full((8, 8, 1), np.nan), "label": 0}],
+        [{"image": np.zeros((8, 8, 1), dtype), "label": 0} for dtype in (np.uint8, np.int16)],
+    ):
+        with pytest.raises(DataError):
+            data.given(data.from_torchgeo(items), config)

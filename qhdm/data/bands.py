@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 import numpy as np
 
 from qhdm.config import DataConfig
 from qhdm.config.fields import BAND_ORDERS, band_name
 from qhdm.data.raster import ImageError
+from qhdm.data.values import MOST_BEYOND
+from qhdm.errors import DataError
 
 #: Levels are numbers from 0 to this.
 LEVELS = 65_535
-#: Most images by which percentiles are measured.
-_MEASURED = 2000
+#: Most images by which percentiles are measured, and by which a range is checked.
+_MEASURED, _CHECKED = 2000, 64
 #: Colour composites, red first, as Sentinel-2's bands.
 _TRUE, _FALSE = ("B04", "B03", "B02"), ("B08", "B04", "B03")
 
@@ -34,11 +36,15 @@ class Bands:
     high: tuple[float, ...]
 
     @classmethod
-    def of(cls, config: DataConfig) -> Bands:
-        """The bands of a configuration that has some, and their ranges."""
+    def of(cls, config: DataConfig, ranges: Sequence[tuple[float, float]] | None = None) -> Bands:
+        """The bands of a configuration that has some, with its ranges or others."""
         assert config.bands is not None
-        assert config.range is not None  # `qhdm.data.resolved` measures it
-        ranges = config.range if _is_list(config.range) else [config.range] * len(config.bands)
+        if ranges is None:
+            assert config.range is not None  # `qhdm.data.resolved` measures it
+            one = [config.range] * len(config.bands)
+            ranges = (
+                config.range if _is_list(config.range) else cast(list[tuple[float, float]], one)
+            )
         low, high = zip(*ranges, strict=True)
         names = tuple(
             band if isinstance(band, str)
@@ -205,3 +211,50 @@ def measured(
     sample = values[rows[:: -(-len(rows) // _MEASURED)]]
     low, high = np.percentile(sample, percentile, axis=(0, 1, 2))
     return tuple(zip(low.tolist(), high.tolist(), strict=True))
+
+
+def scaled_bands(config: DataConfig, values: np.ndarray, training: np.ndarray, place: str) -> Bands:
+    """The bands with their ranges: as given, as 8 bits have it, or measured on training images.
+
+    Args:
+        config: `bands`, and `range` or `percentile`.
+        values: of a set, (N, H, W, C).
+        training: which of its images are for training, by index.
+        place: of the set, for messages.
+
+    Raises:
+        DataError: the range is neither given nor known, or a band is constant or outside it.
+    """
+    if not len(training):
+        raise DataError(f"{place}: no training image can be read; repair some")
+    if config.percentile is not None:
+        low, high = config.percentile
+        ranges = measured(values, training, config.percentile)
+        bands = Bands.of(config, ranges)
+        for name, ends in zip(bands.names, ranges, strict=True):
+            if not ends[0] < ends[1]:
+                raise DataError(
+                    f"data.percentile: {place}: {name} is {ends[0]:g} from percentile {low:g} to "
+                    f"{high:g}; leave the band out, widen the percentiles, or give data.range"
+                )
+        return bands
+    if config.range is None and values.dtype == np.uint8:
+        return Bands.of(config, [(0.0, 255.0)] * values.shape[3])
+    if config.range is None:
+        lows, highs = zip(*measured(values, training, (2, 98)), strict=True)
+        raise DataError(
+            f"data.range: {place}: bands of type {values.dtype}, of which 96% of the values are "
+            f"from {min(lows):.6g} to {max(highs):.6g}; set it to [low, high], the values that "
+            "become black and white, or set data.percentile: [2, 98] to measure it for each band"
+        )
+    bands = Bands.of(config)
+    sample = values[training[:: -(-len(training) // _CHECKED)]]
+    outside = ((sample < bands.low) | (sample > bands.high)).mean(axis=(0, 1, 2))
+    for number, name in enumerate(bands.names):
+        if outside[number] > MOST_BEYOND:
+            raise DataError(
+                f"data.range: {place}: {outside[number]:.1%} of the values of {name}, from "
+                f"{sample[..., number].min():g} to {sample[..., number].max():g}, are outside its "
+                "range; set it to the values that become black and white"
+            )
+    return bands

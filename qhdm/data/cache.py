@@ -20,7 +20,7 @@ from PIL import Image
 from qhdm import console
 from qhdm.config import DataConfig
 from qhdm.data.bands import is_assumed, names_in, numbers_in
-from qhdm.data.geotiff import import_rasterio, quiet, read_raster
+from qhdm.data.geotiff import GeoImage, import_rasterio, quiet, read_raster
 from qhdm.data.raster import ImageError
 from qhdm.data.source import Item, Source, cache_folder
 from qhdm.errors import DataError, one_line
@@ -46,6 +46,10 @@ class Cached:
     kind: str
     faults: dict[int, DataError]
     centres: list[tuple[str, float, float] | None]
+
+    def readable(self, chosen: np.ndarray) -> np.ndarray:
+        """The indices of images without faults among those that `chosen`, (N,) bool, marks."""
+        return np.setdiff1d(np.flatnonzero(chosen), [*self.faults])
 
 
 def cached(
@@ -170,20 +174,27 @@ class _Read:
 
 def _read(source: Source, item: Item, config: DataConfig) -> _Read:
     image = read_raster(source.read(item))
+    scaled = ", scaled" if image.is_scaled else ""
+    return _Read(of_bands(image, config), f"{image.values.dtype}{scaled}", image.centre)
+
+
+def of_bands(image: GeoImage, config: DataConfig) -> np.ndarray:
+    """The centre square of an image's `data.bands`, (size, size, C), in physical units.
+
+    Raises:
+        ImageError: it has not these bands, or gaps in them.
+    """
     numbers = numbers_in(config, image.names, image.values.shape[2])
-    chosen = np.array(numbers) - 1
     height, width = image.values.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    square = np.s_[top : top + side, left : left + side, chosen]
+    square = np.s_[top : top + side, left : left + side, np.array(numbers) - 1]
     if missing := int(image.missing[square].sum()):
         count = side * side * len(numbers)
         raise ImageError(
             f"{missing} of {count} values have no data", "fill these gaps, or leave such tiles out"
         )
-    scaled = ", scaled" if image.is_scaled else ""
-    values = _resized(image.physical[square], config.image_size)
-    return _Read(values, f"{image.values.dtype}{scaled}", image.centre)
+    return _resized(image.physical[square], config.image_size)
 
 
 def _resized(values: np.ndarray, size: int) -> np.ndarray:

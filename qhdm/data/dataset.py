@@ -16,20 +16,18 @@ import numpy as np
 
 from qhdm import console
 from qhdm.config import Config, DataConfig
-from qhdm.data.bands import BandImages, Bands, measured
-from qhdm.data.cache import Cached, cached
+from qhdm.data.bands import BandImages, Bands, scaled_bands
+from qhdm.data.cache import cached
 from qhdm.data.images import Decoded, decode
 from qhdm.data.raster import check_channels
 from qhdm.data.source import EUROSAT_CLASSES, NAMED_ROOTS, Item, Source, locate, open_source
 from qhdm.data.splits import split
-from qhdm.data.values import MOST_BEYOND, SetValues
+from qhdm.data.values import SetValues
 from qhdm.errors import DataError, did_you_mean
 
 _MAX_THREADS = 16
 #: Images of a digest at a time.
 _ROWS = 256
-#: Images by which a range is checked.
-_CHECKED = 64
 
 
 @dataclass(frozen=True)
@@ -198,59 +196,16 @@ def _of_bands(
     """`load` of images with bands, by way of the cache."""
     cache = cached(source, items, config, progress=progress)
     used, is_test = split(config, classes, items, cache.centres)
-    bands = scaled_bands(config, source, cache, used & ~is_test)
     rows = np.flatnonzero(used)
     faults = {i: cache.faults[r] for i, r in enumerate(rows.tolist()) if r in cache.faults}
     if faults and not config.skip_broken:
         raise next(iter(faults.values()))
+    bands = scaled_bands(config, cache.values, cache.readable(used & ~is_test), str(source.path))
     images = BandImages(cache.values, rows, bands)
     chosen = tuple(items[row] for row in rows)
     # It has what is used of an array.
     dataset = _dataset(source, classes, chosen, is_test[used], cast(np.ndarray, images), faults)
     return replace(dataset, bands=bands)
-
-
-def scaled_bands(config: DataConfig, source: Source, cache: Cached, training: np.ndarray) -> Bands:
-    """The bands with their ranges: as given, as 8 bits have it, or measured on training images.
-
-    Raises:
-        DataError: the range is neither given nor known, or a band is constant or outside it.
-    """
-    rows = np.array([i for i in np.flatnonzero(training).tolist() if i not in cache.faults])
-    if not len(rows):
-        first = next(iter(cache.faults.values()))
-        raise DataError(f"{source.path}: no training image can be read (the first: {first})")
-    if config.percentile is not None:
-        ranges = measured(cache.values, rows, config.percentile)
-        for name, (low, high) in zip(config.bands or (), ranges, strict=True):
-            if not low < high:
-                raise DataError(
-                    f"data.percentile: {source.path}: band {name} is {low:g} from percentile "
-                    f"{config.percentile[0]:g} to {config.percentile[1]:g}; leave the band out, "
-                    "widen the percentiles, or give data.range"
-                )
-        return Bands.of(replace(config, range=ranges, percentile=None))
-    if config.range is None and cache.kind == "uint8":
-        return Bands.of(replace(config, range=(0, 255)))
-    if config.range is None:
-        ranges = measured(cache.values, rows, (2, 98))
-        low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
-        raise DataError(
-            f"data.range: {source.path}: bands of type {cache.kind}, of which 96% of the values "
-            f"are from {low:.6g} to {high:.6g}; set it to [low, high], the values that become "
-            "black and white, or set data.percentile: [2, 98] to measure it for each band"
-        )
-    bands = Bands.of(config)
-    sample = cache.values[rows[:: -(-len(rows) // _CHECKED)]]
-    outside = ((sample < bands.low) | (sample > bands.high)).mean(axis=(0, 1, 2))
-    for number, name in enumerate(bands.names):
-        if outside[number] > MOST_BEYOND:
-            raise DataError(
-                f"data.range: {source.path}: {outside[number]:.1%} of the values of {name}, from "
-                f"{sample[..., number].min():g} to {sample[..., number].max():g}, are outside its "
-                "range; set it to the values that become black and white"
-            )
-    return bands
 
 
 def _dataset(

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from qhdm.config import DataConfig
+from qhdm.data.bands import scaled_bands
 from qhdm.data.cache import cached
-from qhdm.data.dataset import picture_range, read_images, scaled_bands, select
+from qhdm.data.dataset import picture_range, read_images, select
 from qhdm.data.source import Item, Source, open_source
 from qhdm.data.splits import apart, split
 from qhdm.data.values import SetValues
@@ -105,16 +106,16 @@ def _bands(
 ) -> _Contents:
     cache = cached(source, items, config, progress=progress)
     used, is_test = split(config, classes, items, cache.centres)
-    good = ~np.isin(np.arange(len(items)), [*cache.faults])
     about = [f"stored as: {cache.kind}"]
     scale, problem = None, []
     try:
-        scale = scaled_bands(config, source, cache, used & good & ~is_test)
+        training = cache.readable(used & ~is_test)
+        scale = scaled_bands(config, cache.values, training, str(source.path))
     except DataError as error:
         problem = [str(error)]
     assert config.bands is not None
-    rows = np.flatnonzero(used & good)
-    rows = rows[:: -(-len(rows) // _MEASURED)]
+    whole = cache.readable(used)
+    rows = whole[:: -(-len(whole) // _MEASURED) or 1]
     for number, name in enumerate(scale.names if scale else map(str, config.bands)):
         values = cache.values[rows, :, :, number]
         low, median, high = np.percentile(values, (2, 50, 98))
@@ -126,8 +127,7 @@ def _bands(
             line += f"; range {scale.low[number]:g} to {scale.high[number]:g}"
         about.append(line)
     about += problem
-    placed = [centre if ok else None for centre, ok in zip(cache.centres, used & good, strict=True)]
-    if len(distances := apart(placed, is_test) / 1000):
+    if len(distances := apart([cache.centres[i] for i in whole], is_test[whole]) / 1000):
         about.append(
             f"from {len(distances)} held-out images to the nearest training image, centre to "
             f"centre: {distances.min():.1f} km at least, {np.median(distances):.1f} km the median"
