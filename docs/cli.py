@@ -26,6 +26,7 @@ GUIDES = {
     "train": "training.md",
     "sample": "training.md#samplers",
     "evaluate": "evaluation.md",
+    "augment": "augment.md",
     "train-classifier": "evaluation.md#feature-extractors",
     "compare": "comparison.md",
     "report": "report.md",
