@@ -142,8 +142,7 @@ def from_arrays(
     """
     names, shape = real.class_names, real.images.shape[1:]
     if not isinstance(generated, np.ndarray | Tensor):
-        like = DataConfig(image_size=shape[0], channels=shape[2], classes=names)
-        generated = data.given(generated, like)
+        generated = data.given(generated, _like(shape, real.bands, names))
     images = generated.images if isinstance(generated, Dataset) else np.asarray(generated)
     dtype = real.images.dtype
     if images.dtype != dtype or images.shape[1:] != shape or not len(images):
@@ -170,8 +169,17 @@ def real_set(real: Any, generated: Any) -> Dataset:
         return data.load(real)
     if real is None:
         raise EvaluationError("evaluate: give the real images to compare with")
-    height, _, channels = _shape_of(generated)
-    return data.given(real, DataConfig(image_size=height, channels=channels))
+    bands = real.bands if isinstance(real, Dataset) else None
+    return data.given(real, _like(_shape_of(generated), bands))
+
+
+def _like(
+    shape: tuple[int, ...], bands: Bands | None, classes: tuple[str, ...] | None = None
+) -> DataConfig:
+    """The configuration of images (H, W, C) that are handed over."""
+    if bands is None:
+        return DataConfig(image_size=shape[0], channels=shape[2], classes=classes)
+    return DataConfig(image_size=shape[0], bands=bands.names, range=bands.range, classes=classes)
 
 
 def _shape_of(images: Any) -> tuple[int, ...]:
