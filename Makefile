@@ -1,13 +1,23 @@
 # Two commands set qhdm up: `make quickstart` and `make test`.
+# `make speedrun DATA=EuroSAT_RGB.zip` trains to good images and says how long it took.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: quickstart test test-slow test-lowest check docs clean
+.PHONY: quickstart speedrun test test-slow test-lowest check docs clean
 
-quickstart: $(VENV)/installed ## install, train on the bundled patches, leave a picture of samples
+GRID := runs/quickstart-eurosat.png
+
+quickstart: $(VENV)/installed ## install, sample the shipped model, train on the bundled patches
+	$(BIN)/qhdm sample eurosat --num 4 --grid $(GRID)
 	$(BIN)/qhdm train configs/quickstart.yaml
+	@echo "samples of the shipped model: $(GRID)"
+
+DATA ?= eurosat
+
+speedrun: $(VENV)/installed ## train configs/eurosat.yaml to good images, on one core
+	$(BIN)/python benchmarks/speedrun.py --data $(DATA)
 
 # One process per core, one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal

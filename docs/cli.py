@@ -17,6 +17,7 @@ INTRODUCTION = """\
 `qhdm COMMAND --help` prints what this page lists; both are generated from the parsers. Where a
 command takes a configuration, comparison, job or circuit, give a file or the name of a shipped one
 (`quickstart`, `ablation`, `rehearsal`, `reuploading`); a file of that name has precedence.
+`RUN` is a run directory, or `eurosat`, the [shipped model](training.md#the-shipped-model).
 `--set KEY=VALUE` may be repeated, and VALUE is read as YAML. [reference.md](reference.md) lists
 configuration keys, environment variables and exit codes."""
 
@@ -25,13 +26,14 @@ GUIDES = {
     "train": "training.md",
     "sample": "training.md#samplers",
     "evaluate": "evaluation.md",
+    "augment": "augment.md",
     "train-classifier": "evaluation.md#feature-extractors",
     "compare": "comparison.md",
     "report": "report.md",
     "circuits": "circuits.md",
     "export": "circuits.md#export-filters",
     "noise": "aer.md#noise",
-    "data": "training.md#data",
+    "data": "data.md",
     "import-flax": "reproduction.md#import-weights",
     "submit": "hardware.md",
     "jobs": "hardware.md",

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from qhdm.config import Config, SamplerOptions, Sampling
+from qhdm.data.bands import Bands, bands_of
 from qhdm.device import resolve_device
 from qhdm.diffusion import Chain, Trajectory, generate, make_preconditioning, trace
 from qhdm.errors import SamplingError, did_you_mean
@@ -20,6 +21,7 @@ from qhdm.quantum.engines import Engine
 from qhdm.quantum.options import EngineOptions, Exact, Hardware
 from qhdm.runs.directory import RunDirectory
 from qhdm.runs.weights import misfit, read_weights
+from qhdm.shipped import run_name
 
 if TYPE_CHECKING:
     from qhdm.hardware.sampling import SamplingJob
@@ -32,7 +34,7 @@ def load_model(
     """The network of the latest checkpoint of a run directory, on the CPU, and the directory.
 
     Args:
-        path: the directory.
+        path: the directory, or the name of a shipped model.
         weights: by name (`qhdm.config.sampling.Weights`).
 
     Raises:
@@ -86,15 +88,29 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path, *, device: str = "auto") -> Run:
-        """Load the latest checkpoint of a run directory, on a device `auto`, `cpu` or `cuda`.
+        """Load the latest checkpoint of a run, on a device `auto`, `cpu` or `cuda`.
+
+        Args:
+            path: its directory, or the name of a shipped model: `eurosat`.
+            device: where to sample.
 
         Raises:
             RunError: not a run directory, no checkpoint, or a damaged one.
             ConfigError: CUDA is asked for and absent.
+
+        Example:
+            >>> run = qhdm.Run.open("eurosat")
+            >>> run.sample(qhdm.Sampling(classes=["River"], num=1, steps=2)).shape
+            (1, 64, 64, 3)
         """
         target = resolve_device(device, key="device")
         model, run = load_model(path)
         return cls(model, run.config, device=target, path=run.path)
+
+    @property
+    def bands(self) -> Bands | None:
+        """What the channels of images are; None for pictures."""
+        return bands_of(self.config.data)
 
     def label_of(self, label: str | int) -> int:
         """The number of a class, given by name or number.
@@ -136,7 +152,7 @@ class Run:
             progress: show a bar on stderr.
 
         Returns:
-            uint8 (N, H, W, C).
+            uint8 (N, H, W, C); of bands uint16, of which `bands.values` are in the files' units.
 
         Raises:
             SamplingError: unknown class, too many steps, guidance without label dropout, or
@@ -211,6 +227,7 @@ class Run:
             shape=self.config.data.shape,
             batch_size=batch_size or max(len(numbers), 1),
             late=late,
+            dtype=self.config.data.dtype,
         )
         return chain, [*networks, *(late[0] if late else ())]
 
@@ -250,7 +267,7 @@ class Run:
         spec = JobSpec.of_request(
             request.resolved(self.config),
             engine,
-            run=str(self.path),
+            run=run_name(self.path),
             classes=[self.class_names[label] for label in chosen],
             images=self.config.sample.num if request.num == "run" else request.num,
         )

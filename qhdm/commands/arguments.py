@@ -14,6 +14,8 @@ T = TypeVar("T")
 N = TypeVar("N", int, float)
 
 
+#: Help of the argument RUN.
+RUN = "a run directory, or the name of a shipped model: eurosat"
 #: What `add_sampler` adds.
 SAMPLER = (
     "sampler", "steps", "guidance", "guidance_interval", "guide", "eta", "seed", "weights"

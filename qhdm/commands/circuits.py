@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from qhdm import console
 from qhdm.commands.arguments import add_force, check_new, natural, positive, several
+from qhdm.shipped import run_path
 
 if TYPE_CHECKING:
     from qiskit.providers import BackendV2
@@ -32,7 +33,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "target",
         metavar="NAME|FILE|RUN",
         help="an ansatz (hqconv), a circuit file (.qasm, .qpy), the name of a shipped one "
-        "(reuploading) or a run directory",
+        "(reuploading), a run directory or the name of a shipped model (eurosat)",
     )
     _add_size(inspect)
     _add_audit(inspect)
@@ -168,7 +169,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
     from qhdm.quantum.analysis.audit import audit, device_costs
     from qhdm.quantum.analysis.text import describe, describe_device
 
-    run = Path(arguments.target)
+    run = run_path(arguments.target)
     targets = _of_run(run, arguments) if run.is_dir() else [_find(arguments.target, arguments)]
     if arguments.plot and not arguments.measure:
         raise CircuitError("--plot: draws the results of --measure; give both")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from qhdm.commands.arguments import add_set
 from qhdm.distributed import World
 from qhdm.errors import ConfigError
+from qhdm.shipped import run_path
 
 if TYPE_CHECKING:
     from qhdm.config import Config
@@ -66,7 +67,7 @@ def _config(arguments: argparse.Namespace) -> Config:
         return data.resolved(load_config(arguments.config, arguments.set))
     if arguments.out is not None:
         raise ConfigError("--out: a resumed run stays in its directory")
-    return data.resolved(load_run_config(arguments.resume, arguments.set))
+    return data.resolved(load_run_config(run_path(arguments.resume), arguments.set))
 
 
 def _describe(arguments: argparse.Namespace, config: Config, world: World) -> None:

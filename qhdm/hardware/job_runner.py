@@ -6,12 +6,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qhdm.diffusion.pixels import to_uint8
+from qhdm.diffusion.pixels import to_levels
 from qhdm.errors import AccessError, BudgetError, HardwareError, Interrupted
 from qhdm.hardware.isa import IsaCache
 from qhdm.hardware.job_dir import JobDirectory, open_session
@@ -22,6 +21,7 @@ from qhdm.hardware.sampling import SamplingJob
 from qhdm.hardware.spec import JobSpec
 from qhdm.hardware.submission import Submitter
 from qhdm.quantum.options import Hardware
+from qhdm.shipped import results_path
 
 
 def isa_cache(spec: JobSpec, device: Device, directory: JobDirectory | None = None) -> IsaCache:
@@ -108,7 +108,7 @@ def sample_request(job: SamplingJob, *, agreed: bool, progress: bool) -> np.ndar
         HardwareError, Interrupted: as `run_job`; asking again resumes the job.
     """
     spec = job.spec
-    jobs = Path(spec.run) / "jobs"
+    jobs = results_path(spec.run) / "jobs"
     directory = JobDirectory(jobs / f"{spec.backend}-{job.digest}")
     new = directory.never_sent()
     if new or not directory.is_done():
@@ -132,7 +132,7 @@ def sample_request(job: SamplingJob, *, agreed: bool, progress: bool) -> np.ndar
     finally:
         ledger.close()
     assert state is not None
-    return to_uint8(state.x)
+    return to_levels(state.x, job.config.data.dtype)
 
 
 def fetch(directory: JobDirectory, service: Service) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qhdm import console
 from qhdm.data import Batches, Dataset
-from qhdm.diffusion.pixels import from_uint8
+from qhdm.diffusion.pixels import from_levels
 from qhdm.metrics.classifier import ClassifierSettings, PatchClassifier
 from qhdm.metrics.resnet import ResNet, ResNetSettings, destroy_shapes
 from qhdm.seeds import Stream, derive_seed
@@ -36,15 +36,17 @@ def train_network(
     settings: Settings,
     *,
     device: torch.device,
+    augment: bool = True,
     progress: str | None = None,
 ) -> Network:
-    """Train a network from scratch on images that are flipped and turned at random.
+    """Train a network from scratch.
 
     Args:
         parts: images with the same classes, size and channels. Each has an equal share of every
             batch, so that many generated images do not outweigh a few real ones.
         settings: network and training.
         device: where to train.
+        augment: flip and turn images at random.
         progress: title of the bar on stderr; None shows none.
 
     Returns:
@@ -55,7 +57,9 @@ def train_network(
     """
     share, seed = settings.batch_size // len(parts), settings.seed
     streams = [
-        Batches(part, batch_size=share, seed=derive_seed(seed, Stream.CLASSIFIER, i), augment=True)
+        Batches(
+            part, batch_size=share, seed=derive_seed(seed, Stream.CLASSIFIER, i), augment=augment
+        )
         for i, part in enumerate(parts)
     ]
     with torch.random.fork_rng():
@@ -79,7 +83,7 @@ def train_network(
             chosen = slice(settings.destroyed)
             images[chosen] = destroy_shapes(images[chosen], rng)
             labels[chosen] = len(parts[0].class_names)
-        x, target = from_uint8(images, device), torch.as_tensor(labels, device=device)
+        x, target = from_levels(images, device), torch.as_tensor(labels, device=device)
         loss = F.cross_entropy(network(x), target, label_smoothing=settings.label_smoothing)
         optimizer.zero_grad()
         loss.backward()
@@ -99,7 +103,7 @@ def in_batches(
 ) -> np.ndarray:
     """Apply `function` to images, uint8 (N, H, W, C) with N > 0; returns float64 (N, ...)."""
     outputs = [
-        function(from_uint8(images[start : start + _BATCH], device)).double().cpu()
+        function(from_levels(images[start : start + _BATCH], device)).double().cpu()
         for start in range(0, len(images), _BATCH)
     ]
     return torch.cat(outputs).numpy()

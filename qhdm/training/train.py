@@ -67,6 +67,8 @@ def train(
             if dataset is not None:
                 images = data.given(dataset, config.data).split("train")
                 named = replace(config.data, root=data.GIVEN, classes=images.class_names)
+                if images.bands is not None:
+                    named = replace(named, range=images.bands.range, percentile=None)
                 config = replace(config, data=named)
             config = data.resolved(config)
             callbacks = default_callbacks(config) if callbacks is None else callbacks
@@ -103,7 +105,7 @@ def resume(
 
     Raises:
         ConfigError: the change would make it another experiment.
-        RunError: not a run directory, or no checkpoint of it is good.
+        RunError: not a run directory, or one that cannot be resumed.
 
     Example:
         >>> run = qhdm.train(CONFIG, out="resumed", callbacks=[])
@@ -115,8 +117,7 @@ def resume(
     """
     with world.agreed():
         run = RunDirectory.open(path)
-        if config is not None:
-            run = resumed(run, config)
+        run = resumed(run, config or run.config)
         callbacks = default_callbacks(run.config) if callbacks is None else callbacks
         check_trainable(run.config, world)
         if dataset is None:
