@@ -33,7 +33,7 @@ GUIDES = {
     "circuits": "circuits.md",
     "export": "circuits.md#export-filters",
     "noise": "aer.md#noise",
-    "data": "data.md",
+    "data": "training.md#data",
     "import-flax": "reproduction.md#import-weights",
     "submit": "hardware.md",
     "jobs": "hardware.md",
