@@ -21,6 +21,7 @@ from qhdm.augmentation.choice import (
 from qhdm.augmentation.records import FILE_NAME, Augmentation, AugmentSettings, ClassRecord
 from qhdm.config import Config, SamplerOptions
 from qhdm.data import Dataset
+from qhdm.data.geotiff import of_levels, write_geotiff
 from qhdm.data.source import locate
 from qhdm.device import resolve_device
 from qhdm.errors import DataError, EvaluationError, did_you_mean
@@ -132,7 +133,10 @@ def _real_images(real: Any, config: Config, progress: bool) -> Dataset:
         return data.given(real, dataclasses.replace(config.data, test_fraction=0.0))
     own = config.data
     if not _is_own(real, config):
-        own = dataclasses.replace(own, root=str(real), classes=None, test_fraction=0.0)
+        own = dataclasses.replace(
+            own, root=str(real), classes=None, test_fraction=0.0, split=None, blocks=None,
+            per_class=None,
+        )  # fmt: skip
     try:
         images = data.load(own, progress=progress)
     except DataError as error:
@@ -223,12 +227,21 @@ def _write(folder: Path, candidates: Dataset, choice: Choice, record: Augmentati
         images = candidates.images[chosen & (candidates.labels == label)]
         for number, image in zip(own.numbers, images, strict=True):
             file = folder / own.class_name / f"{own.class_name}_{number:05d}.png"
-            to_picture(image).save(file)
+            if candidates.bands is None:
+                to_picture(image).save(file)
+            else:
+                write_geotiff(file.with_suffix(".tif"), of_levels(image, candidates.bands))
     kinds = np.select([chosen, choice.usable], [0, 1], 2)
     rows = 3 * candidates.labels + kinds
     shown = np.concatenate([np.flatnonzero(rows == row)[:_SHOWN] for row in np.unique(rows)])
     words = ("chosen", "not used", "rejected")
     titles = [f"{name}, {word}" for name in candidates.class_names for word in words]
-    sheet = labelled_grid(candidates.images[shown], rows[shown], titles, title="generated images")
+    sheet = labelled_grid(
+        candidates.images[shown],
+        rows[shown],
+        titles,
+        bands=candidates.bands,
+        title="generated images",
+    )
     sheet.save(folder / "augment.png")
     write_record(record, folder / FILE_NAME)
