@@ -157,6 +157,7 @@ IDEAL = "aer"
 _MAX_RANDOM, _MIN_SHOTS = 32, 64
 
 Place = Literal["vertex", "encoder"]
+Compile = Literal["exact", "approximate", "off"]
 
 
 def randomizations(shots: int) -> int:
@@ -234,6 +235,9 @@ class Hardware:
         packing: copies of a filter side by side on the chip; `auto` takes as many as fit on good
             qubits.
         layout_seed: of the transpiler.
+        compile: `exact` replaces components of up to three qubits by circuits of fewer gates with
+            the same <Z>; `approximate` chooses the number of gates with the least expected error;
+            `off` transpiles them gate by gate.
         limits: what may be spent; needed on IBM backends.
 
     Example:
@@ -257,6 +261,7 @@ class Hardware:
     twirling: Twirling = Twirling()
     packing: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = "auto"
     layout_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    compile: Compile = "exact"
     limits: Limits | None = None
 
     @property
