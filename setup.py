@@ -9,7 +9,12 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 REPOSITORY = "https://github.com/qhdm/qhdm"
 #: Folders of the repository that become data of `qhdm.shipped` in a wheel, and their files.
-SHIPPED = {"configs": ["*.yaml", "*/*.yaml"], "circuits": ["*.qasm"], "jobs": ["*.yaml"]}
+SHIPPED = {
+    "configs": ["*.yaml", "*/*.yaml"],
+    "circuits": ["*.qasm"],
+    "jobs": ["*.yaml"],
+    "pretrained": ["*/*", "*/checkpoints/*/*"],
+}
 
 
 def absolute(link: re.Match[str]) -> str:
@@ -28,6 +33,7 @@ setup(
     long_description_content_type="text/markdown",
     url=REPOSITORY,
     project_urls={
+        "Changelog": f"{REPOSITORY}/blob/main/CHANGELOG.md",
         "Documentation": f"{REPOSITORY}/tree/main/docs",
         "Source": REPOSITORY,
         "Issues": f"{REPOSITORY}/issues",
@@ -118,6 +124,13 @@ setup(
         ],
         # Comparisons on a cluster.
         "ray": ["ray>=2.30,<3"],
+        "docs": [
+            "ipykernel>=6.29",
+            "myst-nb>=1.3,<2",
+            "qiskit-sphinx-theme>=2,<3",
+            "sphinx>=8,<10",
+            "sphinx-copybutton>=0.5.2",
+        ],
         "fuzz": ["atheris>=2.3"],
         "dev": [
             "diffusers>=0.30",

@@ -46,6 +46,16 @@ def gallery(datasets: Sequence[tuple[str, Dataset]], count: int) -> Image.Image:
     return whole.point(lambda value: min(round(value / 4) * 4, 255))
 
 
+def beside_real(root: str, folders: Sequence[str], *, size: int, count: int) -> Image.Image:
+    """The picture of held-out images of `root` and of the images in `folders`."""
+    real = data.load(DataConfig(root=root, image_size=size))
+    datasets = [("real, held out", real.split("test"))]
+    for folder in folders:
+        made = DataConfig(root=folder, image_size=size, classes=real.class_names, test_fraction=0)
+        datasets.append((Path(folder).stem, data.load(made)))
+    return gallery(datasets, count)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", metavar="DATA", help="real images: class folders, or a zip of them")
@@ -56,14 +66,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=4, help="images of each class on each side")
     parser.add_argument("--out", type=Path, default=Path("gallery.png"))
     arguments = parser.parse_args()
-    real = data.load(DataConfig(root=arguments.data, image_size=arguments.size))
-    datasets = [("real, held out", real.split("test"))]
-    for images in arguments.images:
-        made = DataConfig(
-            root=images, image_size=arguments.size, classes=real.class_names, test_fraction=0
-        )
-        datasets.append((Path(images).stem, data.load(made)))
-    save_png(gallery(datasets, arguments.count), arguments.out)
+    size, count = arguments.size, arguments.count
+    picture = beside_real(arguments.data, arguments.images, size=size, count=count)
+    save_png(picture, arguments.out)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from qhdm._version import __version__
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
+    from qhdm.augmentation import AugmentSettings, augment
     from qhdm.config import (
         Config,
         DataConfig,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from qhdm.training.train import resume, train
 
 _MODULES = {
+    "augmentation": "AugmentSettings augment",
     "config": (
         "Config DataConfig DiscreteConfig EdmConfig EmaConfig EncoderConfig ModelConfig "
         "PowerEmaConfig PublishedModelConfig QuantumConfig SampleConfig Sampling TrainConfig "
@@ -64,6 +66,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names.sp
 
 __all__ = [
     "Aer",
+    "AugmentSettings",
     "Callback",
     "Config",
     "DataConfig",
@@ -91,6 +94,7 @@ __all__ = [
     "TrainConfig",
     "VertexConfig",
     "__version__",
+    "augment",
     "build_filter",
     "build_model",
     "evaluate",

@@ -21,6 +21,7 @@ from typing import NoReturn
 from qhdm import console
 from qhdm._version import __version__
 from qhdm.commands import (
+    augment,
     circuits,
     compare,
     data,
@@ -41,8 +42,8 @@ from qhdm.errors import ConfigError, Interrupted, PeerFailed, QhdmError
 
 #: In the order of the help text.
 _COMMANDS = (
-    train, sample, evaluate, train_classifier, compare, report, circuits, export, noise, init, data,
-    import_flax, submit, jobs,
+    train, sample, evaluate, augment, train_classifier, compare, report, circuits, export, noise,
+    init, data, import_flax, submit, jobs,
 )  # fmt: skip
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 _MAX_MESSAGE = 5000

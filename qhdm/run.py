@@ -20,6 +20,7 @@ from qhdm.quantum.engines import Engine
 from qhdm.quantum.options import EngineOptions, Exact, Hardware
 from qhdm.runs.directory import RunDirectory
 from qhdm.runs.weights import misfit, read_weights
+from qhdm.shipped import run_name
 
 if TYPE_CHECKING:
     from qhdm.hardware.sampling import SamplingJob
@@ -32,7 +33,7 @@ def load_model(
     """The network of the latest checkpoint of a run directory, on the CPU, and the directory.
 
     Args:
-        path: the directory.
+        path: the directory, or the name of a shipped model.
         weights: by name (`qhdm.config.sampling.Weights`).
 
     Raises:
@@ -86,11 +87,20 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path, *, device: str = "auto") -> Run:
-        """Load the latest checkpoint of a run directory, on a device `auto`, `cpu` or `cuda`.
+        """Load the latest checkpoint of a run, on a device `auto`, `cpu` or `cuda`.
+
+        Args:
+            path: its directory, or the name of a shipped model: `eurosat`.
+            device: where to sample.
 
         Raises:
             RunError: not a run directory, no checkpoint, or a damaged one.
             ConfigError: CUDA is asked for and absent.
+
+        Example:
+            >>> run = qhdm.Run.open("eurosat")
+            >>> run.sample(qhdm.Sampling(classes=["River"], num=1, steps=2)).shape
+            (1, 64, 64, 3)
         """
         target = resolve_device(device, key="device")
         model, run = load_model(path)
@@ -250,7 +260,7 @@ class Run:
         spec = JobSpec.of_request(
             request.resolved(self.config),
             engine,
-            run=str(self.path),
+            run=run_name(self.path),
             classes=[self.class_names[label] for label in chosen],
             images=self.config.sample.num if request.num == "run" else request.num,
         )

@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+CHANGELOG = ROOT / "CHANGELOG.md"
 PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted(ROOT.glob("*/README.md")),
+    *sorted(ROOT.glob("pretrained/*/README.md")),
+    *sorted({*ROOT.glob("*.md")} - {ROOT / "README.md", CHANGELOG}),
 ]
+#: Executed when the documentation is built.
+TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 
 _PROGRAMS = r"(qhdm|make|pip|python|pytest|torchrun|ray|source)\b"
 _COMMAND = re.compile(rf"([A-Z_]+=\S+ )*{_PROGRAMS}")
@@ -55,7 +60,7 @@ def links() -> list[tuple[Path, str]]:
     """Links of all pages to files or headings of this repository: (page, target)."""
     return [
         (page, target)
-        for page in PAGES
+        for page in (*PAGES, *TUTORIALS, CHANGELOG)
         for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
         if not target.startswith("https://")
     ]

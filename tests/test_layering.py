@@ -58,6 +58,7 @@ ALLOWED = {
     "run": MODELS | {"diffusion", "hardware"},
     "training": MODELS | {"diffusion", "distributed", "pictures", "run"},
     "metrics": MODELS | {"schema", "diffusion", "training", "run", "pictures"},
+    "augmentation": MODELS | {"schema", "diffusion", "run", "metrics", "pictures"},
     "comparison": MODELS | {"schema", "training", "run", "metrics"},
     "reproduction": MODELS | {"training"},
     "export": BASE | {"models", "quantum"},

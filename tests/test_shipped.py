@@ -36,7 +36,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def shipped_tree() -> dict[str, bytes]:
-    """All shipped files, as the repository has them."""
+    """All shipped files that are copied to edit, as the repository has them."""
     return {
         f"{kind}/{name}": content
         for kind, suffix in SUFFIXES.items()
@@ -145,7 +145,7 @@ def sources(tmp_path: Path) -> Path:
     copy.mkdir()
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, copy)
-    for name in ("qhdm", *SUFFIXES):
+    for name in ("qhdm", *SUFFIXES, "pretrained"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(REPOSITORY / name, copy / name, ignore=ignored)
     return copy
@@ -186,8 +186,10 @@ def test_installed_from_a_wheel(sources: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         metadata = message_from_bytes(archive.read(f"qhdm-{qhdm.__version__}.dist-info/METADATA"))
-    assert {f"qhdm/shipped/{name}" for name in shipped_tree()} <= set(names)
-    assert not [name for name in names if name.startswith(("tests/", "configs/", "benchmarks/"))]
+    pretrained = [f"pretrained/{name}" for name in tree(REPOSITORY / "pretrained")]
+    assert {f"qhdm/shipped/{name}" for name in (*shipped_tree(), *pretrained)} <= set(names)
+    outside = ("tests/", "configs/", "benchmarks/", "pretrained/")
+    assert not [name for name in names if name.startswith(outside)]
     assert metadata["Version"] == qhdm.__version__
     assert not [key for key in metadata if "author" in key.lower() or "maintainer" in key.lower()]
     links = re.findall(r"\]\(([^)]+)\)", metadata.get_payload())
@@ -209,8 +211,15 @@ def test_installed_from_a_wheel(sources: Path, tmp_path: Path) -> None:
     assert "estimated time" in dry
     run(python, command, "init", folder=here)
     assert {name: (here / name).read_bytes() for name in shipped_tree()} == shipped_tree()
-    where = run(python, "-c", "import qhdm; print(qhdm.__file__)", folder=here)
-    assert Path(where.strip()).is_relative_to(tmp_path / "environment")
+    where = run(python, "-c", "import qhdm; print(qhdm.__file__)", folder=here).strip()
+    assert Path(where).is_relative_to(tmp_path / "environment")
+    # The shipped model samples at once, and nothing is written beside it.
+    request = ("--class", "River", "--num", "2", "--steps", "2", "--device", "cpu")
+    grid = "runs/pretrained-eurosat/samples/sample_River_2each_2steps_seed0.png"
+    assert run(python, command, "sample", "eurosat", *request, folder=here) == f"grid: {grid}\n"
+    assert (here / grid).is_file()
+    installed = Path(where).parent / "shipped" / "pretrained"
+    assert tree(installed) == tree(REPOSITORY / "pretrained")
 
 
 @pytest.mark.slow

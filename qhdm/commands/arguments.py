@@ -14,6 +14,8 @@ T = TypeVar("T")
 N = TypeVar("N", int, float)
 
 
+#: Help of the argument RUN.
+RUN = "a run directory, or the name of a shipped model: eurosat"
 #: What `add_sampler` adds.
 SAMPLER = (
     "sampler", "steps", "guidance", "guidance_interval", "guide", "eta", "seed", "weights"
@@ -22,12 +24,15 @@ SAMPLER = (
 
 def add_sampler(parser: argparse.ArgumentParser) -> None:
     """Add the options of `qhdm.config.SamplerOptions`."""
-    parser.add_argument("--steps", type=positive, metavar="N", help="network evaluations per image")
-    parser.add_argument("--sampler", choices=["ddpm", "ddim", "dpm++"])
-    parser.add_argument(
+    group = parser.add_argument_group(
+        "sampling options", "Defaults are those of the run's sample section."
+    )
+    group.add_argument("--steps", type=positive, metavar="N", help="network evaluations per image")
+    group.add_argument("--sampler", choices=["ddpm", "ddim", "dpm++"], help="the sampler")
+    group.add_argument(
         "--guidance", type=non_negative, metavar="S", help="scale of guidance; 1 is off"
     )
-    parser.add_argument(
+    group.add_argument(
         "--guidance-interval",
         type=lambda text: text if text == "none" else non_negative(text),
         nargs="+",
@@ -35,52 +40,56 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
         help="lowest and highest noise level at which guidance is on (two numbers), or none: at "
         "all levels",
     )
-    parser.add_argument(
+    group.add_argument(
         "--guide",
         metavar="WEIGHTS",
         help="guide by the network with these weights (see --weights) instead of without the "
         "label; none: without the label",
     )
-    parser.add_argument(
-        "--eta", type=unit, metavar="E", help="noise of DDIM: 0 (default) is none, 1 that of DDPM"
+    group.add_argument(
+        "--eta",
+        type=unit,
+        metavar="E",
+        help="noise of DDIM: 0 is none, 1 that of DDPM (default: 0)",
     )
-    parser.add_argument("--seed", type=natural, metavar="N", help="seed of the images (0)")
-    add_weights(parser)
+    group.add_argument("--seed", type=natural, metavar="N", help="seed of the images (default: 0)")
+    add_weights(group)
 
 
-def add_weights(parser: argparse.ArgumentParser) -> None:
+def add_weights(parser: argparse._ActionsContainer) -> None:
     """Add `--weights`."""
     parser.add_argument(
         "--weights",
         metavar="NAME",
-        help="ema: averaged (default); model: the last; ema:0.08: averaged over that length; "
-        "step:4000: averaged at an earlier step",
+        help="ema: averaged; model: the last; ema:0.08: averaged over that length; step:4000: "
+        "averaged at an earlier step (default: ema)",
     )
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """Add the options of `qhdm.config.EngineRequest`."""
-    parser.add_argument(
+    group = parser.add_argument_group("engine options")
+    group.add_argument(
         "--engine",
         choices=["run", "exact", "aer"],
-        help="evaluates the filters: the run's own (default), or a complete engine that takes "
-        "nothing from the run",
+        help="what evaluates the filters: the run's own engine, or one that takes nothing from the "
+        "run (default: run)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--shots",
         type=positive,
         metavar="N",
         help="shots per circuit on aer (default: exact expectation values)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--noise",
         metavar="DEVICE",
-        help="noise of a device (fake_torino) or a calibration file, on aer (none)",
+        help="noise of a device, as fake_torino, or a calibration file, on aer (default: none)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--method",
         choices=["auto", "statevector", "density_matrix", "matrix_product_state"],
-        help="simulation method of aer (auto)",
+        help="simulation method of aer (default: auto)",
     )
 
 
@@ -99,7 +108,7 @@ def settings(cls: type[T], given: Mapping[str, Any], refusal: type[QhdmError]) -
         raise refusal(str(error).removeprefix(": ")) from None
 
 
-def add_range(parser: argparse.ArgumentParser, description: str = "") -> None:
+def add_range(parser: argparse._ActionsContainer, description: str = "") -> None:
     """Add `--range`, the option `data.range`."""
     parser.add_argument(
         "--range",
@@ -111,7 +120,7 @@ def add_range(parser: argparse.ArgumentParser, description: str = "") -> None:
 
 
 def add_set(
-    parser: argparse.ArgumentParser,
+    parser: argparse._ActionsContainer,
     description: str = "change a setting",
     *,
     metavar: str = "KEY=VALUE",

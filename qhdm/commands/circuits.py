@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from qhdm import console
 from qhdm.commands.arguments import add_force, check_new, natural, positive, several
+from qhdm.shipped import run_path
 
 if TYPE_CHECKING:
     from qiskit.providers import BackendV2
@@ -32,7 +33,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "target",
         metavar="NAME|FILE|RUN",
         help="an ansatz (hqconv), a circuit file (.qasm, .qpy), the name of a shipped one "
-        "(reuploading) or a run directory",
+        "(reuploading), a run directory or the name of a shipped model (eurosat)",
     )
     _add_size(inspect)
     _add_audit(inspect)
@@ -63,10 +64,13 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--engines",
         default="exact,aer,statevector",
         metavar="NAMES",
-        help="two or more, separated by commas; statevector is Qiskit's own, the reference",
+        help="two or more, separated by commas; statevector is Qiskit's own, the reference "
+        "(default: %(default)s)",
     )
-    verify.add_argument("--batch", type=positive, default=2, metavar="N", help="random samples")
-    verify.add_argument("--seed", type=natural, default=0, metavar="N")
+    verify.add_argument(
+        "--batch", type=positive, default=2, metavar="N", help="random samples (default: 2)"
+    )
+    verify.add_argument("--seed", type=natural, default=0, metavar="N", help="default: 0")
     verify.set_defaults(command=_verify)
 
 
@@ -76,13 +80,17 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_size(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--qubits", type=positive, metavar="N", help="number of qubits (12)")
-    parser.add_argument("--layers", type=positive, metavar="L", help="number of layers (3)")
+    parser.add_argument(
+        "--qubits", type=positive, metavar="N", help="qubits of a built-in family (default: 12)"
+    )
+    parser.add_argument(
+        "--layers", type=positive, metavar="L", help="layers of a built-in family (default: 3)"
+    )
 
 
 def _add_audit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--backend", metavar="NAME", help="also two-qubit gates and depth on a device: fake_fez"
+        "--backend", metavar="NAME", help="also two-qubit gates and depth on a device, as fake_fez"
     )
     parser.add_argument(
         "--measure",
@@ -94,12 +102,16 @@ def _add_audit(parser: argparse.ArgumentParser) -> None:
         type=several,
         default=2000,
         metavar="N",
-        help="number of random pairs of states (2000)",
+        help="random pairs of states of --measure (default: 2000)",
     )
     parser.add_argument(
-        "--gradients", type=several, default=200, metavar="N", help="random gradients (200)"
+        "--gradients",
+        type=several,
+        default=200,
+        metavar="N",
+        help="random gradients of --measure (default: 200)",
     )
-    parser.add_argument("--seed", type=natural, default=0, metavar="N")
+    parser.add_argument("--seed", type=natural, default=0, metavar="N", help="default: 0")
 
 
 @dataclass(frozen=True)
@@ -157,7 +169,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
     from qhdm.quantum.analysis.audit import audit, device_costs
     from qhdm.quantum.analysis.text import describe, describe_device
 
-    run = Path(arguments.target)
+    run = run_path(arguments.target)
     targets = _of_run(run, arguments) if run.is_dir() else [_find(arguments.target, arguments)]
     if arguments.plot and not arguments.measure:
         raise CircuitError("--plot: draws the results of --measure; give both")

@@ -29,10 +29,10 @@ def add(commands: argparse._SubParsersAction) -> None:
         "spec",
         type=Path,
         metavar="SPEC",
-        help="a comparison (YAML file), or the name of a shipped one: ablation",
+        help="a comparison (YAML file), or the name of a shipped one, as ablation",
     )
     compare.add_argument(
-        "--out", type=Path, metavar="DIR", help="its directory (comparisons/<name>)"
+        "--out", type=Path, metavar="DIR", help="its directory (default: comparisons/<name>)"
     )
     add_set(
         compare, "change the comparison (seeds=[0]), or a setting of all cells (train.steps=100)"
@@ -41,13 +41,13 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--jobs",
         type=positive,
         metavar="N",
-        help="cells to run at a time (one per core; one on CUDA)",
+        help="cells to run at a time (default: one per core; one on CUDA)",
     )
     compare.add_argument(
         "--executor",
         choices=["local", "ray"],
         default="local",
-        help="where cells run: on this machine (default), or on a running Ray cluster",
+        help="where cells run: on this machine, or on a running Ray cluster (default: local)",
     )
     compare.add_argument(
         "--only", nargs="+", action="extend", metavar="VARIANT", help="restrict to these variants"

@@ -14,16 +14,20 @@ def add(commands: argparse._SubParsersAction) -> None:
     data = commands.add_parser("data", help="describe or download data")
     kinds = data.add_subparsers(title="commands", metavar="COMMAND", required=True)
     info = kinds.add_parser("info", help="classes, counts, sizes, values, split; a contact sheet")
-    info.add_argument("path", metavar="PATH", help="a folder or zip of class folders, or `bundled`")
-    info.add_argument("--size", type=pixels, metavar="PIXELS", help="resize to this (64)")
-    info.add_argument("--test-fraction", type=fraction, metavar="F", help="held out (0.1)")
+    info.add_argument("path", metavar="PATH", help="a folder or zip of class folders, or bundled")
+    info.add_argument("--size", type=pixels, metavar="PIXELS", help="resize to this (default: 64)")
+    info.add_argument(
+        "--test-fraction", type=fraction, metavar="F", help="part held out (default: 0.1)"
+    )
     info.add_argument("--classes", nargs="+", metavar="NAME", help="only these class folders")
     add_range(info)
     info.add_argument("--sheet", type=Path, metavar="FILE", help="file for the contact sheet")
     info.set_defaults(command=_info)
     download = kinds.add_parser("download", help="download a data set")
-    download.add_argument("set", choices=["eurosat"])
-    download.add_argument("--to", type=Path, metavar="DIR", help="folder to unpack it in")
+    download.add_argument("set", choices=["eurosat"], help="EuroSAT RGB, 90 MiB")
+    download.add_argument(
+        "--to", type=Path, metavar="DIR", help="where to unpack it (default: in the cache folder)"
+    )
     download.add_argument("--url", help="a mirror of the official archive")
     download.set_defaults(command=_download)
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qhdm.commands.arguments import SAMPLER, add_device, add_engine, add_sampler, positive, settings
+from qhdm.commands.arguments import (
+    RUN,
+    SAMPLER,
+    add_device,
+    add_engine,
+    add_sampler,
+    positive,
+    settings,
+)
 from qhdm.commands.train_classifier import add_data, data_config
 from qhdm.errors import ConfigError, EvaluationError
 
@@ -19,7 +27,9 @@ _MOVABLE = ("data.root", "data.skip_broken")
 def add(verbs: argparse._SubParsersAction) -> None:
     """Add the `evaluate` subcommand."""
     evaluate = verbs.add_parser("evaluate", help="compare generated images with real ones")
-    add_data(evaluate, "RUN", "a run directory; with --images also a configuration file")
+    add_data(
+        evaluate, "RUN", f"{RUN}; with --images also a configuration file, or nothing with --data"
+    )
     evaluate.add_argument(
         "--images",
         type=Path,
@@ -27,25 +37,34 @@ def add(verbs: argparse._SubParsersAction) -> None:
         help="evaluate the images in class folders instead of sampling",
     )
     evaluate.add_argument(
-        "--num", type=positive, metavar="N", help="images to sample, over all classes (1000)"
+        "--num",
+        type=positive,
+        metavar="N",
+        help="images to sample, over all classes, and held-out images to denoise, at most "
+        "(default: 1000)",
     )
     add_sampler(evaluate)
     add_engine(evaluate)
     evaluate.add_argument(
         "--extractor",
         choices=["resnet", "classifier", "inception", "dinov2"],
-        help="feature extractor; resnet (default) and the older classifier are trained on the "
-        "training split",
+        help="feature extractor; resnet and the classifier of older versions are trained on the "
+        "training split (default: resnet)",
     )
     evaluate.add_argument("--extractor-weights", metavar="FILE", help="weights of the extractor")
     evaluate.add_argument(
         "--metrics",
         nargs="+",
         choices=["loss", "use", "distances", "classes", "memorisation", "utility"],
-        help="groups of metrics (all but use; utility is slow); loss and use need a run",
+        help="groups of metrics; loss and use need a run, utility is slow (default: all but use)",
     )
     add_device(evaluate, default=None)
-    evaluate.add_argument("--out", type=Path, metavar="FILE", help="path of the JSON file")
+    evaluate.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="path of the JSON file (default: in RUN/evaluations/)",
+    )
     evaluate.set_defaults(command=_evaluate)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qhdm.commands.arguments import add_weights
+from qhdm.commands.arguments import RUN, add_weights
+from qhdm.shipped import run_name
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -13,7 +14,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     export = commands.add_parser(
         "export", help="write the trained filters of a run to circuit files"
     )
-    export.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    export.add_argument("run", type=Path, metavar="RUN", help=RUN)
     export.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="the folder to create"
     )
@@ -23,7 +24,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     export.add_argument(
         "--inputs",
         metavar="FILE",
-        help="also write OpenQASM 2, bound to these inputs: a .npy file of radians, or `zeros`",
+        help="also write OpenQASM 2, bound to these inputs: a .npy file of radians, or zeros",
     )
     export.add_argument(
         "--backend",
@@ -35,7 +36,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--compile",
         choices=["exact", "off"],
         default="off",
-        help="with --backend: exact writes ISA circuits of fewer gates with the same <Z>",
+        help="with --backend: exact writes ISA circuits of fewer gates with the same <Z> (default: "
+        "off)",
     )
     export.add_argument(
         "--draw", action="store_true", help="draw the circuits: PNG files, and text on the terminal"
@@ -72,7 +74,7 @@ def _export(arguments: argparse.Namespace) -> None:
         backend = find_backend(arguments.backend)
     what = Export(
         source={
-            "run": str(arguments.run.resolve()),
+            "run": run_name(run.path.resolve()),
             "step": run.last_step(),
             "weights": weights,
             "versions": versions(),

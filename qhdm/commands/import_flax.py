@@ -38,7 +38,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         type=above_zero,
         default=TOLERANCE,
         metavar="E",
-        help="largest relative error if the file contains x, t, label and output (%(default)g)",
+        help="largest relative error, if the file contains x, t, label and output "
+        "(default: %(default)g)",
     )
     parser.set_defaults(command=_import_flax)
 

@@ -19,7 +19,12 @@ def add(commands: argparse._SubParsersAction) -> None:
         "init", help="copy the shipped configs, circuits and jobs for editing"
     )
     parser.add_argument(
-        "folder", nargs="?", type=Path, default=Path(), metavar="DIR", help="target folder (here)"
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="target folder (default: here)",
     )
     parser.set_defaults(command=_init)
 

@@ -18,7 +18,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("jobs", help="sampling jobs on backends")
     parser.add_argument(
         "--runs", type=Path, default=Path("runs"), metavar="DIR",
-        help="folder of runs, or one run (%(default)s)",
+        help="folder of runs, or one run (default: %(default)s)",
     )  # fmt: skip
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     listed = verbs.add_parser("list", help="all jobs and their states")

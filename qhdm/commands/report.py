@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from qhdm import console
-from qhdm.commands.arguments import add_force, check_new
+from qhdm.commands.arguments import RUN, add_force, check_new
+from qhdm.shipped import results_path, run_path
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -16,19 +17,19 @@ def add(commands: argparse._SubParsersAction) -> None:
         "path",
         type=Path,
         metavar="RUN|COMPARISON",
-        help="a run directory or the directory of a comparison",
+        help=f"{RUN}; or the directory of a comparison",
     )
     report.add_argument(
-        "--out", type=Path, metavar="FILE", help="the page (report.html in the directory)"
+        "--out", type=Path, metavar="FILE", help="the page (default: report.html in the directory)"
     )
     add_force(report)
     report.set_defaults(command=_report)
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    path = arguments.path
+    path = run_path(arguments.path)
     # The page in the directory is replaced each time; any other file is the user's.
-    out = arguments.out or path / "report.html"
+    out = arguments.out or results_path(path) / "report.html"
     check_new("--out", out, force=arguments.force or arguments.out is None)
     from qhdm.runs.config import config_path
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qhdm.commands.arguments import (
+    RUN,
     SAMPLER,
     add_device,
     add_engine,
@@ -21,6 +22,7 @@ from qhdm.commands.arguments import (
 )
 from qhdm.distributed import World
 from qhdm.errors import SamplingError
+from qhdm.shipped import results_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,25 +37,31 @@ _MOST_IN_GRID = 256
 def add(commands: argparse._SubParsersAction) -> None:
     """Make the parser of `sample`."""
     parser = commands.add_parser("sample", help="generate images with a trained model")
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument(
         "--class",
         dest="classes",
         nargs="+",
         action="extend",
         metavar="NAME",
-        help="classes to generate (all)",
+        help="classes to generate (default: all)",
     )
     parser.add_argument("--num", type=images, metavar="N", help="images per class")
     add_sampler(parser)
     parser.add_argument(
-        "--batch", type=positive, default=64, metavar="N", help="images per network evaluation (64)"
+        "--batch",
+        type=positive,
+        default=64,
+        metavar="N",
+        help="images per network evaluation (default: 64)",
     )
     add_device(parser)
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="also write one PNG per image, in class folders"
     )
-    parser.add_argument("--grid", type=Path, metavar="FILE", help="path of the PNG grid")
+    parser.add_argument(
+        "--grid", type=Path, metavar="FILE", help="path of the PNG grid (default: in RUN/samples/)"
+    )
     add_engine(parser)
     parser.add_argument(
         "--engine-steps",
@@ -122,7 +130,8 @@ def _prepare(arguments: argparse.Namespace, world: World) -> _Job:
     num = arguments.num or run.config.sample.num
     labels, indices = run.images_of(arguments.classes, num)
     names = [run.class_names[label] for label in dict.fromkeys(labels)]
-    grid = arguments.grid or arguments.run / "samples" / _grid_name(arguments, names, run)
+    samples = results_path(arguments.run) / "samples"
+    grid = arguments.grid or samples / _grid_name(arguments, names, run)
     folders, files = [("--grid", grid.parent)], []
     if arguments.out:
         folders += [("--out", arguments.out / name) for name in names]

@@ -18,14 +18,14 @@ def add(commands: argparse._SubParsersAction) -> None:
         "spec",
         type=Path,
         metavar="SPEC",
-        help="a job specification (YAML file), or the name of a shipped one: rehearsal",
+        help="a job specification (YAML file), or the name of a shipped one, as rehearsal",
     )
     add_set(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="print circuits, cost and limits; needs no network"
     )
     parser.add_argument(
-        "--device", metavar="FAKE", help="with --dry-run: estimate for this device (fake_torino)"
+        "--device", metavar="FAKE", help="with --dry-run: estimate for this device, as fake_torino"
     )
     parser.add_argument("--yes", action="store_true", help="submit without asking")
     parser.set_defaults(command=_submit)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from qhdm.commands.arguments import add_set
 from qhdm.distributed import World
 from qhdm.errors import ConfigError
+from qhdm.shipped import run_path
 
 if TYPE_CHECKING:
     from qhdm.config import Config
@@ -22,15 +23,22 @@ def add(commands: argparse._SubParsersAction) -> None:
         nargs="?",
         type=Path,
         metavar="CONFIG",
-        help="a YAML file, or the name of a shipped one: quickstart",
+        help="a YAML file, or the name of a shipped one, as quickstart",
     )
-    parser.add_argument("--out", type=Path, metavar="RUN", help="the run directory to create")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="RUN",
+        help="the run directory to create (default: runs/<name>-<time>)",
+    )
     add_set(parser)
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="continue a run")
+    parser.add_argument(
+        "--resume", type=Path, metavar="RUN", help="continue a run, instead of CONFIG"
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print the resolved configuration, parameters, circuits and estimated time",
+        help="print the resolved configuration, parameters, circuits per step and estimated time",
     )
     parser.set_defaults(command=_train, processes=True)
 
@@ -59,7 +67,7 @@ def _config(arguments: argparse.Namespace) -> Config:
         return data.resolved(load_config(arguments.config, arguments.set))
     if arguments.out is not None:
         raise ConfigError("--out: a resumed run stays in its directory")
-    return data.resolved(load_run_config(arguments.resume, arguments.set))
+    return data.resolved(load_run_config(run_path(arguments.resume), arguments.set))
 
 
 def _describe(arguments: argparse.Namespace, config: Config, world: World) -> None:

@@ -27,18 +27,23 @@ def add(verbs: argparse._SubParsersAction) -> None:
     train = verbs.add_parser("train-classifier", help="train the feature extractor of evaluations")
     add_data(train, "CONFIG", "a configuration file or a run directory, for its data section")
     train.add_argument(
-        "--steps", type=positive, metavar="N", help="training steps (docs/evaluation.md)"
+        "--steps",
+        type=positive,
+        metavar="N",
+        help="training steps (default: 6.5 epochs, at least 120; classifier: 600)",
     )
-    train.add_argument("--seed", type=natural, metavar="N", help="seed of the training (0)")
+    train.add_argument(
+        "--seed", type=natural, metavar="N", help="seed of the training (default: 0)"
+    )
     train.add_argument(
         "--extractor",
         choices=["resnet", "classifier"],
         default="resnet",
-        help="the network: a small ResNet (default), or the classifier of older versions",
+        help="a small ResNet, or the classifier of older versions (default: resnet)",
     )
     add_device(train)
     train.add_argument(
-        "--out", type=Path, metavar="FILE", help="a safetensors file (in the cache folder)"
+        "--out", type=Path, metavar="FILE", help="a safetensors file (default: in the cache folder)"
     )
     train.set_defaults(command=_train)
 
@@ -46,15 +51,20 @@ def add(verbs: argparse._SubParsersAction) -> None:
 def add_data(parser: argparse.ArgumentParser, name: str, description: str) -> None:
     """Add options that name the real images: by a file, or by themselves."""
     parser.add_argument("source", nargs="?", type=Path, metavar=name, help=description)
-    parser.add_argument(
+    group = parser.add_argument_group(
+        "data options", "For real images without a run or configuration."
+    )
+    group.add_argument(
         "--data", metavar="ROOT", help="the real images: bundled, eurosat, a folder or zip"
     )
-    parser.add_argument("--size", type=pixels, metavar="PIXELS", help="image size of --data (64)")
-    parser.add_argument(
-        "--test-fraction", type=fraction, metavar="F", help="held-out part of --data (0.1)"
+    group.add_argument(
+        "--size", type=pixels, metavar="PIXELS", help="image size of --data (default: 64)"
     )
-    add_range(parser, ", of --data")
-    add_set(parser)
+    group.add_argument(
+        "--test-fraction", type=fraction, metavar="F", help="held-out part of --data (default: 0.1)"
+    )
+    add_range(group, ", of --data")
+    add_set(group, "change a setting of the run's or configuration's data")
 
 
 def data_config(arguments: argparse.Namespace) -> DataConfig:

@@ -20,6 +20,7 @@ from qhdm.files import locked, timed_path, write_text
 from qhdm.hardware.ledger import Ledger
 from qhdm.hardware.spec import JobSpec, load_kept_spec, spec_to_yaml
 from qhdm.runs.config import config_path
+from qhdm.shipped import results_path, run_path
 
 _SPEC, _LEDGER = "job.yaml", "ledger.sqlite"
 
@@ -33,7 +34,8 @@ class JobDirectory:
     @classmethod
     def create(cls, spec: JobSpec, name: str) -> JobDirectory:
         """Make the directory of a new job, `RUN/jobs/<name>-<time>`."""
-        directory = cls(timed_path(config_path(Path(spec.run)).parent / "jobs", name))
+        config_path(run_path(spec.run))  # refuses other folders
+        directory = cls(timed_path(results_path(spec.run) / "jobs", name))
         directory.make(spec)
         return directory
 
@@ -80,6 +82,7 @@ class JobDirectory:
 
         Also those that were killed before their specification was written.
         """
+        runs = results_path(runs)
         paths = [path for path in (*runs.glob("jobs/*"), *runs.glob("*/jobs/*")) if path.is_dir()]
         return [cls(path) for path in sorted(paths, key=lambda path: (path.name, str(path)))]
 

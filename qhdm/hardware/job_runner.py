@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from qhdm.hardware.sampling import SamplingJob
 from qhdm.hardware.spec import JobSpec
 from qhdm.hardware.submission import Submitter
 from qhdm.quantum.options import Hardware
+from qhdm.shipped import results_path
 
 
 def isa_cache(spec: JobSpec, device: Device, directory: JobDirectory | None = None) -> IsaCache:
@@ -111,7 +111,7 @@ def sample_request(job: SamplingJob, *, agreed: bool, progress: bool) -> np.ndar
         HardwareError, Interrupted: as `run_job`; asking again resumes the job.
     """
     spec = job.spec
-    jobs = Path(spec.run) / "jobs"
+    jobs = results_path(spec.run) / "jobs"
     directory = JobDirectory(jobs / f"{spec.backend}-{job.digest}")
     new = directory.never_sent()
     if not new:  # a job that an earlier version began keeps its circuits

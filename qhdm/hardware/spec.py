@@ -42,7 +42,7 @@ class JobSpec(SamplerOptions, Hardware):
 
     Attributes:
         run: the run directory of a trained model; `runs/quickstart` also means the newest of
-            `runs/quickstart-<time>`.
+            `runs/quickstart-<time>`. Or the name of a shipped model.
         classes: to generate; null takes all.
         images: of each class.
         hardware_steps: the last so many network evaluations, or `all`; the others are exact.

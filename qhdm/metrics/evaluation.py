@@ -39,6 +39,7 @@ from qhdm.metrics.utility import utility
 from qhdm.run import Run
 from qhdm.runs.directory import RunDirectory
 from qhdm.schema import write_record
+from qhdm.shipped import results_path, run_path
 
 #: Groups that need no labels.
 _UNLABELLED: tuple[Group, ...] = ("distances", "memorisation")
@@ -58,8 +59,9 @@ def evaluate(
     Groups of metrics that the file already holds are read from it.
 
     Args:
-        generated: uint8 images (N, H, W, C), as `Run.sample` returns them; a data set; a `Run` or
-            the path of its directory, which is then sampled; or a folder or zip of class folders.
+        generated: uint8 images (N, H, W, C), as `Run.sample` returns them; a data set; a `Run`, the
+            path of its directory or the name of a shipped model, which is then sampled; or a folder
+            or zip of class folders.
         real: the real images: any torch `Dataset` of (image, label), of which a tenth of each
             class is held out as `train` does by default; a `qhdm.data.Dataset` with its own split;
             or a `DataConfig`, as for folders. A run has its own; if they have moved, give its
@@ -98,7 +100,7 @@ def evaluate(
             raise EvaluationError(f"labels: needed by the metrics {', '.join(sorted(more))}")
     else:
         settings = settings or EvaluationSettings()
-        of_path = _of_run if (Path(generated) / "config.yaml").is_file() else _of_folder
+        of_path = _of_run if (run_path(generated) / "config.yaml").is_file() else _of_folder
         subject = (_of_run if real is None else of_path)(generated, real, settings, progress)
     return _evaluate(subject, settings, None if out is None else Path(out), progress)
 
@@ -228,6 +230,8 @@ def _evaluate(
             write_record(evaluation, path)
             if comparison and group == "memorisation":
                 comparison.picture(path.with_name(f"{path.stem}_neighbours.png"))
+    if path and progress:
+        console.message(f"results: {path}")
     return evaluation
 
 
@@ -330,7 +334,7 @@ def evaluation_path(
         parts.append(Path(generated.noise).stem)
     if extractor:
         parts.append(f"{extractor.name}-{extractor.digest}")
-    return run.path / "evaluations" / ("_".join(parts).replace("+", "p") + ".json")
+    return results_path(run.path) / "evaluations" / ("_".join(parts).replace("+", "p") + ".json")
 
 
 def _matching(path: Path, request: Evaluation) -> Evaluation:

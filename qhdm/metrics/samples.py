@@ -23,6 +23,7 @@ from qhdm.metrics.settings import EvaluationSettings
 from qhdm.run import Run
 from qhdm.runs.directory import RunDirectory
 from qhdm.runs.weights import weight_files
+from qhdm.shipped import results_path, run_name
 
 #: Images that are sampled and written at once: what an interruption loses at most.
 _CHUNK = 25
@@ -36,7 +37,7 @@ def described(run: RunDirectory, settings: EvaluationSettings) -> GeneratedRecor
     """
     run.latest_checkpoint()
     network = dict(
-        source=str(run.path),
+        source=run_name(run.path),
         num=settings.num,
         weights=settings.weights,
         step=run.last_step(),
@@ -75,7 +76,7 @@ def sampled(
         EvaluationError: a file of kept images is damaged.
     """
     record = described(run, settings)
-    folder = run.path / "evaluations" / "samples" / _key(run, record)
+    folder = results_path(run.path) / "evaluations" / "samples" / _key(run, record)
     names = run.config.data.classes
     assert names is not None
     chunks = _kept(folder)

@@ -36,15 +36,17 @@ def train_network(
     settings: Settings,
     *,
     device: torch.device,
+    augment: bool = True,
     progress: str | None = None,
 ) -> Network:
-    """Train a network from scratch on images that are flipped and turned at random.
+    """Train a network from scratch.
 
     Args:
         parts: images with the same classes, size and channels. Each has an equal share of every
             batch, so that many generated images do not outweigh a few real ones.
         settings: network and training.
         device: where to train.
+        augment: flip and turn images at random.
         progress: title of the bar on stderr; None shows none.
 
     Returns:
@@ -55,7 +57,9 @@ def train_network(
     """
     share, seed = settings.batch_size // len(parts), settings.seed
     streams = [
-        Batches(part, batch_size=share, seed=derive_seed(seed, Stream.CLASSIFIER, i), augment=True)
+        Batches(
+            part, batch_size=share, seed=derive_seed(seed, Stream.CLASSIFIER, i), augment=augment
+        )
         for i, part in enumerate(parts)
     ]
     with torch.random.fork_rng():

@@ -121,7 +121,7 @@ def _score(trainings: _Trainings, generated: Dataset) -> Iterator[Metric]:
     )
     floor = None
     if num <= len(real):
-        floor = trainings.accuracies(f"{num} images", lambda seed: [_some(real, num, seed)])
+        floor = trainings.accuracies(f"{num} images", lambda seed: [some_of(real, num, seed)])
     label = f"CAS[retrained network, N={num}, test]"
     metric = partial(Metric, name="CAS", label=label, split="test", num=num, better="higher")
     yield from _by_class(trainings.test, score, floor, metric)
@@ -137,10 +137,10 @@ def _gain(trainings: _Trainings, generated: Dataset, count: int | None) -> Itera
     real, num = trainings.training, len(generated)
 
     def few(seed: int) -> Dataset:
-        return real if count is None else real.where(_few(real, count, seed))
+        return real if count is None else real.where(few_of_each(real, count, seed))
 
     def few_and_others(seed: int) -> list[Dataset]:
-        return [few(seed), _some(real.where(~_few(real, count or 0, seed)), num, seed)]
+        return [few(seed), some_of(real.where(~few_of_each(real, count or 0, seed)), num, seed)]
 
     what = f"{count} of each class"
     alone = trainings.accuracies(what, lambda seed: [few(seed)])
@@ -188,7 +188,7 @@ def _by_class(
         )
 
 
-def _few(images: Dataset, count: int, seed: int) -> np.ndarray:
+def few_of_each(images: Dataset, count: int, seed: int) -> np.ndarray:
     """Mark `count` random images of each class."""
     rng = np.random.default_rng(derive_seed(seed, Stream.SUBSET, 2))
     chosen = np.zeros(len(images), dtype=bool)
@@ -197,7 +197,7 @@ def _few(images: Dataset, count: int, seed: int) -> np.ndarray:
     return chosen
 
 
-def _some(images: Dataset, num: int, seed: int) -> Dataset:
+def some_of(images: Dataset, num: int, seed: int) -> Dataset:
     """`num` random images."""
     rng = np.random.default_rng(derive_seed(seed, Stream.SUBSET, 3))
     chosen = np.zeros(len(images), dtype=bool)

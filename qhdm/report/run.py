@@ -31,6 +31,7 @@ from qhdm.report.reading import loss_line, read_log, read_picture, read_versions
 from qhdm.report.samples import samples_beside, sampling_label, trajectories
 from qhdm.run import Run, load_model
 from qhdm.runs.directory import RunDirectory
+from qhdm.shipped import results_path
 from qhdm.tables import Table, number
 from qhdm.training.log import training_seconds
 
@@ -50,7 +51,8 @@ def write_run_page(path: Path, out: Path) -> list[str]:
         EvaluationError: an evaluation in the run, or its picture, is damaged.
     """
     model, run = load_model(path, weights=_WEIGHTS)
-    evaluations = [_evaluation(file) for file in sorted((path / "evaluations").glob("*.json"))]
+    files = sorted((results_path(path) / "evaluations").glob("*.json"))
+    evaluations = [_evaluation(file) for file in files]
     records = read_log(path)
     versions = read_versions(path)
     counts = count_parameters(model)

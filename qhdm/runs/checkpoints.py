@@ -42,6 +42,18 @@ def snapshot_files(weights: Mapping[str, Mapping[str, Tensor]]) -> dict[str, byt
     return _with_sums(_weight_files(weights))
 
 
+def released_files(average: Mapping[str, Tensor]) -> dict[str, bytes]:
+    """The contents of a released checkpoint's files, by name: averaged weights (`ema`) alone."""
+    return _with_sums(_weight_files({"ema": average}))
+
+
+def is_released(checkpoint: Path) -> bool:
+    """Whether a checkpoint has averaged weights alone, so that it can only be sampled."""
+    if (checkpoint / TRAINING).exists() or not (checkpoint / _SUMS).exists():
+        return False
+    return TRAINING.encode() not in _read(checkpoint / _SUMS, lambda file: file.read(4096))
+
+
 def half(tensor: Tensor) -> Tensor:
     """`tensor` in half precision if it can hold the values."""
     halved = tensor.half()

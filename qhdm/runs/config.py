@@ -9,6 +9,7 @@ from pathlib import Path
 from qhdm.config import Config, load_config, with_circuit_files
 from qhdm.errors import RunError
 from qhdm.schema import MAX_BYTES
+from qhdm.shipped import other_runs
 
 #: First line of a run's configuration. Readers check the checksum alone.
 _SEAL = (
@@ -25,8 +26,8 @@ def config_path(run: Path) -> Path:
     path = run / "config.yaml"
     if not path.is_file():
         raise RunError(
-            f"{run}: not a run directory (no config.yaml in it); "
-            "`qhdm train` prints the one it makes"
+            f"{run}: not a run directory (no config.yaml in it); `qhdm train` prints the one it "
+            f"makes{other_runs(run)}"
         )
     return path
 

@@ -37,11 +37,13 @@ from qhdm.runs.checkpoints import (
     TRAINING,
     checkpoint_files,
     checkpoint_step,
+    is_released,
     snapshot_files,
     verify,
     weight_file,
 )
 from qhdm.runs.config import circuit_digest, load_run_config, sealed
+from qhdm.shipped import other_runs, run_path
 
 _PACKAGES = (
     "torch",
@@ -112,21 +114,23 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:
-        """Open an existing run directory.
+        """Open an existing run directory, given by its path or as the name of a shipped model.
 
         Raises:
             RunError: it is not a run directory, or one of its circuits is missing or changed.
             ConfigError: its configuration cannot be read.
         """
-        path = Path(path)
+        path = run_path(path)
         return cls(path, load_run_config(path))
 
     @classmethod
     def newest(cls, path: str | Path) -> Path:
         """`path`, or if there is no such folder, the newest run named `<path>-<time>`.
 
+        The name of a shipped model stays as it is.
+
         Raises:
-            RunError: there is neither.
+            RunError: there is none of these.
         """
         path = Path(path)
         if path.exists():
@@ -137,12 +141,14 @@ class RunDirectory:
             for run in path.parent.glob("*")
             if (match := timed.fullmatch(run.name)) and (run / "config.yaml").is_file()
         ]
-        if not runs:
+        if runs:
+            return max(runs)[1]
+        if run_path(path) == path:
             raise RunError(
                 f"{path}: neither a run directory nor the name of one ({path.name}-<time>); train "
-                "one, or name another"
+                f"one, or name another{other_runs(path)}"
             )
-        return max(runs)[1]
+        return path
 
     def write_config(self) -> None:
         """Write the configuration to the directory."""
@@ -272,7 +278,7 @@ class RunDirectory:
             RunError: a file is missing or damaged.
         """
         names = [weight_file(name) for name in self.config.train.ema.names]
-        if folder.parent.name == "checkpoints":
+        if folder.parent.name == "checkpoints" and not is_released(folder):
             names = [weight_file("model"), *names, TRAINING]
         verify(folder, names)
 

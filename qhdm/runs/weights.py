@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qhdm.config import PowerEmaConfig
 from qhdm.errors import RunError, SamplingError
-from qhdm.runs.checkpoints import checkpoint_step, load_weights, weight_file
+from qhdm.runs.checkpoints import checkpoint_step, is_released, load_weights, weight_file
 from qhdm.runs.directory import RunDirectory
 from qhdm.runs.profiles import coefficients
 
@@ -24,7 +24,7 @@ def weight_files(run: RunDirectory, weights: str) -> dict[Path, float]:
     """
     checkpoint, ema = run.latest_checkpoint(), run.config.train.ema
     kind, _, value = weights.partition(":")
-    if weights in ("ema", "model"):
+    if weights in _names_in(checkpoint):
         return {checkpoint / weight_file(weights): 1.0}
     if kind == "step" and value.isdecimal() and (folder := _moments(run).get(int(value))):
         _verify(run, folder)
@@ -106,9 +106,14 @@ def _number(text: str) -> float:
         return 0.0
 
 
+def _names_in(checkpoint: Path) -> list[str]:
+    """The names of weights that are files of a checkpoint."""
+    return ["ema"] if is_released(checkpoint) else ["ema", "model"]
+
+
 def _names_of(run: RunDirectory) -> str:
     """The names of a run's weights, for messages."""
-    ema, names = run.config.train.ema, ["ema", "model"]
+    ema, names = run.config.train.ema, _names_in(run.latest_checkpoint())
     if isinstance(ema, PowerEmaConfig) and len(ema.std) > 1:
         names.append(f"ema:LENGTH with LENGTH from {min(ema.std):g} to {max(ema.std):g}")
     return ", ".join([*names, f"step:N with N of {', '.join(map(str, _moments(run)))}"])

@@ -1,7 +1,7 @@
-"""The configurations, circuits and jobs that come with the package, found by name.
+"""The configurations, circuits, jobs and trained models that come with the package, by name.
 
-In a wheel, the folders `configs`, `circuits` and `jobs` are inside this package; in a clone, they
-are beside `qhdm`.
+In a wheel, the folders `configs`, `circuits`, `jobs` and `pretrained` are inside this package; in a
+clone, they are beside `qhdm`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ def shipped_files(kind: Kind) -> dict[str, Path]:
         >>> shipped_files("configs")["released/unet"].name
         'unet.yaml'
     """
-    installed = _HERE / kind
-    folder = installed if installed.is_dir() else _HERE.parents[1] / kind
+    folder = _folder(kind)
     files = sorted(folder.rglob(f"*{SUFFIXES[kind]}"))
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
 
@@ -75,6 +74,60 @@ def find_shipped(
             "(`qhdm init` copies all of them here)"
         )
     return path
+
+
+def shipped_runs() -> dict[str, Path]:
+    """Run directories of the shipped trained models, by name.
+
+    Example:
+        >>> sorted(shipped_runs())
+        ['eurosat']
+    """
+    configs = sorted(_folder("pretrained").glob("*/config.yaml"))
+    return {config.parent.name: config.parent for config in configs}
+
+
+def run_path(name: str | Path) -> Path:
+    """The path `name`, or else the run directory of the shipped model of that name.
+
+    Paths where there is nothing are returned for their reader to refuse.
+    """
+    path = Path(name)
+    runs = shipped_runs()
+    return runs[str(path)] if str(path) in runs and not path.exists() else path
+
+
+def run_name(run: Path) -> str:
+    """The name of a shipped model, given by its run directory; of other runs, their path."""
+    return run.resolve().name if _is_shipped(run) else str(run)
+
+
+def results_path(run: str | Path) -> Path:
+    """The folder for what is made of a run, given by path or name: its directory.
+
+    Of a shipped model, into which nothing is written, it is one in the working directory.
+    """
+    path = run_path(run)
+    return Path("runs") / f"pretrained-{run_name(path)}" if _is_shipped(path) else path
+
+
+def other_runs(name: str | Path) -> str:
+    """The end of a message about what is no run directory: which ones come with qhdm."""
+    known = list(shipped_runs())
+    if str(name) in known:
+        return "; it hides the one that comes with qhdm: rename it, or work in another folder"
+    if Path(name).exists():
+        return ""
+    return f"; qhdm comes with {', '.join(known)}{did_you_mean(Path(name).name, known)}"
+
+
+def _is_shipped(run: Path) -> bool:
+    return run.resolve().parent == _folder("pretrained").resolve()
+
+
+def _folder(kind: Kind | Literal["pretrained"]) -> Path:
+    installed = _HERE / kind
+    return installed if installed.is_dir() else _HERE.parents[1] / kind
 
 
 def _is_file(path: Path) -> bool:

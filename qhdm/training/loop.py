@@ -17,10 +17,12 @@ from torch import Tensor
 from qhdm.config import Config, PowerEmaConfig, to_dict
 from qhdm.data import Batches, Dataset
 from qhdm.distributed import ALONE, World
-from qhdm.errors import ConfigError, Interrupted, PeerFailed, TrainingError
+from qhdm.errors import ConfigError, Interrupted, PeerFailed, RunError, TrainingError
 from qhdm.files import write_text
 from qhdm.models import DiffusionNetwork
+from qhdm.runs.checkpoints import is_released
 from qhdm.runs.directory import RunDirectory
+from qhdm.shipped import run_name
 from qhdm.training.callbacks import Callback
 from qhdm.training.log import MetricsLog
 from qhdm.training.trainer import Trainer
@@ -35,7 +37,13 @@ def resumed(run: RunDirectory, config: Config) -> RunDirectory:
 
     Raises:
         ConfigError: the change would make it another experiment.
+        RunError: the run is a released one, which has averaged weights alone.
     """
+    if any(map(is_released, run.checkpoints())):
+        raise RunError(
+            f"{run_name(run.path)}: has averaged weights alone, without the state of training, and "
+            f"cannot be resumed; train a new run: qhdm train {run.config.name}"
+        )
     before, after = to_dict(run.config), to_dict(config)
     before["data"].pop("root")  # the same data may lie elsewhere by now
     after["data"].pop("root")

@@ -103,7 +103,7 @@ def resume(
 
     Raises:
         ConfigError: the change would make it another experiment.
-        RunError: not a run directory, or no checkpoint of it is good.
+        RunError: not a run directory, or one that cannot be resumed.
 
     Example:
         >>> run = qhdm.train(CONFIG, out="resumed", callbacks=[])
@@ -115,8 +115,7 @@ def resume(
     """
     with world.agreed():
         run = RunDirectory.open(path)
-        if config is not None:
-            run = resumed(run, config)
+        run = resumed(run, config or run.config)
         callbacks = default_callbacks(run.config) if callbacks is None else callbacks
         check_trainable(run.config, world)
         if dataset is None:
