@@ -16,7 +16,7 @@ quickstart: $(VENV)/installed ## install, sample the shipped model, train on the
 
 DATA ?= eurosat
 
-speedrun: $(VENV)/installed ## train configs/eurosat.yaml on one core until its images are good
+speedrun: $(VENV)/installed ## train configs/eurosat.yaml to good images, on one core
 	$(BIN)/python benchmarks/speedrun.py --data $(DATA)
 
 # One process per core, one thread each.

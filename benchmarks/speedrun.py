@@ -1,4 +1,4 @@
-"""Time to a picture: trains configs/eurosat.yaml, on one CPU thread, until its images are good.
+"""Time to a picture: trains configs/eurosat.yaml to good images, on one CPU thread.
 
     make speedrun DATA=EuroSAT_RGB.zip
     python benchmarks/speedrun.py --data EuroSAT_RGB.zip --steps 2000 --seed 1
