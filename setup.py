@@ -112,6 +112,8 @@ setup(
     ],
     extras_require={
         "tensorboard": ["tensorboard>=2.14"],
+        # GeoTIFF and JPEG 2000 with any bands; its wheels bring GDAL.
+        "geo": ["rasterio>=1.4,<2"],
         # The networks of `qhdm evaluate --extractor inception|dinov2`.
         "extractors": ["torch-fidelity>=0.3,<0.5", "transformers>=5,<6"],
         "bench": [
@@ -141,6 +143,7 @@ setup(
             "pytest-xdist>=3.5",
             # Qiskit's own reader of OpenQASM 3, with which tests read what is exported.
             "qiskit-qasm3-import>=0.6,<0.7",
+            "rasterio>=1.4,<2",
             "ray>=2.30,<3",
             "ruff>=0.6",
             # Builds the wheel that a test installs.

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from qhdm.files import atomic_path
 
 if TYPE_CHECKING:
-    from qhdm.data import Dataset
+    from qhdm.data import Bands, Dataset
 
 _BACKGROUND = (250, 250, 248)
 _INK = (38, 38, 38)
@@ -36,15 +36,18 @@ def labelled_grid(
     labels: Sequence[int] | np.ndarray,
     class_names: Sequence[str],
     *,
+    bands: Bands | None = None,
     scale: int | None = None,
     title: str | None = None,
 ) -> Image.Image:
     """Images side by side, one row per class that occurs, in the order of the classes.
 
     Args:
-        images: (N, H, W, C) uint8, C being 1 or 3; N at least 1.
+        images: (N, H, W, C) uint8, C being 1 or 3, or levels of bands; N at least 1.
         labels: (N,) indices into `class_names`.
         class_names: labels at the left of each row.
+        bands: what the channels are. Each class then has a row for each of their composites, and a
+            line at the top says how these show values.
         scale: side of a pixel in the picture; by default, small images are magnified to a height of
             96 pixels.
         title: a line at the top.
@@ -52,6 +55,14 @@ def labelled_grid(
     Raises:
         ValueError: the arrays have other shapes, or there is nothing to show.
     """
+    note = None
+    if bands is not None:
+        kinds, note = [name.partition(" (")[0] for name in bands.composites], bands.stretch
+        images = np.concatenate([bands.composite(images, view) for view in range(len(kinds))])
+        labels = [
+            len(kinds) * label + view for view in range(len(kinds)) for label in np.asarray(labels)
+        ]
+        class_names = [f"{name}, {kind}" for name in class_names for kind in kinds]
     if images.ndim != 4 or images.shape[3] not in (1, 3) or not 0 < len(images) == len(labels):
         raise ValueError(
             f"expected images (N, H, W, 1 or 3) and N labels, N > 0; "
@@ -66,10 +77,12 @@ def labelled_grid(
     title_font = ImageFont.load_default(_TITLE_SIZE)
     left = _MARGIN + max(_text_width(class_names[label], label_font) for label, _ in rows)
     left += _LABEL_GAP
-    top = _MARGIN + (_TITLE_SIZE + _TITLE_GAP if title else 0)
+    lines_above = [(title, title_font, _TITLE_SIZE), (note, label_font, _LABEL_SIZE)]
+    heading = [(text, font, size) for text, font, size in lines_above if text]
+    top = _MARGIN + sum(size + _TITLE_GAP for _, _, size in heading)
     lines = sum(-(-len(members) // columns) for _, members in rows)
     content = left + columns * (width + _GAP) - _GAP
-    title_end = _MARGIN + _text_width(title, title_font) if title else 0
+    title_end = _MARGIN + max((_text_width(text, font) for text, font, _ in heading), default=0)
     sheet = Image.new(
         "RGB",
         (
@@ -79,8 +92,10 @@ def labelled_grid(
         _BACKGROUND,
     )
     draw = ImageDraw.Draw(sheet)
-    if title:
-        draw.text((_MARGIN, _MARGIN), title, _INK, title_font, anchor="lt")
+    line = _MARGIN
+    for text, font, size in heading:
+        draw.text((_MARGIN, line), text, _INK, font, anchor="lt")
+        line += size + _TITLE_GAP
     for label, members in rows:
         middle = (left - _LABEL_GAP, top + height // 2)
         draw.text(middle, class_names[label], _INK, label_font, anchor="rm")
@@ -108,6 +123,7 @@ def contact_sheet(dataset: Dataset, *, per_class: int = 10) -> Image.Image:
         dataset.images[chosen],
         dataset.labels[chosen],
         dataset.class_names,
+        bands=dataset.bands,
         title=f"{dataset.name}: {len(dataset)} images, {len(dataset.class_names)} classes",
     )
 
@@ -118,8 +134,10 @@ def save_png(image: Image.Image, path: Path) -> None:
         image.save(temporary, format="PNG")
 
 
-def to_picture(image: np.ndarray) -> Image.Image:
-    """An image (H, W, 1 or 3) uint8 as a grey or RGB picture."""
+def to_picture(image: np.ndarray, bands: Bands | None = None, view: int = 0) -> Image.Image:
+    """An image (H, W, 1 or 3) uint8, or one of the composites of bands, as a picture."""
+    if bands is not None:
+        image = bands.composite(image, view)
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 

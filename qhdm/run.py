@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from qhdm.config import Config, SamplerOptions, Sampling
+from qhdm.data.bands import Bands, bands_of
 from qhdm.device import resolve_device
 from qhdm.diffusion import Chain, Trajectory, generate, make_preconditioning, trace
 from qhdm.errors import SamplingError, did_you_mean
@@ -106,6 +107,11 @@ class Run:
         model, run = load_model(path)
         return cls(model, run.config, device=target, path=run.path)
 
+    @property
+    def bands(self) -> Bands | None:
+        """What the channels of images are; None for pictures."""
+        return bands_of(self.config.data)
+
     def label_of(self, label: str | int) -> int:
         """The number of a class, given by name or number.
 
@@ -146,7 +152,7 @@ class Run:
             progress: show a bar on stderr.
 
         Returns:
-            uint8 (N, H, W, C).
+            uint8 (N, H, W, C); of bands uint16, of which `bands.values` are in the files' units.
 
         Raises:
             SamplingError: unknown class, too many steps, guidance without label dropout, or
@@ -221,6 +227,7 @@ class Run:
             shape=self.config.data.shape,
             batch_size=batch_size or max(len(numbers), 1),
             late=late,
+            dtype=self.config.data.dtype,
         )
         return chain, [*networks, *(late[0] if late else ())]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from band_sets import band_set, scene
 from command_line import Done, call, succeeded
 from conftest import TINY
 from pages import ROOT
@@ -42,7 +43,8 @@ class Place:
     """The current folder.
 
     `RUN` is a run of two steps, and the quickstart; `PATH`, `DIR`, `ROOT` and the EuroSAT of the
-    cache are class folders of its images; `CONFIG` is its configuration.
+    cache are class folders of its images; `CONFIG` is its configuration. `TILES` are class folders
+    of GeoTIFF files with 13 bands, `scene` holds some bands of a scene.
 
     Attributes:
         folder: its path.
@@ -64,6 +66,8 @@ class Place:
         for name in ("DIR", "ROOT", "cache/EuroSAT_RGB"):
             (folder / name).symlink_to(folder / "PATH")
         shutil.copy(ROOT / "circuits" / "reuploading.qasm", folder / "mine.qasm")
+        scene(folder / "scene")
+        band_set(folder / "TILES", {"Forest": 4, "River": 4}, place=True)
         tiny = {**TINY, "data": {"root": "PATH", "image_size": 16}}
         tiny["train"] = {**TINY["train"], "steps": 2}
         filters = {"ansatz": "fqconv", "layers": 1}

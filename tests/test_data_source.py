@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
-from image_sets import MAKERS, PNG, fill, pack
+from command_line import call, refused
+from image_sets import MAKERS, PNG, fill, pack, tiff
 
 from qhdm.data import EUROSAT_CLASSES, eurosat_folder, open_source
 from qhdm.errors import DataError
 
 
 def refusal(root: Path | str) -> str:
-    with pytest.raises(DataError) as refused:
+    with pytest.raises(DataError) as refusal:
         open_source(str(root))
-    message = str(refused.value)
+    message = str(refusal.value)
     assert "\n" not in message
     return message
 
@@ -261,3 +264,14 @@ def test_a_set_of_eurosat_size_is_listed_quickly(tmp_path: Path) -> None:
     with open_source(str(path)) as source:
         assert len(source.items) == 27_000
     assert time.process_time() - start < 5
+
+
+def test_bands_without_rasterio_name_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QHDM_DATA", str(tmp_path / "cache"))
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    root = fill(tmp_path / "set", {"a/a.tif": tiff(np.zeros((8, 8, 3), np.uint8))})
+    done = call("data", "info", root, "--bands", 1, "--sheet", tmp_path / "sheet.png")
+    refused(done, "data.bands: ", "qhdm[geo]")
+    assert not (tmp_path / "sheet.png").exists()

@@ -14,7 +14,7 @@ from qhdm import data
 from qhdm.config import Config, DataConfig, load_config
 from qhdm.data import Batches, Dataset
 from qhdm.diffusion import NULL_LABEL, make_preconditioning
-from qhdm.diffusion.pixels import from_uint8
+from qhdm.diffusion.pixels import from_levels
 from qhdm.metrics import read_evaluation
 from qhdm.metrics.denoising import NoisyBatch, NoisyImages, denoising_losses, held_out, loss_name
 from qhdm.models import DiffusionNetwork, build_model
@@ -76,7 +76,7 @@ def test_it_is_the_loss_of_a_training_step(config: Config, patches: Dataset) -> 
     random = torch.Generator().manual_seed(derive_seed(config.seed, Stream.STEP, 0, 1))
     levels = trainer.preconditioning.draw(8, random)
     hidden = torch.rand(8, generator=random) < config.train.label_dropout
-    x_0 = from_uint8(images, CPU)
+    x_0 = from_levels(images, CPU)
     n = torch.randn(x_0.shape, generator=random)
     label = torch.as_tensor(labels).masked_fill(hidden, NULL_LABEL)
     batch = NoisyBatch(

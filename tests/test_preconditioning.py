@@ -26,7 +26,7 @@ from qhdm.config import (
     load_config,
 )
 from qhdm.diffusion import Chain
-from qhdm.diffusion.pixels import from_uint8, to_uint8
+from qhdm.diffusion.pixels import from_levels, to_uint8
 from qhdm.diffusion.preconditioning import cosine_betas, linear_betas
 from qhdm.diffusion.samplers import ddim_step
 from qhdm.errors import ConfigError, SamplingError
@@ -261,7 +261,7 @@ def test_timesteps_descend_from_the_last() -> None:
 
 def test_pixels_round_trip() -> None:
     images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
-    inside = from_uint8(images, torch.device("cpu"))
+    inside = from_levels(images, torch.device("cpu"))
     assert inside.shape == (1, 1, 16, 16)
     assert (float(inside.min()), float(inside.max())) == (-1.0, 1.0)
     np.testing.assert_array_equal(to_uint8(inside), images)

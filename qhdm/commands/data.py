@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qhdm.commands.arguments import add_range, fraction, pixels, settings
+from qhdm.commands.arguments import above_zero, add_range, fraction, pixels, settings
 from qhdm.errors import DataError
 
 
@@ -21,6 +21,24 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     info.add_argument("--classes", nargs="+", metavar="NAME", help="only these class folders")
     add_range(info)
+    info.add_argument(
+        "--bands",
+        nargs="+",
+        type=lambda text: int(text) if text.isdecimal() else text,
+        metavar="BAND",
+        help="read these bands of GeoTIFF or JPEG 2000 files, by name (B04) or number",
+    )
+    info.add_argument(
+        "--percentile",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="instead of --range: measure it for each band between these percentiles",
+    )
+    info.add_argument("--split", metavar="FILE", help="split by a list, CSV or JSON")
+    info.add_argument(
+        "--blocks", type=above_zero, metavar="METRES", help="split by squares of this side"
+    )
     info.add_argument("--sheet", type=Path, metavar="FILE", help="file for the contact sheet")
     info.set_defaults(command=_info)
     download = kinds.add_parser("download", help="download a data set")
@@ -46,6 +64,10 @@ def _info(arguments: argparse.Namespace) -> None:
         "range": arguments.range,
         "classes": arguments.classes and list(dict.fromkeys(arguments.classes)),
         "test_fraction": arguments.test_fraction,
+        "bands": arguments.bands,
+        "percentile": arguments.percentile,
+        "split": arguments.split,
+        "blocks": arguments.blocks,
     }
     config = settings(DataConfig, given, DataError)
     text = describe(config, progress=True)

@@ -21,7 +21,7 @@ _ENGINE = ("engine", "shots", "noise", "method")
 _SAMPLING = ("num", *SAMPLER, *_ENGINE)
 _OTHERS = ("extractor", "extractor_weights", "metrics", "device")
 #: What `--set` may change of a run: its images may have moved.
-_MOVABLE = ("data.root", "data.skip_broken")
+_MOVABLE = ("data.root", "data.split", "data.skip_broken")
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
@@ -55,8 +55,9 @@ def add(verbs: argparse._SubParsersAction) -> None:
     evaluate.add_argument(
         "--metrics",
         nargs="+",
-        choices=["loss", "use", "distances", "classes", "memorisation", "utility"],
-        help="groups of metrics; loss and use need a run, utility is slow (default: all but use)",
+        choices=["loss", "use", "bands", "distances", "classes", "memorisation", "utility"],
+        help="groups of metrics; loss and use need a run, bands images with bands, utility is slow "
+        "(default: all but use)",
     )
     add_device(evaluate, default=None)
     evaluate.add_argument(
@@ -94,7 +95,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             if key not in _MOVABLE:
                 raise ConfigError(
                     f"--set {key}: an evaluation keeps the run's configuration; only "
-                    f"{' and '.join(_MOVABLE)} may be changed"
+                    f"{', '.join(_MOVABLE)} may be changed"
                 )
         from qhdm.runs.config import load_run_config
         from qhdm.runs.directory import RunDirectory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +57,18 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     add_device(parser)
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="also write one PNG per image, in class folders"
+        "--out", type=Path, metavar="DIR", help="also write one file per image, in class folders"
+    )
+    parser.add_argument(
+        "--format",
+        dest="form",
+        choices=["png", "geotiff", "geotiff-uint16"],
+        default="png",
+        help="of the files of --out: png, the true colours of bands; geotiff, their values as "
+        "float32; or these as whole numbers, with scale and offset tags if need be",
+    )
+    parser.add_argument(
+        "--like", type=Path, metavar="FILE", help="GeoTIFF whose georeference the files get (none)"
     )
     parser.add_argument(
         "--grid", type=Path, metavar="FILE", help="path of the PNG grid (default: in RUN/samples/)"
@@ -93,6 +104,7 @@ class _Job:
         shown: which images are in the grid, N.
         grid: its file.
         folders: that are made for results, each with the option that names it.
+        write: writes an image to a file.
         compared: whether the exact images from the same noise are shown, too.
         batch_size: images at once.
     """
@@ -105,6 +117,7 @@ class _Job:
     shown: list[bool]
     grid: Path
     folders: list[tuple[str, Path]]
+    write: Callable[[np.ndarray, Path], None]
     compared: bool
     batch_size: int
 
@@ -127,6 +140,7 @@ def _prepare(arguments: argparse.Namespace, world: World) -> _Job:
             f"--engine: {arguments.run} has no circuits (model.kind {run.config.model.kind}); "
             "leave it out"
         )
+    write, suffix = _writer(arguments, run)
     num = arguments.num or run.config.sample.num
     labels, indices = run.images_of(arguments.classes, num)
     names = [run.class_names[label] for label in dict.fromkeys(labels)]
@@ -135,7 +149,9 @@ def _prepare(arguments: argparse.Namespace, world: World) -> _Job:
     folders, files = [("--grid", grid.parent)], []
     if arguments.out:
         folders += [("--out", arguments.out / name) for name in names]
-        files = [arguments.out / name / f"{name}_{i:05d}.png" for name in names for i in range(num)]
+        files = [
+            arguments.out / name / f"{name}_{i:05d}{suffix}" for name in names for i in range(num)
+        ]
     for file in files if world.first else ():
         if file.exists():
             raise SamplingError(f"{file}: exists already; give another --out")
@@ -148,14 +164,42 @@ def _prepare(arguments: argparse.Namespace, world: World) -> _Job:
         shown=[i < _MOST_IN_GRID for _ in names for i in range(num)],
         grid=grid,
         folders=folders,
+        write=write,
         compared=arguments.engine == "aer",
         batch_size=arguments.batch,
     )
 
 
+def _writer(
+    arguments: argparse.Namespace, run: Run
+) -> tuple[Callable[[np.ndarray, Path], None], str]:
+    """What writes an image in the format that is asked for, and the suffix of its files."""
+    from qhdm.data.geotiff import import_rasterio, of_levels, read_geotiff, write_geotiff
+    from qhdm.pictures import save_png, to_picture
+
+    bands = run.bands
+    if arguments.form == "png":
+        if arguments.like:
+            raise SamplingError("--like: PNG files have no georeference; give --format geotiff")
+        return lambda image, path: save_png(to_picture(image, bands), path), ".png"
+    if arguments.out is None:
+        raise SamplingError(f"--format: {arguments.form} is of the files of --out; give one")
+    if bands is None:
+        raise SamplingError(
+            f"--format: {arguments.run} was trained on pictures, whose levels are no measured "
+            "values; train with data.bands, or write png"
+        )
+    import_rasterio("--format")
+    whole, like = arguments.form == "geotiff-uint16", None
+    if arguments.like:
+        like = read_geotiff(arguments.like)
+        if like.crs is None or like.transform is None:
+            raise SamplingError(f"--like: {arguments.like}: has no georeference; give another file")
+    return lambda image, path: write_geotiff(path, of_levels(image, bands, whole, like)), ".tif"
+
+
 def _run(job: _Job, world: World) -> None:
     """Sample and write this process's share; the first process makes the grid of all."""
-    from qhdm.pictures import save_png, to_picture
     from qhdm.quantum.options import Exact
 
     # Whole batches: an image is the same, bit by bit, whichever process samples it.
@@ -183,7 +227,7 @@ def _run(job: _Job, world: World) -> None:
             print(f"exact grid: {exact}")
     with world.agreed():
         for file, image in zip(job.files[part], sampled, strict=False):
-            save_png(to_picture(image), file)
+            job.write(image, file)
     _save_grid(job, sampled, part, job.grid, world)
     if world.first:
         if job.files:
@@ -199,12 +243,13 @@ def _save_grid(job: _Job, sampled: np.ndarray, part: slice, path: Path, world: W
     from qhdm.pictures import labelled_grid, save_png
 
     own = sampled[np.array(job.shown[part], dtype=bool)]
-    pixels = np.frombuffer(b"".join(world.gather(own.tobytes())), dtype=np.uint8)
+    pixels = np.frombuffer(b"".join(world.gather(own.tobytes())), dtype=own.dtype)
     labels = [label for label, shown in zip(job.labels, job.shown, strict=True) if shown]
     with world.agreed():
         if world.first:
             whole = pixels.reshape(len(labels), *sampled.shape[1:])
-            save_png(labelled_grid(whole, labels, job.run.class_names), path)
+            names, bands = job.run.class_names, job.run.bands
+            save_png(labelled_grid(whole, labels, names, bands=bands), path)
 
 
 @contextmanager

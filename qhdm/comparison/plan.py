@@ -65,7 +65,7 @@ def prepare(cells: Sequence[Cell], *, progress: bool = True) -> None:
                 "root, image_size, channels, range, classes and test_fraction of `data`"
             )
         for request in settings:
-            if not request.needs_images:
+            if not request.needs_features:
                 continue
             make_extractor(
                 request,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from qhdm.quantum.ansatz import ANSATZE
@@ -51,13 +52,55 @@ def ascending(limits: tuple[float, float]) -> tuple[float, float]:
     return limits
 
 
+#: The bands of Sentinel-2 by wavelength, as its products list them, and as EuroSAT's files do.
+BAND_ORDERS = {
+    "sentinel2": (
+        "B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12"
+    ),
+    "eurosat": (
+        "B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", "B11", "B12", "B8A"
+    ),
+}  # fmt: skip
+
+
+def band_name(name: str) -> str:
+    """`name`, or what Sentinel-2's products call that band: `B04` for `b4`, `B4, 665 nm`."""
+    known = re.match(r"[Bb]0?(\d{1,2}|8[Aa])(?![0-9A-Za-z])", name)
+    return f"B{known[1].upper():0>2}" if known else name
+
+
+class _Counts(dict[str, int]):
+    """Numbers by class; hashable, as configurations are."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+
+def _file_bands(names: Any) -> Any:
+    if isinstance(names, str) and names not in BAND_ORDERS:
+        expected = f"{', '.join(map(repr, BAND_ORDERS))} or a list of names"
+        raise PydanticCustomError("literal_error", "unknown", {"expected": expected})
+    return BAND_ORDERS[names] if isinstance(names, str) else names
+
+
 Positive = Annotated[int, Field(ge=1)]
+ClassName = Annotated[str, AfterValidator(_class_name)]
 AboveZero = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Range = Annotated[tuple[float, float], AfterValidator(ascending)]
+BandName = Annotated[str, Field(pattern=r"\S"), AfterValidator(band_name)]
+#: Bands by name or by number in the file, from 1.
+Bands = Annotated[
+    tuple[Positive | BandName, ...], Field(min_length=1, max_length=64), AfterValidator(distinct)
+]
+FileBands = Annotated[tuple[BandName, ...], BeforeValidator(_file_bands), AfterValidator(distinct)]
+Counts = Annotated[dict[ClassName, Positive], Field(min_length=1), AfterValidator(_Counts)]
+Percentile = Annotated[
+    tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]],
+    AfterValidator(ascending),
+]
 Levels = Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(distinct)]
-ClassName = Annotated[str, AfterValidator(_class_name)]
 Classes = Annotated[tuple[ClassName, ...], Field(min_length=1), AfterValidator(distinct)]
 #: The path of a file or folder.
 FilePath = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]

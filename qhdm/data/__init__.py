@@ -3,9 +3,11 @@
 `qhdm.data.download` fetches EuroSAT, `qhdm.data.info` describes a set.
 """
 
+from qhdm.data.bands import Bands
 from qhdm.data.batches import Batches
-from qhdm.data.dataset import Dataset, class_names, held_out, load, resolved
-from qhdm.data.given import given, shape_of
+from qhdm.data.dataset import Dataset, class_names, load, resolved
+from qhdm.data.geotiff import GeoImage, read_geotiff, write_geotiff
+from qhdm.data.given import from_torchgeo, given, shape_of
 from qhdm.data.images import decode
 from qhdm.data.source import (
     EUROSAT_CLASSES,
@@ -16,22 +18,28 @@ from qhdm.data.source import (
     eurosat_folder,
     open_source,
 )
+from qhdm.data.splits import held_out
 
 __all__ = [
     "EUROSAT_CLASSES",
     "GIVEN",
+    "Bands",
     "Batches",
     "Dataset",
+    "GeoImage",
     "Item",
     "Source",
     "cache_folder",
     "class_names",
     "decode",
     "eurosat_folder",
+    "from_torchgeo",
     "given",
     "held_out",
     "load",
     "open_source",
+    "read_geotiff",
     "resolved",
     "shape_of",
+    "write_geotiff",
 ]

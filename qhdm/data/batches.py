@@ -13,31 +13,45 @@ class Batches:
     """An endless stream of shuffled epochs, cut into batches.
 
     Step s gets positions s*B to s*B + B-1 of the stream, which is the concatenation of one random
-    permutation of the images per epoch. A batch may span epochs, also several of them.
+    permutation of the images per epoch. A batch may span epochs, also several of them. Balanced, an
+    epoch shows as many images of each class as the largest class has, those of others repeatedly.
 
     Args:
         dataset: the images to train on, for example `load(config).split("train")`.
         batch_size: B.
         seed: of the configuration.
         augment: apply to each image one of the 8 symmetries of the square, drawn uniformly.
+        balance: show all classes equally often.
 
     Raises:
         DataError: the data set is empty.
     """
 
-    def __init__(self, dataset: Dataset, *, batch_size: int, seed: int, augment: bool) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        batch_size: int,
+        seed: int,
+        augment: bool,
+        balance: bool = False,
+    ) -> None:
         if not len(dataset):
             raise DataError(f"{dataset.name}: no images to train on; lower data.test_fraction")
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
         self.augment = augment
+        sizes = np.bincount(dataset.labels)
+        classes = [np.flatnonzero(dataset.labels == label) for label in np.flatnonzero(sizes)]
+        self._classes = classes if balance else [np.arange(len(dataset))]
+        self._length = len(self._classes) * max(map(len, self._classes))
         self._orders: dict[int, np.ndarray] = {}
 
     def indices(self, step: int) -> np.ndarray:
         """The images of step `step`, as (B,) indices into the data set."""
         positions = step * self.batch_size + np.arange(self.batch_size)
-        epochs, places = np.divmod(positions, len(self.dataset))
+        epochs, places = np.divmod(positions, self._length)
         # Only the epochs of the last batch are kept: the next one needs no older ones.
         self._orders = orders = {
             epoch: self._orders[epoch] if epoch in self._orders else self._order(epoch)
@@ -61,7 +75,14 @@ class Batches:
 
     def _order(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng(derive_seed(self.seed, Stream.EPOCH, epoch))
-        return rng.permutation(len(self.dataset))
+        if len(self._classes) == 1:
+            return rng.permutation(len(self.dataset))
+        most = max(map(len, self._classes))
+        orders = [
+            np.concatenate([rng.permutation(own) for _ in range(-(-most // len(own)))])[:most]
+            for own in self._classes
+        ]
+        return rng.permutation(np.concatenate(orders))
 
 
 def symmetries(images: np.ndarray, which: np.ndarray) -> np.ndarray:

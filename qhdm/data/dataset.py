@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 
 from qhdm import console
 from qhdm.config import Config, DataConfig
+from qhdm.data.bands import BandImages, Bands, scaled_bands
+from qhdm.data.cache import cached
 from qhdm.data.images import Decoded, decode
 from qhdm.data.raster import check_channels
 from qhdm.data.source import EUROSAT_CLASSES, NAMED_ROOTS, Item, Source, locate, open_source
+from qhdm.data.splits import split
 from qhdm.data.values import SetValues
 from qhdm.errors import DataError, did_you_mean
 
 _MAX_THREADS = 16
+#: Images of a digest at a time.
+_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,12 @@ class Dataset:
     Attributes:
         name: `bundled`, `eurosat`, or the name of the folder or zip.
         class_names: the classes, by label.
-        images: (N, H, W, C) uint8.
+        images: (N, H, W, C) uint8; of bands uint16 levels, read from a file when indexed.
         labels: (N,) int64.
         names: path of each image within the set, starting with its class.
         is_test: (N,) bool, the images kept out of training.
         skipped: names of the unreadable images that were left out.
+        bands: what the channels are; None for pictures.
     """
 
     name: str
@@ -47,6 +52,7 @@ class Dataset:
     names: tuple[str, ...]
     is_test: np.ndarray
     skipped: tuple[str, ...]
+    bands: Bands | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -62,21 +68,23 @@ class Dataset:
         digest = hashlib.sha256()
         for text in (*self.class_names, *self.names):
             digest.update(text.encode("utf-8", "surrogateescape") + b"\0")
+        if self.bands is not None:
+            digest.update(f"{self.bands}".encode())
         for array in (self.labels, self.is_test, self.images):
             digest.update(f"{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
+            for start in range(0, len(array), _ROWS):
+                digest.update(np.ascontiguousarray(array[start : start + _ROWS]).data)
         return digest.hexdigest()[:16]
 
     def where(self, chosen: np.ndarray) -> Dataset:
         """The images that `chosen`, (N,) bool, marks."""
-        return Dataset(
-            name=self.name,
-            class_names=self.class_names,
-            images=self.images[chosen],
+        images = self.images
+        return replace(
+            self,
+            images=images.where(chosen) if isinstance(images, BandImages) else images[chosen],
             labels=self.labels[chosen],
             names=tuple(self.names[index] for index in np.flatnonzero(chosen)),
             is_test=self.is_test[chosen],
-            skipped=self.skipped,
         )
 
 
@@ -94,63 +102,51 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
         return _choose(config.classes, EUROSAT_CLASSES)
     if config.classes is not None and not present:
         return config.classes
-    with open_source(config.root, classes=config.classes) as source:
+    with _opened(config) as source:
         return _choose(config.classes, source.class_names)
 
 
 def resolved(config: Config) -> Config:
-    """`config` as a run keeps it: with the class names found in the data, so that it needs no data
-    to sample, and with absolute paths, so that it can be resumed from anywhere.
+    """`config` as a run keeps it: with the class names found in the data, and the range of bands
+    measured in it, so that it needs no data to sample; and with absolute paths, so that it can be
+    resumed from anywhere.
 
     Raises:
-        DataError: as `class_names`.
+        DataError: as `class_names`; of bands whose range is to be measured, as `load`.
     """
-    classes, root = class_names(config.data), config.data.root
-    if root not in NAMED_ROOTS:
-        root = str(Path(os.path.expanduser(root)).resolve())
+    data = replace(config.data, classes=class_names(config.data))
+    if data.bands is not None and data.range is None:
+        bands = load(data, progress=True).bands
+        assert bands is not None
+        data = replace(data, range=bands.range, percentile=None)
+    if data.root not in NAMED_ROOTS:
+        data = replace(data, root=_absolute(data.root))
+    if data.split is not None:
+        data = replace(data, split=_absolute(data.split))
     aer = config.quantum.aer
     if aer.noise and aer.noise.endswith(".json"):
-        aer = dataclasses.replace(aer, noise=str(Path(os.path.expanduser(aer.noise)).resolve()))
-    return dataclasses.replace(
-        config,
-        data=dataclasses.replace(config.data, classes=classes, root=root),
-        quantum=dataclasses.replace(config.quantum, aer=aer),
-    )
+        aer = replace(aer, noise=_absolute(aer.noise))
+    return replace(config, data=data, quantum=replace(config.quantum, aer=aer))
 
 
-def select(
-    config: DataConfig, source: Source
-) -> tuple[tuple[str, ...], tuple[Item, ...], np.ndarray]:
-    """The chosen classes, their N images in the order of the classes, and which are held out.
+def _absolute(path: str) -> str:
+    return str(Path(os.path.expanduser(path)).resolve())
 
-    Returns:
-        Class names, items, and (N,) bool.
+
+def select(config: DataConfig, source: Source) -> tuple[tuple[str, ...], tuple[Item, ...]]:
+    """The chosen classes, and their images in the order of the classes.
 
     Raises:
-        DataError: the set has no class of a name in `data.classes`, or its split leaves nothing of
-            one to train on; or `data.channels` is neither 1 nor 3.
+        DataError: the set has no class of a name in `data.classes`; or `data.channels` of pictures
+            is neither 1 nor 3.
     """
-    check_channels(config.channels)
+    if config.bands is None:
+        check_channels(config.channels)
     classes = _choose(config.classes, source.class_names)
     members = {
         name: tuple(items) for name, items in groupby(source.items, key=attrgetter("class_name"))
     }
-    items = tuple(item for name in classes for item in members[name])
-    is_test = [_is_test(name, members[name], config.test_fraction) for name in classes]
-    return classes, items, np.concatenate(is_test)
-
-
-def _is_test(name: str, items: Sequence[Item], fraction: float) -> np.ndarray:
-    """Which images of a class are held out: as its folders say, or else by file names."""
-    if not any(item.part for item in items):
-        return held_out([item.name for item in items], fraction)
-    chosen = np.array([item.is_held_out for item in items])
-    if chosen.all():
-        raise DataError(
-            f"data.classes: all images of class {name} are held out ({items[0].part}); add some to "
-            "train on, or leave the class out"
-        )
-    return chosen
+    return classes, tuple(item for name in classes for item in members[name])
 
 
 def load(config: DataConfig, *, progress: bool = False) -> Dataset:
@@ -167,8 +163,12 @@ def load(config: DataConfig, *, progress: bool = False) -> Dataset:
         DataError: the set is absent or malformed, needs `data.range`, or an image is unreadable
             (unless `data.skip_broken`), or a class has no readable image left.
     """
-    with open_source(config.root, classes=config.classes) as source:
-        classes, items, is_test = select(config, source)
+    with _opened(config) as source:
+        classes, items = select(config, source)
+        if config.bands is not None:
+            return _of_bands(config, source, classes, items, progress=progress)
+        used, is_test = split(config, classes, items)
+        items = tuple(item for item, chosen in zip(items, used, strict=True) if chosen)
         images = _allocate(config, len(items))
         stored, faults = SetValues(), {}
         for index, image in enumerate(
@@ -181,7 +181,46 @@ def load(config: DataConfig, *, progress: bool = False) -> Dataset:
                 stored.add(image.values)
             if image.pixels is not None:
                 images[index] = image.pixels
-        stored.check(config.range, str(source.path))
+        stored.check(picture_range(config), str(source.path))
+    return _dataset(source, classes, items, is_test[used], images, faults)
+
+
+def _of_bands(
+    config: DataConfig,
+    source: Source,
+    classes: tuple[str, ...],
+    items: tuple[Item, ...],
+    *,
+    progress: bool,
+) -> Dataset:
+    """`load` of images with bands, by way of the cache."""
+    cache = cached(source, items, config, progress=progress)
+    used, is_test = split(config, classes, items, cache.centres)
+    rows = np.flatnonzero(used)
+    faults = {i: cache.faults[r] for i, r in enumerate(rows.tolist()) if r in cache.faults}
+    if faults and not config.skip_broken:
+        raise next(iter(faults.values()))
+    bands = scaled_bands(config, cache.values, cache.readable(used & ~is_test), str(source.path))
+    images = BandImages(cache.values, rows, bands)
+    chosen = tuple(items[row] for row in rows)
+    # It has what is used of an array.
+    dataset = _dataset(source, classes, chosen, is_test[used], cast(np.ndarray, images), faults)
+    return replace(dataset, bands=bands)
+
+
+def _dataset(
+    source: Source,
+    classes: tuple[str, ...],
+    items: tuple[Item, ...],
+    is_test: np.ndarray,
+    images: np.ndarray,
+    faults: Mapping[int, DataError],
+) -> Dataset:
+    """The data set of images, without those that have faults.
+
+    Raises:
+        DataError: no image of a class is left.
+    """
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.array([numbers[item.class_name] for item in items], dtype=np.int64)
     readable = np.array([index not in faults for index in range(len(items))])
@@ -202,6 +241,15 @@ def load(config: DataConfig, *, progress: bool = False) -> Dataset:
         skipped=tuple(items[index].name for index in faults),
     )
     return whole if readable.all() else whole.where(readable)
+
+
+def _opened(config: DataConfig) -> Source:
+    return open_source(config.root, classes=config.classes, bands=config.bands is not None)
+
+
+def picture_range(config: DataConfig) -> tuple[float, float] | None:
+    """The one range of pictures."""
+    return cast("tuple[float, float] | None", config.range)
 
 
 def read_images(
@@ -234,7 +282,7 @@ def read_images(
                 size=config.image_size,
                 channels=config.channels,
                 name=source.place(item),
-                value_range=config.range,
+                value_range=picture_range(config),
                 all_values=all_values,
             )
         except DataError as error:
@@ -254,34 +302,6 @@ def read_images(
             mininterval=0.5,
             leave=False,
         )
-
-
-def held_out(names: Sequence[str], fraction: float) -> np.ndarray:
-    """Which images of ONE class are kept out of training, by their file names alone.
-
-    Ordered by the SHA-256 of `<class>/<file name>`, the first `fraction` of the images, rounded to
-    whole images: at least one (of two or more) when `fraction` is above 0, and never all.
-
-    Args:
-        names: paths within the set, `<class>/.../<file name>`.
-        fraction: in [0, 1).
-
-    Returns:
-        (N,) bool.
-    """
-    count = 0
-    if fraction > 0:
-        count = min(max(round(fraction * len(names)), 1), len(names) - 1)
-    order = sorted(range(len(names)), key=lambda index: _split_key(names[index]))
-    chosen = np.zeros(len(names), dtype=bool)
-    chosen[order[:count]] = True
-    return chosen
-
-
-def _split_key(name: str) -> tuple[bytes, str]:
-    label, _, rest = name.partition("/")
-    text = f"{label}/{rest.rpartition('/')[2]}"
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest(), name
 
 
 def _choose(wanted: tuple[str, ...] | None, known: tuple[str, ...]) -> tuple[str, ...]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from operator import index
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
 
 from qhdm.config import DataConfig
-from qhdm.data.dataset import Dataset, held_out
+from qhdm.data.bands import BandImages, bands_of, scaled_bands
+from qhdm.data.cache import of_bands
+from qhdm.data.dataset import Dataset
+from qhdm.data.geotiff import GeoImage
 from qhdm.data.images import from_picture
-from qhdm.data.raster import Raster, check_channels
+from qhdm.data.layout import Item
+from qhdm.data.raster import ImageError, Raster, check_channels
+from qhdm.data.splits import split
 from qhdm.errors import ConfigError, DataError
 
 
@@ -40,9 +46,56 @@ def given(dataset: Any, config: DataConfig) -> Dataset:
         height, width, channels = dataset.images.shape[1:]
         raise DataError(
             f"{dataset.name}: images of {height}x{width} pixels and {channels} channels; set "
-            "data.image_size and data.channels to these"
+            "data.image_size and data.channels (of bands, data.bands) to these"
+        )
+    if config.bands is not None and config.range is None and dataset.bands is not None:
+        config = replace(config, range=dataset.bands.range, percentile=None)
+    if dataset.bands != bands_of(config):
+        raise DataError(
+            f"{dataset.name}: has the bands {dataset.bands}; data.bands and data.range are others"
         )
     return dataset
+
+
+def from_torchgeo(dataset: Any) -> Pairs:
+    """A data set of mappings with `image` and `label`, such as torchgeo's, as (image, label).
+
+    Args:
+        dataset: has a length, and items with an `image` tensor (C, H, W) and an integer `label`;
+            and, if known, `classes` and the names of its `bands`.
+
+    Returns:
+        What `qhdm.train` and `qhdm.evaluate` take. With `data.bands`, bands are chosen by the names
+        that the data set has, or by number, and have the values of its tensors.
+
+    Example:
+        >>> qhdm.data.from_torchgeo([{"image": torch.zeros(13, 64, 64), "label": 3}])[0][1]
+        3
+    """
+    return Pairs(dataset)
+
+
+class Pairs:
+    """Items with `image` and `label` as (image, label); see `from_torchgeo`."""
+
+    def __init__(self, items: Any) -> None:
+        self._items = items
+        self.name = type(items).__name__
+        self.classes = tuple(getattr(items, "classes", ()))
+        self.bands = tuple(map(str, getattr(items, "bands", ())))
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        item = self._items[index]
+        try:
+            return item["image"], int(item["label"])
+        except (TypeError, LookupError, ValueError):
+            raise DataError(
+                f"{self.name}[{index}]: has no `image` and integer `label`; give a data set for "
+                "classification"
+            ) from None
 
 
 def shape_of(dataset: Any) -> tuple[int, ...]:
@@ -78,15 +131,16 @@ def _check_classes(name: str, classes: tuple[str, ...], config: DataConfig) -> N
 
 
 def _converted(items: Any, config: DataConfig) -> Dataset:
-    name = type(items).__name__
-    check_channels(config.channels)
+    name = getattr(items, "name", type(items).__name__)
+    if config.bands is None:
+        check_channels(config.channels)
     try:
         count = len(items)
     except TypeError:
         raise DataError(f"{name}: has no length; give a map-style data set, or a list") from None
     if not count:
         raise DataError(f"{name}: holds no images")
-    images = np.empty((count, config.image_size, config.image_size, config.channels), np.uint8)
+    images: np.ndarray | None = None
     labels = np.empty(count, dtype=np.int64)
     for i in range(count):
         where = f"{name}[{i}]"
@@ -95,8 +149,17 @@ def _converted(items: Any, config: DataConfig) -> Dataset:
             labels[i] = index(label)
         except (TypeError, ValueError):
             raise DataError(f"{where}: is not an (image, label), the label an integer") from None
-        raster = _raster(image, where)
-        images[i] = raster.pixels(size=config.image_size, channels=config.channels)
+        if config.bands is None:
+            raster = _raster(image, where)
+            pixels = raster.pixels(size=config.image_size, channels=config.channels)
+        else:
+            pixels = _values(image, where, config, getattr(items, "bands", ()))
+        if images is None:
+            images = np.empty((count, *pixels.shape), pixels.dtype)
+        elif pixels.dtype != images.dtype:
+            raise DataError(f"{where}: values of type {pixels.dtype}, others {images.dtype}")
+        images[i] = pixels
+    assert images is not None
     most = int(labels.max())
     names = (
         config.classes or tuple(getattr(items, "classes", ())) or tuple(map(str, range(most + 1)))
@@ -106,19 +169,44 @@ def _converted(items: Any, config: DataConfig) -> Dataset:
             f"{name}: labels from {labels.min()} to {most} for {len(names)} classes; labels count "
             "the classes from 0 (data.classes)"
         )
-    is_test = np.zeros(count, dtype=bool)
-    for label in np.unique(labels):
-        own = np.flatnonzero(labels == label)
-        is_test[own] = held_out([f"{label}/{i}" for i in own], config.test_fraction)
-    return Dataset(
+    names = tuple(map(str, names))
+    members = [Item(names[label], f"{label}/{i}", f"{label}/{i}") for i, label in enumerate(labels)]
+    used, is_test = split(config, [names[label] for label in np.unique(labels)], members)
+    bands = None
+    if config.bands is not None:
+        bands = scaled_bands(config, images, np.flatnonzero(used & ~is_test), name)
+        # It has what is used of an array.
+        images = cast(np.ndarray, BandImages(images, np.arange(count), bands))
+    whole = Dataset(
         name=name,
-        class_names=tuple(map(str, names)),
+        class_names=names,
         images=images,
         labels=labels,
         names=tuple(f"{names[label]}/{i}" for i, label in enumerate(labels)),
         is_test=is_test,
         skipped=(),
+        bands=bands,
     )
+    return whole if used.all() else whole.where(used)
+
+
+def _values(image: Any, where: str, config: DataConfig, names: Sequence[str]) -> np.ndarray:
+    """An item's bands, (size, size, C), of the type that it has.
+
+    Tensors are (C, H, W), arrays (H, W, C).
+    """
+    array = np.asarray(image)
+    if array.ndim != 3 or array.dtype.kind not in "iuf":
+        raise DataError(
+            f"{where}: {array.dtype} values of shape {array.shape}; with data.bands, give numbers "
+            "as tensors (C, H, W) or arrays (H, W, C)"
+        )
+    if not isinstance(image, np.ndarray):
+        array = array.transpose(1, 2, 0)
+    try:
+        return of_bands(GeoImage(array, tuple(names) or (None,) * array.shape[2]), config)
+    except ImageError as error:
+        raise DataError(f"{where}: {error}; {error.remedy}") from None
 
 
 def _raster(image: Any, where: str) -> Raster:

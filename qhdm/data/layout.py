@@ -50,7 +50,7 @@ class Item:
     @property
     def is_held_out(self) -> bool:
         """Whether its folder keeps it out of training."""
-        return any(map(_held_out, self.part.split("/")))
+        return any(map(held_out_word, self.part.split("/")))
 
 
 def arrange(
@@ -74,7 +74,7 @@ def arrange(
     split_levels = [
         level
         for level, names in enumerate(_names_by_level(folders))
-        if {*map(_held_out, names)} == {True, False}
+        if {*map(held_out_word, names)} == {True, False}
     ]
     inner = {_without(folder, split_levels) for folder in folders}
     depth = _wrapper_depth(inner)
@@ -115,7 +115,7 @@ def _with_split(items: list[Item], root: Path) -> list[Item]:
     return items
 
 
-def _held_out(name: str) -> bool | None:
+def held_out_word(name: str) -> bool | None:
     """Whether a folder's name says that its images are held out; None if it says neither."""
     words = re.findall("[a-z]+", name.casefold())
     kinds = {_HELD_OUT[word] for word in words if word in _HELD_OUT}
@@ -165,7 +165,7 @@ class _ClassFolders:
 
     def check_parts(self) -> None:
         """Refuse folders of a split that is incomplete or mixed with other folders."""
-        parts = {name: kind for name in self.names if (kind := _held_out(name)) is not None}
+        parts = {name: kind for name in self.names if (kind := held_out_word(name)) is not None}
         others = [name for name in self.names if name not in parts]
         if not parts or (others and {*parts.values()} != {True, False}):
             return

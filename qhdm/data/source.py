@@ -35,6 +35,8 @@ GIVEN = "given"
 NAMED_ROOTS = ("bundled", "eurosat", GIVEN)
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"})
+#: Of files whose bands are read.
+BAND_SUFFIXES = frozenset({".tif", ".tiff", ".jp2"})
 #: Most suffixes of other files that a message lists.
 _SHOWN = 8
 _MAX_BYTES = 256 * 2**20
@@ -94,6 +96,15 @@ class Source:
                 "or set data.skip_broken: true"
             ) from None
 
+    def version(self, item: Item) -> str:
+        """What changes with the content of the file, without reading it."""
+        if self.archive is not None:
+            info = self.archive.getinfo(item.entry)
+            return f"{info.CRC} {info.file_size}"
+        path = self.path / item.entry
+        known = path.stat()
+        return f"{path.resolve()} {known.st_size} {known.st_mtime_ns}"
+
     def place(self, item: Item) -> str:
         """Where the image is, for messages."""
         if self.archive is None:
@@ -133,7 +144,9 @@ def locate(root: str) -> Path:
     return Path(os.path.expanduser(root))
 
 
-def open_source(root: str, *, classes: Collection[str] | None = None) -> Source:
+def open_source(
+    root: str, *, classes: Collection[str] | None = None, bands: bool = False
+) -> Source:
     """List the images of a data set by class (`qhdm.data.layout` says how classes are found).
 
     Images beside the class folders are counted, not used; so are files of other formats. Hidden
@@ -143,6 +156,7 @@ def open_source(root: str, *, classes: Collection[str] | None = None) -> Source:
         root: `bundled`, `eurosat` (as `qhdm data download eurosat` leaves it), or the path of a
             folder or zip.
         classes: names that are known to be classes, if any.
+        bands: list the formats whose bands are read, instead of pictures.
 
     Raises:
         DataError: the set is absent, or has no class folders; the zip is damaged or encrypted, or
@@ -150,19 +164,20 @@ def open_source(root: str, *, classes: Collection[str] | None = None) -> Source:
     """
     path = locate(root)
     name = root if root in NAMED_ROOTS else path.resolve().name
+    suffixes = BAND_SUFFIXES if bands else _SUFFIXES
     with ExitStack() as on_error:
         archive = None
         if os.path.isdir(path):
-            listing = _list_folder(path)
+            listing = _list_folder(path, suffixes)
         elif os.path.isfile(path):
             archive = on_error.enter_context(open_zip(path))
-            listing = _list_zip(archive, path)
+            listing = _list_zip(archive, path, suffixes)
         else:
             raise _absent(root, path)
         items, ignored = arrange(listing.images.items(), classes=classes, root=path)
         source = Source(name, path, items, ignored, listing.links, listing.others, archive)
         if not items:
-            raise _empty(source)
+            raise _empty(source, suffixes)
         for class_name in source.class_names:
             if any("\ud800" <= letter <= "\udfff" for letter in class_name):
                 raise DataError(
@@ -181,7 +196,7 @@ class _Listing:
     others: Counter[str] = field(default_factory=Counter)
 
 
-def _list_folder(path: Path) -> _Listing:
+def _list_folder(path: Path, suffixes: Collection[str]) -> _Listing:
     listing = _Listing()
     base = os.path.realpath(path)
     pending = [""]
@@ -197,7 +212,7 @@ def _list_folder(path: Path) -> _Listing:
                         listing.links += 1
                     elif entry.is_dir():
                         pending.append(f"{relative}/")
-                    elif entry.is_file() and _suffix(entry.name) in _SUFFIXES:
+                    elif entry.is_file() and _suffix(entry.name) in suffixes:
                         listing.images[relative] = relative.split("/")
                     elif entry.is_file():
                         listing.others[_suffix(entry.name)] += 1
@@ -208,13 +223,13 @@ def _list_folder(path: Path) -> _Listing:
     return listing
 
 
-def _list_zip(archive: zipfile.ZipFile, path: Path) -> _Listing:
+def _list_zip(archive: zipfile.ZipFile, path: Path, suffixes: Collection[str]) -> _Listing:
     listing = _Listing()
     for info in archive.infolist():
         parts = entry_parts(info, path)
         if info.is_dir() or any(map(_is_hidden, parts)):
             continue
-        if _suffix(info.filename) not in _SUFFIXES:
+        if _suffix(info.filename) not in suffixes:
             listing.others[_suffix(info.filename)] += 1
         elif stat.S_ISLNK(info.external_attr >> 16):
             listing.links += 1
@@ -258,10 +273,12 @@ def _absent(root: str, path: Path) -> DataError:
     return DataError(f"data.root: {path}: no such folder or zip; give {_LAYOUT}{hint}")
 
 
-def _empty(source: Source) -> DataError:
+def _empty(source: Source, suffixes: Collection[str]) -> DataError:
     problem = f"{source.ignored} image(s), but no class folders" if source.ignored else "no images"
     if source.others:
-        problem += f"; not read: {source.not_read} (JPEG, PNG, TIFF, BMP, WebP and GIF are)"
+        problem += f"; not read: {source.not_read} ({', '.join(sorted(suffixes))} are"
+        more = BAND_SUFFIXES - {*suffixes} & {*source.others}
+        problem += f"; {', '.join(more)} with data.bands, by name or number)" if more else ")"
     if source.links:
         problem += f" ({source.links} link(s) that lead elsewhere are not followed)"
     return DataError(f"data.root: {source.path}: {problem}; give {_LAYOUT}")

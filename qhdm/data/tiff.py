@@ -56,7 +56,8 @@ def tiff_page(data: bytes) -> TiffPage | None:
     if bands not in _SAMPLES.get(photometric, (1, 3)):
         raise ImageError(
             f"{bands} bands, neither grey nor RGB",
-            "save the one or three bands to use (of Sentinel-2, 4, 3, 2 are red, green, blue)",
+            "name the bands to read in data.bands (of Sentinel-2, B04, B03, B02 are red, green and "
+            "blue), or save one or three",
         )
     known_to_pillow = bands == 1 or photometric != _BLACK_IS_ZERO or bits < 8
     if bits <= 8 and page.sampleformat in (1, 4) and known_to_pillow:

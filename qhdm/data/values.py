@@ -18,7 +18,7 @@ _PART = 0.75
 
 
 #: More values beyond `data.range` than this are those of another scale.
-_MOST_BEYOND = 0.9
+MOST_BEYOND = 0.9
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class SetValues:
         """
         for _, values in sorted(self._types.items()):
             where = f"data.range: {place}: {values}"
-            if values.beyond > _MOST_BEYOND:
+            if values.beyond > MOST_BEYOND:
                 raise DataError(
                     f"{where}: {values.beyond:.1%} of the values are outside the range; set it to "
                     "the values that become black and white"

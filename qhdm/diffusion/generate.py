@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qhdm import console
 from qhdm.config import SamplerOptions
-from qhdm.diffusion.pixels import to_uint8
+from qhdm.diffusion.pixels import to_levels, to_uint8
 from qhdm.diffusion.preconditioning import Levels, Preconditioning
 from qhdm.diffusion.samplers import ImageNoise, State, states
 from qhdm.seeds import Draws, Stream, drawing
@@ -70,6 +70,7 @@ class Chain:
         batch_size: images per network evaluation (twice that with classifier-free guidance).
         late: other networks for the last k evaluations, and k.
         start: where to continue; all images are then one batch.
+        dtype: of the images, `uint8` or `uint16`.
 
     Raises:
         SamplingError: more steps than the model has timesteps.
@@ -84,6 +85,7 @@ class Chain:
     batch_size: int = 64
     late: tuple[tuple[Network, ...], int] | None = None
     start: State | None = None
+    dtype: str = "uint8"
 
     def __post_init__(self) -> None:
         _ = self.levels  # refuses too many steps
@@ -160,12 +162,12 @@ class Chain:
 
 @torch.inference_mode()
 def generate(chain: Chain, *, progress: bool = False) -> np.ndarray:
-    """Sample the images of a chain, uint8 (N, H, W, C); `progress` shows a bar on stderr."""
+    """Sample the images of a chain, levels (N, H, W, C); `progress` shows a bar on stderr."""
     C, H, W = chain.shape
-    images = np.empty((len(chain.labels), H, W, C), dtype=np.uint8)
+    images = np.empty((len(chain.labels), H, W, C), dtype=chain.dtype)
     for evaluation in console.bar(chain, desc="sampling", unit="step", show=progress):
         if evaluation.state.step == chain.steps:
-            images[evaluation.part] = to_uint8(evaluation.state.x)
+            images[evaluation.part] = to_levels(evaluation.state.x, chain.dtype)
     return images
 
 

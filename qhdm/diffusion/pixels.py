@@ -1,4 +1,7 @@
-"""Convert images: uint8 (N, H, W, C) outside, float (N, C, H, W) in [-1, 1] inside."""
+"""Convert images: levels (N, H, W, C) outside, float (N, C, H, W) in [-1, 1] inside.
+
+Levels are of uint8, or of uint16 for bands; 0 is -1, and the largest number 1.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,11 @@ import torch
 from torch import Tensor
 
 
-def from_uint8(images: np.ndarray, device: torch.device) -> Tensor:
-    """uint8 (N, H, W, C) to float32 (N, C, H, W) in [-1, 1]."""
+def from_levels(images: np.ndarray, device: torch.device) -> Tensor:
+    """uint8 or uint16 (N, H, W, C) to float32 (N, C, H, W) in [-1, 1]."""
+    half = np.iinfo(images.dtype).max / 2
     pixels = to_device(torch.as_tensor(images), device).permute(0, 3, 1, 2).contiguous()
-    return pixels.float() / 127.5 - 1
+    return pixels.float() / half - 1
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -20,7 +24,14 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
+def to_levels(images: Tensor, dtype: str) -> np.ndarray:
+    """float (N, C, H, W) in [-1, 1] to `dtype` (N, H, W, C); values outside are clipped."""
+    most = np.iinfo(dtype).max
+    levels = ((images.float() + 1) * (most / 2)).round().clamp(0, most)
+    # As int32: torch converts few operations to uint16.
+    return levels.permute(0, 2, 3, 1).int().cpu().numpy().astype(dtype)
+
+
 def to_uint8(images: Tensor) -> np.ndarray:
-    """float (N, C, H, W) in [-1, 1] to uint8 (N, H, W, C); values outside are clipped."""
-    levels = ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return levels.permute(0, 2, 3, 1).cpu().numpy()
+    """`to_levels` of 8 bits."""
+    return to_levels(images, "uint8")

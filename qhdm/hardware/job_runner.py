@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from qhdm.diffusion.pixels import to_uint8
+from qhdm.diffusion.pixels import to_levels
 from qhdm.errors import AccessError, BudgetError, HardwareError, Interrupted
 from qhdm.hardware.isa import IsaCache
 from qhdm.hardware.job_dir import JobDirectory, open_session
@@ -138,7 +138,7 @@ def sample_request(job: SamplingJob, *, agreed: bool, progress: bool) -> np.ndar
     finally:
         ledger.close()
     assert state is not None
-    return to_uint8(state.x)
+    return to_levels(state.x, job.config.data.dtype)
 
 
 def fetch(directory: JobDirectory, service: Service) -> tuple[int, int]:

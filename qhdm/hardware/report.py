@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import TypeAdapter
 
+from qhdm.data.bands import bands_of
 from qhdm.files import write_text
 from qhdm.hardware.estimator import layout_at
 from qhdm.hardware.isa import IsaCache, before_and_after
@@ -36,14 +37,14 @@ def write_images(job: SamplingJob, images: np.ndarray, exact: np.ndarray, folder
         exact: the same images with exact filters.
         folder: of its output.
     """
-    names = job.config.data.classes
+    names, bands = job.config.data.classes, bands_of(job.config.data)
     assert names is not None
     for image, label, index in zip(images, job.labels, job.indices, strict=True):
         number = index // len(names)
         path = folder / "images" / names[label] / f"{names[label]}_{number:05d}.png"
-        save_png(to_picture(image), path)
+        save_png(to_picture(image, bands), path)
     for name, shown in (("samples.png", images), ("samples_exact.png", exact)):
-        save_png(labelled_grid(shown, job.labels, names), folder / name)
+        save_png(labelled_grid(shown, job.labels, names, bands=bands), folder / name)
 
 
 def write_report(job: SamplingJob, ledger: Ledger, cache: IsaCache, folder: Path) -> dict[str, Any]:

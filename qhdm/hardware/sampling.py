@@ -20,7 +20,7 @@ from qhdm import console
 from qhdm.config import Config, SamplerOptions
 from qhdm.diffusion import generate, make_preconditioning
 from qhdm.diffusion.generate import Chain, Network
-from qhdm.diffusion.pixels import to_uint8
+from qhdm.diffusion.pixels import to_levels
 from qhdm.diffusion.preconditioning import Levels, Preconditioning
 from qhdm.diffusion.samplers import State
 from qhdm.errors import BudgetError, ConfigError, SamplingError
@@ -364,7 +364,7 @@ class SamplingJob:
                 if state.step <= first:
                     update(1)
         assert x is not None
-        return to_uint8(x)
+        return to_levels(x, self.config.data.dtype)
 
     def exact_images(self) -> np.ndarray:
         """The same images with all filters on the exact engine, uint8 (N, H, W, C)."""
@@ -395,6 +395,7 @@ class SamplingJob:
             self.config.data.shape,
             batch_size=len(self.labels),
             start=start,
+            dtype=self.config.data.dtype,
         )
 
 

@@ -15,7 +15,7 @@ from qhdm.config import Config
 from qhdm.data import Dataset
 from qhdm.diffusion import Preconditioning
 from qhdm.diffusion.generate import Network
-from qhdm.diffusion.pixels import from_uint8, to_device
+from qhdm.diffusion.pixels import from_levels, to_device
 from qhdm.diffusion.preconditioning import Levels, joined
 from qhdm.metrics.records import Metric
 from qhdm.models import DiffusionNetwork, frozen
@@ -87,7 +87,7 @@ class NoisyImages:
         levels = joined([self._drawn(seed) for seed in seeds]).to(device)
         for start in range(0, N * self.levels, size):
             numbers, images = np.divmod(np.arange(start, min(start + size, N * self.levels)), N)
-            x_0 = from_uint8(self.images[images], device)
+            x_0 = from_levels(self.images[images], device)
             n = torch.stack(
                 [
                     torch.randn(x_0.shape[1:], generator=_generator(seeds[number], image))

@@ -16,6 +16,7 @@ from qhdm.config import DataConfig
 from qhdm.data import Dataset
 from qhdm.device import resolve_device
 from qhdm.errors import EvaluationError
+from qhdm.metrics.bands import band_metrics
 from qhdm.metrics.denoising import denoising_loss, held_out
 from qhdm.metrics.distances import fewest_images
 from qhdm.metrics.features import Extractor, make_extractor
@@ -96,7 +97,10 @@ def evaluate(
     if not isinstance(generated, str | Path):
         subject, labelled = _of_arrays(generated, real, labels)
         settings = settings or EvaluationSettings(metrics=_possible(subject, labelled))
-        if not labelled and (more := set(settings.groups(of_run=False)) - set(_UNLABELLED)):
+        if not labelled and (
+            more := set(settings.groups(of_run=False, bands=subject.real.bands is not None))
+            - set(_UNLABELLED)
+        ):
             raise EvaluationError(f"labels: needed by the metrics {', '.join(sorted(more))}")
     else:
         settings = settings or EvaluationSettings()
@@ -137,6 +141,8 @@ def _of_arrays(
 def _possible(subject: _Subject, labelled: bool) -> tuple[Group, ...]:
     """The metrics that so many images allow, without the costly ones (`utility`)."""
     groups: list[Group] = ["classes"] if labelled else []
+    if labelled and subject.real.bands is not None:
+        groups.append("bands")
     test = int(subject.real.is_test.sum())
     fewest = min(subject.record.num, test, len(subject.real) - test)
     if fewest >= fewest_images(ResNetSettings.dim):
@@ -149,11 +155,14 @@ def _of_folder(
 ) -> _Subject:
     if not isinstance(real, DataConfig):
         raise EvaluationError("evaluate: real images for a folder are given as a DataConfig")
-    settings.groups(of_run=False)  # refuses those of a network
+    settings.groups(of_run=False, bands=real.bands is not None)  # refuses those of a network
     real = dataclasses.replace(real, classes=data.class_names(real))
+    whole = data.load(real, progress=progress)
+    if whole.bands is not None:  # the generated images get the range that the real ones have
+        real = dataclasses.replace(real, range=whole.bands.range, percentile=None)
     images = from_folder(Path(path), real)
     record = GeneratedRecord(source=str(path), num=len(images))
-    return _Subject(data.load(real, progress=progress), record, lambda: images)
+    return _Subject(whole, record, lambda: images)
 
 
 def _of_run(path: str | Path, real: Any, settings: EvaluationSettings, progress: bool) -> _Subject:
@@ -163,10 +172,12 @@ def _of_run(path: str | Path, real: Any, settings: EvaluationSettings, progress:
     handed_over = own.root == data.GIVEN and not isinstance(real, DataConfig)
     if not handed_over and (
         not isinstance(real, DataConfig)
-        or own != dataclasses.replace(real, root=own.root, skip_broken=own.skip_broken)
+        or own
+        != dataclasses.replace(real, root=own.root, split=own.split, skip_broken=own.skip_broken)
     ):
         raise EvaluationError(
-            "evaluate: a run is evaluated with its own data; only root and skip_broken may change"
+            "evaluate: a run is evaluated with its own data; only root, split and skip_broken may "
+            "change"
         )
 
     def generated() -> Dataset:
@@ -185,7 +196,7 @@ def _evaluate(
 ) -> Evaluation:
     """Compute the groups of metrics that are not in the file yet."""
     real, record = subject.real, subject.record
-    groups = settings.groups(of_run=subject.run is not None)
+    groups = settings.groups(of_run=subject.run is not None, bands=real.bands is not None)
     settings = dataclasses.replace(settings, metrics=groups)
     for split in ("training", "test"):
         present = real.labels[real.is_test == (split == "test")]
@@ -197,7 +208,7 @@ def _evaluate(
             )
     device = resolve_device(settings.device, key="device")
     extractor = None
-    if settings.needs_images:
+    if settings.needs_features:
         extractor = make_extractor(
             settings, real, num=record.num, more=subject.more, device=device, progress=progress
         )
@@ -209,7 +220,7 @@ def _evaluate(
         evaluation = _matching(path, evaluation)
         if evaluation.groups and progress:
             console.message(f"{', '.join(evaluation.groups)}: read from {path}")
-    comparison = extractor and _Comparison(subject, extractor, device, progress)
+    comparison = _Comparison(subject, extractor, device, progress)
     for group in [group for group in groups if group not in evaluation.groups]:
         metrics: Iterable[Metric]
         notes: Sequence[str] = ()
@@ -217,7 +228,6 @@ def _evaluate(
         if group in NETWORK_GROUPS:
             metrics, uses = _of_network(group, subject, settings, device)
         else:
-            assert comparison
             metrics, notes = comparison.group(group)
         evaluation = dataclasses.replace(
             evaluation,
@@ -228,7 +238,7 @@ def _evaluate(
         )
         if path:  # after each group: an interruption loses one
             write_record(evaluation, path)
-            if comparison and group == "memorisation":
+            if group == "memorisation":
                 comparison.picture(path.with_name(f"{path.stem}_neighbours.png"))
     if path and progress:
         console.message(f"results: {path}")
@@ -253,7 +263,7 @@ class _Comparison:
     """Real and generated images, and their features once they are needed."""
 
     subject: _Subject
-    extractor: Extractor
+    known: Extractor | None
     device: torch.device
     progress: bool
 
@@ -261,6 +271,11 @@ class _Comparison:
         """The metrics of a group, and notes on what was left out."""
         if group == "distances":
             return distances(self.extractor, self._features, self._real_features), ()
+        if group == "bands":
+            parts: dict[Split, Dataset] = {
+                "train": self.real.split("train"), "test": self.real.split("test")
+            }  # fmt: skip
+            return band_metrics(self.generated, parts), ()
         if group == "memorisation":
             return [memorisation(self.extractor, self._features, self._real_features)], ()
         training, test = self.real.split("train"), self.real.split("test")
@@ -282,6 +297,11 @@ class _Comparison:
         save_neighbours(path, self.generated, self._features, training, features)
         if self.progress:
             console.message(f"nearest training images: {path}")
+
+    @property
+    def extractor(self) -> Extractor:
+        assert self.known is not None  # as `EvaluationSettings.needs_features` says
+        return self.known
 
     @property
     def real(self) -> Dataset:

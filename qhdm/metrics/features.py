@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from qhdm.data import Dataset, cache_folder
+from qhdm.errors import EvaluationError
 from qhdm.files import atomic_path
 from qhdm.metrics.distances import check_counts
 from qhdm.metrics.records import ExtractorRecord
@@ -86,6 +87,12 @@ def make_extractor(
             network = load_classifier(weights, training, settings.extractor, device=device)
     else:
         from qhdm.metrics.pretrained import load_dinov2, load_inception
+
+        if real.bands is not None:
+            raise EvaluationError(
+                f"extractor: {settings.extractor} sees pictures, not bands; use resnet or "
+                "classifier, which are trained on the bands"
+            )
 
         assert weights is not None  # of EvaluationSettings
         load = load_inception if settings.extractor == "inception" else load_dinov2

@@ -43,13 +43,13 @@ def distances(
     others: tuple[tuple[Split, Split], ...] = (("test", "train"), ("train", "test"))
     for split, other in others:
         num = min(len(generated), len(real[split]))
-        own = _drawn(real[split], num, 0)
-        values = _compared(own, _drawn(generated, num, 1))
+        own = drawn(real[split], num, 0)
+        values = _compared(own, drawn(generated, num, 1))
         floor: dict[MetricName, tuple[float, float | None]] = {}
         if len(real[other]) >= num:
-            floor = _compared(own, _drawn(real[other], num, 1), errors=False)
+            floor = _compared(own, drawn(real[other], num, 1), errors=False)
         elif len(real[split]) >= 2 * num:
-            both = _drawn(real[split], 2 * num, 0)
+            both = drawn(real[split], 2 * num, 0)
             floor = _compared(both[:num], both[num:], errors=False)
         for name, (value, error) in values.items():
             better: Better = "lower" if name in ("FID", "KID") else "higher"
@@ -124,7 +124,7 @@ def save_neighbours(
     names = generated.class_names
     rows = [row for name in names for row in (f"{name}, generated", "nearest in training")]
     title = "generated images and the training images nearest to them"
-    save_png(labelled_grid(images, labels, rows, title=title), path)
+    save_png(labelled_grid(images, labels, rows, bands=training.bands, title=title), path)
 
 
 def _compared(
@@ -145,7 +145,7 @@ def _compared(
     }
 
 
-def _drawn(features: np.ndarray, num: int, part: int) -> np.ndarray:
+def drawn(features: np.ndarray, num: int, part: int) -> np.ndarray:
     """`num` random images; each `part` of a comparison has a stream of its own."""
     rng = np.random.default_rng(derive_seed(_SEED, Stream.SUBSET, 4, part))
     return features[rng.permutation(len(features))[:num]]

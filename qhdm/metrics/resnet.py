@@ -146,7 +146,7 @@ def shuffled(images: np.ndarray, pieces: int, rng: np.random.Generator) -> np.nd
 
 
 def phase_randomised(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Replace images (N, H, W, C), uint8, by textures with their power spectra.
+    """Replace images (N, H, W, C), uint8 or uint16, by textures with their power spectra.
 
     The phases of white noise are added to those of all channels (Galerne et al. 2011, random phase
     noise): the mean, and the correlations of pixels and of channels stay, edges do not.
@@ -157,7 +157,7 @@ def phase_randomised(images: np.ndarray, rng: np.random.Generator) -> np.ndarray
     phases[:, 0, 0] = 1  # the mean stays
     spectra = np.fft.rfft2(images.astype(float), axes=axes) * phases[..., None]
     textures = np.fft.irfft2(spectra, s=images.shape[1:3], axes=axes)
-    return textures.round().clip(0, 255).astype(np.uint8)
+    return textures.round().clip(0, np.iinfo(images.dtype).max).astype(images.dtype)
 
 
 def destroy_shapes(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:

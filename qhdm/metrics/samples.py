@@ -15,7 +15,8 @@ from torch import Tensor
 
 from qhdm import console, data
 from qhdm.config import DataConfig
-from qhdm.data import Dataset
+from qhdm.data import Bands, Dataset
+from qhdm.data.bands import bands_of
 from qhdm.errors import DataError, EvaluationError
 from qhdm.files import atomic_path, write_text
 from qhdm.metrics.records import GeneratedRecord
@@ -100,7 +101,8 @@ def sampled(
                 chunks.append(images)
                 bar.update(len(images))
     images = np.concatenate(chunks)[: settings.num]
-    return _dataset(images, labels, names, run.path.name), min(present, settings.num)
+    bands = bands_of(run.config.data)
+    return _dataset(images, labels, names, run.path.name, bands), min(present, settings.num)
 
 
 def from_folder(path: Path, like: DataConfig) -> Dataset:
@@ -111,7 +113,10 @@ def from_folder(path: Path, like: DataConfig) -> Dataset:
         EvaluationError: it has a class that the real images lack.
     """
     assert like.classes is not None
-    own = dataclasses.replace(like, root=str(path), classes=None, test_fraction=0.0)
+    own = dataclasses.replace(
+        like, root=str(path), classes=None, test_fraction=0.0, split=None, blocks=None,
+        per_class=None,
+    )  # fmt: skip
     try:
         dataset = data.load(own)
     except DataError as error:  # it names the option of the real images
@@ -123,7 +128,8 @@ def from_folder(path: Path, like: DataConfig) -> Dataset:
             f"{', '.join(like.classes)}"
         )
     numbers = np.array([like.classes.index(name) for name in dataset.class_names])
-    return _dataset(dataset.images, numbers[dataset.labels], like.classes, dataset.name)
+    labels = numbers[dataset.labels]
+    return _dataset(dataset.images, labels, like.classes, dataset.name, dataset.bands)
 
 
 def from_arrays(
@@ -136,23 +142,25 @@ def from_arrays(
     """
     names, shape = real.class_names, real.images.shape[1:]
     if not isinstance(generated, np.ndarray | Tensor):
-        like = DataConfig(image_size=shape[0], channels=shape[2], classes=names)
-        generated = data.given(generated, like)
+        generated = data.given(generated, _like(shape, real.bands, names))
     images = generated.images if isinstance(generated, Dataset) else np.asarray(generated)
-    if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
+    dtype = real.images.dtype
+    if images.dtype != dtype or images.shape[1:] != shape or not len(images):
         raise EvaluationError(
-            f"evaluate: images of type {images.dtype} and shape {images.shape}; give uint8 "
+            f"evaluate: images of type {images.dtype} and shape {images.shape}; give {dtype} "
             f"(N, {', '.join(map(str, shape))}), as the real ones are"
         )
     if isinstance(generated, Dataset):
         return generated, True
     if labels is None:
-        return _dataset(images, np.zeros(len(images), int), names, "array"), False
+        unknown = np.zeros(len(images), int)
+        return _dataset(images, unknown, names, "array", real.bands), False
     known: dict[int | str, int] = {name: i for i, name in enumerate(names)}
     known |= {i: i for i in range(len(names))}
     if len(labels) != len(images) or not set(labels) <= known.keys():
         raise EvaluationError("labels: give one class for each image")
-    return _dataset(images, np.array([known[label] for label in labels]), names, "array"), True
+    numbers = np.array([known[label] for label in labels])
+    return _dataset(images, numbers, names, "array", real.bands), True
 
 
 def real_set(real: Any, generated: Any) -> Dataset:
@@ -161,8 +169,17 @@ def real_set(real: Any, generated: Any) -> Dataset:
         return data.load(real)
     if real is None:
         raise EvaluationError("evaluate: give the real images to compare with")
-    height, _, channels = _shape_of(generated)
-    return data.given(real, DataConfig(image_size=height, channels=channels))
+    bands = real.bands if isinstance(real, Dataset) else None
+    return data.given(real, _like(_shape_of(generated), bands))
+
+
+def _like(
+    shape: tuple[int, ...], bands: Bands | None, classes: tuple[str, ...] | None = None
+) -> DataConfig:
+    """The configuration of images (H, W, C) that are handed over."""
+    if bands is None:
+        return DataConfig(image_size=shape[0], channels=shape[2], classes=classes)
+    return DataConfig(image_size=shape[0], bands=bands.names, range=bands.range, classes=classes)
 
 
 def _shape_of(images: Any) -> tuple[int, ...]:
@@ -177,7 +194,11 @@ def _shape_of(images: Any) -> tuple[int, ...]:
 
 
 def _dataset(
-    images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], name: str
+    images: np.ndarray,
+    labels: np.ndarray,
+    class_names: tuple[str, ...],
+    name: str,
+    bands: Bands | None,
 ) -> Dataset:
     """Generated images (N, H, W, C) and labels (N,) as a data set."""
     return Dataset(
@@ -188,6 +209,7 @@ def _dataset(
         names=tuple(f"{class_names[label]}/{i}" for i, label in enumerate(labels)),
         is_test=np.zeros(len(images), dtype=bool),
         skipped=(),
+        bands=bands,
     )
 
 

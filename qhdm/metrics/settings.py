@@ -15,7 +15,7 @@ from qhdm.quantum.options import Hardware
 from qhdm.schema import one_line_errors
 
 #: Metrics that are computed together, cheapest first.
-Group = Literal["loss", "use", "distances", "classes", "memorisation", "utility"]
+Group = Literal["loss", "use", "bands", "distances", "classes", "memorisation", "utility"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 #: Of a run's network, for which no images are sampled.
 NETWORK_GROUPS: tuple[Group, ...] = ("loss", "use")
@@ -36,7 +36,8 @@ class EvaluationSettings(SamplerOptions, EngineRequest):
             see `qhdm.Sampling`.
         extractor: what turns images into features (docs/evaluation.md).
         extractor_weights: file of its weights. `resnet` and `classifier` are trained without one.
-        metrics: groups to compute; `all` that there are for a run, or for images, but `use`.
+        metrics: groups to compute; `all` that there are for a run, or for images, but `use`, and
+            `bands` of images with bands alone.
         device: where to sample and to extract features.
 
     Example:
@@ -52,18 +53,30 @@ class EvaluationSettings(SamplerOptions, EngineRequest):
 
     @property
     def needs_images(self) -> bool:
-        """Whether images are sampled, and features of them extracted."""
-        return not set(self.groups(of_run=True)) <= set(NETWORK_GROUPS)
+        """Whether images are sampled."""
+        return not set(self.groups(of_run=True, bands=True)) <= set(NETWORK_GROUPS)
 
-    def groups(self, *, of_run: bool) -> tuple[Group, ...]:
+    @property
+    def needs_features(self) -> bool:
+        """Whether features of images are extracted."""
+        return not set(self.groups(of_run=True, bands=True)) <= {*NETWORK_GROUPS, "bands"}
+
+    def groups(self, *, of_run: bool, bands: bool) -> tuple[Group, ...]:
         """The groups to compute, in their order.
 
+        Args:
+            of_run: whether there is a network.
+            bands: whether images have bands.
+
         Raises:
-            EvaluationError: they need a run's network, and there is none.
+            EvaluationError: they need a run's network or bands, and there are none.
         """
-        missing = () if of_run else NETWORK_GROUPS
+        missing: tuple[Group, ...] = () if of_run else NETWORK_GROUPS
         if self.metrics == "all":
-            return tuple(group for group in GROUPS if group not in (*missing, "use"))
+            without: tuple[Group, ...] = () if bands else ("bands",)
+            return tuple(group for group in GROUPS if group not in (*missing, *without, "use"))
+        if "bands" in self.metrics and not bands:
+            raise EvaluationError("metrics: bands: these images are pictures; leave it out")
         for group in set(missing) & set(self.metrics):
             raise EvaluationError(
                 f"metrics: {group} is measured on the network of a run, and these are only images; "
@@ -74,7 +87,9 @@ class EvaluationSettings(SamplerOptions, EngineRequest):
     def resolved(self, config: Config) -> EvaluationSettings:
         """The same with the values of the run filled in."""
         known = super().resolved(config)
-        return replace(known, metrics=known.groups(of_run=True))
+        return replace(
+            known, metrics=known.groups(of_run=True, bands=config.data.bands is not None)
+        )
 
     @model_validator(mode="after")
     def _check(self) -> EvaluationSettings:

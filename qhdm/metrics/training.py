@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qhdm import console
 from qhdm.data import Batches, Dataset
-from qhdm.diffusion.pixels import from_uint8
+from qhdm.diffusion.pixels import from_levels
 from qhdm.metrics.classifier import ClassifierSettings, PatchClassifier
 from qhdm.metrics.resnet import ResNet, ResNetSettings, destroy_shapes
 from qhdm.seeds import Stream, derive_seed
@@ -83,7 +83,7 @@ def train_network(
             chosen = slice(settings.destroyed)
             images[chosen] = destroy_shapes(images[chosen], rng)
             labels[chosen] = len(parts[0].class_names)
-        x, target = from_uint8(images, device), torch.as_tensor(labels, device=device)
+        x, target = from_levels(images, device), torch.as_tensor(labels, device=device)
         loss = F.cross_entropy(network(x), target, label_smoothing=settings.label_smoothing)
         optimizer.zero_grad()
         loss.backward()
@@ -103,7 +103,7 @@ def in_batches(
 ) -> np.ndarray:
     """Apply `function` to images, uint8 (N, H, W, C) with N > 0; returns float64 (N, ...)."""
     outputs = [
-        function(from_uint8(images[start : start + _BATCH], device)).double().cpu()
+        function(from_levels(images[start : start + _BATCH], device)).double().cpu()
         for start in range(0, len(images), _BATCH)
     ]
     return torch.cat(outputs).numpy()

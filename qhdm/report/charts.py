@@ -94,6 +94,31 @@ def line_chart(lines: Sequence[Line], *, title: str, x: str, y: str) -> str:
 
 
 @matplotlib.rc_context(_STYLE)
+def spectra_chart(
+    bands: Sequence[str], classes: Sequence[tuple[str, np.ndarray, np.ndarray | None]]
+) -> str:
+    """Draw the spectra of each class, generated and real: (3, C) means, low and high quantiles."""
+    columns = min(5, len(classes))
+    lines = -(-len(classes) // columns)
+    figure = Figure(figsize=(2.9 * columns, 2.3 * lines + 0.4), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    places = range(len(bands))
+    for axes, (name, *kinds) in zip(grid.flat, classes, strict=False):
+        for spectrum, colour, label in zip(kinds, _COLOURS, ("generated", "real"), strict=False):
+            if spectrum is not None:
+                mean, low, high = spectrum
+                axes.plot(places, mean, color=colour, marker="o", markersize=3, label=label)
+                axes.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)
+        axes.set_title(_plain(name), fontsize=9)
+        axes.set_xticks(places, [_plain(band) for band in bands], rotation=90, fontsize=7)
+    for axes in grid.flat[len(classes) :]:
+        axes.set_axis_off()
+    handles, names = grid.flat[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=2)
+    return _svg(figure)
+
+
+@matplotlib.rc_context(_STYLE)
 def interval_chart(
     rows: Sequence[Summary],
     values: Mapping[str, Sequence[float]],

@@ -115,7 +115,10 @@ def _samples(
     grids: list[tuple[str, ImageRows]] = []
     if real is not None:
         rows = [
-            (name, tiles(real.images[real.is_test & (real.labels == label)][:_PER_CLASS]))
+            (
+                name,
+                tiles(real.images[real.is_test & (real.labels == label)][:_PER_CLASS], real.bands),
+            )
             for label, name in enumerate(real.class_names)
         ]
         grids.append(("real, held out", rows))
@@ -123,7 +126,7 @@ def _samples(
     for cell in (cell for cell in cells if first[cell.variant] is cell):
         run = Run.open(path / cell.run)
         request = Sampling(num=_PER_CLASS, seed=SEED, engine=Exact())
-        shown = tiles(run.sample(request, progress=True))
+        shown = tiles(run.sample(request, progress=True), run.bands)
         rows = [
             (name, shown[label * _PER_CLASS : (label + 1) * _PER_CLASS])
             for label, name in enumerate(run.class_names)

@@ -12,6 +12,7 @@ import numpy as np
 
 from qhdm._version import __version__
 from qhdm.console import duration
+from qhdm.data import Bands
 from qhdm.pictures import to_picture
 from qhdm.tables import number
 
@@ -26,12 +27,12 @@ def data_uri(content: bytes, media_type: str) -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def tiles(images: np.ndarray) -> list[str]:
-    """Data URIs of images (N, H, W, 1 or 3) uint8, as PNGs."""
+def tiles(images: np.ndarray, bands: Bands | None = None, view: int = 0) -> list[str]:
+    """Data URIs of images (N, H, W, 1 or 3) uint8, or of a composite of bands, as PNGs."""
     uris = []
     for image in images:
         buffer = BytesIO()
-        to_picture(image).save(buffer, format="PNG", optimize=True)
+        to_picture(image, bands, view).save(buffer, format="PNG", optimize=True)
         uris.append(data_uri(buffer.getvalue(), "image/png"))
     return uris
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from qhdm.config import to_yaml
+from qhdm.data import Bands
 from qhdm.device import resolve_device
 from qhdm.files import write_text
 from qhdm.metrics.records import DataRecord, read_evaluation
@@ -24,11 +25,11 @@ from qhdm.quantum.analysis.audit import audit, conclusions
 from qhdm.quantum.analysis.text import summary
 from qhdm.quantum.engines import make_engine
 from qhdm.quantum.files.save import named_circuit
-from qhdm.report.charts import Line, angle_chart, line_chart
+from qhdm.report.charts import Line, angle_chart, line_chart, spectra_chart
 from qhdm.report.circuits import draw
 from qhdm.report.html import data_uri, render
 from qhdm.report.reading import loss_line, read_log, read_picture, read_versions, real_images
-from qhdm.report.samples import samples_beside, sampling_label, trajectories
+from qhdm.report.samples import Spectra, samples_beside, sampling_label, trajectories
 from qhdm.run import Run, load_model
 from qhdm.runs.directory import RunDirectory
 from qhdm.shipped import results_path
@@ -62,6 +63,7 @@ def write_run_page(path: Path, out: Path) -> list[str]:
     trained = Run(model, run.config, device=resolve_device("auto"))
     real, missing = real_images(run.config.data)
     sigmas, rows = trajectories(trained)
+    samples = samples_beside(trained, real)
     content = render(
         "run.html",
         name=path.resolve().name,
@@ -71,7 +73,9 @@ def write_run_page(path: Path, out: Path) -> list[str]:
         sampling=sampling_label(run.config),
         data=real and DataRecord.of(real),
         missing=missing,
-        samples=samples_beside(trained, real),
+        samples=samples,
+        bands=trained.bands,
+        spectra=_spectra(trained.bands, samples.spectra),
         sigmas=sigmas,
         trajectories=rows,
         evaluations=evaluations,
@@ -88,6 +92,12 @@ def write_run_page(path: Path, out: Path) -> list[str]:
     )
     write_text(out, content)
     return missing
+
+
+def _spectra(bands: Bands | None, spectra: Sequence[Spectra]) -> str | None:
+    if bands is None:
+        return None
+    return spectra_chart(bands.names, [(s.name, s.generated, s.real) for s in spectra])
 
 
 def _evaluation(file: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qhdm.config import Config, Sampling
-from qhdm.data import Dataset
+from qhdm.data import Bands, Dataset
 from qhdm.data.batches import symmetries
 from qhdm.metrics import distances
 from qhdm.report.html import tiles
@@ -34,6 +34,20 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Spectra:
+    """Mean, 10% and 90% quantile over the pixels of a class, (3, C) in the units of the files.
+
+    Attributes:
+        name: of the class.
+        generated, real: of its images; None without real ones.
+    """
+
+    name: str
+    generated: np.ndarray
+    real: np.ndarray | None
+
+
+@dataclass(frozen=True)
 class Samples:
     """Generated images of all classes beside training images.
 
@@ -42,11 +56,13 @@ class Samples:
         distance: median distance of generated images to the nearest training image of their class,
             in grey levels, and their number; None without training images.
         held_out: the same for held-out images.
+        spectra: of each class; none of pictures.
     """
 
     rows: Sequence[tuple[str, Sequence[Pair]]]
     distance: tuple[float, int] | None
     held_out: tuple[float, int] | None
+    spectra: Sequence[Spectra]
 
 
 @dataclass(frozen=True)
@@ -63,38 +79,52 @@ def samples_beside(run: Run, real: Dataset | None) -> Samples:
     """Sample every class, and find the nearest training images, if there are real images."""
     labels, indices = run.images_of(None, PER_CLASS)
     images = run.sample(Sampling(seed=SEED), labels=labels, indices=indices, progress=True)
-    turned = run.config.data.augment
+    turned, bands = run.config.data.augment, run.bands
+    kinds = [f", {name}" for name in bands.composites] if bands else [""]
     rows: list[tuple[str, list[Pair]]] = []
     apart: dict[str, list[float]] = {"generated": [], "held out": []}
+    spectra: list[Spectra] = []
     for label, name in enumerate(run.class_names):
         own = images[np.equal(labels, label)]
         known = real.images[~real.is_test & (real.labels == label)] if real else np.empty(0)
+        if bands is not None:
+            training = _spectrum(known, bands) if len(known) else None
+            spectra.append(Spectra(name, _spectrum(own, bands), training))
         if real is None or not len(known):
-            rows.append((name, [Pair(uri) for uri in tiles(own)]))
+            for view, kind in enumerate(kinds):
+                rows.append((f"{name}{kind}", [Pair(uri) for uri in tiles(own, bands, view)]))
             continue
         near, differences = nearest(own, known, turned=turned)
         apart["generated"] += differences.tolist()
-        pairs = zip(tiles(own), tiles(near), differences.tolist(), strict=True)
-        rows.append((name, [Pair(*pair) for pair in pairs]))
+        for view, kind in enumerate(kinds):
+            shown = tiles(own, bands, view), tiles(near, bands, view)
+            pairs = zip(*shown, differences.tolist(), strict=True)
+            rows.append((f"{name}{kind}", [Pair(*pair) for pair in pairs]))
         others = real.images[real.is_test & (real.labels == label)][:PER_CLASS]
         if len(others):
             apart["held out"] += nearest(others, known, turned=turned)[1].tolist()
     generated, held_out = (
         (float(np.median(values)), len(values)) if values else None for values in apart.values()
     )
-    return Samples(rows, generated, held_out)
+    return Samples(rows, generated, held_out, spectra)
+
+
+def _spectrum(levels: np.ndarray, bands: Bands) -> np.ndarray:
+    """Mean, 10% and 90% quantile of each band over the pixels of levels (N, H, W, C); (3, C)."""
+    pixels = bands.values(levels).reshape(-1, levels.shape[-1])
+    return np.stack([pixels.mean(axis=0), *np.quantile(pixels, (0.1, 0.9), axis=0)])
 
 
 def nearest(images: np.ndarray, real: np.ndarray, *, turned: bool) -> tuple[np.ndarray, np.ndarray]:
     """The real images with the least root mean square difference from images.
 
     Args:
-        images, real: (N, H, W, C) and (M, H, W, C) uint8, at least one each.
+        images, real: levels (N, H, W, C) and (M, H, W, C), at least one each.
         turned: compare with all 8 symmetries of the real images, as `data.augment` showed them.
 
     Returns:
-        (N, H, W, C) uint8, turned or mirrored as they match best, and (N,) differences over pixels
-        and channels, in grey levels.
+        (N, H, W, C), turned or mirrored as they match best, and (N,) differences over pixels and
+        channels, in grey levels of 255.
     """
     count, kinds = len(images), 8 if turned else 1
     # A symmetry of both leaves a distance unchanged: the few images are moved, not the many.
@@ -103,7 +133,8 @@ def nearest(images: np.ndarray, real: np.ndarray, *, turned: bool) -> tuple[np.n
     apart, places = (a.reshape(kinds, count) for a in distances.nearest(*flat))
     kind, column = apart.argmin(axis=0), np.arange(count)
     near = symmetries(real[places[kind, column]], _INVERSE[kind])
-    return near, apart[kind, column] / np.sqrt(images[0].size)
+    scale = 255 / np.iinfo(images.dtype).max / np.sqrt(images[0].size)
+    return near, apart[kind, column] * scale
 
 
 def trajectories(run: Run) -> tuple[Sequence[float], list[TrajectoryRow]]:
@@ -119,9 +150,9 @@ def trajectories(run: Run) -> tuple[Sequence[float], list[TrajectoryRow]]:
     rows = [
         TrajectoryRow(
             name,
-            tiles(trajectory.x_t[chosen, image]),
-            tiles(trajectory.x_0[chosen, image]),
-            *tiles(trajectory.images[image : image + 1]),
+            tiles(trajectory.x_t[chosen, image], run.bands),
+            tiles(trajectory.x_0[chosen, image], run.bands),
+            *tiles(trajectory.images[image : image + 1], run.bands),
         )
         for image, name in enumerate(run.class_names)
     ]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qhdm import console
+from qhdm.data.bands import bands_of
 from qhdm.errors import ConfigError
 from qhdm.pictures import labelled_grid, save_png
 
@@ -132,9 +133,10 @@ class PreviewGrid(Callback):
         self._run = run
 
     def on_preview(self, step: int, images: np.ndarray, labels: Sequence[int]) -> None:
-        names = self._run.config.data.classes
-        assert names is not None
-        save_png(labelled_grid(images, labels, names), self._run.picture_path(step))
+        data = self._run.config.data
+        assert data.classes is not None
+        grid = labelled_grid(images, labels, data.classes, bands=bands_of(data))
+        save_png(grid, self._run.picture_path(step))
 
 
 class TensorBoard(Callback):

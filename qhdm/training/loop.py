@@ -102,6 +102,7 @@ def fit(
         batch_size=config.train.batch_size,
         seed=config.seed,
         augment=config.data.augment,
+        balance=config.data.balance,
     )
     previews = any(type(c).on_preview is not Callback.on_preview for c in callbacks)
     called = [MetricsLog(), *callbacks] if world.first else []

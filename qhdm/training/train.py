@@ -67,6 +67,8 @@ def train(
             if dataset is not None:
                 images = data.given(dataset, config.data).split("train")
                 named = replace(config.data, root=data.GIVEN, classes=images.class_names)
+                if images.bands is not None:
+                    named = replace(named, range=images.bands.range, percentile=None)
                 config = replace(config, data=named)
             config = data.resolved(config)
             callbacks = default_callbacks(config) if callbacks is None else callbacks

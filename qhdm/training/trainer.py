@@ -17,7 +17,7 @@ from torch import Tensor
 from qhdm.config import Config, PublishedModelConfig, SamplerOptions
 from qhdm.data import Batches
 from qhdm.diffusion import NULL_LABEL, Chain, generate, make_preconditioning
-from qhdm.diffusion.pixels import from_uint8, to_device
+from qhdm.diffusion.pixels import from_levels, to_device
 from qhdm.distributed import ALONE, World
 from qhdm.errors import ConfigError, RunError
 from qhdm.models import build_model, frozen
@@ -117,7 +117,7 @@ class Trainer:
         B = self.batches.batch_size
         share = self.world.share(B)
         images, labels = self.batches.batch(self.step, share)
-        x_0 = from_uint8(images, self.device)
+        x_0 = from_levels(images, self.device)
         return self._advance(x_0, to_device(torch.as_tensor(labels), self.device), share, B)
 
     def advance_on(self, x_0: Tensor, labels: Tensor) -> Tensor:
@@ -191,7 +191,7 @@ class Trainer:
         }
 
     def preview(self) -> tuple[np.ndarray, list[int]]:
-        """Samples of every class by the averaged weights, uint8 (N, H, W, C), and their labels."""
+        """Samples of every class by the averaged weights, levels (N, H, W, C), and their labels."""
         data, sample = self.config.data, self.config.sample
         options = SamplerOptions(
             seed=self.config.seed, guidance="run" if sample.guide is None else 1.0
@@ -206,10 +206,11 @@ class Trainer:
             indices=range(len(labels))[part],
             shape=data.shape,
             batch_size=_PREVIEW_BATCH,
+            dtype=data.dtype,
         )
         with frozen(self.ema.model):
             images = generate(chain)
-        whole = np.frombuffer(b"".join(self.world.gather(images.tobytes())), dtype=np.uint8)
+        whole = np.frombuffer(b"".join(self.world.gather(images.tobytes())), dtype=images.dtype)
         return whole.reshape(len(labels), *images.shape[1:]), labels
 
     def save(self, run: RunDirectory) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qhdm.diffusion.pixels import from_uint8, to_device
+from qhdm.diffusion.pixels import from_levels, to_device
 from qhdm.models import frozen
 from qhdm.models.named_filters import filter_layers
 from qhdm.quantum.layer import over_patches, patch_means
@@ -33,7 +33,7 @@ def circuit_use(trainer: Trainer) -> dict[str, float]:
         return {}
     assert trainer.batches is not None
     images, labels = trainer.batches.batch(step, slice(_IMAGES))
-    x_0 = from_uint8(images, trainer.device)
+    x_0 = from_levels(images, trainer.device)
     label = to_device(torch.as_tensor(labels), trainer.device)
     random = torch.Generator().manual_seed(derive_seed(config.seed, Stream.HELD_OUT, step))
     levels = trainer.preconditioning.draw(len(x_0), random).to(trainer.device)

@@ -1,0 +1,216 @@
+"""GeoTIFF and JPEG 2000, read and written by rasterio (extra `geo`)."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from qhdm.data.bands import LEVELS, Bands
+from qhdm.data.raster import ImageError, check_bomb
+from qhdm.errors import DataError, one_line
+from qhdm.files import atomic_path
+
+#: Of GDAL's drivers; others read further files that a file names.
+_DRIVERS = ["GTiff", "JP2OpenJPEG"]
+
+# Errors are raised as well.
+logging.getLogger("rasterio").addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True, eq=False)
+class GeoImage:
+    """An image as a file stores it.
+
+    Attributes:
+        values: (H, W, C), of any type.
+        names: of the bands; None where the file has none.
+        crs, transform: rasterio's coordinate reference system and affine transform of pixels to
+            it; None without georeference.
+        nodata: the value of pixels without data.
+        valid: (H, W) bool, from the file's own mask; None without one.
+        scales, offsets: of each band; scale x value + offset is in physical units.
+    """
+
+    values: np.ndarray
+    names: tuple[str | None, ...]
+    crs: Any = None
+    transform: Any = None
+    nodata: float | None = None
+    valid: np.ndarray | None = None
+    scales: tuple[float, ...] | None = None
+    offsets: tuple[float, ...] | None = None
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether scales and offsets change the values."""
+        return {*(self.scales or ()), 1.0} != {1.0} or {*(self.offsets or ()), 0.0} != {0.0}
+
+    @property
+    def physical(self) -> np.ndarray:
+        """(H, W, C): scale x value + offset in float32 where the file has these, or the values."""
+        if not self.is_scaled:
+            return self.values
+        return (self.values * np.array(self.scales) + np.array(self.offsets)).astype(np.float32)
+
+    @property
+    def missing(self) -> np.ndarray:
+        """(H, W, C) bool: without data, by value or mask, or not finite."""
+        missing = ~np.isfinite(self.values)
+        if self.nodata is not None:
+            missing |= self.values == self.nodata
+        if self.valid is not None:
+            missing |= ~self.valid[:, :, None]
+        return missing
+
+    @property
+    def centre(self) -> tuple[str, float, float] | None:
+        """Its projected coordinate reference system, and its centre in metres; None without."""
+        if self.crs is None or not self.crs.is_projected or self.crs.linear_units_factor[1] != 1:
+            return None
+        height, width = self.values.shape[:2]
+        a, b, c, d, e, f = self.transform[:6]
+        x, y = width / 2, height / 2
+        return self.crs.to_string(), a * x + b * y + c, d * x + e * y + f
+
+
+def import_rasterio(key: str = "data.bands") -> ModuleType:
+    """rasterio.
+
+    Raises:
+        DataError: it is not installed; `key` is what needs it.
+    """
+    try:
+        import rasterio.io
+        import rasterio.shutil
+    except ImportError:
+        raise DataError(f"{key}: needs rasterio; pip install 'qhdm[geo]'") from None
+    return rasterio
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without rasterio's warnings of files that have no georeference; not for single threads."""
+    from rasterio.errors import NotGeoreferencedWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+def read_geotiff(file: str | Path | bytes) -> GeoImage:
+    """Read a GeoTIFF or JPEG 2000 file, a path or its bytes, with all that `write_geotiff` writes.
+
+    Raises:
+        DataError: rasterio is not installed, or the file cannot be read.
+    """
+    rasterio = import_rasterio("read_geotiff")
+    name = "a file of bytes" if isinstance(file, bytes) else str(file)
+    try:
+        with quiet():
+            return read_raster(file if isinstance(file, bytes) else Path(file).read_bytes())
+    except ImageError as error:
+        raise DataError(f"{name}: cannot be read ({error}); {error.remedy}") from None
+    except (OSError, rasterio.errors.RasterioError) as error:
+        raise DataError(f"{name}: cannot be read ({one_line(error)}); check the file") from None
+
+
+def read_raster(content: bytes) -> GeoImage:
+    """`read_geotiff` of the bytes of a file, for threads within `quiet`.
+
+    Raises:
+        ImageError: the file has several images or a palette, or may be a decompression bomb.
+        Exception: rasterio raises whatever malformed bytes provoke.
+    """
+    rasterio = import_rasterio()
+    with rasterio.io.MemoryFile(content) as memory, memory.open(driver=_DRIVERS) as dataset:
+        if (pages := len(dataset.subdatasets)) > 1:
+            raise ImageError(f"{pages} pages", "save the page to use, or all as bands of one image")
+        if rasterio.enums.ColorInterp.palette in dataset.colorinterp:
+            raise ImageError("numbers of a palette", "save its colours, or measured values")
+        size = sum(np.dtype(name).itemsize for name in dataset.dtypes)
+        check_bomb(dataset.width, dataset.height, dataset.width * dataset.height * size)
+        flags = dataset.mask_flag_enums[0]
+        masked = rasterio.enums.MaskFlags.per_dataset in flags
+        identity = dataset.transform.is_identity and dataset.crs is None
+        return GeoImage(
+            values=np.moveaxis(dataset.read(), 0, -1),
+            names=dataset.descriptions,
+            crs=dataset.crs,
+            transform=None if identity else dataset.transform,
+            nodata=dataset.nodata,
+            valid=dataset.dataset_mask() > 0 if masked else None,
+            scales=dataset.scales,
+            offsets=dataset.offsets,
+        )
+
+
+def write_geotiff(path: str | Path, image: GeoImage) -> None:
+    """Write a GeoTIFF file, compressed without loss, atomically; `read_geotiff` gives it back.
+
+    Raises:
+        DataError: rasterio is not installed.
+        OSError: the file cannot be written.
+    """
+    rasterio = import_rasterio("write_geotiff")
+    height, width, count = image.values.shape
+    # In memory first: GDAL picks the driver and side-car files by a path's name.
+    with quiet(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.io.MemoryFile() as memory:
+        with memory.open(
+            driver="GTiff",
+            height=height,
+            width=width,
+            count=count,
+            dtype=image.values.dtype,
+            crs=image.crs,
+            transform=image.transform,
+            nodata=image.nodata,
+            photometric="minisblack",
+            compress="deflate",
+        ) as dataset:
+            dataset.write(np.moveaxis(image.values, -1, 0))
+            for number, name in enumerate(image.names, 1):
+                if name:
+                    dataset.set_band_description(number, name)
+            if image.is_scaled:
+                dataset.scales, dataset.offsets = image.scales, image.offsets
+            if image.valid is not None:
+                dataset.write_mask(image.valid)
+        with atomic_path(Path(path)) as temporary:
+            temporary.write_bytes(memory.read())
+
+
+def of_levels(
+    levels: np.ndarray, bands: Bands, whole: bool, like: GeoImage | None = None
+) -> GeoImage:
+    """A generated image as it is written.
+
+    Args:
+        levels: (H, W, C) of the bands.
+        bands: their names and ranges.
+        whole: as uint16 instead of float32, which has the units of the training files. A band whose
+            range is 500 or more has these units, too; in others, scale and offset tags give them.
+        like: has the georeference; None gives none.
+    """
+    values = bands.values(levels)
+    crs, transform = (like.crs, like.transform) if like else (None, None)
+    image = GeoImage(values.astype(np.float32), bands.names, crs, transform)
+    if not whole:
+        return image
+    low, high = np.array(bands.low), np.array(bands.high)
+    fine = (low >= 0) & (high <= LEVELS) & (high - low >= 500)
+    scales = np.where(fine, 1, (high - low) / LEVELS)
+    offsets = np.where(fine, 0, low)
+    return replace(
+        image,
+        values=np.rint((values - offsets) / scales).astype(np.uint16),
+        scales=tuple(scales.tolist()),
+        offsets=tuple(offsets.tolist()),
+    )

@@ -1,0 +1,266 @@
+"""Which images are held out of training: by folders, file names, a list, or coordinates."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qhdm.config import DataConfig
+from qhdm.data.layout import Item, held_out_word
+from qhdm.errors import DataError, did_you_mean
+
+_MAX_BYTES = 256 * 2**20
+#: Columns of a list in CSV: the path of an image, and its part of the split.
+_PATH, _PART = ("path", "file", "filename", "image"), ("split", "part", "subset", "set")
+
+#: Coordinate reference system of an image and its centre in metres, None without.
+Centre = tuple[str, float, float] | None
+
+
+def split(
+    config: DataConfig,
+    classes: Sequence[str],
+    items: Sequence[Item],
+    centres: Sequence[Centre] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Decide which images are used, and which of them are held out.
+
+    Args:
+        config: `split`, `blocks`, `test_fraction` and `per_class`.
+        classes: of the set.
+        items: its N images.
+        centres: of all images, where files have coordinates; for `blocks`.
+
+    Returns:
+        (N,) bool both.
+
+    Raises:
+        DataError: the list cannot be read or names no image of the set, files have no coordinates,
+            or nothing of a class is left to train on.
+    """
+    names = np.array([item.class_name for item in items])
+    used = np.ones(len(items), dtype=bool)
+    if config.split is not None:
+        used, is_test = _by_list(Path(os.path.expanduser(config.split)), items)
+    elif config.blocks is not None:
+        is_test = _by_blocks(config, items, centres or [])
+    else:
+        is_test = np.zeros(len(items), dtype=bool)
+        for name in classes:
+            own = np.flatnonzero(names == name).tolist()
+            is_test[own] = _of_class([items[i] for i in own], config.test_fraction)
+    for name in classes:
+        own = used & (names == name)
+        if not (own & ~is_test).any():
+            kind = "held out" if own.any() else f"left out by {config.split}"
+            raise DataError(
+                f"data.classes: all images of class {name} are {kind}; add some to train on, or "
+                "leave the class out"
+            )
+    if config.per_class is not None:
+        used &= is_test | _first(config, classes, items, used & ~is_test)
+    return used, is_test
+
+
+def held_out(names: Sequence[str], fraction: float) -> np.ndarray:
+    """Which images of ONE class are kept out of training, by their file names alone.
+
+    Ordered by the SHA-256 of `<class>/<file name>`, the first `fraction` of the images, rounded to
+    whole images: at least one (of two or more) when `fraction` is above 0, and never all.
+
+    Args:
+        names: paths within the set, `<class>/.../<file name>`.
+        fraction: in [0, 1).
+
+    Returns:
+        (N,) bool.
+    """
+    order = sorted(range(len(names)), key=lambda index: _split_key(names[index]))
+    chosen = np.zeros(len(names), dtype=bool)
+    chosen[order[: _share(len(names), fraction)]] = True
+    return chosen
+
+
+def apart(centres: Sequence[Centre], is_test: np.ndarray) -> np.ndarray:
+    """Metres from each held-out image's centre to the nearest training one's, where both have one.
+
+    Images in different coordinate reference systems (UTM zones) count as far apart.
+    """
+    from scipy.spatial import KDTree
+
+    distances: list[float] = []
+    by_crs: defaultdict[str, list[int]] = defaultdict(list)
+    for index, centre in enumerate(centres):
+        if centre is not None:
+            by_crs[centre[0]].append(index)
+    for members in by_crs.values():
+        points = np.array([centre[1:] for i in members if (centre := centres[i])])
+        test = is_test[members]
+        if test.any() and not test.all():
+            distances += KDTree(points[~test]).query(points[test])[0].tolist()
+    return np.array(distances)
+
+
+def _share(count: int, fraction: float) -> int:
+    """How many of `count` images of a class are held out."""
+    return min(max(round(fraction * count), 1), count - 1) if fraction > 0 else 0
+
+
+def _of_class(items: Sequence[Item], fraction: float) -> np.ndarray:
+    """Which images of a class are held out: as its folders say, or else by file names."""
+    if not any(item.part for item in items):
+        return held_out([item.name for item in items], fraction)
+    return np.array([item.is_held_out for item in items])
+
+
+def _by_list(path: Path, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
+    """Which images a list names, and which of them it holds out.
+
+    A path stands for the image of that name in a folder of that name, whatever the suffix: lists of
+    EuroSAT's JPEGs hold for its GeoTIFFs, too.
+    """
+    parts: dict[str, bool] = {}
+    for name, kind in _listed(path):
+        if parts.setdefault(_key(name), kind) != kind:
+            raise DataError(f"data.split: {path}: {name} is both held out and to train on")
+    counts = Counter(_key(item.entry) for item in items)
+    kinds = [parts.get(_key(item.entry)) for item in items]
+    for item, known in zip(items, kinds, strict=True):
+        if known is not None and counts[_key(item.entry)] > 1:
+            raise DataError(
+                f"data.split: {path}: {_key(item.entry)} is the name of several images; rename them"
+            )
+    used = np.array([kind is not None for kind in kinds])
+    if not used.any():
+        raise DataError(
+            f"data.split: {path}: names no image of this set; it lists {next(iter(parts), 'none')}"
+            f", the set {_key(items[0].entry)}"
+        )
+    return used, np.array([kind is True for kind in kinds])
+
+
+def _key(path: str) -> str:
+    """`Forest/Forest_1` of `2750/Forest/Forest_1.jpg`."""
+    folder, _, file = path.replace("\\", "/").rpartition("/")
+    return f"{folder.rpartition('/')[2]}/{os.path.splitext(file)[0]}"
+
+
+def _listed(path: Path) -> Iterator[tuple[str, bool]]:
+    """The images of a list, and whether each is held out."""
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise DataError(f"data.split: {path}: more than 256 MiB; give a list of images")
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise DataError(f"data.split: {path}: cannot be read ({reason}); check the file") from None
+    rows = _of_json(path, text) if path.suffix.lower() == ".json" else _of_csv(path, text)
+    for name, part in rows:
+        kind = held_out_word(part)
+        if kind is None:
+            raise DataError(
+                f"data.split: {path}: {part!r} is no part of a split; use train, val and test"
+            )
+        yield name, kind
+
+
+def _of_json(path: Path, text: str) -> Iterator[tuple[str, str]]:
+    """The rows of `{"train": [[path, label, class], ...], "val": ...}`, or of paths alone."""
+    wrong = DataError(
+        f'data.split: {path}: not a JSON object of lists, {{"train": [[path, label, class], ...], '
+        '"val": [...], "test": [...]}'
+    )
+    try:
+        parts: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        raise wrong from None
+    if not isinstance(parts, dict) or not all(isinstance(rows, list) for rows in parts.values()):
+        raise wrong
+    for part, rows in parts.items():
+        for row in rows:
+            name = row[0] if isinstance(row, list) and row else row
+            if not isinstance(name, str):
+                raise wrong
+            yield name, part
+
+
+def _of_csv(path: Path, text: str) -> Iterator[tuple[str, str]]:
+    """The rows of a table with the columns `path` and `split`."""
+    rows = csv.DictReader(text.splitlines())
+    header = {(name or "").strip().casefold(): name for name in rows.fieldnames or ()}
+    try:
+        name = next(header[column] for column in _PATH if column in header)
+        part = next(header[column] for column in _PART if column in header)
+        for row in rows:
+            yield row[name] or "", row[part] or ""
+    except (StopIteration, csv.Error, RuntimeError):
+        raise DataError(
+            f"data.split: {path}: not a CSV table with the columns `path` and `split` "
+            "(Forest/Forest_1.tif,train), nor a .json file"
+        ) from None
+
+
+def _by_blocks(config: DataConfig, items: Sequence[Item], centres: Sequence[Centre]) -> np.ndarray:
+    """Hold out whole squares of the map, until about `test_fraction` of each class is.
+
+    Squares come in the order of their SHA-256. One is held out if more of its images are still
+    wanted than are not.
+    """
+    side = config.blocks
+    assert side is not None
+    squares: defaultdict[str, list[int]] = defaultdict(list)
+    for index, item in enumerate(items):
+        if index >= len(centres) or (centre := centres[index]) is None:
+            raise DataError(
+                f"data.blocks: {item.entry}: no coordinates in metres; split by data.test_fraction "
+                "or data.split, or add them (UTM)"
+            )
+        crs, x, y = centre
+        squares[f"{crs} {math.floor(x / side)} {math.floor(y / side)}"].append(index)
+    total = Counter(item.class_name for item in items)
+    wanted = {name: _share(count, config.test_fraction) for name, count in total.items()}
+    is_test = np.zeros(len(items), dtype=bool)
+    for square in sorted(squares, key=lambda text: hashlib.sha256(text.encode()).digest()):
+        counts = Counter(items[index].class_name for index in squares[square])
+        useful = sum(min(count, max(wanted[name], 0)) for name, count in counts.items())
+        if 2 * useful > counts.total():
+            is_test[squares[square]] = True
+            for name, count in counts.items():
+                wanted[name] -= count
+    return is_test
+
+
+def _first(
+    config: DataConfig, classes: Sequence[str], items: Sequence[Item], training: np.ndarray
+) -> np.ndarray:
+    """Which training images `data.per_class` takes, (N,) bool: the last by SHA-256."""
+    limits = config.per_class
+    assert limits is not None
+    for name in limits if isinstance(limits, dict) else ():
+        if name not in classes:
+            raise DataError(
+                f"data.per_class: unknown class {name!r}; known: {', '.join(classes)}"
+                f"{did_you_mean(name, classes)}"
+            )
+    chosen = np.zeros(len(items), dtype=bool)
+    for name in classes:
+        own = [i for i in np.flatnonzero(training).tolist() if items[i].class_name == name]
+        own.sort(key=lambda index: _split_key(items[index].name), reverse=True)
+        limit = limits.get(name) if isinstance(limits, dict) else limits
+        chosen[own[:limit]] = True
+    return chosen
+
+
+def _split_key(name: str) -> tuple[bytes, str]:
+    label, _, rest = name.partition("/")
+    text = f"{label}/{rest.rpartition('/')[2]}"
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest(), name

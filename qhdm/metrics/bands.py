@@ -1,0 +1,89 @@
+"""Distances between the spectra of generated and real images with bands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from qhdm.data import Bands, Dataset
+from qhdm.metrics.groups import drawn
+from qhdm.metrics.records import Metric, MetricName, Split
+
+#: Most images of either set.
+_MOST = 1000
+#: Normalised differences (a - b) / (a + b) of two bands: of vegetation (Rouse et al. 1974) and of
+#: open water (McFeeters 1996).
+INDICES: dict[MetricName, tuple[str, str]] = {"NDVI": ("B08", "B04"), "NDWI": ("B03", "B08")}
+
+
+def band_metrics(generated: Dataset, real: Mapping[Split, Dataset]) -> Iterator[Metric]:
+    """Spectral angle, band correlation, NDVI and NDWI against the test split, as far as bands go.
+
+    N is the size of the smaller set, 1,000 at most. The floor puts N training images in the place
+    of the generated ones; it is None if there are fewer.
+    """
+    test, training = real["test"], real["train"]
+    num = min(len(generated), len(test), _MOST)
+    own = _some(test, num, 0)
+    values = _compared(own, _some(generated, num, 1), test.bands)
+    floor = _compared(own, _some(training, num, 1), test.bands) if len(training) >= num else {}
+    for name, value in values.items():
+        label = f"{name}[N={num}, test]"
+        yield Metric(name, label, "test", num, value, "lower", floor=floor.get(name))
+
+
+def spectral_angle(first: np.ndarray, second: np.ndarray) -> float:
+    """The angle between two spectra (C,) in degrees (Kruse et al. 1993, eq. 1)."""
+    cosine = first @ second / (np.linalg.norm(first) * np.linalg.norm(second))
+    return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+
+
+def band_correlation(values: np.ndarray) -> np.ndarray:
+    """Pearson's correlations of all pairs of bands of values (N, H, W, C), over pixels."""
+    pixels = values.reshape(-1, values.shape[-1])
+    with np.errstate(invalid="ignore", divide="ignore"):  # of a constant band
+        table = np.nan_to_num(np.corrcoef(pixels, rowvar=False))
+    return table[np.triu_indices(values.shape[-1], 1)]
+
+
+def normalised_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(a - b) / (a + b) within [-1, 1]; 0 where both are 0."""
+    total = a + b
+    return np.clip(np.divide(a - b, total, out=np.zeros_like(total), where=total != 0), -1, 1)
+
+
+def _compared(
+    real: tuple[np.ndarray, np.ndarray], images: tuple[np.ndarray, np.ndarray], bands: Bands | None
+) -> dict[MetricName, float]:
+    """The distances between two sets of N images: values (N, H, W, C) and labels (N,)."""
+    assert bands is not None
+    (own, own_labels), (values, labels) = real, images
+    distances: dict[MetricName, float] = {}
+    if len(bands.names) > 1:
+        angles = [
+            spectral_angle(*(v[k == label].mean(axis=(0, 1, 2)) for v, k in (real, images)))
+            for label in np.intersect1d(own_labels, labels)
+        ]
+        if angles:
+            distances["spectral angle"] = float(np.mean(angles))
+        difference = band_correlation(own) - band_correlation(values)
+        distances["band correlation"] = float(np.abs(difference).mean())
+    for name, pair in INDICES.items():
+        places = [bands.number(band) for band in pair]
+        if None not in places:
+            # The 1-Wasserstein distance of as many numbers.
+            sorted_ = (
+                np.sort(normalised_difference(*(v[..., place] for place in places)), axis=None)
+                for v in (own, values)
+            )
+            distances[name] = float(np.abs(np.subtract(*sorted_)).mean())
+    return distances
+
+
+def _some(images: Dataset, num: int, part: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values (N, H, W, C), in the units of the files, and labels of N random images."""
+    assert images.bands is not None
+    chosen = drawn(np.arange(len(images)), num, part)
+    values = images.bands.values(images.images[chosen])
+    return values.astype(np.float32), images.labels[chosen]
