@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 #: More shots than this say nothing that `shots: null`, the exact values, does not.
 MAX_SHOTS = 1_000_000
@@ -157,7 +157,10 @@ IDEAL = "aer"
 _MAX_RANDOM, _MIN_SHOTS = 32, 64
 
 Place = Literal["vertex", "encoder"]
-Compile = Literal["exact", "approximate", "off"]
+#: YAML reads a plain `off` as false.
+Compile = Annotated[
+    Literal["exact", "approximate", "off"], BeforeValidator(lambda v: "off" if v is False else v)
+]
 
 
 def randomizations(shots: int) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from qiskit.circuit import Parameter, ParameterExpression, QuantumCircuit
 from qiskit.circuit.library import RXGate
 from qiskit.quantum_info import Operator
+from qiskit.transpiler import generate_preset_pass_manager
 
 from qhdm.quantum.compile.search import Fit, exact_fit, fit
 from qhdm.quantum.ir.connectivity import components, on_qubits
@@ -117,11 +118,13 @@ def compiled(circuit: QuantumCircuit) -> tuple[QuantumCircuit, tuple[int, ...]]:
     Returns:
         The circuit, and the qubit on which each <Z_i> is measured.
     """
+    manager = generate_preset_pass_manager(3, basis_gates=["rz", "sx", "cz"], seed_transpiler=0)
     whole, outputs = circuit.copy_empty_like(), np.arange(circuit.num_qubits)
     for qubits in components(circuit):
         part = on_qubits(circuit, qubits)
         form = InputForm.of(part)
-        shorter = None if form is None else exact(form, most=part.num_nonlocal_gates())
+        most = manager.run(part).num_nonlocal_gates() - 1
+        shorter = None if form is None else exact(form, most=most)
         if shorter is not None:
             part, outputs[list(qubits)] = shorter.circuit, np.take(qubits, shorter.outputs)
         whole.compose(part, list(qubits), inplace=True)
