@@ -42,7 +42,7 @@ NOT_RUN = {
     r"qhdm submit jobs/fez.yaml$": "needs an account (tests/test_hardware_service.py)",
     r"qhdm sample .*--format geotiff": "takes a run on bands (tests/test_bands_run.py)",
     r"ray start ": "starts a cluster",
-    r"qhdm augment ": "trains 60 classifiers (tests/test_augment.py)",
+    r"qhdm augment ": "trains 30 classifiers (tests/test_augment.py)",
     r"from torch.utils.data import ConcatDataset": "needs torchvision",
     r"qhdm compare .* --power": "takes trained cells (tests/test_power.py)",
     r"(RAY_ADDRESS=\S+ )?qhdm compare .*--executor ray": "needs a cluster (test_executors.py)",

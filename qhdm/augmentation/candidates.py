@@ -12,6 +12,8 @@ from qhdm.metrics.distances import nearest
 UNLIKE = 0.1
 #: ... and not nearer to a real one than all but this share of these are to each other.
 COPIES = 0.01
+#: Generated images may be nearer to each other by this factor, as there are more of them.
+NEARER = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +50,8 @@ class Judged:
     def copies_and_duplicates(self) -> tuple[np.ndarray, np.ndarray]:
         """Images too near to a real one, and those too near to another that stays, (M,) bool.
 
-        Too near is nearer than the real images of the class are to each other (all but one in a
-        hundred), as seen by the classifiers.
+        Too near to a real image is nearer than the real images of the class are to each other (all
+        but one in a hundred), as seen by the classifiers; half of that is too near to another.
         """
         copies, duplicates = (np.zeros(len(self.labels), dtype=bool) for _ in range(2))
         for label in np.unique(self.labels):
@@ -61,7 +63,9 @@ class Judged:
             kept: list[np.ndarray] = []
             for member in members[~copies[members]]:
                 own = self.features[member]
-                duplicates[member] = any(np.linalg.norm(own - other) < least for other in kept)
+                duplicates[member] = any(
+                    np.linalg.norm(own - other) < NEARER * least for other in kept
+                )
                 if not duplicates[member]:
                     kept.append(own)
         return copies, duplicates

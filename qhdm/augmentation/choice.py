@@ -20,12 +20,12 @@ from qhdm.metrics.utility import RETRAINED
 from qhdm.seeds import Stream, derive_seed
 
 FOLDS = 5
-#: Shares of the usable images that are tried for all classes.
+#: Shares that are tried of the usable images of the class with the fewest.
 SHARES = (1.0, 0.25)
 #: Standard errors by which a single class must differ to be treated differently.
 EVIDENCE = 2.0
-#: Folds are drawn again where there are fewer predictions than this.
-_PREDICTIONS = 300
+#: Folds are drawn up to so often, until there are so many predictions.
+_REPEATS, _PREDICTIONS = 2, 300
 #: Real images are also tested flipped and turned, unless they are more than this.
 _FEW = 3000
 
@@ -61,7 +61,7 @@ def folds_of(labels: np.ndarray, seed: int) -> np.ndarray:
 
 def trainings(num: int) -> int:
     """Trainings of a trial with `num` real images."""
-    return FOLDS * math.ceil(_PREDICTIONS / num)
+    return FOLDS * min(math.ceil(_PREDICTIONS / num), _REPEATS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,10 +210,10 @@ def effects(
 def choose(validation: CrossValidation) -> Choice:
     """Choose how many images of each class help, if any do.
 
-    All classes share a count at first: all usable images, or a quarter of them. The better one, by
-    gain minus standard error, is chosen if that is above 0. Classes whose images harm by two
-    standard errors are then left out; or, where no count is chosen, only classes whose images help
-    by as much are tried. A choice that differs between classes is tried, too, before it is made.
+    All classes share a count at first: as many as each has usable images, or a quarter of that. The
+    better one, by gain minus standard error, is chosen if that is above 0. Classes whose images
+    harm by two standard errors are then left out; or, where no count is chosen, only classes whose
+    images help by as much are tried. Such a choice has to be better in a trial of its own.
     """
     labels, names = validation.candidates.labels, validation.real.class_names
     alone, judged = validation.alone()
@@ -221,10 +221,12 @@ def choose(validation: CrossValidation) -> Choice:
     fresh = ~copies & ~duplicates
     like = judged.like(judged.scores)  # by classifiers that have not seen the fold
     usable = judged.like(judged.scores.mean(axis=0)) & fresh
-    most = np.bincount(labels[usable], minlength=len(names))
+    accepted = np.bincount(labels[usable], minlength=len(names))
+    # Unequal counts would shift how often classes are seen.
+    most = accepted[accepted > 0].min(initial=len(labels))
     tried = []
     for share in SHARES:
-        counts = np.ceil(share * most).astype(int).tolist()
+        counts = np.minimum(accepted, math.ceil(share * most)).tolist()
         tried.append(validation.trial(counts, like & fresh, alone))
     best, shares = max(tried, key=lambda pair: pair[0].lower)
     trials = [trial for trial, _ in tried]

@@ -70,7 +70,7 @@ class ClassRecord:
         real, sampled: how many there are.
         unlike: sampled ones in which classifiers do not see the class.
         copies: those that are nearer to a real image than real images are to each other.
-        duplicates: those as near to another sampled image.
+        duplicates: those twice as near to another sampled image.
         chosen: those in the folder.
         numbers: of the chosen images, as `qhdm sample` counts them.
         effect: what the images of this class did to the accuracy in the trial of the counts that
