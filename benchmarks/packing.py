@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from qhdm.errors import HardwareError
-from qhdm.hardware.isa import transpiled
+from qhdm.hardware.compilation import Compiler
 from qhdm.hardware.packing import Region, pack, regions_of
 from qhdm.quantum import build_filter
 from qhdm.quantum.devices.calibration import named_devices
@@ -57,7 +57,10 @@ def main() -> None:
             weights = np.linspace(0.1, 2, len(filter.weights))
             values = dict(zip(filter.weights, weights, strict=True))
             try:
-                circuits = transpiled(filter.circuit.assign_parameters(values), target, seed=0)
+                laid_out = Compiler(target, seed=0).lay_out(
+                    filter.circuit.assign_parameters(values)
+                )
+                circuits = [one.circuit for one in laid_out]
                 places = [regions_of(circuit, target) for circuit in circuits]
                 for count in COUNTS:
                     most = 1000 if count == "auto" else count

@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from qhdm.errors import ExportError
 from qhdm.files import atomic_path
 from qhdm.models.named_filters import NamedFilter
 from qhdm.quantum.analysis.transpile import IsaCircuit, to_isa
+from qhdm.quantum.compile.component import compiled
 from qhdm.quantum.files.save import (
     input_names,
     named_circuit,
@@ -61,6 +62,8 @@ class Export:
         free_weights: leave the weights free in OpenQASM 3 and QPY.
         inputs: (n,), radians: also write OpenQASM 2, bound to them.
         backend: also write the ISA form for it.
+        compile: in the ISA form, replace components of up to three qubits by circuits of fewer
+            gates with the same <Z> for the bound weights.
         draw: draws a circuit to a PNG file.
     """
 
@@ -68,6 +71,7 @@ class Export:
     free_weights: bool = False
     inputs: np.ndarray | None = None
     backend: BackendV2 | None = None
+    compile: bool = False
     draw: Callable[[QuantumCircuit, Path], None] | None = None
 
 
@@ -168,10 +172,10 @@ def _write(item: NamedFilter, shared: _Circuit, folder: Path, what: Export) -> N
         both = shared.free.assign_parameters(weights | inputs, strict=False)
         text = to_openqasm2(both)
         texts[f"{name}_openqasm2.qasm"] = ("OpenQASM 2", text)
-    if shared.isa:
-        isa = shared.isa.circuit.assign_parameters(bound, strict=False)
-        texts[f"{name}_isa.qasm"] = ("OpenQASM 3", to_openqasm3(isa))
-        packed[f"{name}_isa.qpy"] = isa
+    isa = _isa_circuit(circuit, shared, bound, what)
+    if isa is not None:
+        texts[f"{name}_isa.qasm"] = ("OpenQASM 3", to_openqasm3(isa.circuit))
+        packed[f"{name}_isa.qpy"] = isa.circuit
     for file, (_, text) in texts.items():
         (folder / file).write_text(text, encoding="utf-8")
     for file, content in packed.items():
@@ -199,11 +203,26 @@ def _write(item: NamedFilter, shared: _Circuit, folder: Path, what: Export) -> N
             }
             for file in sorted(formats)
         },
-        "isa": _isa(shared.isa),
+        "isa": _isa(isa),
         "drawing": shared.drawing,
         "source": what.source,
     }
     (folder / f"{name}.json").write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
+
+
+def _isa_circuit(
+    circuit: QuantumCircuit, shared: _Circuit, bound: dict[str, float], what: Export
+) -> IsaCircuit | None:
+    """The ISA circuit of a filter; compiled if that is asked for and takes fewer gates."""
+    if shared.isa is None or what.backend is None:
+        return None
+    plain = replace(shared.isa, circuit=shared.isa.circuit.assign_parameters(bound, strict=False))
+    if not what.compile:
+        return plain
+    shorter, outputs = compiled(circuit)
+    isa = to_isa(shorter, what.backend)
+    isa = replace(isa, physical_qubits=tuple(isa.physical_qubits[q] for q in outputs))
+    return isa if isa.two_qubit_gates < plain.two_qubit_gates else plain
 
 
 def _terms(observable: SparsePauliOp) -> dict[str, float]:

@@ -34,6 +34,7 @@ SPEC: dict[str, Any] = {
     "places": ["encoder"],
     "shots": 64,
     "packing": 1,
+    "compile": "off",
     "limits": {"jobs_per_minute": 100_000, "settle_seconds": 0.2},
 }
 #: Runtime jobs that it takes.

@@ -38,6 +38,7 @@ ALLOWED = {
     "quantum.pubs": FILTER,
     "quantum.files": FILTER | {"quantum.ansatz", "quantum.ir"},
     "quantum.devices": BASE | {"quantum.ir"},
+    "quantum.compile": BASE | {"quantum.ir", "quantum.devices"},
     "quantum.exact": FILTER | {"quantum.ir"},
     "quantum.aer": FILTER | {"quantum.ir", "quantum.pubs", "quantum.exact", "quantum.devices"},
     "quantum.engines": FILTER | {"quantum.exact", "quantum.aer"},

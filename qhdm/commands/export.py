@@ -33,6 +33,13 @@ def add(commands: argparse._SubParsersAction) -> None:
         "account)",
     )
     export.add_argument(
+        "--compile",
+        choices=["exact", "off"],
+        default="off",
+        help="with --backend: exact writes ISA circuits of fewer gates with the same <Z> (default: "
+        "off)",
+    )
+    export.add_argument(
         "--draw", action="store_true", help="draw the circuits: PNG files, and text on the terminal"
     )
     add_weights(export)
@@ -49,6 +56,9 @@ def _export(arguments: argparse.Namespace) -> None:
     from qhdm.runs.directory import versions
 
     check_target(arguments.out)
+    compiling = arguments.compile == "exact"
+    if compiling and (arguments.free_weights or not arguments.backend):
+        raise ExportError("--compile exact: needs --backend, and bound weights")
     weights = arguments.weights or "ema"
     model, run = load_model(arguments.run, weights=weights)
     placed = named_filters(model)
@@ -72,6 +82,7 @@ def _export(arguments: argparse.Namespace) -> None:
         free_weights=arguments.free_weights,
         inputs=inputs,
         backend=backend,
+        compile=compiling,
         draw=draw_png if arguments.draw else None,
     )
     names = export(placed, arguments.out, what)

@@ -188,7 +188,7 @@ def write_geotiff(path: str | Path, image: GeoImage) -> None:
 
 
 def of_levels(
-    levels: np.ndarray, bands: Bands, whole: bool, like: GeoImage | None = None
+    levels: np.ndarray, bands: Bands, whole: bool = False, like: GeoImage | None = None
 ) -> GeoImage:
     """A generated image as it is written.
 

@@ -9,12 +9,16 @@ documentation): 2 s for each job, and the repetition delay and the circuit for e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from qhdm.console import duration
 from qhdm.errors import BudgetError
-from qhdm.hardware.isa import PackedCircuit
+from qhdm.hardware.compilation import Figures
+from qhdm.hardware.isa import PackedCircuit, before_and_after
 from qhdm.hardware.runtime import Device
 from qhdm.hardware.spec import JobSpec
 from qhdm.quantum.devices.calibration import left_out
@@ -154,19 +158,38 @@ def _circuits(estimate: JobEstimate) -> list[str]:
         + (f" (executed: {executed:,}, in equal parts)" if executed != spec.shots else ""),
         "",
         f"{'place':<28}{'filters':>8}{'rows':>8}{'copies':>7}{'packed':>8}"
-        f"{'2q gates':>9}{'2q depth':>9}{'us':>7}{'jobs':>6}{'QPU s':>8}",
+        f"{'2q gates':>11}{'2q depth':>11}{'us':>11}{'error':>15}{'jobs':>6}{'QPU s':>8}",
     ]
     for stage in estimate.stages:
         isa = stage.circuits
         copies = min(circuit.copies for circuit in isa)
+        before, after = before_and_after(isa)
+        gates, depth, us, error = (
+            _change(*pair) for pair in zip(_figures(before or after), _figures(after), strict=True)
+        )
         lines.append(
             f"{stage.place:<28}{stage.filters:>8}{stage.rows:>8}{copies:>7}"
             f"{max(-(-stage.rows // c.copies) for c in isa):>8}"
-            f"{max(c.two_qubit_gates for c in isa):>9}{max(c.two_qubit_depth for c in isa):>9}"
-            f"{1e6 * max(c.duration for c in isa):>7.1f}{stage.runtime_jobs:>6}"
-            f"{stage.seconds:>8.1f}"
+            f"{gates:>11}{depth:>11}{us:>11}{error:>15}{stage.runtime_jobs:>6}{stage.seconds:>8.1f}"
         )
-    return [*lines, "(rows: patches of all images and passes, for each filter; 2q: of one copy)"]
+    bias = math.sqrt(np.mean([c.bias**2 for stage in estimate.stages for c in stage.circuits]))
+    lines += [
+        "(rows: patches of all images and passes, for each filter; 2q: of one copy; error: rms of",
+        "<Z> by gates on the best qubits, without readout and shots)",
+        f"compile: {spec.compile}" + (" (before > after)" if spec.compile != "off" else ""),
+    ]
+    if spec.compile == "approximate":
+        lines.append(f"of the error, by approximation alone: {bias:.4f}")
+    return lines
+
+
+def _figures(figures: Figures) -> tuple[str, str, str, str]:
+    error = "-" if figures.error is None else f"{figures.error:.4f}"
+    return str(figures.gates), str(figures.depth), f"{1e6 * figures.duration:.1f}", error
+
+
+def _change(before: str, after: str) -> str:
+    return after if before == after else f"{before} > {after}"
 
 
 def _costs(estimate: JobEstimate) -> list[str]:

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from qiskit import qpy
 from qiskit.circuit import ClassicalRegister, Parameter, ParameterVector, QuantumCircuit
-from qiskit.transpiler import Target, TranspilerError, generate_preset_pass_manager
+from qiskit.transpiler import Target
 
 from qhdm.errors import HardwareError
 from qhdm.files import atomic_path
+from qhdm.hardware.compilation import (
+    Compiler,
+    Figures,
+    LaidOut,
+    duration_of,
+    gates_of,
+)
 from qhdm.hardware.packing import Rating, pack, rate
-from qhdm.quantum.devices.calibration import left_out, working_part
-from qhdm.quantum.ir.connectivity import Compact, compact, components, on_qubits
+from qhdm.quantum.ir.connectivity import components
+from qhdm.quantum.options import Compile
 
-_OPTIMIZATION_LEVEL = 3
 #: Changes with the way circuits are made: files of another recipe are not read.
 _RECIPE = 1
 #: The classical register of the outcomes.
@@ -41,6 +49,9 @@ class PackedCircuit:
         two_qubit_gates, two_qubit_depth: of one copy.
         duration: of the circuit with its readout, seconds; 0 if the device has no durations.
         cost: minus the logarithm of the probability that nothing errs, for each copy.
+        error: expected of <Z>, see `Figures`.
+        before: figures of one copy that is not compiled; None if an earlier version made it.
+        bias: root of the mean squared error of <Z> without noise.
     """
 
     circuit: QuantumCircuit
@@ -52,6 +63,14 @@ class PackedCircuit:
     two_qubit_depth: int
     duration: float
     cost: tuple[float, ...]
+    error: float | None = None
+    before: Figures | None = None
+    bias: float = 0.0
+
+    @property
+    def figures(self) -> Figures:
+        """What it costs; the duration is that of all copies."""
+        return Figures(self.two_qubit_gates, self.two_qubit_depth, self.duration, self.error)
 
     def values(self, rows: np.ndarray) -> np.ndarray:
         """Parameter values (ceil(R / C), parameters) of input rows (R, n_x), the last repeated."""
@@ -75,30 +94,6 @@ class PackedCircuit:
         return circuit
 
 
-def transpiled(bound: QuantumCircuit, target: Target, *, seed: int) -> list[Compact]:
-    """The components of a circuit of gates, in order, each transpiled separately.
-
-    Raises:
-        HardwareError: the working part of the device is too small.
-    """
-    n = bound.num_qubits
-    if n > target.num_qubits:
-        raise HardwareError(
-            f"layout: the device has {target.num_qubits} qubits, too few for a filter of {n}"
-        )
-    try:
-        manager = generate_preset_pass_manager(
-            _OPTIMIZATION_LEVEL, target=working_part(target), seed_transpiler=seed
-        )
-        return [compact(manager.run(_measured(bound, part))) for part in components(bound)]
-    except TranspilerError as error:
-        missing = left_out(target)
-        raise HardwareError(
-            f"layout: the device cannot run a circuit of the filter: {error.message.split('. ')[0]}"
-            f"{f' ({missing})' if missing else ''}; use another backend"
-        ) from None
-
-
 def make_isa(
     bound: QuantumCircuit,
     inputs: Sequence[Parameter],
@@ -107,7 +102,7 @@ def make_isa(
     packing: int | Literal["auto"],
     most: int,
     seed: int,
-    compacts: Sequence[Compact] | None = None,
+    laid_out: Sequence[LaidOut] | None = None,
 ) -> PackedCircuit:
     """Transpile a circuit, component by component, and pack copies of it.
 
@@ -118,13 +113,15 @@ def make_isa(
         packing: copies, or `auto`.
         most: copies that are of use.
         seed: of the transpiler.
-        compacts: its transpiled components, if they are known.
+        laid_out: its components, if they are known.
 
     Raises:
         HardwareError: the working part of the device is too small.
     """
     n, parts = bound.num_qubits, components(bound)
-    compacts = transpiled(bound, target, seed=seed) if compacts is None else compacts
+    if laid_out is None:
+        laid_out = Compiler(target, seed=seed).lay_out(bound)
+    compacts = [one.circuit for one in laid_out]
     chosen = pack(compacts, target, packing=packing, most=most)
     copies = len(chosen)
     circuit = QuantumCircuit(target.num_qubits, name="filter")
@@ -140,18 +137,29 @@ def make_isa(
     # All are read out at once: a readout next to running gates disturbs them.
     circuit.barrier(sorted(q for regions in chosen for region in regions for q in region.qubits))
     circuit.measure(ends.ravel().tolist(), range(copies * n))
-    gates = [_two_qubit(one.circuit) for one in compacts]
+    qubits = [len(part) for part in parts]
+    figures = Figures.of_all([one.figures for one in laid_out], qubits)
     return PackedCircuit(
         circuit=circuit,
         copies=copies,
         inputs=len(inputs),
         qubits=n,
         regions=tuple(tuple(map(int, row)) for row in ends),
-        two_qubit_gates=sum(count for count, _ in gates),
-        two_qubit_depth=max(depth for _, depth in gates),
-        duration=_duration(circuit, target),
+        two_qubit_gates=figures.gates,
+        two_qubit_depth=figures.depth,
+        duration=duration_of(circuit, target),
         cost=tuple(sum(region.cost for region in regions) for regions in chosen),
+        error=figures.error,
+        before=Figures.of_all([one.before for one in laid_out], qubits),
+        bias=math.sqrt(np.average([one.bias**2 for one in laid_out], weights=qubits)),
     )
+
+
+def before_and_after(circuits: Sequence[PackedCircuit]) -> tuple[Figures | None, Figures]:
+    """Figures of the filters of a place before they were compiled, if they are known, and now."""
+    before = [isa.before for isa in circuits if isa.before is not None]
+    after = Figures.largest([isa.figures for isa in circuits])
+    return (Figures.largest(before) if len(before) == len(circuits) else None), after
 
 
 class IsaCache:
@@ -166,6 +174,7 @@ class IsaCache:
         target: of the device.
         device: its name.
         packing, seed: see `make_isa`.
+        compilation, shots: see `Compiler`.
     """
 
     def __init__(
@@ -176,11 +185,18 @@ class IsaCache:
         device: str,
         packing: int | Literal["auto"],
         seed: int,
+        compilation: Compile = "off",
+        shots: int = 1024,
     ) -> None:
         self._folder, self._target, self._device = folder, target, device
-        self._packing, self._seed = packing, seed
+        self._packing, self._seed, self._compilation, self._shots = (
+            packing,
+            seed,
+            compilation,
+            shots,
+        )
+        self._compiler = Compiler(target, seed=seed, compilation=compilation, shots=shots)
         self._kept: dict[str, PackedCircuit] = {}
-        self._laid: dict[str, list[Compact]] = {}
 
     def get(
         self, bound: QuantumCircuit, inputs: Sequence[Parameter], *, rows: int, layout: int = 0
@@ -197,7 +213,7 @@ class IsaCache:
                     packing=self._packing,
                     most=rows,
                     seed=self._seed,
-                    compacts=self._components(bound),
+                    laid_out=self._compiler.lay_out(bound),
                 )
                 if path is None:
                     self._kept[key] = made
@@ -219,15 +235,9 @@ class IsaCache:
 
     def with_packing(self, packing: int | Literal["auto"]) -> IsaCache:
         """The same with other packing, in memory."""
-        other = IsaCache(None, self._target, device=self._device, packing=packing, seed=self._seed)
-        other._laid = self._laid
+        other = copy.copy(self)
+        other._folder, other._packing, other._kept = None, packing, {}
         return other
-
-    def _components(self, bound: QuantumCircuit) -> list[Compact]:
-        key = json.dumps(_gates(bound))
-        if key not in self._laid:
-            self._laid[key] = transpiled(bound, self._target, seed=self._seed)
-        return self._laid[key]
 
     def _key(
         self, bound: QuantumCircuit, inputs: Sequence[Parameter], rows: int, layout: int
@@ -241,29 +251,12 @@ class IsaCache:
             self._seed,
             bound.num_qubits,
             [p.name for p in inputs],
-            _gates(bound),
+            gates_of(bound),
             *([layout] if layout else []),
+            *([self._compilation] if self._compilation != "off" else []),
+            *([self._shots] if self._compilation == "approximate" else []),
         ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
-
-
-def _gates(bound: QuantumCircuit) -> list[tuple[str, list[int], list[str]]]:
-    """The gates of a circuit, as JSON can hold them."""
-    return [
-        (
-            entry.operation.name,
-            [bound.find_bit(q).index for q in entry.qubits],
-            [_fact(p) for p in entry.operation.params],
-        )
-        for entry in bound.data
-    ]
-
-
-def _fact(parameter: object) -> str:
-    """A gate's parameter as unique text: numpy would abbreviate a large matrix."""
-    if isinstance(parameter, np.ndarray):
-        return f"{parameter.shape}{parameter.dtype}{parameter.tobytes().hex()}"
-    return str(parameter)
 
 
 def _save(isa: PackedCircuit, path: Path) -> None:
@@ -271,6 +264,8 @@ def _save(isa: PackedCircuit, path: Path) -> None:
     circuit.metadata = {
         name: getattr(isa, name) for name in PackedCircuit.__dataclass_fields__ if name != "circuit"
     }
+    if isa.before is not None:
+        circuit.metadata["before"] = asdict(isa.before)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         qpy.dump(circuit, file)
 
@@ -283,39 +278,8 @@ def _load(path: Path) -> PackedCircuit:
         circuit.metadata = {}
         facts["regions"] = tuple(map(tuple, facts["regions"]))
         facts["cost"] = tuple(facts["cost"])
+        if facts.get("before") is not None:
+            facts["before"] = Figures(**facts["before"])
         return PackedCircuit(circuit=circuit, **facts)
     except Exception as error:  # QPY raises many kinds for a damaged file
         raise HardwareError(f"{path}: damaged ({type(error).__name__}); delete it") from None
-
-
-def _measured(bound: QuantumCircuit, part: tuple[int, ...]) -> QuantumCircuit:
-    """A component on its own qubits, all of them measured."""
-    circuit = on_qubits(bound, part)
-    circuit.add_register(ClassicalRegister(len(part)))
-    circuit.measure(range(len(part)), range(len(part)))
-    return circuit
-
-
-def _two_qubit(circuit: QuantumCircuit) -> tuple[int, int]:
-    count = sum(len(entry.qubits) == 2 for entry in circuit.data)
-    return count, circuit.depth(lambda entry: len(entry.qubits) == 2)
-
-
-def _duration(circuit: QuantumCircuit, target: Target) -> float:
-    """Seconds of the longest chain of gates; a gate without a time takes its kind's longest."""
-    times = {
-        name: {qubits: getattr(p, "duration", None) for qubits, p in target[name].items()}
-        for name in {entry.operation.name for entry in circuit.data} & set(target.operation_names)
-    }
-    longest = {
-        name: max((t or 0.0 for t in of.values()), default=0.0) for name, of in times.items()
-    }
-    ends = [0.0] * circuit.num_qubits
-    index = {bit: i for i, bit in enumerate(circuit.qubits)}
-    for entry in circuit.data:
-        qubits, name = tuple(index[q] for q in entry.qubits), entry.operation.name
-        time = times.get(name, {}).get(qubits)
-        after = max(ends[q] for q in qubits) + (longest.get(name, 0.0) if time is None else time)
-        for q in qubits:
-            ends[q] = after
-    return max(ends, default=0.0)

@@ -18,7 +18,7 @@ from pathlib import Path
 from qhdm.errors import HardwareError
 from qhdm.files import locked, timed_path, write_text
 from qhdm.hardware.ledger import Ledger
-from qhdm.hardware.spec import JobSpec, load_spec, spec_to_yaml
+from qhdm.hardware.spec import JobSpec, load_kept_spec, spec_to_yaml
 from qhdm.runs.config import config_path
 from qhdm.shipped import results_path, run_path
 
@@ -136,7 +136,7 @@ class JobDirectory:
 
     def spec(self, overrides: Sequence[str] = ()) -> JobSpec:
         """The specification, with `key=value` settings over it."""
-        return load_spec(self.path / _SPEC, overrides)
+        return load_kept_spec(self.path / _SPEC, overrides)
 
     def write_spec(self, spec: JobSpec) -> None:
         """Keep the specification."""

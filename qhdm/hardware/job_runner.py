@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ def isa_cache(spec: JobSpec, device: Device, directory: JobDirectory | None = No
         device=device.name,
         packing=spec.packing,
         seed=spec.layout_seed,
+        compilation=spec.compile,
+        shots=spec.executed_shots,
     )
 
 
@@ -76,7 +79,7 @@ def run_job(
                 seconds = job.spec.limits.settle_seconds
                 print(f"images are written; {seconds:g} s for a last look for surplus jobs")
             _submitter(directory, ledger, service).finish()
-            report = write_report(job, ledger, directory.path)
+            report = write_report(job, ledger, cache, directory.path)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"interrupted; nothing is lost; to continue: qhdm jobs resume {directory.name}"
@@ -111,6 +114,9 @@ def sample_request(job: SamplingJob, *, agreed: bool, progress: bool) -> np.ndar
     jobs = results_path(spec.run) / "jobs"
     directory = JobDirectory(jobs / f"{spec.backend}-{job.digest}")
     new = directory.never_sent()
+    if not new:  # a job that an earlier version began keeps its circuits
+        spec = replace(spec, compile=directory.spec().compile)
+        job = replace(job, spec=spec)
     if new or not directory.is_done():
         if not (agreed or spec.local):
             device = snapshot(spec.backend)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from pydantic import TypeAdapter
 
 from qhdm.data.bands import bands_of
 from qhdm.files import write_text
+from qhdm.hardware.estimator import layout_at
+from qhdm.hardware.isa import IsaCache, before_and_after
 from qhdm.hardware.ledger import Ledger
 from qhdm.hardware.sampling import SamplingJob
 from qhdm.pictures import labelled_grid, save_png, to_picture
@@ -44,7 +47,7 @@ def write_images(job: SamplingJob, images: np.ndarray, exact: np.ndarray, folder
         save_png(labelled_grid(shown, job.labels, names, bands=bands), folder / name)
 
 
-def write_report(job: SamplingJob, ledger: Ledger, folder: Path) -> dict[str, Any]:
+def write_report(job: SamplingJob, ledger: Ledger, cache: IsaCache, folder: Path) -> dict[str, Any]:
     """Write report.json and report.png; returns what report.json holds."""
     stages = ledger.comparisons()
     measured, exact = (
@@ -68,6 +71,7 @@ def write_report(job: SamplingJob, ledger: Ledger, folder: Path) -> dict[str, An
         "error": _summary(errors),
         "error_per_qubit": [_summary(errors[:, q]) for q in range(errors.shape[1])],
         "error_per_place": {p: _summary(np.concatenate(e)) for p, e in places.items()},
+        "circuits": _circuits(job, ledger, cache),
         "shot_noise": float(np.sqrt(np.mean((1 - exact**2).clip(0) / spec.executed_shots))),
         "correlation": _correlation(measured, exact),
         "qpu_seconds": None if None in usage else float(sum(u for u in usage if u is not None)),
@@ -95,6 +99,7 @@ def describe_report(report: dict[str, Any], folder: Path) -> str:
             f"{report['values']:,} values of <Z> against exact: rms error {error['rms']:.4f} "
             f"(shots alone: {report['shot_noise']:.4f}), bias {error['mean']:+.4f}, "
             f"correlation {report['correlation']:.4f}",
+            *_describe_circuits(report["circuits"]),
             f"largest on qubit {worst}: rms {qubits[worst]['rms']:.4f}",
             f"QPU seconds used: {'not reported yet' if used is None else f'{used:,.1f}'} "
             f"in {len(report['jobs']) + surplus} runtime jobs"
@@ -103,6 +108,19 @@ def describe_report(report: dict[str, Any], folder: Path) -> str:
             f"report: {folder / 'report.json'}, {folder / 'report.png'}",
         ]
     )
+
+
+def _describe_circuits(places: dict[str, Any]) -> list[str]:
+    """Expected errors of compiled circuits, a line for each place."""
+    lines = []
+    for place, figures in places.items():
+        before, after = figures["before"], figures["after"]
+        if before is not None and after["gates"] < before["gates"]:
+            line = f"{place}: compiled, two-qubit gates {before['gates']} > {after['gates']}"
+            if None not in (before["error"], after["error"]):
+                line += f", expected gate error {before['error']:.4f} > {after['error']:.4f}"
+            lines.append(line)
+    return lines
 
 
 def scatter(x: np.ndarray, y: np.ndarray, *, title: str) -> Image.Image:
@@ -135,6 +153,21 @@ def scatter(x: np.ndarray, y: np.ndarray, *, title: str) -> Image.Image:
     draw.text((size / 2, size - _MARGIN / 3), "exact", _INK, font, anchor="mm")
     draw.text((_MARGIN / 4, size / 2), "measured", _INK, font, anchor="lb")
     return image
+
+
+def _circuits(job: SamplingJob, ledger: Ledger, cache: IsaCache) -> dict[str, Any]:
+    """Figures of the circuits of each place in the last network evaluation."""
+    relaid, figures = ledger.fact("relaid") or (), {}
+    for number, stage in enumerate(job.stages):
+        layout = layout_at((job.steps - 1, number), relaid)
+        circuits = [circuit.isa for circuit in stage.circuits(cache, layout)]
+        before, after = before_and_after(circuits)
+        figures[stage.place] = {
+            "before": None if before is None else asdict(before),
+            "after": asdict(after),
+            "bias": float(np.sqrt(np.mean([isa.bias**2 for isa in circuits]))),
+        }
+    return figures
 
 
 def _summary(errors: np.ndarray | Sequence[float]) -> dict[str, float]:

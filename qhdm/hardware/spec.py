@@ -106,6 +106,16 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
     return validate(JobSpec, with_overrides(document, overrides))
 
 
+def load_kept_spec(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
+    """Read the specification of a job that exists, as `load_spec`.
+
+    One of a version that compiled nothing lacks the key: its circuits stay as they are.
+    """
+    document = read_document(path)
+    kept = ["compile=off"] if "compile" not in (document.data or ()) else []
+    return validate(JobSpec, with_overrides(document, [*kept, *overrides]))
+
+
 def spec_to_yaml(spec: JobSpec) -> str:
     """`spec` as YAML that `load_spec` reads back to an equal specification."""
     data = TypeAdapter(JobSpec).dump_python(spec, mode="json")

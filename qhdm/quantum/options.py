@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 #: More shots than this say nothing that `shots: null`, the exact values, does not.
 MAX_SHOTS = 1_000_000
@@ -157,6 +157,10 @@ IDEAL = "aer"
 _MAX_RANDOM, _MIN_SHOTS = 32, 64
 
 Place = Literal["vertex", "encoder"]
+#: YAML reads a plain `off` as false.
+Compile = Annotated[
+    Literal["exact", "approximate", "off"], BeforeValidator(lambda v: "off" if v is False else v)
+]
 
 
 def randomizations(shots: int) -> int:
@@ -234,6 +238,9 @@ class Hardware:
         packing: copies of a filter side by side on the chip; `auto` takes as many as fit on good
             qubits.
         layout_seed: of the transpiler.
+        compile: `exact` replaces components of up to three qubits by circuits of fewer gates with
+            the same <Z>; `approximate` chooses the number of gates with the least expected error;
+            `off` transpiles them gate by gate.
         limits: what may be spent; needed on IBM backends.
 
     Example:
@@ -257,6 +264,7 @@ class Hardware:
     twirling: Twirling = Twirling()
     packing: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = "auto"
     layout_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    compile: Compile = "exact"
     limits: Limits | None = None
 
     @property

@@ -62,8 +62,8 @@ def place(circuit: QuantumCircuit, device: Calibration) -> tuple[Compact, NoiseM
     return placed, noise_of(target, placed.physical)
 
 
-def noise_of(target: Target, physical: Sequence[int]) -> NoiseModel:
-    """The noise of some qubits, renumbered (Aer takes seconds to load a whole device)."""
+def part_of(target: Target, physical: Sequence[int]) -> Target:
+    """The gates and errors of some qubits, renumbered."""
     local = {qubit: i for i, qubit in enumerate(physical)}
     of_qubits = target.qubit_properties
     part = Target(
@@ -79,6 +79,12 @@ def noise_of(target: Target, physical: Sequence[int]) -> NoiseModel:
         }
         if places:
             part.add_instruction(target.operation_from_name(name), places)
+    return part
+
+
+def noise_of(target: Target, physical: Sequence[int]) -> NoiseModel:
+    """The noise of some qubits, renumbered (Aer takes seconds to load a whole device)."""
+    part = part_of(target, physical)
     # All that `from_backend` reads of a BackendV2.
     backend = SimpleNamespace(
         version=2, target=part, operation_names=list(part.operation_names), dt=part.dt
