@@ -141,7 +141,8 @@ class Compiler:
             best = None if candidate is None else self._laid_out(candidate, form, before)
         elif form is not None and self._mode == "approximate":
             best = self._best(form, before)
-        if best is None or best.figures.gates > most:
+        # Fewer gates may still err more, on qubits that matter more.
+        if best is None or best.figures.gates > most or _worse(best.figures, before):
             return LaidOut(plain, before, before)
         return best
 
@@ -198,6 +199,10 @@ class Compiler:
         two = [entry for entry in circuit.circuit.data if len(entry.qubits) == 2]
         depth = circuit.circuit.depth(lambda entry: len(entry.qubits) == 2)
         return Figures(len(two), depth, duration_of(whole, self._target), error)
+
+
+def _worse(new: Figures, old: Figures) -> bool:
+    return new.error is not None and old.error is not None and new.error > old.error
 
 
 def gates_of(bound: QuantumCircuit) -> list[tuple[str, list[int], list[str]]]:

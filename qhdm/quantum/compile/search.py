@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass
 
@@ -75,7 +76,15 @@ def fit(unitary: np.ndarray, gates: int, *, tries: int = _TRIES, fractional: boo
         tries: with different orders of the qubits and outputs, until one is exact.
         fractional: use RZZ of any angle instead of CZ.
     """
-    n = len(unitary).bit_length() - 1
+    key = unitary.astype(complex).tobytes()
+    return _fit(key, len(unitary), gates, tries, fractional)
+
+
+@functools.lru_cache(maxsize=4096)
+def _fit(content: bytes, size: int, gates: int, tries: int, fractional: bool) -> Fit:
+    """As `fit`, kept: the same filters are compiled for estimates, jobs and several devices."""
+    wanted = measured(np.frombuffer(content, complex).reshape(size, size))
+    n = size.bit_length() - 1
     random = np.random.default_rng(gates)
     # Filters that were trained from near the identity are easier to reach with swapped outputs.
     orders = list(itertools.permutations(range(n)))
@@ -83,7 +92,7 @@ def fit(unitary: np.ndarray, gates: int, *, tries: int = _TRIES, fractional: boo
     best: Fit | None = None
     for order, outputs in [pairs[5 * i % len(pairs)] for i in range(tries)]:
         line = Line(order, gates, outputs, fractional)
-        new = _minimise(line, measured(unitary), random)
+        new = _minimise(line, wanted, random)
         best = new if best is None or new.error < best.error else best
         if best.exact:
             break
