@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from PIL import Image
 
 import qhdm
 from qhdm import data
+from qhdm.augmentation import choice
 from qhdm.config import DataConfig
 from qhdm.data import Bands, GeoImage, read_geotiff, write_geotiff
+from qhdm.metrics.classifier import ClassifierSettings
 
 pytest.importorskip("rasterio")
 
@@ -182,3 +185,22 @@ def test_pictures_have_no_metrics_of_bands(run: qhdm.Run) -> None:
              "--extractor-weights", "none"),
         "extractor: ",
     )  # fmt: skip
+
+
+def test_augmented_bands_are_geotiff(
+    run: qhdm.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = ClassifierSettings(resolution=8, width=4, dim=4, steps=2, batch_size=8)
+    monkeypatch.setattr(choice, "RETRAINED", small)
+    monkeypatch.setattr(choice.Trial, "lower", property(lambda trial: 1.0))  # any gain is enough
+    request = qhdm.AugmentSettings(num=5)
+    record = qhdm.augment(run.config.data.root, run, tmp_path / "out", request)
+    assert [own.real for own in record.classes] == [7, 7]  # held-out images are not touched
+    assert len(record.notes) == 1  # of the training images
+    files = sorted((tmp_path / "out").glob("*/*.tif"))
+    assert len(files) == sum(record.chosen.values()) > 0
+    like = dataclasses.replace(run.config.data, root=str(tmp_path / "out"), test_fraction=0.0)
+    again = data.load(dataclasses.replace(like, classes=None))
+    number = int(files[0].stem[-5:])
+    image = run.sample(labels=[files[0].parent.name], indices=[2 * number + again.labels[0]])
+    assert np.abs(again.images[0].astype(int) - image[0]).max() <= 2

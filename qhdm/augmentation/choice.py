@@ -34,7 +34,7 @@ def joined(first: Dataset, second: Dataset) -> Dataset:
     """The images of two sets with the same classes."""
     return dataclasses.replace(
         first,
-        images=np.concatenate([first.images, second.images]),
+        images=np.concatenate([np.asarray(first.images), np.asarray(second.images)]),
         labels=np.concatenate([first.labels, second.labels]),
         names=first.names + second.names,
         is_test=np.concatenate([first.is_test, second.is_test]),

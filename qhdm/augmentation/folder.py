@@ -21,6 +21,7 @@ from qhdm.augmentation.choice import (
 from qhdm.augmentation.records import FILE_NAME, Augmentation, AugmentSettings, ClassRecord
 from qhdm.config import Config, SamplerOptions
 from qhdm.data import Dataset
+from qhdm.data.geotiff import of_levels, write_geotiff
 from qhdm.data.source import locate
 from qhdm.device import resolve_device
 from qhdm.errors import DataError, EvaluationError, did_you_mean
@@ -56,8 +57,8 @@ def augment(
         real: the real images: a folder or zip of class folders, of which held-out parts (`test`)
             are not touched; or any torch `Dataset` of (image, label) with the classes of the run.
         run: the generator, or the path of its run directory.
-        out: the new folder: PNG files in a folder for each class, which may be empty,
-            `augment.json` and `augment.png`. The real images are not in it.
+        out: the new folder: PNG files, or GeoTIFF files of bands, in a folder for each class, which
+            may be empty; `augment.json` and `augment.png`. The real images are not in it.
         settings: how many images are sampled, and how.
         progress: show bars and messages on stderr.
 
@@ -132,7 +133,10 @@ def _real_images(real: Any, config: Config, progress: bool) -> Dataset:
         return data.given(real, dataclasses.replace(config.data, test_fraction=0.0))
     own = config.data
     if not _is_own(real, config):
-        own = dataclasses.replace(own, root=str(real), classes=None, test_fraction=0.0)
+        own = dataclasses.replace(
+            own, root=str(real), classes=None, test_fraction=0.0, split=None, blocks=None,
+            per_class=None,
+        )  # fmt: skip
     try:
         images = data.load(own, progress=progress)
     except DataError as error:
@@ -218,17 +222,23 @@ def _write(folder: Path, candidates: Dataset, choice: Choice, record: Augmentati
     """The files of the result. Classes without images have empty folders, so that others keep
     their numbers where folders are counted."""
     chosen = first_of_each(candidates.labels, choice.usable, choice.counts)
+    bands, names = candidates.bands, candidates.class_names
     for label, own in enumerate(record.classes):
         (folder / own.class_name).mkdir(parents=True)
         images = candidates.images[chosen & (candidates.labels == label)]
         for number, image in zip(own.numbers, images, strict=True):
-            file = folder / own.class_name / f"{own.class_name}_{number:05d}.png"
-            to_picture(image).save(file)
+            file = folder / own.class_name / f"{own.class_name}_{number:05d}"
+            if bands is None:
+                to_picture(image).save(f"{file}.png")
+            else:
+                write_geotiff(Path(f"{file}.tif"), of_levels(image, bands, whole=False))
     kinds = np.select([chosen, choice.usable], [0, 1], 2)
     rows = 3 * candidates.labels + kinds
     shown = np.concatenate([np.flatnonzero(rows == row)[:_SHOWN] for row in np.unique(rows)])
     words = ("chosen", "not used", "rejected")
-    titles = [f"{name}, {word}" for name in candidates.class_names for word in words]
-    sheet = labelled_grid(candidates.images[shown], rows[shown], titles, title="generated images")
+    titles = [f"{name}, {word}" for name in names for word in words]
+    sheet = labelled_grid(
+        candidates.images[shown], rows[shown], titles, title="generated images", bands=bands
+    )
     sheet.save(folder / "augment.png")
     write_record(record, folder / FILE_NAME)
