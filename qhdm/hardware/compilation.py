@@ -153,7 +153,7 @@ class Compiler:
     def _best(self, form: InputForm, before: Figures) -> LaidOut | None:
         """The approximate circuit with the least expected error, which falls and rises with gates.
 
-        The walk begins near the minimum.
+        The walk begins near the minimum. If it leads up, exact circuits are tried, too.
         """
         needed = gates_needed(len(form.inputs))
         laid: dict[int, tuple[float, LaidOut]] = {}
@@ -173,6 +173,8 @@ class Compiler:
             gates = start
             while error(gates + step) < error(gates):
                 gates += step
+        if gates > start:
+            error(needed)
         if not laid:
             return None
         least = min(expected for expected, _ in laid.values())

@@ -17,7 +17,7 @@ EXACT = 5e-10
 #: Starts, and iterations of each, before the best of them go on.
 _ROUNDS = ((32, 40), (8, 60), (3, 200))
 #: Tries to find an exact circuit, with each of some numbers of gates from the least on.
-_TRIES, _MORE_GATES = 6, 2
+EXACT_TRIES, _MORE_GATES = 6, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,9 @@ def exact_fit(unitary: np.ndarray, *, most: int, fractional: bool = False) -> Fi
     return best if best is not None and best.exact else None
 
 
-def fit(unitary: np.ndarray, gates: int, *, tries: int = _TRIES, fractional: bool = False) -> Fit:
+def fit(
+    unitary: np.ndarray, gates: int, *, tries: int = EXACT_TRIES, fractional: bool = False
+) -> Fit:
     """The best circuit of a number of two-qubit gates, from random starts, always the same.
 
     Args:
