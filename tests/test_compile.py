@@ -254,7 +254,7 @@ def test_whole_filters_keep_their_outputs() -> None:
 
 
 def test_compiled_circuits_are_read_back_from_their_files(tmp_path: Path) -> None:
-    circuit = bound(layers=1)
+    circuit = component()
     inputs = list(circuit.parameters)
 
     def cache(compilation: str) -> IsaCache:
