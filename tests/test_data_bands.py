@@ -361,3 +361,24 @@ def test_items_that_are_no_images_with_bands() -> None:
     ):
         with pytest.raises(DataError):
             data.given(data.from_torchgeo(items), config)
+
+
+def test_torchgeo_reads_the_same(tmp_path: Path) -> None:
+    """torchgeo's `EuroSAT`, where it is installed."""
+    try:
+        from torchgeo.datasets import EuroSAT
+    except (ImportError, RuntimeError) as error:  # of a torchvision of another build than torch
+        pytest.skip(f"torchgeo cannot be imported: {error}")
+    root = band_set(tmp_path / EuroSAT.base_dir, {"Forest": 3, "River": 3})
+    (root / "River" / "River_84.tif").write_bytes(RIVER.read_bytes())
+    for path in root.glob("*/*_[0-2].tif"):
+        write_geotiff(path, GeoImage(patch(int(path.stem[-1]), size=64), (None,) * 13))
+    files = [path.with_suffix(".jpg").name for path in root.glob("*/*.tif")]
+    (tmp_path / "eurosat-train.txt").write_text("\n".join(files))
+    own = load(DataConfig(root=str(root), bands=("B8A", "B04"), range=(0, 9000)))
+    theirs = EuroSAT(tmp_path, split="train", bands=("B04", "B10", "B8A"))
+    config = DataConfig(bands=("B8A", "B04"), range=(0, 9000))
+    dataset = data.given(data.from_torchgeo(theirs), config)
+    places = [own.names.index("/".join(Path(path).parts[-2:])) for path, _ in theirs.samples]
+    np.testing.assert_array_equal(dataset.images[:], own.images[np.array(places)])
+    np.testing.assert_array_equal(dataset.labels, own.labels[places])

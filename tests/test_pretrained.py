@@ -165,6 +165,30 @@ def test_released_runs_have_averaged_weights_alone() -> None:
         assert tensor.equal(model.state_dict()[name])
 
 
+def test_release_keeps_the_images_and_nothing_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    import release
+
+    (tmp_path / "configs").mkdir()
+    shutil.copy(REPOSITORY / "configs" / "eurosat.yaml", tmp_path / "configs")
+    monkeypatch.setattr(release, "ROOT", tmp_path)
+    small = ["data.image_size=16", "model.widths=[16,32]", "quantum.encoder.levels=[0]"]
+    short = ["train.steps=2", "train.batch_size=2", "train.device=cpu", "data.root=bundled"]
+    trained = qhdm.train(qhdm.load_config("eurosat", [*small, *short]), out="run", callbacks=[])
+    for _ in range(2):  # the second takes the place of the first
+        released = release.release(RunDirectory.open("run"))
+    assert released.path == tmp_path / "pretrained" / "eurosat"
+    assert released.config.data.root == "eurosat"
+    assert released.config.train.device == "auto"
+    request = qhdm.Sampling(classes=["River"], num=2, steps=2)
+    images = qhdm.Run.open(released.path, device="cpu").sample(request)
+    assert np.array_equal(images, trained.sample(request))
+    with pytest.raises(RunError, match="cannot be resumed"):
+        qhdm.resume(released.path)
+
+
 def test_damage_of_released_runs_is_detected() -> None:
     copy = Path(shutil.copytree(SHIPPED, "copy"))
     (checkpoint,) = (copy / "checkpoints").iterdir()

@@ -7,12 +7,12 @@ from qhdm.config.config import (
     to_yaml,
     with_circuit_files,
 )
+from qhdm.config.data import DataConfig
 from qhdm.config.diffusion import DiscreteConfig, EdmConfig
 from qhdm.config.fields import FilePath, is_circuit_file
 from qhdm.config.published import PublishedModelConfig, ReleasedConfig
 from qhdm.config.sampling import EngineRequest, SampleConfig, SamplerName, SamplerOptions, Sampling
 from qhdm.config.sections import (
-    DataConfig,
     EmaConfig,
     EncoderConfig,
     ModelConfig,

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from qhdm.config.data import DataConfig
 from qhdm.config.diffusion import DiscreteConfig, EdmConfig
 from qhdm.config.fields import is_circuit_file
 from qhdm.config.published import PublishedModelConfig, ReleasedConfig
 from qhdm.config.sampling import SampleConfig
 from qhdm.config.sections import (
-    DataConfig,
     EncoderConfig,
     ModelConfig,
     QuantumConfig,

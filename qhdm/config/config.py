@@ -19,6 +19,7 @@ from qhdm.config.checks import (
     sampling_problems,
     shape_problems,
 )
+from qhdm.config.data import DataConfig
 from qhdm.config.diffusion import DiscreteConfig, EdmConfig
 from qhdm.config.fields import STRICT, is_circuit_file
 from qhdm.config.published import (
@@ -28,7 +29,6 @@ from qhdm.config.published import (
 )
 from qhdm.config.sampling import SampleConfig
 from qhdm.config.sections import (
-    DataConfig,
     ModelConfig,
     QuantumConfig,
     TrainConfig,

@@ -13,6 +13,8 @@ from torch import Tensor
 def from_levels(images: np.ndarray, device: torch.device) -> Tensor:
     """uint8 or uint16 (N, H, W, C) to float32 (N, C, H, W) in [-1, 1]."""
     half = np.iinfo(images.dtype).max / 2
+    if images.dtype == np.uint16:
+        images = images.astype(np.int32)  # torch does little with uint16
     pixels = to_device(torch.as_tensor(images), device).permute(0, 3, 1, 2).contiguous()
     return pixels.float() / half - 1
 
@@ -28,7 +30,6 @@ def to_levels(images: Tensor, dtype: str) -> np.ndarray:
     """float (N, C, H, W) in [-1, 1] to `dtype` (N, H, W, C); values outside are clipped."""
     most = np.iinfo(dtype).max
     levels = ((images.float() + 1) * (most / 2)).round().clamp(0, most)
-    # As int32: torch converts few operations to uint16.
     return levels.permute(0, 2, 3, 1).int().cpu().numpy().astype(dtype)
 
 
