@@ -2,13 +2,15 @@
 
     python benchmarks/augment.py --data EuroSAT_RGB.zip --run RUN --out runs/augment
     python benchmarks/augment.py --data EuroSAT_RGB.zip --train 1500 --out runs/own --sizes 10 100
+    python benchmarks/augment.py --data EuroSAT_RGB.zip --run RUN --few bundled --out runs/few
 
 Draws some training images of each class (`--sizes`, 0 being all), several times, augments each
 draw by `qhdm.augment`, and trains classifiers as `qhdm evaluate --metrics utility` does, tested
 on all held-out images. They are trained on the drawn images without and with flips and turns; with
 the chosen generated images, without and with flips and turns; with as many further real images; and
 with both. `--run` is a generator of all training images. `--train STEPS` is the fair test: for each
-draw, a generator (configs/eurosat.yaml) that is trained on the drawn images alone.
+draw, a generator (configs/eurosat.yaml) that is trained on the drawn images alone; so is `--few`,
+with the images that a run was trained on.
 
 Images that a run has sampled are kept in its directory and shared by all draws. What was computed
 is kept in `--out`; interrupted, the same command goes on.
@@ -38,6 +40,7 @@ from qhdm.files import write_text
 from qhdm.metrics.samples import from_folder
 from qhdm.metrics.training import predicted, train_network
 from qhdm.metrics.utility import RETRAINED, few_of_each, some_of
+from qhdm.runs.directory import RunDirectory
 from qhdm.tables import Table, interval, signed
 
 CONFIG = Path(__file__).parent.parent / "configs" / "eurosat.yaml"
@@ -62,6 +65,7 @@ class Cell:
     real: Dataset
     size: int
     draw: int
+    few: frozenset[str]
 
     @property
     def path(self) -> Path:
@@ -72,8 +76,8 @@ class Cell:
     def chosen(self) -> np.ndarray:
         """Which training images are drawn, (N,) bool."""
         training = self.real.split("train")
-        if not self.size:
-            return np.full(len(training), True)
+        if self.few or not self.size:
+            return np.array([name in self.few or not self.few for name in training.names])
         return few_of_each(training, self.size, self.draw)
 
     def generator(self, drawn: Dataset) -> Path:
@@ -163,6 +167,9 @@ def main() -> None:
     generator = parser.add_mutually_exclusive_group(required=True)
     generator.add_argument("--run", help="a run directory, or the name of a shipped model")
     generator.add_argument("--train", type=int, metavar="STEPS", help="train one for each draw")
+    parser.add_argument(
+        "--few", metavar="ROOT", help="the images that --run was trained on, instead of draws"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 50, 100, 0], help="0: all")
     parser.add_argument("--draws", type=int, default=5)
@@ -171,9 +178,16 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    config = DataConfig(root=arguments.data, image_size=64)
+    size = RunDirectory.open(arguments.run).config.data.image_size if arguments.run else 64
+    config = DataConfig(root=arguments.data, image_size=size)
     real = data.load(config, progress=True)
     config = dataclasses.replace(config, classes=real.class_names)
+    few: frozenset[str] = frozenset()
+    if arguments.few:
+        few = frozenset(data.load(DataConfig(root=arguments.few)).split("train").names)
+        fresh = np.array([name not in few for name in real.names])
+        real = dataclasses.replace(real, is_test=real.is_test & fresh)
+        arguments.sizes, arguments.draws = [-(-len(few) // len(real.class_names))], 1
     done: dict[int, list[tuple[dict[str, float], Augmentation]]] = {}
     header = [
         *("per class", "draws", "flips and turns, %"),
@@ -182,7 +196,7 @@ def main() -> None:
     ]
     for draw in range(arguments.draws):
         for size in arguments.sizes:
-            cell = Cell(arguments, config, real, size, draw)
+            cell = Cell(arguments, config, real, size, draw, few)
             accuracies = cell.accuracies()
             done.setdefault(size, []).append((accuracies, read_augmentation(cell.path)))
             rows = [row(size, *zip(*cells, strict=True)) for size, cells in done.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -24,10 +25,17 @@ from qhdm.metrics.classifier import ClassifierSettings
 CLASSES = ("Forest", "SeaLake")
 
 
+SMALL = ClassifierSettings(resolution=8, width=8, dim=8, steps=40, batch_size=32, lr=0.02)
+
+
 @pytest.fixture(autouse=True)
 def small_classifiers(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = ClassifierSettings(resolution=8, width=8, dim=8, steps=40, batch_size=32, lr=0.02)
-    monkeypatch.setattr(choice, "RETRAINED", small)
+    monkeypatch.setattr(choice, "RETRAINED", dataclasses.replace(SMALL, steps=2))
+
+
+@pytest.fixture
+def able_classifiers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "RETRAINED", SMALL)
 
 
 def noisy_set(per_class: int, seed: int, *, swapped: bool = False) -> Dataset:
@@ -99,6 +107,7 @@ def test_unlike_images_copies_and_duplicates_are_found() -> None:
     assert duplicates.tolist() == [False, False, False, False, True]
 
 
+@pytest.mark.usefixtures("able_classifiers")
 def test_images_that_help_are_chosen() -> None:
     good = chosen_of(noisy_set(200, seed=2))
     assert min(good.counts) > 0
@@ -106,6 +115,7 @@ def test_images_that_help_are_chosen() -> None:
     assert good.best in good.trials
 
 
+@pytest.mark.usefixtures("able_classifiers")
 def test_images_of_the_wrong_class_are_not_chosen() -> None:
     bad = chosen_of(noisy_set(200, seed=2, swapped=True))
     assert bad.counts == (0, 0)

@@ -111,14 +111,14 @@ def read_geotiff(file: str | Path | bytes) -> GeoImage:
     Raises:
         DataError: rasterio is not installed, or the file cannot be read.
     """
-    rasterio = import_rasterio("read_geotiff")
+    import_rasterio("read_geotiff")
     name = "a file of bytes" if isinstance(file, bytes) else str(file)
     try:
         with quiet():
             return read_raster(file if isinstance(file, bytes) else Path(file).read_bytes())
     except ImageError as error:
         raise DataError(f"{name}: cannot be read ({error}); {error.remedy}") from None
-    except (OSError, rasterio.errors.RasterioError) as error:
+    except Exception as error:  # whatever malformed bytes provoke in GDAL
         raise DataError(f"{name}: cannot be read ({one_line(error)}); check the file") from None
 
 
