@@ -125,7 +125,7 @@ MEANT = {
 IN_CODE = {
     # In reasonable time: of 700 images, with a classifier of 600 steps.
     "num=700, steps=50,": "num=66, steps=1, extractor_weights='classifier',",
-    '"fake_fez", shots=1024': '"fake_fez", shots=16, packing=1',
+    '"fake_boston", shots=1024': '"fake_boston", shots=16, packing=1',
     "qhdm.evaluate(images, dataset)": "qhdm.evaluate(images, dataset, qhdm.EvaluationSettings("
     "metrics=('memorisation',), extractor_weights='classifier_two'))",
 }
