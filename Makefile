@@ -33,7 +33,9 @@ test-lowest: ## the tests with the oldest versions of all packages that setup.py
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/pip --disable-pip-version-check --quiet install -c constraints.txt uv
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct $(UV_OPTIONS) -e '.[dev]'
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --dist worksteal -m "not slow"
+	@# What SciPy imports depends on its version.
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --dist worksteal -m "not slow" \
+		-k "not training_and_sampling_import"
 
 check: $(VENV)/installed-dev ## lint, format and types
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Packaging of qhdm. Tested versions are in constraints.txt; lower bounds are tested as well."""
+"""Packaging of qhdm. Tested versions: constraints.txt; lower bounds: `make test-lowest`."""
 
 import re
 import runpy
