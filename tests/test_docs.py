@@ -42,6 +42,7 @@ NOT_RUN = {
     r"qhdm submit jobs/boston.yaml$": "needs an account (tests/test_hardware_service.py)",
     r"qhdm sample .*--format geotiff": "takes a run on bands (tests/test_bands_run.py)",
     r"ray start ": "starts a cluster",
+    r"qhdm evaluate eurosat .*--extractor classifier": "as the command without it",
     r"qhdm augment ": "trains 30 classifiers (tests/test_augment.py)",
     r"from torch.utils.data import ConcatDataset": "needs torchvision",
     r"qhdm compare .* --power": "takes trained cells (tests/test_power.py)",
@@ -78,7 +79,13 @@ CHEAPER = {
         *("--class", "Forest", "--num", "1", "--steps", "5", "--shots", "8")
     ],
     r"qhdm sample ": ["--num", "1", "--steps", "2"],
-    r"qhdm evaluate (.*--size 64|eurosat)": [*CLASSIFIER[:3], "classifier64"],
+    r"qhdm evaluate eurosat .*data.root": [
+        *("--num", "2", "--steps", "1"),
+        *CLASSIFIER[:3],
+        "classifier64",
+    ],
+    r"qhdm evaluate eurosat": ["--num", "3", "--steps", "1", *CLASSIFIER[:3], "classifier64"],
+    r"qhdm evaluate .*--size 64": [*CLASSIFIER[:3], "classifier64"],
     r"qhdm evaluate .*--images": CLASSIFIER,
     r"qhdm evaluate RUN --num 40 ": ["--steps", "1", *CLASSIFIER[2:]],
     r"qhdm evaluate ": ["--num", "2", "--steps", "1", *CLASSIFIER],
