@@ -1,4 +1,4 @@
-"""Packaging of qhdm. Tested versions are in constraints.txt; lower bounds are tested as well."""
+"""Packaging of qhdm. Tested versions: constraints.txt; lower bounds: `make test-lowest`."""
 
 import re
 import runpy
@@ -31,6 +31,7 @@ setup(
         r"\]\((?!https?:|#)([^)]+)\)", absolute, (HERE / "README.md").read_text(encoding="utf-8")
     ),
     long_description_content_type="text/markdown",
+    author="The qhdm developers",
     url=REPOSITORY,
     project_urls={
         "Changelog": f"{REPOSITORY}/blob/main/CHANGELOG.md",
@@ -104,7 +105,8 @@ setup(
         "pylatexenc>=2.10",
         "pyyaml>=6",
         "requests>=2.32.4",
-        "rustworkx>=0.16",
+        # Earlier ones miss bridges, with which the exact engine finds small blocks.
+        "rustworkx>=0.18",
         "safetensors>=0.4",
         "scipy>=1.14",
         "torchmetrics>=1.4,<2",
@@ -135,11 +137,11 @@ setup(
         ],
         "fuzz": ["atheris>=2.3"],
         "dev": [
-            "diffusers>=0.30",
+            "diffusers>=0.33",
             "hypothesis>=6.100",
             "mypy>=1.10",
-            "pennylane>=0.40",
-            "pytest>=8",
+            "pennylane>=0.43",
+            "pytest>=8.4",
             "pytest-xdist>=3.5",
             # Qiskit's own reader of OpenQASM 3, with which tests read what is exported.
             "qiskit-qasm3-import>=0.6,<0.7",

@@ -92,12 +92,11 @@ def _name(action: argparse.Action) -> str:
     value = action.metavar or (
         "" if action.nargs == 0 else "|".join(action.choices or [action.dest.upper()])
     )
-    words = " ".join(value) if isinstance(value, tuple) else value
-    if action.nargs == "+":
-        words += " ..."
-    if not action.option_strings:
-        return f"`{words}`" if action.nargs != "?" else f"`[{words}]`"
-    return "`" + f"{action.option_strings[0]} {words}".strip().replace("|", "\\|") + "`"
+    words = [*action.option_strings[:1], *([value] if isinstance(value, str) else value)]
+    text = " ".join(filter(None, words)).replace("|", "\\|")
+    text += " ..." if action.nargs == "+" else ""
+    optional = not action.option_strings and action.nargs == "?"
+    return f"`[{text}]`" if optional else f"`{text}`"
 
 
 def _help(action: argparse.Action) -> str:

@@ -57,12 +57,8 @@ def labelled_grid(
     """
     note = None
     if bands is not None:
-        kinds, note = [name.partition(" (")[0] for name in bands.composites], bands.stretch
-        images = np.concatenate([bands.composite(images, view) for view in range(len(kinds))])
-        labels = [
-            len(kinds) * label + view for view in range(len(kinds)) for label in np.asarray(labels)
-        ]
-        class_names = [f"{name}, {kind}" for name in class_names for kind in kinds]
+        note = bands.stretch
+        images, labels, class_names = _composites(images, labels, class_names, bands)
     if images.ndim != 4 or images.shape[3] not in (1, 3) or not 0 < len(images) == len(labels):
         raise ValueError(
             f"expected images (N, H, W, 1 or 3) and N labels, N > 0; "
@@ -139,6 +135,16 @@ def to_picture(image: np.ndarray, bands: Bands | None = None, view: int = 0) -> 
     if bands is not None:
         image = bands.composite(image, view)
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+
+
+def _composites(
+    images: np.ndarray, labels: Sequence[int] | np.ndarray, names: Sequence[str], bands: Bands
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Each image once in each composite of its bands, of a class for each of these."""
+    kinds = [name.partition(" (")[0] for name in bands.composites]
+    shown = np.concatenate([bands.composite(images, view) for view in range(len(kinds))])
+    rows = len(kinds) * np.asarray(labels) + np.arange(len(kinds))[:, None]
+    return shown, rows.ravel(), [f"{name}, {kind}" for name in names for kind in kinds]
 
 
 def _magnify(image: np.ndarray, scale: int | None) -> Image.Image:

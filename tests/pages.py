@@ -22,8 +22,8 @@ TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 _PROGRAMS = r"(qhdm|make|pip|python|pytest|torchrun|ray|source)\b"
 _COMMAND = re.compile(rf"([A-Z_]+=\S+ )*{_PROGRAMS}")
 _LANGUAGES = {"bash", "python", "yaml"}
-#: Languages of blocks that cannot run: output, folders, formulas, citations.
-_NOT_CODE = {"text", "bibtex"}
+#: Languages of blocks that cannot run: output, folders, formulas, citations, the site's contents.
+_NOT_CODE = {"text", "bibtex", "{toctree}", "{eval-rst}"}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +13,13 @@ from qiskit.circuit import Parameter, QuantumCircuit
 from qiskit.quantum_info import SparsePauliOp, Statevector, random_unitary
 from qiskit_aer import AerSimulator
 
+from qhdm import Sampling
+from qhdm.cli import main
 from qhdm.errors import ConfigError
 from qhdm.hardware.compilation import Compiler
 from qhdm.hardware.isa import IsaCache
 from qhdm.hardware.job_dir import JobDirectory
+from qhdm.hardware.job_runner import connect, isa_cache, run_job
 from qhdm.hardware.packing import regions_of
 from qhdm.hardware.runtime import snapshot
 from qhdm.hardware.spec import JobSpec, load_spec, spec_to_yaml
@@ -24,6 +30,8 @@ from qhdm.quantum.compile.search import exact_fit, fit, gates_needed
 from qhdm.quantum.devices.calibration import unitary_part
 from qhdm.quantum.devices.noise import noise_of
 from qhdm.quantum.ir.connectivity import components, on_qubits
+from qhdm.quantum.options import Hardware
+from qhdm.run import Run
 
 FEZ = snapshot("fake_fez").target
 
@@ -246,7 +254,7 @@ def test_whole_filters_keep_their_outputs() -> None:
 
 
 def test_compiled_circuits_are_read_back_from_their_files(tmp_path: Path) -> None:
-    circuit = bound(layers=1)
+    circuit = component()
     inputs = list(circuit.parameters)
 
     def cache(compilation: str) -> IsaCache:
@@ -285,3 +293,71 @@ def test_unknown_modes_are_refused(tmp_path: Path) -> None:
     path.write_text("run: x\nbackend: fake_fez\ncompile: fast\n")
     with pytest.raises(ConfigError, match=r":3: compile: "):
         load_spec(path)
+
+
+def small_job(run: Path, **settings: object) -> JobSpec:
+    return JobSpec(
+        run=str(run), backend="fake_fez", classes=("Forest",), steps=2, hardware_steps=1,
+        places=("encoder",), shots=64, packing=1, **settings,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def test_a_compiled_job_resumes_with_its_circuits(tiny_run: Path, tmp_path: Path) -> None:
+    """The circuits are read from the files of the job, whatever a search would find now."""
+    spec = small_job(tiny_run)
+    job = Run.open(tiny_run, device="cpu").job(spec)
+    directory = JobDirectory(tmp_path / "job")
+    directory.make(spec)
+    service = connect(spec)
+
+    def run() -> dict[str, Any]:
+        cache = isa_cache(spec, service.device, directory)
+        return run_job(directory, job, service, cache, progress=False)
+
+    report = run()
+    kept = {path.name: path.read_bytes() for path in directory.isa.glob("*.qpy")}
+    images = {path: path.read_bytes() for path in directory.path.rglob("Forest*.png")}
+    assert kept
+    assert images
+    for figures in report["circuits"].values():
+        assert figures["after"]["gates"] <= figures["before"]["gates"]
+        assert figures["after"]["error"] <= figures["before"]["error"]
+        assert figures["bias"] < 1e-9
+    with sqlite3.connect(directory.path / "ledger.sqlite") as ledger:
+        ledger.execute("DELETE FROM states")  # as after a kill: all requests are done
+    assert run() == report
+    assert kept == {path.name: path.read_bytes() for path in directory.isa.glob("*.qpy")}
+    assert images == {path: path.read_bytes() for path in directory.path.rglob("Forest*.png")}
+
+
+def test_requests_of_versions_that_did_not_compile_keep_their_circuits(tiny_run: Path) -> None:
+    """Names of jobs leave out defaults: the same request finds the job that it began."""
+    run = Run.open(tiny_run, device="cpu")
+    engine = Hardware("fake_fez", shots=64, places=("encoder",), packing=1)
+    request = Sampling(classes=["Forest"], num=1, steps=2, seed=11, engine=engine, engine_steps=1)
+    known = set((tiny_run / "jobs").glob("*"))
+    images = run.sample(request)
+    (path,) = set((tiny_run / "jobs").glob("*")) - known
+    compiled_files = {file.name for file in (path / "isa").glob("*.qpy")}
+    text = (path / "job.yaml").read_text()
+    assert "compile: exact" in text
+    shutil.rmtree(path / "isa")
+    (path / "job.yaml").write_text(text.replace("compile: exact\n", ""))
+    with sqlite3.connect(path / "ledger.sqlite") as ledger:
+        ledger.execute("DELETE FROM states")
+        ledger.execute("UPDATE facts SET value = '\"running\"' WHERE key = 'state'")
+    assert np.array_equal(run.sample(request), images)  # all results are in the ledger
+    assert JobDirectory(path).spec().compile == "off"
+    assert compiled_files.isdisjoint(file.name for file in (path / "isa").glob("*.qpy"))
+
+
+def test_devices_are_compared(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(spec_to_yaml(small_job(tiny_run, compile="off")))
+    assert main(["submit", str(path), "--compare", "fake_fez", "fake_boston"]) == 0
+    fez, boston = capsys.readouterr().out.splitlines()[2:4]
+    assert fez.startswith("fake_fez")
+    assert boston.startswith("fake_boston")
+    assert float(boston.split()[2]) < float(fez.split()[2])

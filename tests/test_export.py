@@ -225,6 +225,25 @@ def test_every_family_is_exported(ansatz: str, tmp_path: Path) -> None:
     assert z_values(by_name(isa, bound), physical) == pytest.approx(values, abs=EXPORT)
 
 
+def test_compiled_isa_circuits_have_fewer_gates_and_the_same_values(tmp_path: Path) -> None:
+    filter = build_filter("fqconv", layers=1)
+    weights = np.random.default_rng(3).uniform(0, 6, len(filter.weights))
+    placed = NamedFilter("vertex.block1.conv1", 0, filter, weights)
+    values = expectation(filter, torch.as_tensor(X)[None], torch.as_tensor(weights))[0].tolist()
+    gates = []
+    for compiled in (False, True):
+        folder = tmp_path / str(compiled)
+        export([placed], folder, Export({}, backend=find_backend("fake_fez"), compile=compiled))
+        stem = folder / "vertex_block1_conv1_filter0"
+        isa = json.loads(stem.with_suffix(".json").read_text())["isa"]
+        gates.append(isa["two_qubit_gates"])
+        circuit = qasm3.loads(stem.with_name(f"{stem.name}_isa.qasm").read_text())
+        bound = {f"x{i:02d}": value for i, value in enumerate(X)}
+        physical = isa["physical_qubits"]
+        assert z_values(by_name(circuit, bound), physical) == pytest.approx(values, abs=EXPORT)
+    assert gates[1] < gates[0]
+
+
 def test_an_export_is_whole_or_absent(tmp_path: Path) -> None:
     filter = build_filter("basic", qubits=2, layers=1)
     placed = NamedFilter("vertex.block1.conv1", 0, filter, np.zeros(2))

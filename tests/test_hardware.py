@@ -37,13 +37,13 @@ def bound(name: str = "fqconv", layers: int = 1):  # type: ignore[no-untyped-def
     return filter, w, filter.circuit.assign_parameters(dict(zip(filter.weights, w, strict=True)))
 
 
-@pytest.mark.parametrize("name", ["rehearsal", "aer", "fez"])
+@pytest.mark.parametrize("name", ["rehearsal", "aer", "boston"])
 def test_shipped_specifications_are_read_and_written_back(name: str, tmp_path: Path) -> None:
     spec = load_spec(ROOT / "jobs" / f"{name}.yaml")
     path = tmp_path / "again.yaml"
     path.write_text(spec_to_yaml(spec))
     assert load_spec(path) == spec
-    assert spec.local == (name != "fez")
+    assert spec.local == (name != "boston")
 
 
 @pytest.mark.parametrize(

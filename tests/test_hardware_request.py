@@ -24,7 +24,9 @@ def run(tiny_run: Path) -> qhdm.Run:
 
 
 def remote(limits: qhdm.Limits | None) -> qhdm.Sampling:
-    engine = qhdm.Hardware(BACKEND, shots=64, places=("encoder",), packing=1, limits=limits)
+    engine = qhdm.Hardware(
+        BACKEND, shots=64, places=("encoder",), packing=1, compile="off", limits=limits
+    )
     return replace(REQUEST, engine=engine)
 
 

@@ -52,7 +52,7 @@ def test_every_reader_finds_shipped_files_by_name(
     assert load_config("quickstart", ["seed=7"]).seed == 7
     assert load_config("released/unet") == load_config(REPOSITORY / "configs/released/unet.yaml")
     assert load_grid("ablation").specification.name == "eurosat-ablation"
-    assert load_spec(Path("rehearsal")).backend == "fake_fez"
+    assert load_spec(Path("rehearsal")).backend == "fake_boston"
     assert find_filter("reuploading").name == "reuploading"
     vertex = VertexConfig(ansatz="reuploading")
     assert Path(vertex.ansatz) == REPOSITORY / "circuits/reuploading.qasm"
@@ -76,7 +76,7 @@ def test_files_of_the_user_come_first(tmp_path: Path, monkeypatch: pytest.Monkey
         # A file of that name is meant, and may be another than the shipped one.
         ("configs", "quickstart.yaml", ["no such file", "quickstart?"]),
         ("configs", "configs/quickstart.yaml", ["no such file", "is named quickstart", "init"]),
-        ("jobs", "rehersal", ["rehearsal?", "aer", "fez"]),
+        ("jobs", "rehersal", ["rehearsal?", "aer", "boston"]),
         ("circuits", "reupload", ["reuploading?", "hqconv"]),
     ],
 )

@@ -27,6 +27,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--device", metavar="FAKE", help="with --dry-run: estimate for this device, as fake_torino"
     )
+    parser.add_argument(
+        "--compare", nargs="+", metavar="DEVICE",
+        help="print gates, expected error, QPU seconds and cost on several devices; needs no "
+        "network (fake_boston fake_fez)",
+    )  # fmt: skip
     parser.add_argument("--yes", action="store_true", help="submit without asking")
     parser.set_defaults(command=_submit)
 
@@ -40,7 +45,7 @@ def _submit(arguments: argparse.Namespace) -> None:
 
     # Only now the heavy imports: bad input is refused at once.
     from qhdm.hardware import job_runner
-    from qhdm.hardware.estimate import describe
+    from qhdm.hardware.estimate import describe, describe_devices
     from qhdm.hardware.job_dir import JobDirectory
     from qhdm.hardware.report import describe_report
     from qhdm.hardware.runtime import snapshot
@@ -51,6 +56,11 @@ def _submit(arguments: argparse.Namespace) -> None:
     spec = dataclasses.replace(spec, run=str(RunDirectory.newest(spec.run)))
     print(f"run: {spec.run}")
     job = Run.open(spec.run, device="cpu").job(spec)
+    if arguments.compare:
+        devices = [snapshot(name) for name in arguments.compare]
+        estimates = [job.estimate(one, job_runner.isa_cache(spec, one)) for one in devices]
+        print(describe_devices(estimates))
+        return
     if arguments.dry_run:
         device = snapshot(arguments.device or spec.backend)
         print(describe(job.estimate(device, job_runner.isa_cache(spec, device))))

@@ -7,7 +7,7 @@ from qhdm.data.bands import Bands
 from qhdm.data.batches import Batches
 from qhdm.data.dataset import Dataset, class_names, load, resolved
 from qhdm.data.geotiff import GeoImage, read_geotiff, write_geotiff
-from qhdm.data.given import from_torchgeo, given, shape_of
+from qhdm.data.given import from_torchgeo, given, of_given, shape_of
 from qhdm.data.images import decode
 from qhdm.data.source import (
     EUROSAT_CLASSES,
@@ -37,6 +37,7 @@ __all__ = [
     "given",
     "held_out",
     "load",
+    "of_given",
     "open_source",
     "read_geotiff",
     "resolved",

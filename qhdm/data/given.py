@@ -18,6 +18,7 @@ from qhdm.data.geotiff import GeoImage
 from qhdm.data.images import from_picture
 from qhdm.data.layout import Item
 from qhdm.data.raster import ImageError, Raster, check_channels
+from qhdm.data.source import GIVEN
 from qhdm.data.splits import split
 from qhdm.errors import ConfigError, DataError
 
@@ -55,6 +56,14 @@ def given(dataset: Any, config: DataConfig) -> Dataset:
             f"{dataset.name}: has the bands {dataset.bands}; data.bands and data.range are others"
         )
     return dataset
+
+
+def of_given(dataset: Dataset, config: DataConfig) -> DataConfig:
+    """`config` as a run on a data set that was handed over keeps it."""
+    config = replace(config, root=GIVEN, classes=dataset.class_names)
+    if dataset.bands is not None:
+        config = replace(config, range=dataset.bands.range, percentile=None)
+    return config
 
 
 def from_torchgeo(dataset: Any) -> Pairs:

@@ -49,7 +49,8 @@ def tiff_page(data: bytes) -> TiffPage | None:
     whole = [page for page in pages if not (page.is_reduced or page.is_mask)] or pages[:1]
     if (count := _images(file, whole)) > 1:
         raise ImageError(
-            f"{count} pages", "save the page to use, or three of them as the bands of one RGB image"
+            f"{count} pages",
+            "save the page to use, or the pages as bands of one image, to name in data.bands",
         )
     page = whole[0]
     bands, photometric, bits = _bands(page), int(page.photometric), page.bitspersample

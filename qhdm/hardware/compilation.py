@@ -141,7 +141,8 @@ class Compiler:
             best = None if candidate is None else self._laid_out(candidate, form, before)
         elif form is not None and self._mode == "approximate":
             best = self._best(form, before)
-        if best is None or best.figures.gates > most:
+        # Fewer gates may still err more, on qubits that matter more.
+        if best is None or best.figures.gates > most or _worse(best.figures, before):
             return LaidOut(plain, before, before)
         return best
 
@@ -152,7 +153,7 @@ class Compiler:
     def _best(self, form: InputForm, before: Figures) -> LaidOut | None:
         """The approximate circuit with the least expected error, which falls and rises with gates.
 
-        The walk begins near the minimum.
+        The walk begins near the minimum. If it leads up, exact circuits are tried, too.
         """
         needed = gates_needed(len(form.inputs))
         laid: dict[int, tuple[float, LaidOut]] = {}
@@ -172,6 +173,8 @@ class Compiler:
             gates = start
             while error(gates + step) < error(gates):
                 gates += step
+        if gates > start:
+            error(needed)
         if not laid:
             return None
         least = min(expected for expected, _ in laid.values())
@@ -198,6 +201,10 @@ class Compiler:
         two = [entry for entry in circuit.circuit.data if len(entry.qubits) == 2]
         depth = circuit.circuit.depth(lambda entry: len(entry.qubits) == 2)
         return Figures(len(two), depth, duration_of(whole, self._target), error)
+
+
+def _worse(new: Figures, old: Figures) -> bool:
+    return new.error is not None and old.error is not None and new.error > old.error
 
 
 def gates_of(bound: QuantumCircuit) -> list[tuple[str, list[int], list[str]]]:

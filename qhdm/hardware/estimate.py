@@ -145,6 +145,34 @@ def describe(estimate: JobEstimate) -> str:
     return "\n\n".join("\n".join(lines) for lines in parts)
 
 
+def describe_devices(estimates: Sequence[JobEstimate]) -> str:
+    """The same job on several devices, a line each."""
+    lines = [
+        f"{'device':<18}{'2q gates':>9}{'error':>9}{'with shots':>12}{'copies':>8}{'jobs':>6}"
+        f"{'QPU s':>9}{'cost':>12}"
+    ]
+    for estimate in estimates:
+        circuits = [isa for stage in estimate.stages for isa in stage.circuits]
+        figures = before_and_after(circuits)[1]
+        error, both = "-", "-"
+        if figures.error is not None:
+            error = f"{figures.error:.4f}"
+            # Values of filters are far from +-1 most of the time: at most 1 / shots.
+            both = f"{math.hypot(figures.error, estimate.spec.executed_shots**-0.5):.4f}"
+        price = estimate.spec.estimate.price_per_second
+        cost = "-" if price is None else f"{price * estimate.paid_seconds:,.2f}"
+        lines.append(
+            f"{estimate.device.name:<18}{figures.gates:>9}{error:>9}{both:>12}"
+            f"{min(isa.copies for isa in circuits):>8}{estimate.runtime_jobs:>6}"
+            f"{estimate.paid_seconds:>9,.1f}{cost:>12}"
+        )
+    lines += [
+        "(2q gates: of a filter; error: rms of <Z> that gates are expected to cause on the best",
+        "qubits; with shots: at <Z> = 0; readout errors are in neither)",
+    ]
+    return "\n".join(lines)
+
+
 def _circuits(estimate: JobEstimate) -> list[str]:
     """The device, and a table of the stages."""
     spec, device = estimate.spec, estimate.device
@@ -164,6 +192,7 @@ def _circuits(estimate: JobEstimate) -> list[str]:
         isa = stage.circuits
         copies = min(circuit.copies for circuit in isa)
         before, after = before_and_after(isa)
+        before = None if spec.compile == "off" else before
         gates, depth, us, error = (
             _change(*pair) for pair in zip(_figures(before or after), _figures(after), strict=True)
         )

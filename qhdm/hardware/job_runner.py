@@ -21,7 +21,7 @@ from qhdm.hardware.runtime import Device, LocalService, RuntimeService, Service,
 from qhdm.hardware.sampling import SamplingJob
 from qhdm.hardware.spec import JobSpec
 from qhdm.hardware.submission import Submitter
-from qhdm.quantum.options import Hardware
+from qhdm.quantum.options import IDEAL, Hardware
 from qhdm.shipped import results_path
 
 
@@ -33,7 +33,8 @@ def isa_cache(spec: JobSpec, device: Device, directory: JobDirectory | None = No
         device=device.name,
         packing=spec.packing,
         seed=spec.layout_seed,
-        compilation=spec.compile,
+        # Fewer gates are of no use where none errs.
+        compilation="off" if spec.backend == IDEAL else spec.compile,
         shots=spec.executed_shots,
     )
 

@@ -83,7 +83,7 @@ class Aer:
             noise the density matrix of small circuits and the trajectories of large ones.
         shots: samples per circuit; None gives expectation values without sampling noise.
         noise: None, the name of a device (`fake_torino`), or the path of a calibration file
-            (*.json).
+            (`*.json`).
         device: `GPU` needs qiskit-aer-gpu.
         gradient: `exact` (the exact engine's: straight-through), `shift` (parameter shift) or
             `spsa` (simultaneous perturbation).

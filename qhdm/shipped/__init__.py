@@ -24,7 +24,7 @@ def shipped_files(kind: Kind) -> dict[str, Path]:
 
     Example:
         >>> sorted(shipped_files("jobs"))
-        ['aer', 'fez', 'rehearsal']
+        ['aer', 'boston', 'rehearsal']
         >>> shipped_files("configs")["released/unet"].name
         'unet.yaml'
     """

@@ -66,10 +66,7 @@ def train(
         if not restarted:
             if dataset is not None:
                 images = data.given(dataset, config.data).split("train")
-                named = replace(config.data, root=data.GIVEN, classes=images.class_names)
-                if images.bands is not None:
-                    named = replace(named, range=images.bands.range, percentile=None)
-                config = replace(config, data=named)
+                config = replace(config, data=data.of_given(images, config.data))
             config = data.resolved(config)
             callbacks = default_callbacks(config) if callbacks is None else callbacks
             check_trainable(config, world)

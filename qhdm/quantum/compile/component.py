@@ -12,7 +12,7 @@ from qiskit.circuit.library import RXGate
 from qiskit.quantum_info import Operator
 from qiskit.transpiler import generate_preset_pass_manager
 
-from qhdm.quantum.compile.search import Fit, exact_fit, fit
+from qhdm.quantum.compile.search import EXACT_TRIES, Fit, exact_fit, fit, gates_needed
 from qhdm.quantum.ir.connectivity import components, on_qubits
 
 #: Larger components are left as they are.
@@ -28,7 +28,7 @@ class Candidate:
     Attributes:
         circuit: of CZ or RZZ and rotations, free in the component's inputs.
         outputs: the qubit on which each <Z_i> is measured.
-        bias: root of the mean squared error of <Z> without noise, over uniform inputs; below 1e-10
+        bias: root of the mean squared error of <Z> without noise, over uniform inputs; below 1e-9
             of an exact one.
     """
 
@@ -102,10 +102,10 @@ def exact(form: InputForm, *, most: int, fractional: bool = False) -> Candidate 
     return None if best is None else Candidate.of(best, form)
 
 
-def approximate(
-    form: InputForm, *, gates: int, tries: int = 1, fractional: bool = False
-) -> Candidate:
+def approximate(form: InputForm, *, gates: int, fractional: bool = False) -> Candidate:
     """The best circuit of a number of two-qubit gates that is found."""
+    enough = gates >= gates_needed(len(form.inputs), fractional=fractional)
+    tries = EXACT_TRIES if enough else 1
     return Candidate.of(fit(form.unitary, gates, tries=tries, fractional=fractional), form)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ EXACT = 5e-10
 #: Starts, and iterations of each, before the best of them go on.
 _ROUNDS = ((32, 40), (8, 60), (3, 200))
 #: Tries to find an exact circuit, with each of some numbers of gates from the least on.
-_TRIES, _MORE_GATES = 6, 2
+EXACT_TRIES, _MORE_GATES = 6, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,9 @@ def exact_fit(unitary: np.ndarray, *, most: int, fractional: bool = False) -> Fi
     return best if best is not None and best.exact else None
 
 
-def fit(unitary: np.ndarray, gates: int, *, tries: int = _TRIES, fractional: bool = False) -> Fit:
+def fit(
+    unitary: np.ndarray, gates: int, *, tries: int = EXACT_TRIES, fractional: bool = False
+) -> Fit:
     """The best circuit of a number of two-qubit gates, from random starts, always the same.
 
     Args:
@@ -75,7 +78,15 @@ def fit(unitary: np.ndarray, gates: int, *, tries: int = _TRIES, fractional: boo
         tries: with different orders of the qubits and outputs, until one is exact.
         fractional: use RZZ of any angle instead of CZ.
     """
-    n = len(unitary).bit_length() - 1
+    key = unitary.astype(complex).tobytes()
+    return _fit(key, len(unitary), gates, tries, fractional)
+
+
+@functools.lru_cache(maxsize=4096)
+def _fit(content: bytes, size: int, gates: int, tries: int, fractional: bool) -> Fit:
+    """As `fit`, kept: the same filters are compiled for estimates, jobs and several devices."""
+    wanted = measured(np.frombuffer(content, complex).reshape(size, size))
+    n = size.bit_length() - 1
     random = np.random.default_rng(gates)
     # Filters that were trained from near the identity are easier to reach with swapped outputs.
     orders = list(itertools.permutations(range(n)))
@@ -83,7 +94,7 @@ def fit(unitary: np.ndarray, gates: int, *, tries: int = _TRIES, fractional: boo
     best: Fit | None = None
     for order, outputs in [pairs[5 * i % len(pairs)] for i in range(tries)]:
         line = Line(order, gates, outputs, fractional)
-        new = _minimise(line, measured(unitary), random)
+        new = _minimise(line, wanted, random)
         best = new if best is None or new.error < best.error else best
         if best.exact:
             break
