@@ -73,7 +73,7 @@ def augment(
 
     Example:
         >>> from pathlib import Path
-        >>> run = qhdm.train(CONFIG, out="generator", callbacks=[])
+        >>> run = qhdm.train(CONFIG, DATASET, out="generator", callbacks=[])
         >>> request = qhdm.AugmentSettings(num=4, steps=2)
         >>> record = qhdm.augment(DATASET, run, "augmented", request)
         >>> sum(record.chosen.values()) == len(list(Path("augmented").glob("*/*.png")))
