@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,11 +72,17 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(cli: Cli, tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run directory of a finished training."""
+def trained_run(cli: Cli, tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of a finished training, to be read alone: all tests share it."""
     path = tmp_path_factory.mktemp("runs") / "tiny"
     succeeded(cli("train", tiny_yaml, "--out", path))
     return path
+
+
+@pytest.fixture
+def tiny_run(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of `trained_run` of the test's own."""
+    return shutil.copytree(trained_run, tmp_path_factory.mktemp("runs") / "tiny")
 
 
 @pytest.fixture

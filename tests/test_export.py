@@ -62,12 +62,12 @@ print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def exported(cli: Cli, tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(cli: Cli, trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything that `qhdm export` writes of the tiny run."""
     folder = tmp_path_factory.mktemp("export")
     np.save(folder / "inputs.npy", X)
     done = cli(
-        "export", tiny_run, "--out", folder / "out", "--inputs", folder / "inputs.npy",
+        "export", trained_run, "--out", folder / "out", "--inputs", folder / "inputs.npy",
         "--backend", "fake_fez", "--draw",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -77,9 +77,9 @@ def exported(cli: Cli, tiny_run: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="module")
-def layers(tiny_run: Path) -> dict[str, list[float]]:
+def layers(trained_run: Path) -> dict[str, list[float]]:
     """Values of the model's own layers on a patch of X, by the name of the exported filter."""
-    model, _ = load_model(tiny_run)
+    model, _ = load_model(trained_run)
     found = {}
     for name, layer in model.named_modules():
         if isinstance(layer, QuantumConv2d):

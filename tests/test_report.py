@@ -162,10 +162,10 @@ def evaluation(value: float, *, step: int, class_name: str = "Forest") -> Evalua
 
 
 @pytest.fixture(scope="module")
-def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained run with an evaluation in it, and its page."""
     path = tmp_path_factory.mktemp("report") / "tiny"
-    shutil.copytree(tiny_run, path)
+    shutil.copytree(trained_run, path)
     write_record(evaluation(12.34, step=20), path / "evaluations" / "first.json")
     return path
 
