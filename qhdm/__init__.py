@@ -16,6 +16,7 @@ from qhdm._version import __version__
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
+    from qhdm import data as data
     from qhdm.augmentation import AugmentSettings, augment
     from qhdm.config import (
         Config,
@@ -107,6 +108,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "data":
+        return import_module("qhdm.data")
     if name not in _HOME:
         raise AttributeError(f"module 'qhdm' has no attribute {name!r}")
     return getattr(import_module(f"qhdm.{_HOME[name]}"), name)

@@ -113,11 +113,17 @@ def test_the_georeference_is_that_of_a_given_file(run: qhdm.Run, tmp_path: Path)
     out = ("--num", 1, "--class", "a", "--format", "geotiff")
     succeeded(call("sample", run.path, *out, "--out", tmp_path / "out", "--like", RIVER))
     image, like = read_geotiff(tmp_path / "out" / "a" / "a_00000.tif"), read_geotiff(RIVER)
-    assert (image.crs, image.transform) == (like.crs, like.transform)
+    assert image.crs == like.crs
+    # The same ground, of 64x64 and of 8x8 pixels.
+    assert image.transform * (0, 0) == like.transform * (0, 0)
+    assert image.transform * (8, 8) == like.transform * (64, 64)
+    oblong = dataclasses.replace(like, values=like.values[:40])
+    write_geotiff(tmp_path / "oblong.tif", oblong)
     write_geotiff(tmp_path / "plain.tif", GeoImage(np.zeros((8, 8, 1)), (None,)))
     for words in (
         ("--like", tmp_path / "plain.tif"),
         ("--like", tmp_path / "none.tif"),
+        ("--like", tmp_path / "oblong.tif"),
         ("--like", __file__),
     ):
         refused(call("sample", run.path, *out, "--out", tmp_path / "new", *words), str(words[1]))

@@ -91,9 +91,8 @@ def test_names_stand_for_eurosats_order(tmp_path: Path) -> None:
 def test_names_in_files_go_before_any_order(tmp_path: Path) -> None:
     natural = BAND_ORDERS["sentinel2"]
     root = band_set(tmp_path / "set", {"a": 2}, named=True, order=natural)
-    assert level_of(root, "B8A", "B09", "b4", 9) == [
-        LEVEL["B8A"], LEVEL["B09"], LEVEL["B04"], LEVEL["B8A"]
-    ]  # fmt: skip
+    assert level_of(root, "B8A", "B09", "b4") == [LEVEL["B8A"], LEVEL["B09"], LEVEL["B04"]]
+    assert level_of(root, 9) == [LEVEL["B8A"]]
     # Of one file, too, in which they lie elsewhere than in others.
     image = GeoImage(patch(order=EUROSAT), EUROSAT)
     write_geotiff(root / "a" / "a_0.tif", image)

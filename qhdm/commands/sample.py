@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from qhdm.config import Sampling
+    from qhdm.data.geotiff import GeoImage
     from qhdm.run import Run
 
 #: Most images of a class in a grid.
@@ -195,7 +196,21 @@ def _writer(
         like = read_geotiff(arguments.like)
         if like.crs is None or like.transform is None:
             raise SamplingError(f"--like: {arguments.like}: has no georeference; give another file")
+        like = _covering(like, run.config.data.image_size, arguments.like)
     return lambda image, path: write_geotiff(path, of_levels(image, bands, whole, like)), ".tif"
+
+
+def _covering(like: GeoImage, size: int, path: Path) -> GeoImage:
+    """`like` with the transform of a square image of `size` pixels that covers the same ground."""
+    import dataclasses
+
+    height, width = like.values.shape[:2]
+    if height != width:
+        raise SamplingError(
+            f"--like: {path}: {width}x{height} pixels, samples are square; give a square file"
+        )
+    scale = type(like.transform).scale(width / size)
+    return dataclasses.replace(like, transform=like.transform * scale)
 
 
 def _run(job: _Job, world: World) -> None:

@@ -63,9 +63,15 @@ BAND_ORDERS = {
 }  # fmt: skip
 
 
+#: `B4`, `b04`, `B8A, 865 nm`, `B4, central wavelength 665 nm`; not `B8-B4`.
+_BAND = re.compile(
+    r"B0?(\d{1,2}|8A)(?:[ ,(]+(?:central wavelength )?[\d.]+ ?[nuµ]m\)?)?", re.IGNORECASE
+)
+
+
 def band_name(name: str) -> str:
     """`name`, or what Sentinel-2's products call that band: `B04` for `b4`, `B4, 665 nm`."""
-    known = re.match(r"[Bb]0?(\d{1,2}|8[Aa])(?![0-9A-Za-z])", name)
+    known = _BAND.fullmatch(name)
     return f"B{known[1].upper():0>2}" if known else name
 
 
@@ -80,7 +86,9 @@ def _file_bands(names: Any) -> Any:
     if isinstance(names, str) and names not in BAND_ORDERS:
         expected = f"{', '.join(map(repr, BAND_ORDERS))} or a list of names"
         raise PydanticCustomError("literal_error", "unknown", {"expected": expected})
-    return BAND_ORDERS[names] if isinstance(names, str) else names
+    if isinstance(names, str):
+        return BAND_ORDERS[names]
+    return tuple(names) if isinstance(names, list) else names  # JSON has no tuples
 
 
 Positive = Annotated[int, Field(ge=1)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard, cast
 
@@ -20,6 +20,10 @@ LEVELS = 65_535
 _MEASURED, _CHECKED = 2000, 64
 #: Colour composites, red first, as Sentinel-2's bands.
 _TRUE, _FALSE = ("B04", "B03", "B02"), ("B08", "B04", "B03")
+
+
+class BandError(ImageError):
+    """Which bands a file lacks: a fault of the configuration rather than of the file."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,7 @@ class Bands:
                 config.range if _is_list(config.range) else cast(list[tuple[float, float]], one)
             )
         low, high = zip(*ranges, strict=True)
-        names = tuple(
-            band if isinstance(band, str)
-            else config.file_bands[band - 1] if config.file_bands
-            else f"band {band}"
-            for band in config.bands
-        )  # fmt: skip
-        return cls(names, low, high)
+        return cls(_names(config), low, high)
 
     @property
     def range(self) -> tuple[tuple[float, float], ...]:
@@ -120,50 +118,124 @@ def numbers_in(config: DataConfig, descriptions: Sequence[str | None], count: in
         ImageError: the file has not such bands, or no names.
     """
     assert config.bands is not None
+    wanted, own = _names(config), _own_names(descriptions)
+    if len(own) == len(wanted) and {*own} == {*wanted}:  # as `qhdm sample` writes them
+        return [own.index(name) + 1 for name in wanted]
     names = names_in(config, descriptions, count)
     numbers = []
     for band in config.bands:
         if isinstance(band, int):
             if band > count:
-                raise ImageError(f"{count} bands, no number {band}", "correct data.bands")
+                raise BandError(f"{count} bands, no number {band}", "correct data.bands")
             numbers.append(band)
         elif band in names:
             numbers.append(names.index(band) + 1)
-        elif names:
-            raise ImageError(f"bands {', '.join(names)}, no {band}", "correct data.bands")
+        elif known := [band_name(text) for text in descriptions if text]:
+            several = f"{band} is the name of several" if band in known else f"no {band}"
+            raise BandError(
+                f"{count} bands, named {', '.join(known)}: {several}",
+                "correct the names, or give numbers in data.bands",
+            )
+        elif any(names):
+            shown = ", ".join(filter(None, names))
+            raise BandError(f"bands {shown}, no {band}", "correct data.bands")
         else:
-            raise ImageError(
+            raise BandError(
                 f"{count} bands without names, of which none can be called {band}",
                 "name them all in data.file_bands, or give their numbers in data.bands",
             )
+    if len({*numbers}) < len(numbers):
+        raise BandError(
+            f"data.bands {', '.join(map(str, config.bands))}: two are the same band",
+            "leave one of them out",
+        )
     return numbers
 
 
-def names_in(config: DataConfig, descriptions: Sequence[str | None], count: int) -> tuple[str, ...]:
-    """The names of all bands of a file; none if they are unknown.
+def names_in(
+    config: DataConfig, descriptions: Sequence[str | None], count: int
+) -> tuple[str | None, ...]:
+    """The names of all bands of a file; None of those that are unknown.
 
     Raises:
         ImageError: `data.file_bands` names another number of bands, or contradicts the file.
     """
-    own = tuple(band_name(text) for text in descriptions if text)
-    own = own if len(own) == count == len({*own}) else ()
-    told = config.file_bands
+    own, told = _own_names(descriptions), config.file_bands
     if told is None:
-        return own or (BAND_ORDERS["eurosat"] if count == 13 else ())
+        return BAND_ORDERS["eurosat"] if count == 13 and not any(descriptions) else own
     if len(told) != count:
-        raise ImageError(f"{count} bands; data.file_bands names {len(told)}", "correct it")
-    if own and own != told:
-        raise ImageError(
-            f"the file calls its bands {', '.join(own)}; data.file_bands: {', '.join(told)}",
+        raise BandError(f"{count} bands; data.file_bands names {len(told)}", "correct it")
+    if any(name not in (None, other) for name, other in zip(own, told, strict=True)):
+        raise BandError(
+            f"the file calls its bands {', '.join(name or 'nothing' for name in own)}; "
+            f"data.file_bands: {', '.join(told)}",
             "leave data.file_bands out",
         )
     return told
 
 
-def is_assumed(config: DataConfig, descriptions: Sequence[str | None], count: int) -> bool:
+def check_order(
+    config: DataConfig, place: str, images: Iterable[tuple[Sequence[str | None], np.ndarray]]
+) -> None:
+    """Check the order that is assumed of 13 bands without names, if `data.bands` names some.
+
+    B10 sees cirrus alone, as the atmosphere absorbs the rest: it is the darkest by far, and lies in
+    another place in either order.
+
+    Args:
+        config: the bands.
+        place: of the set, for messages.
+        images: the names in each file, and the mean of each of its bands, (C,).
+
+    Raises:
+        DataError: another band is the darkest.
+    """
+    if not any(isinstance(band, str) for band in config.bands or ()):
+        return
+    means: list[np.ndarray] = []
+    names: tuple[str | None, ...] = ()
+    for descriptions, mean in images:
+        if _is_assumed(config, descriptions, len(mean)) and np.isfinite(mean).all():
+            try:
+                names = names_in(config, descriptions, len(mean))
+            except ImageError:  # is reported where it is read
+                continue
+            means.append(mean)
+    if not means:
+        return
+    mean = np.mean(means, axis=0)
+    darkest = int(mean.argmin())
+    if mean[darkest] < mean[names.index("B10")]:
+        raise DataError(
+            f"data.file_bands: {place}: 13 bands without names, of which number {darkest + 1}"
+            f" is the darkest; as they are taken to be, that is {names[darkest]}, but it would be "
+            "B10 (cirrus); set it to sentinel2 (B8A after B08), eurosat (B8A last), or the list of "
+            "their names"
+        )
+
+
+def _is_assumed(config: DataConfig, descriptions: Sequence[str | None], count: int) -> bool:
     """Whether the names of 13 bands come from an order of Sentinel-2's, not from file or user."""
-    orders = (None, *BAND_ORDERS.values())
-    return count == 13 and not any(descriptions) and config.file_bands in orders
+    if count != 13 or config.file_bands not in (None, *BAND_ORDERS.values()):
+        return False
+    return not any(descriptions) if config.file_bands is None else None in _own_names(descriptions)
+
+
+def _names(config: DataConfig) -> tuple[str, ...]:
+    """What the bands of a configuration are called."""
+    assert config.bands is not None
+    return tuple(
+        band if isinstance(band, str)
+        else config.file_bands[band - 1] if config.file_bands
+        else f"band {band}"
+        for band in config.bands
+    )  # fmt: skip
+
+
+def _own_names(descriptions: Sequence[str | None]) -> tuple[str | None, ...]:
+    """The names in a file; None of bands without, and of those that share one."""
+    names = [band_name(text) if text else None for text in descriptions]
+    return tuple(name if names.count(name) == 1 else None for name in names)
 
 
 def _is_list(

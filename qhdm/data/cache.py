@@ -19,11 +19,11 @@ from PIL import Image
 
 from qhdm import console
 from qhdm.config import DataConfig
-from qhdm.data.bands import is_assumed, names_in, numbers_in
-from qhdm.data.geotiff import GeoImage, import_rasterio, quiet, read_raster
+from qhdm.data.bands import BandError, check_order, numbers_in
+from qhdm.data.geotiff import GeoImage, import_rasterio, quiet, read_raster, reason
 from qhdm.data.raster import ImageError
 from qhdm.data.source import Item, Source, cache_folder
-from qhdm.errors import DataError, one_line
+from qhdm.errors import DataError
 from qhdm.files import atomic_path, sweep
 
 _THREADS = min(16, os.cpu_count() or 1)
@@ -100,7 +100,7 @@ def cached(
 def _key(source: Source, items: Sequence[Item], config: DataConfig) -> str:
     """A name for the cached values of these files: they are others once a file changes."""
     digest = hashlib.sha256(
-        json.dumps([1, config.bands, config.file_bands, config.image_size]).encode()
+        json.dumps([2, config.bands, config.file_bands, config.image_size]).encode()
     )
     for item in items:
         digest.update(f"{item.name}\0{source.version(item)}\0".encode(errors="surrogateescape"))
@@ -119,7 +119,7 @@ def _fill(
     folder: Path, source: Source, items: Sequence[Item], config: DataConfig, progress: bool
 ) -> None:
     """Read all images into a new folder."""
-    _check_order(source, items, config)
+    check_order(config, str(source.path), _means(source, items))
 
     def read(item: Item) -> _Read | DataError:
         try:
@@ -129,10 +129,10 @@ def _fill(
         except DataError as error:
             return error
         except Exception as error:  # whatever malformed bytes provoke in GDAL
-            fault, remedy = ImageError(one_line(error)), "repair or remove it"
+            fault, remedy = ImageError(reason(error)), "repair or remove it"
+        skip = "" if isinstance(fault, BandError) else ", or set data.skip_broken: true"
         return DataError(
-            f"{source.place(item)}: cannot be read as an image ({fault}); {remedy}, "
-            "or set data.skip_broken: true"
+            f"{source.place(item)}: cannot be read as an image ({fault}); {remedy}{skip}"
         )
 
     first: _Read | None = None
@@ -157,6 +157,13 @@ def _fill(
                     f"{source.place(items[index])}: values of type {image.kind}, others of this "
                     f"set {first.kind}: their units may differ; save all in one way"
                 )
+            elif image.count != first.count and any(isinstance(b, int) for b in config.bands or ()):
+                executor.shutdown(cancel_futures=True)
+                raise DataError(
+                    f"data.bands: {source.place(items[index])}: {image.count} bands, others of "
+                    f"this set {first.count}: their numbers may differ; save all in one way, or "
+                    "give names"
+                )
             values[index] = image.values
     if first is None:
         raise DataError(f"{source.path}: no image can be read (the first: {faults[0]})")
@@ -169,13 +176,15 @@ def _fill(
 class _Read:
     values: np.ndarray
     kind: str
+    count: int
     centre: tuple[str, float, float] | None
 
 
 def _read(source: Source, item: Item, config: DataConfig) -> _Read:
     image = read_raster(source.read(item))
     scaled = ", scaled" if image.is_scaled else ""
-    return _Read(of_bands(image, config), f"{image.values.dtype}{scaled}", image.centre)
+    count = image.values.shape[2]
+    return _Read(of_bands(image, config), f"{image.values.dtype}{scaled}", count, image.centre)
 
 
 def of_bands(image: GeoImage, config: DataConfig) -> np.ndarray:
@@ -224,32 +233,17 @@ def _allocate(folder: Path, count: int, like: np.ndarray) -> np.memmap:
     )
 
 
-def _check_order(source: Source, items: Sequence[Item], config: DataConfig) -> None:
-    """Check the order that is assumed of 13 bands without names, if `data.bands` names some.
-
-    B10 sees cirrus alone, as the atmosphere absorbs the rest: it is the darkest by far, and lies in
-    another place in either order.
-
-    Raises:
-        DataError: another band is the darkest.
-    """
-    if not any(isinstance(band, str) for band in config.bands or ()):
-        return
-    means: list[np.ndarray] = []
-    names: tuple[str, ...] = ()
-    for item in items[:: -(-len(items) // _CHECKED)]:
+def _means(
+    source: Source, items: Sequence[Item]
+) -> Iterator[tuple[Sequence[str | None], np.ndarray]]:
+    """The names in some evenly spread files, and the mean of each of their bands without gaps."""
+    left = _CHECKED
+    for item in dict.fromkeys([*items[:: -(-len(items) // _CHECKED)], *items]):
         try:
             image = read_raster(source.read(item))
-            count = image.values.shape[2]
-            if is_assumed(config, image.names, count):
-                names = names_in(config, image.names, count)
-                means.append(image.physical.mean(axis=(0, 1), dtype=np.float64))
         except Exception:  # is reported where it is read
             continue
-    if means and (darkest := int(np.mean(means, axis=0).argmin())) != names.index("B10"):
-        raise DataError(
-            f"data.file_bands: {source.path}: 13 bands without names, of which number {darkest + 1}"
-            f" is the darkest; as they are taken to be, that is {names[darkest]}, but it would be "
-            "B10 (cirrus); set it to sentinel2 (B8A after B08), eurosat (B8A last), or the list of "
-            "their names"
-        )
+        yield image.names, image.means
+        left -= 1
+        if not left:
+            return

@@ -195,7 +195,7 @@ def _of_bands(
 ) -> Dataset:
     """`load` of images with bands, by way of the cache."""
     cache = cached(source, items, config, progress=progress)
-    used, is_test = split(config, classes, items, cache.centres)
+    used, is_test = split(config, classes, items, cache.centres, cache.faults)
     rows = np.flatnonzero(used)
     faults = {i: cache.faults[r] for i, r in enumerate(rows.tolist()) if r in cache.faults}
     if faults and not config.skip_broken:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import numpy as np
 
 from qhdm.data.bands import LEVELS, Bands
 from qhdm.data.raster import ImageError, check_bomb
+from qhdm.data.source import MASK, NO_MASK
 from qhdm.errors import DataError, one_line
 from qhdm.files import atomic_path
 
@@ -58,7 +60,8 @@ class GeoImage:
         """(H, W, C): scale x value + offset in float32 where the file has these, or the values."""
         if not self.is_scaled:
             return self.values
-        return (self.values * np.array(self.scales) + np.array(self.offsets)).astype(np.float32)
+        scales, offsets = np.array(self.scales or 1.0), np.array(self.offsets or 0.0)
+        return (self.values * scales + offsets).astype(np.float32)
 
     @property
     def missing(self) -> np.ndarray:
@@ -69,6 +72,14 @@ class GeoImage:
         if self.valid is not None:
             missing |= ~self.valid[:, :, None]
         return missing
+
+    @property
+    def means(self) -> np.ndarray:
+        """(C,) float64: of each band in physical units, without gaps; NaN of nothing but gaps."""
+        present = ~self.missing
+        total = np.where(present, self.physical, 0).sum(axis=(0, 1), dtype=np.float64)
+        count = present.sum(axis=(0, 1))
+        return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
     @property
     def centre(self) -> tuple[str, float, float] | None:
@@ -113,28 +124,47 @@ def read_geotiff(file: str | Path | bytes) -> GeoImage:
     """
     import_rasterio("read_geotiff")
     name = "a file of bytes" if isinstance(file, bytes) else str(file)
+    if not isinstance(file, bytes) and Path(f"{file}{MASK}").exists():
+        raise DataError(f"{file}{MASK}: {NO_MASK}")
     try:
+        content = file if isinstance(file, bytes) else Path(file).read_bytes()
         with quiet():
-            return read_raster(file if isinstance(file, bytes) else Path(file).read_bytes())
+            return read_raster(content)
     except ImageError as error:
         raise DataError(f"{name}: cannot be read ({error}); {error.remedy}") from None
     except Exception as error:  # whatever malformed bytes provoke in GDAL
-        raise DataError(f"{name}: cannot be read ({one_line(error)}); check the file") from None
+        raise DataError(f"{name}: cannot be read ({reason(error)}); check the file") from None
+
+
+def reason(error: Exception) -> str:
+    """The text of an error of reading a file, without the name that it has in memory."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return re.sub(r"'?/vsimem/[^\s']*'?", "it", one_line(error))
 
 
 def read_raster(content: bytes) -> GeoImage:
     """`read_geotiff` of the bytes of a file, for threads within `quiet`.
 
     Raises:
-        ImageError: the file has several images or a palette, or may be a decompression bomb.
+        ImageError: the file has several images, a palette, complex values, or scales that are not
+            numbers; or it may be a decompression bomb.
         Exception: rasterio raises whatever malformed bytes provoke.
     """
     rasterio = import_rasterio()
+    if not content:
+        raise ImageError("an empty file")
     with rasterio.io.MemoryFile(content) as memory, memory.open(driver=_DRIVERS) as dataset:
         if (pages := len(dataset.subdatasets)) > 1:
             raise ImageError(f"{pages} pages", "save the page to use, or all as bands of one image")
         if rasterio.enums.ColorInterp.palette in dataset.colorinterp:
             raise ImageError("numbers of a palette", "save its colours, or measured values")
+        if any(name.startswith("complex") for name in dataset.dtypes):
+            raise ImageError("complex values", "save amplitudes, or parts as bands")
+        if not (np.isfinite([*dataset.scales, *dataset.offsets]).all() and all(dataset.scales)):
+            raise ImageError(
+                f"scales {dataset.scales} and offsets {dataset.offsets}", "correct these tags"
+            )
         size = sum(np.dtype(name).itemsize for name in dataset.dtypes)
         check_bomb(dataset.width, dataset.height, dataset.width * dataset.height * size)
         flags = dataset.mask_flag_enums[0]
@@ -156,11 +186,23 @@ def write_geotiff(path: str | Path, image: GeoImage) -> None:
     """Write a GeoTIFF file, compressed without loss, atomically; `read_geotiff` gives it back.
 
     Raises:
-        DataError: rasterio is not installed.
+        DataError: rasterio is not installed, or the image has a type that GeoTIFF has not, or
+            names, scales or offsets of another number of bands.
         OSError: the file cannot be written.
     """
     rasterio = import_rasterio("write_geotiff")
+    if image.values.ndim != 3 or not image.values.size:
+        raise DataError(f"write_geotiff: {path}: values of shape {image.values.shape}; (H, W, C)")
     height, width, count = image.values.shape
+    for kind in ("names", "scales", "offsets"):
+        given = getattr(image, kind)
+        if given is not None and len(given) != count:
+            raise DataError(f"write_geotiff: {path}: {len(given)} {kind} for {count} bands")
+    if image.values.dtype.kind not in "iuf" or image.values.dtype == np.float16:
+        raise DataError(
+            f"write_geotiff: {path}: values of type {image.values.dtype}; convert them to uint8, "
+            "uint16, int16 or float32"
+        )
     # In memory first: GDAL picks the driver and side-car files by a path's name.
     with quiet(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.io.MemoryFile() as memory:
         with memory.open(
@@ -180,7 +222,8 @@ def write_geotiff(path: str | Path, image: GeoImage) -> None:
                 if name:
                     dataset.set_band_description(number, name)
             if image.is_scaled:
-                dataset.scales, dataset.offsets = image.scales, image.offsets
+                dataset.scales = image.scales or (1.0,) * count
+                dataset.offsets = image.offsets or (0.0,) * count
             if image.valid is not None:
                 dataset.write_mask(image.valid)
         with atomic_path(Path(path)) as temporary:
@@ -197,7 +240,7 @@ def of_levels(
         bands: their names and ranges.
         whole: as uint16 instead of float32, which has the units of the training files. A band whose
             range is 500 or more has these units, too; in others, scale and offset tags give them.
-        like: has the georeference; None gives none.
+        like: has the georeference, for an image of the same shape; None gives none.
     """
     values = bands.values(levels)
     crs, transform = (like.crs, like.transform) if like else (None, None)

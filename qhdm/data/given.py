@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from operator import index
+from operator import index as as_index
 from typing import Any, cast
 
 import numpy as np
 from PIL import Image
 
 from qhdm.config import DataConfig
-from qhdm.data.bands import BandImages, bands_of, scaled_bands
+from qhdm.data.bands import BandImages, bands_of, check_order, scaled_bands
 from qhdm.data.cache import of_bands
 from qhdm.data.dataset import Dataset
 from qhdm.data.geotiff import GeoImage
@@ -21,6 +21,9 @@ from qhdm.data.raster import ImageError, Raster, check_channels
 from qhdm.data.source import GIVEN
 from qhdm.data.splits import split
 from qhdm.errors import ConfigError, DataError
+
+#: Items by which the order of bands without names is checked.
+_CHECKED = 16
 
 
 def given(dataset: Any, config: DataConfig) -> Dataset:
@@ -97,14 +100,30 @@ class Pairs:
         return len(self._items)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        item = self._items[index]
+        import torch
+
+        item, where = self._items[index], f"{self.name}[{index}]"
         try:
-            return item["image"], int(item["label"])
+            image, label = item["image"], as_index(item["label"])
         except (TypeError, LookupError, ValueError):
             raise DataError(
-                f"{self.name}[{index}]: has no `image` and integer `label`; give a data set for "
-                "classification"
+                f"{where}: has no `image` and integer `label`; give a data set for classification"
             ) from None
+        if not isinstance(image, torch.Tensor) or image.ndim != 3:
+            kind = f"{type(image).__name__} of shape {np.shape(image)}"
+            raise DataError(f"{where}: `image` is a {kind}; give a tensor (C, H, W)")
+        count, height, width = image.shape
+        if count == height != width:
+            raise DataError(
+                f"{where}: `image` of shape {tuple(image.shape)}, as if (H, W, C); give (C, H, W)"
+            )
+        if self.bands and len(self.bands) != count:
+            raise DataError(
+                f"{where}: {count} bands, and `bands` of the data set names {len(self.bands)}; "
+                "correct these"
+            )
+        image = image.detach()
+        return (image.float() if image.dtype in (torch.bfloat16, torch.float16) else image), label
 
 
 def shape_of(dataset: Any) -> tuple[int, ...]:
@@ -149,26 +168,7 @@ def _converted(items: Any, config: DataConfig) -> Dataset:
         raise DataError(f"{name}: has no length; give a map-style data set, or a list") from None
     if not count:
         raise DataError(f"{name}: holds no images")
-    images: np.ndarray | None = None
-    labels = np.empty(count, dtype=np.int64)
-    for i in range(count):
-        where = f"{name}[{i}]"
-        try:
-            image, label = items[i]
-            labels[i] = index(label)
-        except (TypeError, ValueError):
-            raise DataError(f"{where}: is not an (image, label), the label an integer") from None
-        if config.bands is None:
-            raster = _raster(image, where)
-            pixels = raster.pixels(size=config.image_size, channels=config.channels)
-        else:
-            pixels = _values(image, where, config, getattr(items, "bands", ()))
-        if images is None:
-            images = np.empty((count, *pixels.shape), pixels.dtype)
-        elif pixels.dtype != images.dtype:
-            raise DataError(f"{where}: values of type {pixels.dtype}, others {images.dtype}")
-        images[i] = pixels
-    assert images is not None
+    images, labels = _read(items, name, count, config)
     most = int(labels.max())
     names = (
         config.classes or tuple(getattr(items, "classes", ())) or tuple(map(str, range(most + 1)))
@@ -199,11 +199,45 @@ def _converted(items: Any, config: DataConfig) -> Dataset:
     return whole if used.all() else whole.where(used)
 
 
-def _values(image: Any, where: str, config: DataConfig, names: Sequence[str]) -> np.ndarray:
-    """An item's bands, (size, size, C), of the type that it has.
+def _read(items: Any, name: str, count: int, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, H, W, C), levels of pictures or values of bands, and labels (N,)."""
+    images: np.ndarray | None = None
+    checked: list[tuple[Sequence[str | None], np.ndarray]] = []
+    count_of_bands = 0
+    labels = np.empty(count, dtype=np.int64)
+    for i in range(count):
+        where = f"{name}[{i}]"
+        try:
+            image, label = items[i]
+            labels[i] = as_index(label)
+        except (TypeError, ValueError):
+            raise DataError(f"{where}: is not an (image, label), the label an integer") from None
+        if config.bands is None:
+            raster = _raster(image, where)
+            pixels = raster.pixels(size=config.image_size, channels=config.channels)
+        else:
+            source = _geo_image(image, where, getattr(items, "bands", ()))
+            count_of_bands = count_of_bands or source.values.shape[2]
+            if source.values.shape[2] != count_of_bands:
+                raise DataError(
+                    f"{where}: {source.values.shape[2]} bands, others {count_of_bands}; give items "
+                    "of one kind"
+                )
+            if len(checked) < _CHECKED:
+                checked.append((source.names, source.means))
+            pixels = _values(source, where, config)
+        if images is None:
+            images = np.empty((count, *pixels.shape), pixels.dtype)
+        elif pixels.dtype != images.dtype:
+            raise DataError(f"{where}: values of type {pixels.dtype}, others {images.dtype}")
+        images[i] = pixels
+    assert images is not None
+    check_order(config, name, checked)
+    return images, labels
 
-    Tensors are (C, H, W), arrays (H, W, C).
-    """
+
+def _geo_image(image: Any, where: str, names: Sequence[str]) -> GeoImage:
+    """An item's image: a tensor (C, H, W) or an array (H, W, C)."""
     array = np.asarray(image)
     if array.ndim != 3 or array.dtype.kind not in "iuf":
         raise DataError(
@@ -212,8 +246,13 @@ def _values(image: Any, where: str, config: DataConfig, names: Sequence[str]) ->
         )
     if not isinstance(image, np.ndarray):
         array = array.transpose(1, 2, 0)
+    return GeoImage(array, tuple(names) or (None,) * array.shape[2])
+
+
+def _values(image: GeoImage, where: str, config: DataConfig) -> np.ndarray:
+    """An item's bands, (size, size, C), of the type that it has."""
     try:
-        return of_bands(GeoImage(array, tuple(names) or (None,) * array.shape[2]), config)
+        return of_bands(image, config)
     except ImageError as error:
         raise DataError(f"{where}: {error}; {error.remedy}") from None
 

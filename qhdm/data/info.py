@@ -105,7 +105,7 @@ def _bands(
     progress: bool,
 ) -> _Contents:
     cache = cached(source, items, config, progress=progress)
-    used, is_test = split(config, classes, items, cache.centres)
+    used, is_test = split(config, classes, items, cache.centres, cache.faults)
     about = [f"stored as: {cache.kind}"]
     scale, problem = None, []
     try:

@@ -37,6 +37,12 @@ NAMED_ROOTS = ("bundled", "eurosat", GIVEN)
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"})
 #: Of files whose bands are read.
 BAND_SUFFIXES = frozenset({".tif", ".tiff", ".jp2"})
+#: Suffix of masks beside images, and why they are refused.
+MASK = ".msk"
+NO_MASK = (
+    "masks beside images are not read; put them into the files "
+    "(gdal_translate --config GDAL_TIFF_INTERNAL_MASK YES), or remove them"
+)
 #: Most suffixes of other files that a message lists.
 _SHOWN = 8
 _MAX_BYTES = 256 * 2**20
@@ -103,7 +109,9 @@ class Source:
             return f"{info.CRC} {info.file_size}"
         path = self.path / item.entry
         known = path.stat()
-        return f"{path.resolve()} {known.st_size} {known.st_mtime_ns}"
+        # Names and times of change may be swapped, or set; these tell files apart.
+        own = f"{known.st_ino} {known.st_ctime_ns}"
+        return f"{path.resolve()} {known.st_size} {known.st_mtime_ns} {own}"
 
     def place(self, item: Item) -> str:
         """Where the image is, for messages."""
@@ -160,7 +168,8 @@ def open_source(
 
     Raises:
         DataError: the set is absent, or has no class folders; the zip is damaged or encrypted, or
-            has an entry with an unsafe path or of more than 256 MiB.
+            has an entry with an unsafe path or of more than 256 MiB; or there are masks beside
+            the files whose bands are read.
     """
     path = locate(root)
     name = root if root in NAMED_ROOTS else path.resolve().name
@@ -174,6 +183,8 @@ def open_source(
             listing = _list_zip(archive, path, suffixes)
         else:
             raise _absent(root, path)
+        if bands and (masks := listing.others[MASK]):
+            raise DataError(f"{path}: {masks} {MASK} file(s): {NO_MASK}")
         items, ignored = arrange(listing.images.items(), classes=classes, root=path)
         source = Source(name, path, items, ignored, listing.links, listing.others, archive)
         if not items:

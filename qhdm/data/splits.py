@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ def split(
     classes: Sequence[str],
     items: Sequence[Item],
     centres: Sequence[Centre] | None = None,
+    broken: Collection[int] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decide which images are used, and which of them are held out.
 
@@ -39,6 +40,7 @@ def split(
         classes: of the set.
         items: its N images.
         centres: of all images, where files have coordinates; for `blocks`.
+        broken: indices of images that cannot be read, and need no coordinates.
 
     Returns:
         (N,) bool both.
@@ -52,7 +54,7 @@ def split(
     if config.split is not None:
         used, is_test = _by_list(Path(os.path.expanduser(config.split)), items)
     elif config.blocks is not None:
-        is_test = _by_blocks(config, items, centres or [])
+        is_test = _by_blocks(config, items, centres or [], broken)
     else:
         is_test = np.zeros(len(items), dtype=bool)
         for name in classes:
@@ -209,7 +211,12 @@ def _of_csv(path: Path, text: str) -> Iterator[tuple[str, str]]:
         ) from None
 
 
-def _by_blocks(config: DataConfig, items: Sequence[Item], centres: Sequence[Centre]) -> np.ndarray:
+def _by_blocks(
+    config: DataConfig,
+    items: Sequence[Item],
+    centres: Sequence[Centre],
+    broken: Collection[int],
+) -> np.ndarray:
     """Hold out whole squares of the map, until about `test_fraction` of each class is.
 
     Squares come in the order of their SHA-256. One is held out if more of its images are still
@@ -219,6 +226,8 @@ def _by_blocks(config: DataConfig, items: Sequence[Item], centres: Sequence[Cent
     assert side is not None
     squares: defaultdict[str, list[int]] = defaultdict(list)
     for index, item in enumerate(items):
+        if index in broken:
+            continue
         if index >= len(centres) or (centre := centres[index]) is None:
             raise DataError(
                 f"data.blocks: {item.entry}: no coordinates in metres; split by data.test_fraction "
@@ -236,6 +245,11 @@ def _by_blocks(config: DataConfig, items: Sequence[Item], centres: Sequence[Cent
             is_test[squares[square]] = True
             for name, count in counts.items():
                 wanted[name] -= count
+    if any(_share(count, config.test_fraction) for count in total.values()) and not is_test.any():
+        raise DataError(
+            f"data.blocks: none of {len(squares)} squares of {side:g} m can be held out for "
+            f"{config.test_fraction:g} of the images; give smaller blocks"
+        )
     return is_test
 
 

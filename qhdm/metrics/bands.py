@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -17,20 +17,30 @@ _MOST = 1000
 INDICES: dict[MetricName, tuple[str, str]] = {"NDVI": ("B08", "B04"), "NDWI": ("B03", "B08")}
 
 
-def band_metrics(generated: Dataset, real: Mapping[Split, Dataset]) -> Iterator[Metric]:
+def band_metrics(
+    generated: Dataset, real: Mapping[Split, Dataset]
+) -> tuple[Sequence[Metric], Sequence[str]]:
     """Spectral angle, band correlation, NDVI and NDWI against the test split, as far as bands go.
 
     N is the size of the smaller set, 1,000 at most. The floor puts N training images in the place
     of the generated ones; it is None if there are fewer.
+
+    Returns:
+        The metrics, and a note on the classes left out of the spectral angle: those of which the
+        mean of all bands is zero, which has no angle.
     """
     test, training = real["test"], real["train"]
     num = min(len(generated), len(test), _MOST)
-    own = _some(test, num, 0)
-    values = _compared(own, _some(generated, num, 1), test.bands)
+    own, made = _some(test, num, 0), _some(generated, num, 1)
+    values = _compared(own, made, test.bands)
     floor = _compared(own, _some(training, num, 1), test.bands) if len(training) >= num else {}
-    for name, value in values.items():
-        label = f"{name}[N={num}, test]"
-        yield Metric(name, label, "test", num, value, "lower", floor=floor.get(name))
+    metrics = [
+        Metric(name, f"{name}[N={num}, test]", "test", num, value, "lower", floor=floor.get(name))
+        for name, value in values.items()
+    ]
+    dark = sorted({label for part in (own, made) for label in _without_spectrum(*part)})
+    names = ", ".join(test.class_names[label] for label in dark)
+    return metrics, [f"spectral angle: without {names}, zero in all bands"] if dark else []
 
 
 def spectral_angle(first: np.ndarray, second: np.ndarray) -> float:
@@ -60,10 +70,12 @@ def _compared(
     assert bands is not None
     (own, own_labels), (values, labels) = real, images
     distances: dict[MetricName, float] = {}
+    dark = _without_spectrum(*real) | _without_spectrum(*images)
     if len(bands.names) > 1:
         angles = [
             spectral_angle(*(v[k == label].mean(axis=(0, 1, 2)) for v, k in (real, images)))
             for label in np.intersect1d(own_labels, labels)
+            if label not in dark
         ]
         if angles:
             distances["spectral angle"] = float(np.mean(angles))
@@ -79,6 +91,15 @@ def _compared(
             )
             distances[name] = float(np.abs(np.subtract(*sorted_)).mean())
     return distances
+
+
+def _without_spectrum(values: np.ndarray, labels: np.ndarray) -> set[int]:
+    """The labels of images (N, H, W, C) whose mean is zero in all bands."""
+    return {
+        int(label)
+        for label in np.unique(labels)
+        if not values[labels == label].mean(axis=(0, 1, 2)).any()
+    }
 
 
 def _some(images: Dataset, num: int, part: int) -> tuple[np.ndarray, np.ndarray]:

@@ -275,7 +275,7 @@ class _Comparison:
             parts: dict[Split, Dataset] = {
                 "train": self.real.split("train"), "test": self.real.split("test")
             }  # fmt: skip
-            return band_metrics(self.generated, parts), ()
+            return band_metrics(self.generated, parts)
         if group == "memorisation":
             return [memorisation(self.extractor, self._features, self._real_features)], ()
         training, test = self.real.split("train"), self.real.split("test")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from qhdm import console, data
@@ -170,7 +171,13 @@ def real_set(real: Any, generated: Any) -> Dataset:
     if real is None:
         raise EvaluationError("evaluate: give the real images to compare with")
     bands = real.bands if isinstance(real, Dataset) else None
-    return data.given(real, _like(_shape_of(generated), bands))
+    shape = _shape_of(generated)
+    if bands is None and getattr(generated, "dtype", None) in (np.uint16, torch.uint16):
+        raise EvaluationError(
+            "evaluate: levels of bands, and real images of which the bands and their range are "
+            "unknown; give these as qhdm.data.given(dataset, run.config.data)"
+        )
+    return data.given(real, _like(shape, bands))
 
 
 def _like(
