@@ -31,7 +31,6 @@ setup(
         r"\]\((?!https?:|#)([^)]+)\)", absolute, (HERE / "README.md").read_text(encoding="utf-8")
     ),
     long_description_content_type="text/markdown",
-    author="The qhdm developers",
     url=REPOSITORY,
     project_urls={
         "Changelog": f"{REPOSITORY}/blob/main/CHANGELOG.md",

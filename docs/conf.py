@@ -1,10 +1,12 @@
 """The site that `make docs` builds: these pages, the tutorials executed, and the API."""
 
+import functools
 import re
 import runpy
 from pathlib import Path
 
 import requests
+from nbclient import NotebookClient
 
 REPOSITORY = "https://github.com/qhdm/qhdm"
 PEERS = {
@@ -49,6 +51,8 @@ nb_execution_show_tb = True
 nb_execution_timeout = 600  # of a cell, on a busy machine
 nb_merge_streams = True
 nb_output_stderr = "remove"
+# IPython passes on what shell cells print in pieces of 100 bytes; myst-nb ends each with a newline.
+NotebookClient.__init__ = functools.partialmethod(NotebookClient.__init__, coalesce_streams=True)
 
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
