@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +300,11 @@ def test_messages_name_files_alone(tmp_path: Path) -> None:
         text = str(refusal.value)
         assert text.count(name) == 1
         assert not any(word in text for word in ("vsimem", "Errno", "attribute"))
+
+
+def test_data_is_there_without_an_import_of_its_own() -> None:
+    code = "import qhdm; qhdm.data.from_torchgeo([])"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_images_are_evaluated_beside_a_given_set() -> None:

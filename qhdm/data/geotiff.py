@@ -140,7 +140,7 @@ def reason(error: Exception) -> str:
     """The text of an error of reading a file, without the name that it has in memory."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return re.sub(r"'?/vsimem/[^\s']*'?", "it", one_line(error))
+    return re.sub(r"'?/vsimem/[^\s':]*'?", "file", one_line(error))
 
 
 def read_raster(content: bytes) -> GeoImage:
