@@ -30,10 +30,11 @@ def band_set(
     named: bool = False,
     order: Sequence[str] = EUROSAT,
     place: bool = False,
+    apart: int = 640,
 ) -> Path:
     """A folder of class folders, the images of a class numbered in their file names.
 
-    `place` lays them out 640 m apart on a line from west to east, class after class.
+    `place` lays them out, so many metres `apart`, on a line from west to east, class after class.
     """
     from rasterio.crs import CRS
     from rasterio.transform import from_origin
@@ -42,7 +43,7 @@ def band_set(
     for name, count in counts.items():
         for number in range(count):
             crs = CRS.from_epsg(32631) if place else None
-            transform = from_origin(500_000 + 640 * east, 5_000_000, 80, 80) if place else None
+            transform = from_origin(500_000 + apart * east, 5_000_000, 80, 80) if place else None
             names = tuple(order) if named else (None,) * len(order)
             image = GeoImage(patch(number, order), names, crs, transform)
             write_geotiff(root / name / f"{name}_{number}.tif", image)

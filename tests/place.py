@@ -67,7 +67,7 @@ class Place:
             (folder / name).symlink_to(folder / "PATH")
         shutil.copy(ROOT / "circuits" / "reuploading.qasm", folder / "mine.qasm")
         scene(folder / "scene")
-        band_set(folder / "TILES", {"Forest": 4, "River": 4}, place=True)
+        band_set(folder / "TILES", {"Forest": 4, "River": 4}, place=True, apart=12_800)
         tiny = {**TINY, "data": {"root": "PATH", "image_size": 16}}
         tiny["train"] = {**TINY["train"], "steps": 2}
         filters = {"ansatz": "fqconv", "layers": 1}
