@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from tqdm import tqdm
 
 from qhdm.augmentation.candidates import Judged
@@ -257,10 +258,8 @@ def choose(validation: CrossValidation) -> Choice:
 
 def _probabilities(network: Network, images: Dataset, device: torch.device) -> np.ndarray:
     """The probability of the own class of each image, (N,)."""
-    logits = in_batches(network, images.images, device)
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    own = exponentials[np.arange(len(images)), images.labels]
-    probabilities: np.ndarray = own / exponentials.sum(axis=1)
+    every = softmax(in_batches(network, images.images, device), axis=1)
+    probabilities: np.ndarray = every[np.arange(len(images)), images.labels]
     return probabilities
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard, cast
+from typing import Any, TypeGuard, TypeVar, cast
 
 import numpy as np
 
@@ -14,10 +14,12 @@ from qhdm.data.raster import ImageError
 from qhdm.data.values import MOST_BEYOND
 from qhdm.errors import DataError
 
+S = TypeVar("S", np.ndarray, Sequence[Any])
+
 #: Levels are numbers from 0 to this.
 LEVELS = 65_535
 #: Most images by which percentiles are measured, and by which a range is checked.
-_MEASURED, _CHECKED = 2000, 64
+MEASURED, _CHECKED = 2000, 64
 #: Colour composites, red first, as Sentinel-2's bands.
 _TRUE, _FALSE = ("B04", "B03", "B02"), ("B08", "B04", "B03")
 
@@ -270,6 +272,11 @@ class BandImages:
         return BandImages(self._values, self._rows[chosen], self._bands)
 
 
+def evenly(rows: S, most: int) -> S:
+    """At most so many of some rows, evenly spread."""
+    return rows[:: -(-len(rows) // most) or 1]
+
+
 def measured(
     values: np.ndarray, rows: np.ndarray, percentile: tuple[float, float]
 ) -> tuple[tuple[float, float], ...]:
@@ -280,7 +287,7 @@ def measured(
         rows: which of them.
         percentile: low and high, of 100.
     """
-    sample = values[rows[:: -(-len(rows) // _MEASURED)]]
+    sample = values[evenly(rows, MEASURED)]
     low, high = np.percentile(sample, percentile, axis=(0, 1, 2))
     return tuple(zip(low.tolist(), high.tolist(), strict=True))
 
@@ -320,7 +327,7 @@ def scaled_bands(config: DataConfig, values: np.ndarray, training: np.ndarray, p
             "become black and white, or set data.percentile: [2, 98] to measure it for each band"
         )
     bands = Bands.of(config)
-    sample = values[training[:: -(-len(training) // _CHECKED)]]
+    sample = values[evenly(training, _CHECKED)]
     outside = ((sample < bands.low) | (sample > bands.high)).mean(axis=(0, 1, 2))
     for number, name in enumerate(bands.names):
         if outside[number] > MOST_BEYOND:

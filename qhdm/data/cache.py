@@ -19,7 +19,7 @@ from PIL import Image
 
 from qhdm import console
 from qhdm.config import DataConfig
-from qhdm.data.bands import BandError, check_order, numbers_in
+from qhdm.data.bands import BandError, check_order, evenly, numbers_in
 from qhdm.data.geotiff import GeoImage, import_rasterio, quiet, read_raster, reason
 from qhdm.data.raster import ImageError
 from qhdm.data.source import Item, Source, cache_folder
@@ -238,7 +238,7 @@ def _means(
 ) -> Iterator[tuple[Sequence[str | None], np.ndarray]]:
     """The names in some evenly spread files, and the mean of each of their bands without gaps."""
     left = _CHECKED
-    for item in dict.fromkeys([*items[:: -(-len(items) // _CHECKED)], *items]):
+    for item in dict.fromkeys([*evenly(items, _CHECKED), *items]):
         try:
             image = read_raster(source.read(item))
         except Exception:  # is reported where it is read

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from qhdm.config import DataConfig
-from qhdm.data.bands import scaled_bands
+from qhdm.data.bands import MEASURED, evenly, scaled_bands
 from qhdm.data.cache import cached
 from qhdm.data.dataset import picture_range, read_images, select
 from qhdm.data.source import Item, Source, open_source
@@ -17,8 +17,6 @@ from qhdm.data.values import SetValues
 from qhdm.errors import DataError
 
 _SHOWN = 5
-#: Images of which the values of bands are described.
-_MEASURED = 2000
 
 
 def describe(config: DataConfig, *, progress: bool = False) -> str:
@@ -115,7 +113,7 @@ def _bands(
         problem = [str(error)]
     assert config.bands is not None
     whole = cache.readable(used)
-    rows = whole[:: -(-len(whole) // _MEASURED) or 1]
+    rows = evenly(whole, MEASURED)
     for number, name in enumerate(scale.names if scale else map(str, config.bands)):
         values = cache.values[rows, :, :, number]
         low, median, high = np.percentile(values, (2, 50, 98))

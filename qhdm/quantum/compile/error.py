@@ -6,12 +6,11 @@ a state, which takes milliseconds for a component.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
-from qiskit.circuit import CircuitInstruction, ParameterExpression, QuantumCircuit
-from qiskit.quantum_info import SuperOp
+from qiskit.circuit import CircuitInstruction, Gate, ParameterExpression, QuantumCircuit
+from qiskit.quantum_info import PTM, Operator
 from qiskit.transpiler import Target
 from qiskit_aer.noise.device import basic_device_gate_errors
 
@@ -19,7 +18,6 @@ from qhdm.quantum.compile.component import THIRDS, InputForm
 from qhdm.quantum.devices.calibration import working_part
 from qhdm.quantum.devices.noise import part_of
 from qhdm.quantum.ir.connectivity import Compact
-from qhdm.quantum.ir.paulis import string_matrix
 
 #: Error channels by gate and local qubits, on Pauli coefficients.
 _Channels = dict[tuple[str, tuple[int, ...]], np.ndarray]
@@ -54,7 +52,7 @@ class ErrorModel:
         if physical not in self._known:
             part = part_of(self._target, physical)
             self._known[physical] = {
-                (name, tuple(qubits)): _of_superoperator(SuperOp(error).data)
+                (name, tuple(qubits)): PTM(error).data.real
                 for name, qubits, error in basic_device_gate_errors(target=part)
             }
         return self._known[physical]
@@ -88,33 +86,15 @@ def _transfer(entry: CircuitInstruction, form: InputForm) -> np.ndarray:
     """The Pauli transfer matrix of a gate, or (R, 4, 4), one for each row of the grid."""
     gate = entry.operation
     if not any(isinstance(p, ParameterExpression) for p in gate.params):
-        return _of_unitary(gate.to_matrix())
+        return _transfer_matrix(gate)
     (angle,) = gate.params
     (parameter,) = angle.parameters
     angles = [float(angle.bind({parameter: x})) for x in THIRDS]
-    matrices = np.array([_of_unitary(gate.base_class(one).to_matrix()) for one in angles])
+    matrices = np.array([_transfer_matrix(gate.base_class(one)) for one in angles])
     rows: np.ndarray = matrices[np.searchsorted(THIRDS, form.grid[:, form.inputs.index(parameter)])]
     return rows
 
 
-@functools.cache
-def _strings(qubits: int) -> np.ndarray:
-    """Pauli matrices (4^m, 2^m, 2^m); number j has letter (j >> 2 q) & 3 on qubit q."""
-    letters = np.arange(4**qubits)[:, None] >> 2 * np.arange(qubits) & 3
-    return np.array([string_matrix(row) for row in letters])
-
-
-def _of_unitary(unitary: np.ndarray) -> np.ndarray:
-    strings = _strings(len(unitary).bit_length() - 1)
-    turned = unitary @ strings @ unitary.conj().T
-    flat = strings.reshape(len(strings), -1)
-    matrix: np.ndarray = (flat.conj() @ turned.reshape(len(strings), -1).T).real / len(unitary)
+def _transfer_matrix(gate: Gate) -> np.ndarray:
+    matrix: np.ndarray = PTM(Operator(gate)).data.real
     return matrix
-
-
-def _of_superoperator(matrix: np.ndarray) -> np.ndarray:
-    """The transfer matrix of a superoperator on column-stacked density matrices."""
-    strings = _strings((len(matrix).bit_length() - 1) // 2)
-    columns = strings.swapaxes(1, 2).reshape(len(strings), -1).T
-    real: np.ndarray = (columns.conj().T @ matrix @ columns).real / strings.shape[1]
-    return real
