@@ -74,18 +74,18 @@ qhdm sample {name} --class River --num 16
 
 * Images show no place on Earth, and are no evidence of anything on it. Do not present them as
   observations, and do not draw statistics of land cover from them.
-* It knows ten classes of European landscapes in true colour, 640 m square, at 10 m per pixel, in cloudless
-  scenes of Sentinel-2, and nothing else: no other bands, resolutions, sensors or places.
-* What is still wrong in its images is said [beside the picture](../../README.md). The tables below say
-  how far each class is from real images.
+* It knows ten classes of European landscapes in true colour, 640 m square, at 10 m per pixel, in
+  cloudless scenes of Sentinel-2, and nothing else: no other bands, resolutions, sensors or places.
+* What is still wrong in its images is said [beside the picture](../../README.md). The tables below
+  say how far each class is from real images.
 * On this data, quantum filters bring nothing that a cosine in their place does not
   ([results](../../docs/results.md)). One training, of one seed, says nothing about them.
 
 ## Figures
 
-*Error*: standard error (1.96 times that is half of the 95 % interval). *Floor*: real training patches
-in the place of generated ones. What may differ in another evaluation is the training of the
-extractor, whose digest is named.
+*Error*: standard error (1.96 times that is half of the 95 % interval). *Floor*: real training
+patches in the place of generated ones. What may differ in another evaluation is the training of
+the extractor, whose digest is named.
 
 {figures}
 
