@@ -115,6 +115,10 @@ def test_numbers_that_mean_several_bands_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^data\.bands: .*a_9\.tif"):
         load(config_of(root, 9))
     assert names_of(config_of(root, "B8A")) == ("B8A",)
+    # Names of other kinds, as with dates, differ without a different meaning.
+    for day, path in enumerate(root.glob("a/*")):
+        write_geotiff(path, GeoImage(patch(), tuple(f"day {day} {name}" for name in NATURAL)))
+    assert names_of(config_of(root, 9)) == ("band 9",)
 
 
 @pytest.mark.parametrize("limits", [(0, 500_000), (-1e6, 1e6)])

@@ -23,7 +23,7 @@ Described = tuple[Sequence[str | None], np.ndarray]
 LEVELS = 65_535
 #: Most images from which percentiles are measured, and on which a range is checked.
 MEASURED, _CHECKED = 2000, 64
-#: A range of which the values of all bands fill less than this is that of other units.
+#: A range of which the values of all bands fill less than this has other units.
 _FILLED = 1 / 256
 #: Colour composites, red first, as Sentinel-2's bands.
 _TRUE, _FALSE = ("B04", "B03", "B02"), ("B08", "B04", "B03")
@@ -114,16 +114,21 @@ def bands_of(config: DataConfig) -> Bands | None:
     return Bands.of(config) if config.bands else None
 
 
+def by_number(config: DataConfig) -> bool:
+    """Whether any of `data.bands` is chosen by number."""
+    return any(isinstance(band, int) for band in config.bands or ())
+
+
 def by_name(config: DataConfig, files: Iterable[Described]) -> DataConfig:
     """`config` with the names of bands that are chosen by number, if all files agree on them.
 
     13 bands without names get those of EuroSAT's order if B10 is the darkest by far.
     """
-    if config.bands is None or all(isinstance(band, str) for band in config.bands):
+    if not by_number(config) or config.file_bands is not None:
         return config
     files = list(files)
     known = {_own_names(descriptions) for descriptions, _ in files}
-    if len(known) != 1 or config.file_bands is not None:
+    if len(known) != 1:
         return config
     names = known.pop()
     if {*names} == {*_names(config)}:  # as `qhdm sample` writes them, in their order
@@ -135,9 +140,23 @@ def by_name(config: DataConfig, files: Iterable[Described]) -> DataConfig:
             names = BAND_ORDERS["eurosat"]
     bands = tuple(
         names[band - 1] or band if isinstance(band, int) and band <= len(names) else band
-        for band in config.bands
+        for band in config.bands or ()
     )
     return replace(config, bands=bands) if len({*bands}) == len(bands) else config
+
+
+def same_numbers(first: Sequence[str | None], second: Sequence[str | None]) -> bool:
+    """Whether numbers mean the same bands in two files, as far as their descriptions say.
+
+    Other names than Sentinel-2's are ignored, since they may contain dates and the like.
+    """
+    known = (
+        [name if name in BAND_ORDERS["eurosat"] else None for name in _own_names(descriptions)]
+        for descriptions in (first, second)
+    )
+    return len(first) == len(second) and all(
+        one == other or None in (one, other) for one, other in zip(*known, strict=True)
+    )
 
 
 def numbers_in(config: DataConfig, descriptions: Sequence[str | None], count: int) -> list[int]:
@@ -375,10 +394,10 @@ def _check_range(bands: Bands, values: np.ndarray, place: str) -> None:
                 f"{values[..., number].min():g} to {values[..., number].max():g}, are outside its "
                 "range; set it to the values that become black and white"
             )
-    low, high = np.percentile(values, (2, 98), axis=(0, 1, 2))
+    low, high = (ends(axis=(0, 1, 2)).astype(float) for ends in (values.min, values.max))
     if ((high - low) / np.subtract(bands.high, bands.low) < _FILLED).all():
         raise DataError(
-            f"data.range: {place}: 96% of the values are between {low.min():.6g} and "
-            f"{high.max():.6g} and fill hardly any of the range, which is that of other units; set "
-            "it to the values that become black and white, or set data.percentile instead"
+            f"data.range: {place}: values from {low.min():.6g} to {high.max():.6g} fill hardly any "
+            "of the range, which seems to have other units; set it to the values that become black "
+            "and white, or set data.percentile instead"
         )

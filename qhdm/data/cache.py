@@ -21,7 +21,15 @@ from PIL import Image
 
 from qhdm import console
 from qhdm.config import DataConfig
-from qhdm.data.bands import BandError, Described, check_order, evenly, numbers_in
+from qhdm.data.bands import (
+    BandError,
+    Described,
+    by_number,
+    check_order,
+    evenly,
+    numbers_in,
+    same_numbers,
+)
 from qhdm.data.geotiff import GeoImage, import_rasterio, quiet, read_raster, reason
 from qhdm.data.raster import ImageError
 from qhdm.data.source import Item, Source, cache_folder
@@ -183,7 +191,7 @@ class _Read:
                 f"{{place}}: values of type {self.type_name}, but {first.type_name} in other files "
                 "of this data set: the units may differ; save all in one way"
             )
-        if self.names != first.names and any(isinstance(b, int) for b in config.bands or ()):
+        if by_number(config) and not same_numbers(self.names, first.names):
             return (
                 "data.bands: {place}: its bands differ from those of other files in number or "
                 "names; choose them by name"

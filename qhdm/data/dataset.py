@@ -16,7 +16,7 @@ import numpy as np
 
 from qhdm import console
 from qhdm.config import Config, DataConfig
-from qhdm.data.bands import BandImages, Bands, Images, by_name, scaled_bands
+from qhdm.data.bands import BandImages, Bands, Images, by_name, by_number, scaled_bands
 from qhdm.data.cache import cached, described
 from qhdm.data.geotiff import import_rasterio, quiet
 from qhdm.data.images import Decoded, decode
@@ -116,7 +116,7 @@ def resolved(config: Config) -> Config:
         DataError: as `class_names`; of bands whose range is to be measured, as `load`.
     """
     data = replace(config.data, classes=class_names(config.data))
-    if data.bands is not None and os.path.exists(locate(data.root)):
+    if by_number(data) and os.path.exists(locate(data.root)):
         with _opened(data) as source:
             data = with_names(data, source, select(data, source)[1])
     if data.bands is not None and data.range is None:
@@ -155,7 +155,7 @@ def select(config: DataConfig, source: Source) -> tuple[tuple[str, ...], tuple[I
 
 def with_names(config: DataConfig, source: Source, items: Sequence[Item]) -> DataConfig:
     """`config` with the names of bands that are chosen by number, if files have them."""
-    if all(isinstance(band, str) for band in config.bands or ()):
+    if not by_number(config):
         return config
     import_rasterio()
     with quiet():

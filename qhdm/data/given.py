@@ -62,7 +62,7 @@ def given(dataset: Any, config: DataConfig) -> Dataset:
             "data.image_size and data.channels (of bands, data.bands) to these"
         )
     if dataset.bands is not None and config.bands is not None:
-        config = _with_bands(config, dataset.bands, keep_range=config.range is not None)
+        config = _with_bands(config, dataset.bands)
     if dataset.bands != bands_of(config):
         raise DataError(
             f"{dataset.name}: data.bands or data.range differ from its bands, {dataset.bands}"
@@ -76,15 +76,15 @@ def of_given(dataset: Dataset, config: DataConfig) -> DataConfig:
     return config if dataset.bands is None else _with_bands(config, dataset.bands)
 
 
-def _with_bands(config: DataConfig, bands: Bands, *, keep_range: bool = False) -> DataConfig:
-    """`config` with the names, where bands are chosen by number, and the ranges of a data set."""
+def _with_bands(config: DataConfig, bands: Bands) -> DataConfig:
+    """`config` with the names and ranges of the bands of a data set where it leaves them open."""
     own = config.bands or ()
     if config.file_bands is None and len(own) == len(bands.names):
         pairs = zip(own, bands.names, strict=True)
         own = tuple(b if isinstance(b, str) or name == f"band {b}" else name for b, name in pairs)
-    if keep_range:
-        return replace(config, bands=own)
-    return replace(config, bands=own, range=bands.range, percentile=None)
+    if config.range is None:
+        config = replace(config, range=bands.range, percentile=None)
+    return replace(config, bands=own)
 
 
 def from_torchgeo(dataset: Any) -> Pairs:
@@ -222,8 +222,8 @@ def _converted(items: Any, config: DataConfig) -> Dataset:
 def _read(
     items: Any, name: str, count: int, config: DataConfig
 ) -> tuple[np.ndarray, np.ndarray, list[Described]]:
-    """Images (N, H, W, C), levels of pictures or values of bands, labels (N,), and what is known of
-    the bands of some items."""
+    """Images (N, H, W, C), as levels of pictures or values of bands, labels (N,), and the bands of
+    some items."""
     images: np.ndarray | None = None
     checked: list[Described] = []
     count_of_bands = 0

@@ -148,13 +148,13 @@ def nearest(images: np.ndarray, real: Images, *, turned: bool) -> tuple[np.ndarr
     # A symmetry of both leaves a distance unchanged: the few images are moved, not the many.
     moved = np.concatenate([symmetries(images, np.full(count, kind)) for kind in range(kinds)])
     flat = moved.reshape(len(moved), -1).astype(np.float32)
-    apart, places = np.full(len(flat), np.inf, np.float32), np.zeros(len(flat), int)
+    least, rows = np.full(len(flat), np.inf, np.float32), np.zeros(len(flat), int)
     for start in range(0, len(real), _ROWS):
         block = real[start : start + _ROWS]
         own = distances.nearest(flat, block.reshape(len(block), -1).astype(np.float32))
-        closer = own[0] < apart
-        apart[closer], places[closer] = own[0][closer], start + own[1][closer]
-    apart, places = apart.reshape(kinds, count), places.reshape(kinds, count)
+        closer = own[0] < least
+        least[closer], rows[closer] = own[0][closer], start + own[1][closer]
+    apart, places = least.reshape(kinds, count), rows.reshape(kinds, count)
     kind, column = apart.argmin(axis=0), np.arange(count)
     near = symmetries(real[places[kind, column]], _INVERSE[kind])
     scale = 255 / np.iinfo(images.dtype).max / np.sqrt(images[0].size)
