@@ -284,12 +284,16 @@ def _absent(root: str, path: Path) -> DataError:
     return DataError(f"data.root: {path}: no such folder or zip; give {_LAYOUT}{hint}")
 
 
-def _empty(source: Source, suffixes: Collection[str]) -> DataError:
+def _empty(source: Source, suffixes: frozenset[str]) -> DataError:
     problem = f"{source.ignored} image(s), but no class folders" if source.ignored else "no images"
     if source.others:
         problem += f"; not read: {source.not_read} ({', '.join(sorted(suffixes))} are"
-        more = BAND_SUFFIXES - {*suffixes} & {*source.others}
-        problem += f"; {', '.join(more)} with data.bands, by name or number)" if more else ")"
+        bands, pictures = (
+            {*source.others} & kind - suffixes for kind in (BAND_SUFFIXES, _SUFFIXES)
+        )
+        problem += f"; {', '.join(bands)} with data.bands, by name or number" if bands else ""
+        problem += f"; {', '.join(pictures)} without data.bands" if pictures else ""
+        problem += ")"
     if source.links:
         problem += f" ({source.links} link(s) that lead elsewhere are not followed)"
     return DataError(f"data.root: {source.path}: {problem}; give {_LAYOUT}")
