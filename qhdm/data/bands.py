@@ -18,6 +18,8 @@ S = TypeVar("S", np.ndarray, Sequence[Any])
 
 #: The descriptions of the bands in a file, and the mean of each, (C,).
 Described = tuple[Sequence[str | None], np.ndarray]
+#: How many files are read to learn the names and the order of bands.
+DESCRIBED = 16
 
 #: Levels are integers from 0 to this.
 LEVELS = 65_535

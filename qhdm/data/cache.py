@@ -22,6 +22,7 @@ from PIL import Image
 from qhdm import console
 from qhdm.config import DataConfig
 from qhdm.data.bands import (
+    DESCRIBED,
     BandError,
     Described,
     by_number,
@@ -37,8 +38,6 @@ from qhdm.errors import DataError
 from qhdm.files import atomic_path, sweep
 
 _THREADS = min(16, os.cpu_count() or 1)
-#: Images that are read to learn the names and the order of bands.
-_CHECKED = 16
 _ROOM = "free some space, or set QHDM_DATA to another folder for cached data"
 
 
@@ -272,8 +271,8 @@ def _allocate(folder: Path, count: int, like: np.ndarray) -> np.memmap:
 
 def described(source: Source, items: Sequence[Item]) -> Iterator[Described]:
     """The names of bands in some evenly spread files, and the mean of each band without gaps."""
-    left = _CHECKED
-    for item in dict.fromkeys([*evenly(items, _CHECKED), *items]):
+    left = DESCRIBED
+    for item in dict.fromkeys([*evenly(items, DESCRIBED), *items]):
         try:
             image = read_raster(source.read(item))
         except Exception:  # reported when the whole set is read
