@@ -135,25 +135,26 @@ def _fill(
     kinds: Counter[str] = Counter()
     centres: list[Any] = []
     with ThreadPoolExecutor(_THREADS) as executor:
-        images = executor.map(partial(_read, source, config=config), items)
-        for index, image in enumerate(
-            console.bar(
-                images, total=len(items), desc=f"reading {source.name}", unit=" images",
-                show=progress, in_logs=False, delay=1, leave=False,
-            )
-        ):  # fmt: skip
-            if isinstance(image, DataError):
-                faults[index] = str(image)
-                centres.append(None)
-                continue
-            kinds[image.kind] += 1
-            centres.append(image.centre)
-            if first is None:
-                first, values = image, _allocate(folder, len(items), image.values)
-            elif difference := image.difference(first, config):
-                executor.shutdown(cancel_futures=True)
-                raise DataError(difference.format(place=source.place(items[index])))
-            values[index] = image.values
+        images = console.bar(
+            executor.map(partial(_read, source, config=config), items), total=len(items),
+            desc=f"reading {source.name}", unit=" images",
+            show=progress, in_logs=False, delay=1, leave=False,
+        )  # fmt: skip
+        try:
+            for index, image in enumerate(images):
+                if isinstance(image, DataError):
+                    faults[index] = str(image)
+                    centres.append(None)
+                    continue
+                if first is None:
+                    first, values = image, _allocate(folder, len(items), image.values)
+                image.check(first, config, source.place(items[index]))
+                kinds[image.kind] += 1
+                centres.append(image.centre)
+                values[index] = image.values
+        except BaseException:  # without waiting for the images that are not read yet
+            executor.shutdown(cancel_futures=True)
+            raise
     if first is None:
         raise DataError(f"{source.path}: no image can be read; the first: {faults[0]}")
     values.flush()
@@ -183,19 +184,18 @@ class _Read:
     def kind(self) -> str:
         return f"{self.size} {self.type_name}"
 
-    def difference(self, first: _Read, config: DataConfig) -> str | None:
-        """Why the image does not belong to a data set with `first`, with {place} for its name."""
+    def check(self, first: _Read, config: DataConfig, place: str) -> None:
+        """Raise `DataError` unless the image at `place` belongs to a data set with `first`."""
         if self.type_name != first.type_name:
-            return (
-                f"{{place}}: values of type {self.type_name}, but {first.type_name} in other files "
+            raise DataError(
+                f"{place}: values of type {self.type_name}, but {first.type_name} in other files "
                 "of this data set: the units may differ; save all in one way"
             )
         if by_number(config) and not same_numbers(self.names, first.names):
-            return (
-                "data.bands: {place}: its bands differ from those of other files in number or "
+            raise DataError(
+                f"data.bands: {place}: its bands differ from those of other files in number or "
                 "names; choose them by name"
             )
-        return None
 
 
 def _read(source: Source, item: Item, config: DataConfig) -> _Read | DataError:
