@@ -1,6 +1,6 @@
 """Ships the trained model of a run with qhdm, and measures it.
 
-    python benchmarks/release.py RUN --data EuroSAT_RGB.zip --machine "one NVIDIA H100"
+    python benchmarks/release.py RUN --data EuroSAT_RGB.zip --machine "one NVIDIA H100" --watts 700
 
 Makes pretrained/NAME, named after the run's configuration, from its averaged weights; evaluates it;
 and replaces all that shows it: the model card, docs/samples.png, the figures in README.md between
@@ -55,6 +55,7 @@ qhdm sample {name} --class River --num 16
 * Data: EuroSAT RGB, {train:,} patches of {classes} classes, without the {test:,} that are held out.
 * Training: {steps:,} steps of {batch:,} images ({seen:,} images seen) in {precision}, seed {seed};
   {time} on {machine}.
+  At {watts:g} W, its share of the processor's thermal design power, this is {energy:.2g} Wh.
 * Weights: averaged (standard deviation of the profile: {std:g} of the training), float32. There is
   no state of the optimiser: training cannot be resumed.
 * Made with {versions}.
@@ -62,14 +63,29 @@ qhdm sample {name} --class River --num 16
   *EuroSAT: A Novel Dataset and Deep Learning Benchmark for Land Use and Land Cover Classification*,
   IEEE JSTARS, 2019.
 
-It was made for research on generative models: its images show no place on Earth. On this data,
-quantum filters bring nothing that a cosine in their place does not
-([results](../../docs/results.md)).
+## Intended use
+
+* Research on generative models of satellite images, and on quantum filters in them: a trained
+  network to sample, measure, export as circuits, and run on simulators and quantum hardware.
+* Candidates for training classifiers of EuroSAT's classes, chosen and tested as `qhdm augment`
+  [does](../../docs/augment.md).
+
+## Limits
+
+* Images show no place on Earth, and are no evidence of anything on it. Do not present them as
+  observations, and do not draw statistics of land cover from them.
+* It knows ten classes of European landscapes in true colour, 640 m square, at 10 m per pixel, in
+  cloudless scenes of Sentinel-2, and nothing else: no other bands, resolutions, sensors or places.
+* What is still wrong in its images is said [beside the picture](../../README.md). The tables below
+  say how far each class is from real images.
+* On this data, quantum filters bring nothing that a cosine in their place does not
+  ([results](../../docs/results.md)). One training, of one seed, says nothing about them.
 
 ## Figures
 
-*Floor*: real training patches in the place of generated ones. What may differ in another evaluation
-is the training of the extractor, whose digest is named.
+*Error*: standard error (1.96 times that is half of the 95 % interval). *Floor*: real training
+patches in the place of generated ones. What may differ in another evaluation is the training of
+the extractor, whose digest is named.
 
 {figures}
 
@@ -133,7 +149,9 @@ def evaluations(run: RunDirectory, root: str) -> list[Evaluation]:
     ]
 
 
-def card(run: RunDirectory, source: RunDirectory, judged: list[Evaluation], machine: str) -> str:
+def card(
+    run: RunDirectory, source: RunDirectory, judged: list[Evaluation], machine: str, watts: float
+) -> str:
     """The model card."""
     model, config = load_model(run)[0], run.config
     total, train, real = count_parameters(model)[-1], config.train, judged[0].data
@@ -162,6 +180,8 @@ def card(run: RunDirectory, source: RunDirectory, judged: list[Evaluation], mach
         time=duration(seconds),
         precision=train.precision,
         machine=machine,
+        watts=watts,
+        energy=watts * seconds / 3600,
         seed=config.seed,
         std=train.ema.std[0],
         versions=", ".join(f"{package} {version}" for package, version in versions.items()),
@@ -198,12 +218,14 @@ def main() -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the run directory")
     parser.add_argument("--data", required=True, help="its data, as data.root")
     parser.add_argument("--machine", required=True, help="that trained it, for the model card")
+    parser.add_argument("--watts", type=float, required=True, help="its power, for the model card")
     arguments = parser.parse_args()
     source = RunDirectory.open(arguments.run)
     run = release(source)
     name = run.config.name
     judged = evaluations(run, arguments.data)
-    write_text(run.path / "README.md", card(run, source, judged, arguments.machine))
+    text = card(run, source, judged, arguments.machine, arguments.watts)
+    write_text(run.path / "MODEL_CARD.md", text)
     with tempfile.TemporaryDirectory() as folder:
         out = f"{folder}/generated"
         qhdm.cli.main(["sample", name, "--num", "4", "--out", out, "--grid", f"{folder}/grid.png"])

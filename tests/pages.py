@@ -13,7 +13,7 @@ PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted(ROOT.glob("*/README.md")),
-    *sorted(ROOT.glob("pretrained/*/README.md")),
+    *sorted(ROOT.glob("pretrained/*/MODEL_CARD.md")),
     *sorted({*ROOT.glob("*.md")} - {ROOT / "README.md", CHANGELOG}),
 ]
 #: Executed when the documentation is built.

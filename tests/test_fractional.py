@@ -213,7 +213,7 @@ def test_circuits_of_each_choice_have_files_of_their_own(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "settings",
     [
-        {"resilience_level": 1},
+        {"mitigation": "trex"},
         {"dynamical_decoupling": "XX"},
     ],
     ids=["twirled readout", "decoupled"],

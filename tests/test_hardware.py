@@ -55,7 +55,7 @@ def test_shipped_specifications_are_read_and_written_back(name: str, tmp_path: P
         ({"hardware_steps": "some"}, r":\d+: hardware_steps: must be .* or all, got 'some'$"),
         ({"hardware_steps": 0}, r":\d+: hardware_steps: must be .* or all, got 0$"),
         ({"mode": "session"}, "mode"),
-        ({"resilience_level": 2}, "resilience_level"),
+        ({"mitigation": "zne"}, "mitigation"),
         ({"dynamical_decoupling": "XX", "twirling": {"gates": True}}, "dynamical_decoupling"),
         ({"backend": "aer", "dynamical_decoupling": "XX"}, "dynamical_decoupling"),
         ({"limits": {"max_qpu_seconds": -1}}, "max_qpu_seconds"),
@@ -147,7 +147,7 @@ def test_jobs_are_split_at_the_limits_of_the_service() -> None:
     _, _, circuit = bound()
     cache = IsaCache(None, snapshot("aer").target, device="aer", packing=1, seed=0)
     (one,) = stage_circuits(circuit, np.zeros((250, 12)), frozenset(), cache)
-    requests = requests_of([one], 100_000, 250e-6, readout=False)
+    requests = requests_of([one], 100_000, 250e-6, mitigation="none")
     assert [len(request.circuits[0][1]) for request in requests] == [100, 100, 50]
     expected = qpu_seconds(100 * 100_000, one.isa.duration, 250e-6)
     assert requests[0].seconds == pytest.approx(expected)
@@ -167,9 +167,7 @@ def local_estimator(
         Ledger(folder / "ledger.sqlite", create=True), service, name="test", limits=Limits(),
     )  # fmt: skip
     cache = IsaCache(folder, service.device.target, device=backend, packing=1, seed=0)
-    runner = StageRunner(
-        submitter, cache, service.device.rep_delay, spec.shots, spec.resilience_level
-    )
+    runner = StageRunner(submitter, cache, service.device.rep_delay, spec.shots, spec.mitigation)
     return HardwareEstimator(runner, weights=weights)
 
 
@@ -182,7 +180,7 @@ def test_an_estimator_for_estimator_networks(tmp_path: Path) -> None:
     assert np.abs(measured - exact).max() < SIGMAS / np.sqrt(4000)
 
 
-def test_readout_errors_are_divided_out(tmp_path: Path) -> None:
+def test_errors_are_mitigated(tmp_path: Path) -> None:
     filter, w, _ = bound()
     circuit = filter.circuit
     x = np.zeros((1, 12))  # all values far from 0 where the circuit leaves |0...0> alone
@@ -191,16 +189,16 @@ def test_readout_errors_are_divided_out(tmp_path: Path) -> None:
     sets = sets[:, [place[p] for p in circuit.parameters]]
     exact = expectation(filter, torch.tensor(x), torch.tensor(w)[None][0]).numpy()[0]
     errors = []
-    for level in (0, 1):
-        folder = tmp_path / str(level)
+    for mitigation in ("none", "trex", "affine"):
+        folder = tmp_path / mitigation
         folder.mkdir()
         estimator = local_estimator(
-            folder, "fake_fez", weights=filter.weights, shots=8000, resilience_level=level
+            folder, "fake_fez", weights=filter.weights, shots=8000, mitigation=mitigation
         )
         pub = (circuit, [[o] for o in filter.observables], sets)
         values = estimator.run([pub]).result()[0].data.evs[:, 0]
         errors.append(np.abs(values - exact).mean())
-    assert errors[1] < errors[0]
+    assert errors[2] < errors[1] < errors[0]
 
 
 def test_observables_that_are_not_measured_are_refused(tmp_path: Path) -> None:

@@ -121,7 +121,12 @@ def test_submitted_circuits_avoid_what_the_service_reports(
 
 @pytest.mark.parametrize(
     ("shots", "setting"),
-    [(1, "twirling.measure=true"), (65, "resilience_level=1"), (100, "twirling.gates=true")],
+    [
+        (1, "twirling.measure=true"),
+        (65, "mitigation=trex"),
+        (100, "twirling.gates=true"),
+        (64, "mitigation=affine"),
+    ],
 )
 def test_the_client_executes_what_the_dry_run_says(
     shots: int,
@@ -153,7 +158,7 @@ def test_randomizations_are_those_that_the_client_would_choose() -> None:
     circuit = QuantumCircuit(1, 1)
     circuit.measure(0, 0)
     for shots in (1, 63, 64, 65, 100, 1024, 2048, 2049, 99_999):
-        spec = JobSpec(run="x", backend="aer", shots=shots, resilience_level=1)
+        spec = JobSpec(run="x", backend="aer", shots=shots, mitigation="trex")
         own = options_of(spec, spec.executed_shots, ("tag",), max_seconds=1)
         programs = []
         for options in (own, own.model_copy(deep=True)):

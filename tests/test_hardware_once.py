@@ -37,7 +37,7 @@ def held(server: RuntimeServer, chain: Chain) -> Job:
 
 
 @pytest.mark.parametrize(
-    "settings", [("shots=64",), ("shots=100", "twirling.gates=true", "resilience_level=1")]
+    "settings", [("shots=64",), ("shots=100", "twirling.gates=true", "mitigation=trex")]
 )
 def test_every_copy_of_a_ledger_goes_on_without_sending_again(
     settings: tuple[str, ...], server: RuntimeServer, chain: Chain

@@ -224,7 +224,7 @@ def test_jobs_a_minute_are_kept_to(
 
 
 def test_twirling_and_readout_mitigation(server: RuntimeServer, submit: Submit) -> None:
-    folder = submit("resilience_level=1", "twirling.gates=true", "shots=128")
+    folder = submit("mitigation=trex", "twirling.gates=true", "shots=128")
     report = json.loads((folder.path / "report.json").read_text())
     assert report["error"]["rms"] < 1.5 * report["shot_noise"]
     params = next(iter(server.jobs.values())).params

@@ -69,7 +69,7 @@ def test_the_figures_of_the_readme_are_those_of_the_card() -> None:
     readme = (REPOSITORY / "README.md").read_text()
     figures = re.search(r"<!-- release -->\n(.+?)\n<!-- end of release -->", readme, re.S)
     assert figures
-    card = (SHIPPED / "README.md").read_text().split("--extractor classifier")[0]
+    card = (SHIPPED / "MODEL_CARD.md").read_text().split("--extractor classifier")[0]
     values = re.findall(r"(?<= )\d*\.\d+(?= )", figures[1])
     assert len(values) == 10
     for value in values:

@@ -29,15 +29,21 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="read these bands of GeoTIFF or JPEG 2000 files, by name (B04) or number",
     )
     info.add_argument(
+        "--file-bands",
+        nargs="+",
+        metavar="NAME",
+        help="names of all bands in each file, or sentinel2 (B8A after B08) or eurosat (B8A last)",
+    )
+    info.add_argument(
         "--percentile",
         type=float,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="instead of --range: measure it for each band between these percentiles",
+        help="instead of --range: measure the range of each band between these percentiles",
     )
-    info.add_argument("--split", metavar="FILE", help="split by a list, CSV or JSON")
+    info.add_argument("--split", metavar="FILE", help="split as a CSV or JSON list says")
     info.add_argument(
-        "--blocks", type=above_zero, metavar="METRES", help="split by squares of this side"
+        "--blocks", type=above_zero, metavar="METRES", help="hold out whole squares of this side"
     )
     info.add_argument("--sheet", type=Path, metavar="FILE", help="file for the contact sheet")
     info.set_defaults(command=_info)
@@ -55,9 +61,11 @@ def _info(arguments: argparse.Namespace) -> None:
 
     from qhdm import data
     from qhdm.config import DataConfig
+    from qhdm.config.fields import BAND_ORDERS
     from qhdm.data.info import describe
     from qhdm.pictures import contact_sheet, save_png
 
+    names = arguments.file_bands
     given = {
         "root": arguments.path,
         "image_size": arguments.size,
@@ -65,6 +73,7 @@ def _info(arguments: argparse.Namespace) -> None:
         "classes": arguments.classes and list(dict.fromkeys(arguments.classes)),
         "test_fraction": arguments.test_fraction,
         "bands": arguments.bands,
+        "file_bands": names[0] if names and names[0] in BAND_ORDERS else names,
         "percentile": arguments.percentile,
         "split": arguments.split,
         "blocks": arguments.blocks,

@@ -65,11 +65,15 @@ def add(commands: argparse._SubParsersAction) -> None:
         dest="form",
         choices=["png", "geotiff", "geotiff-uint16"],
         default="png",
-        help="of the files of --out: png, the true colours of bands; geotiff, their values as "
-        "float32; or these as whole numbers, with scale and offset tags if need be",
+        help="format of the files of --out: png (bands in true colour), geotiff (values of bands "
+        "as float32) or geotiff-uint16 (as integers, with scale and offset tags where needed; "
+        "default: png)",
     )
     parser.add_argument(
-        "--like", type=Path, metavar="FILE", help="GeoTIFF whose georeference the files get (none)"
+        "--like",
+        type=Path,
+        metavar="FILE",
+        help="GeoTIFF file whose georeference the files get (default: none)",
     )
     parser.add_argument(
         "--grid", type=Path, metavar="FILE", help="path of the PNG grid (default: in RUN/samples/)"
@@ -174,7 +178,7 @@ def _prepare(arguments: argparse.Namespace, world: World) -> _Job:
 def _writer(
     arguments: argparse.Namespace, run: Run
 ) -> tuple[Callable[[np.ndarray, Path], None], str]:
-    """What writes an image in the format that is asked for, and the suffix of its files."""
+    """A function that writes an image in the requested format, and the suffix of its files."""
     from qhdm.data.geotiff import import_rasterio, of_levels, read_geotiff, write_geotiff
     from qhdm.pictures import save_png, to_picture
 
@@ -184,18 +188,18 @@ def _writer(
             raise SamplingError("--like: PNG files have no georeference; give --format geotiff")
         return lambda image, path: save_png(to_picture(image, bands), path), ".png"
     if arguments.out is None:
-        raise SamplingError(f"--format: {arguments.form} is of the files of --out; give one")
+        raise SamplingError(f"--format: {arguments.form} is for the files of --out; give --out")
     if bands is None:
         raise SamplingError(
-            f"--format: {arguments.run} was trained on pictures, whose levels are no measured "
-            "values; train with data.bands, or write png"
+            f"--format: {arguments.run} was trained on pictures, which have no measured values; "
+            "train with data.bands, or write png"
         )
     import_rasterio("--format")
     whole, like = arguments.form == "geotiff-uint16", None
     if arguments.like:
         like = read_geotiff(arguments.like)
         if like.crs is None or like.transform is None:
-            raise SamplingError(f"--like: {arguments.like}: has no georeference; give another file")
+            raise SamplingError(f"--like: {arguments.like}: no georeference; give another file")
         like = _covering(like, run.config.data.image_size, arguments.like)
     return lambda image, path: write_geotiff(path, of_levels(image, bands, whole, like)), ".tif"
 
@@ -207,7 +211,7 @@ def _covering(like: GeoImage, size: int, path: Path) -> GeoImage:
     height, width = like.values.shape[:2]
     if height != width:
         raise SamplingError(
-            f"--like: {path}: {width}x{height} pixels, samples are square; give a square file"
+            f"--like: {path}: {width}x{height} pixels, but samples are square; give a square file"
         )
     scale = type(like.transform).scale(width / size)
     return dataclasses.replace(like, transform=like.transform * scale)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,7 +68,10 @@ def _config(arguments: argparse.Namespace) -> Config:
         return data.resolved(load_config(arguments.config, arguments.set))
     if arguments.out is not None:
         raise ConfigError("--out: a resumed run stays in its directory")
-    return data.resolved(load_run_config(run_path(arguments.resume), arguments.set))
+    config = load_run_config(run_path(arguments.resume), arguments.set)
+    known = data.resolved(config)
+    # Runs of earlier versions have no names for bands by number.
+    return replace(known, data=replace(known.data, bands=config.data.bands))
 
 
 def _describe(arguments: argparse.Namespace, config: Config, world: World) -> None:

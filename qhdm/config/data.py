@@ -36,23 +36,23 @@ class DataConfig:
         bands: read these bands of GeoTIFF or JPEG 2000 files (extra `geo`), by name (`B04`) or by
             number in the file, from 1; null reads pictures, grey or RGB.
         file_bands: the names of all bands in each file: a list, `eurosat` (B8A last) or `sentinel2`
-            (B8A after B08). Null takes the names in the files or, of 13 bands without, EuroSAT's.
-        channels: 3 (RGB) or 1 (grey) for pictures; of bands, as many as these. A model may be built
-            with any number.
+            (B8A after B08). Null takes the names in the files, or EuroSAT's for 13 unnamed bands.
+        channels: 3 (RGB) or 1 (grey) for pictures; the number of `bands` otherwise. A model may be
+            built with any number.
         range: the values that become black and white, [low, high], of images of more than 8 bits
             or of signed or floating-point values; values beyond are clipped. Null takes all that
-            16 bits hold, if the images fill it. Images of 8 bits are taken as they are. Of bands,
+            16 bits hold, if the images fill it. Images of 8 bits are taken as they are. For bands,
             one range for all or a list with one for each.
-        percentile: of bands, in the place of `range`: measure each band's on the training images,
-            between these percentiles. A run keeps them as its `range`.
+        percentile: instead of `range`, measure that of each band on the training images, between
+            these percentiles. A run keeps the result as its `range`.
         classes: the class folders to use, in this order; null takes all, sorted by name.
         test_fraction: part of each class kept out of training, chosen by file name; ignored with
             `split`, and if the data set has folders `train` and `test`.
-        split: file that lists the images for training and those held out (docs/data.md); images
-            that it does not list are left out.
+        split: a file that lists the images to train on and to hold out (docs/data.md); images that
+            it does not list are left out.
         blocks: hold out whole squares of this side in metres, by the coordinates of the files.
-        per_class: train on so many images of each class at most, or of the classes named; a smaller
-            number takes some of those of a larger one.
+        per_class: train on at most this many images of each class, or of the classes named; a
+            smaller number takes a subset of those of a larger one.
         balance: show images of all classes equally often in training, however many there are.
         augment: apply one of the eight symmetries of the square to each training image, drawn anew
             each time (overhead imagery has no up).
@@ -104,9 +104,9 @@ class DataConfig:
         if several and len(value) != len(bands):
             raise ValueError(f"{len(value)} ranges for {len(bands)} data.bands; give one for each")
         if others.field_name == "percentile" and others.data.get("range") is not None:
-            raise ValueError("not with data.range; leave one of them out")
+            raise ValueError("not together with data.range; leave one of them out")
         if others.field_name == "blocks" and others.data.get("split") is not None:
-            raise ValueError("not with data.split; leave one of them out")
+            raise ValueError("not together with data.split; leave one of them out")
         return value
 
     @property

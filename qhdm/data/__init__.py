@@ -3,7 +3,7 @@
 `qhdm.data.download` fetches EuroSAT, `qhdm.data.info` describes a set.
 """
 
-from qhdm.data.bands import Bands
+from qhdm.data.bands import Bands, Images
 from qhdm.data.batches import Batches
 from qhdm.data.dataset import Dataset, class_names, load, resolved
 from qhdm.data.geotiff import GeoImage, read_geotiff, write_geotiff
@@ -27,6 +27,7 @@ __all__ = [
     "Batches",
     "Dataset",
     "GeoImage",
+    "Images",
     "Item",
     "Source",
     "cache_folder",

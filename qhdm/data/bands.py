@@ -1,10 +1,10 @@
-"""Bands of images: their names, and what their values are as numbers of 16 bits."""
+"""Bands of images: their names, and the conversion of values to 16-bit levels and back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeGuard, TypeVar, cast
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,25 +16,32 @@ from qhdm.errors import DataError
 
 S = TypeVar("S", np.ndarray, Sequence[Any])
 
-#: Levels are numbers from 0 to this.
+#: The descriptions of the bands in a file, and the mean of each, (C,).
+Described = tuple[Sequence[str | None], np.ndarray]
+#: How many files are read to learn the names and the order of bands.
+DESCRIBED = 16
+
+#: Levels are integers from 0 to this.
 LEVELS = 65_535
-#: Most images by which percentiles are measured, and by which a range is checked.
+#: Most images from which percentiles are measured, and on which a range is checked.
 MEASURED, _CHECKED = 2000, 64
+#: A range has other units if the values of all bands together fill less of it than this.
+_FILLED = 1 / 256
 #: Colour composites, red first, as Sentinel-2's bands.
 _TRUE, _FALSE = ("B04", "B03", "B02"), ("B08", "B04", "B03")
 
 
 class BandError(ImageError):
-    """Which bands a file lacks: a fault of the configuration rather than of the file."""
+    """A file lacks the bands asked for: a fault of the configuration, not of the file."""
 
 
 @dataclass(frozen=True)
 class Bands:
-    """The bands of images, and the range of values that each band's levels stand for.
+    """The bands of images, and the range of values that the levels of each band cover.
 
     Attributes:
-        names: `B04` or, of bands chosen by number in files without names, `band 4`.
-        low, high: the values of level 0 and level 65,535, one for each band.
+        names: `B04`, or `band 4` for a band chosen by number whose name is unknown.
+        low, high: the values of level 0 and level 65,535, one per band.
     """
 
     names: tuple[str, ...]
@@ -43,41 +50,42 @@ class Bands:
 
     @classmethod
     def of(cls, config: DataConfig, ranges: Sequence[tuple[float, float]] | None = None) -> Bands:
-        """The bands of a configuration that has some, with its ranges or others."""
-        assert config.bands is not None
-        if ranges is None:
-            assert config.range is not None  # `qhdm.data.resolved` measures it
-            one = [config.range] * len(config.bands)
-            ranges = (
-                config.range if _is_list(config.range) else cast(list[tuple[float, float]], one)
-            )
-        low, high = zip(*ranges, strict=True)
-        return cls(_names(config), low, high)
+        """The bands of a configuration, with `ranges` or else those of `data.range`."""
+        names = _names(config)
+        limits = config.range if ranges is None else ranges
+        assert limits is not None  # `qhdm.data.resolved` measures it
+        low, high = np.broadcast_to(np.array(limits, float), (len(names), 2)).T.tolist()
+        return cls(names, tuple(low), tuple(high))
 
     @property
     def range(self) -> tuple[tuple[float, float], ...]:
-        """`data.range` with a range for each band."""
+        """`data.range` with one range per band."""
         return tuple(zip(self.low, self.high, strict=True))
 
     def levels(self, values: np.ndarray) -> np.ndarray:
-        """Values (..., C) as uint16 levels; those outside the range are clipped."""
+        """Convert values (..., C) to uint16 levels; values outside the range are clipped."""
         low, high = np.array(self.low), np.array(self.high)
-        return np.rint(LEVELS * np.clip((values - low) / (high - low), 0, 1)).astype(np.uint16)
+        share = values - low
+        share /= high - low
+        np.clip(share, 0, 1, out=share)
+        share *= LEVELS
+        return np.rint(share, out=share).astype(np.uint16)
 
     def values(self, levels: np.ndarray) -> np.ndarray:
-        """Levels (..., C), uint16 or uint8, as float64 values in the units of the files."""
+        """Convert levels (..., C), uint16 or uint8, to float64 values in the units of the files."""
         low, high = np.array(self.low), np.array(self.high)
         return low + levels * ((high - low) / np.iinfo(levels.dtype).max)
 
     def number(self, name: str) -> int | None:
-        """The index of a band, if it is among them."""
+        """The index of a band; None if it is not among them."""
         return self.names.index(name) if name in self.names else None
 
     @property
     def composites(self) -> dict[str, tuple[int, ...]]:
-        """Ways to see the bands, and the indices of those shown as red, green and blue.
+        """Ways to show the bands, with the indices of those shown as red, green and blue.
 
-        True and false colour, as far as the bands are there; otherwise the first three, or one.
+        True and false colour if their bands are present, or else the first three bands or the
+        first.
         """
         colours = {"true colour": _TRUE, "false colour": _FALSE}
         known = {
@@ -90,7 +98,7 @@ class Bands:
 
     @property
     def stretch(self) -> str:
-        """The composites and how they show values, in words."""
+        """A caption that names the composites and the values shown as black and white."""
         shown = sorted({i for indices in self.composites.values() for i in indices})
         ranges = {i: f"{self.low[i]:.4g} to {self.high[i]:.4g}" for i in shown}
         each = ", ".join(f"{self.names[i]} {text}" for i, text in ranges.items())
@@ -98,7 +106,7 @@ class Bands:
         return f"{', '.join(self.composites)}; black to white, linear: {values}"
 
     def composite(self, levels: np.ndarray, view: int = 0) -> np.ndarray:
-        """One of the composites of levels (..., C), as uint8 (..., 3 or 1)."""
+        """A composite of levels (..., C), as uint8 (..., 3 or 1)."""
         chosen = levels[..., list(self.composites.values())[view]]
         return np.rint(255 / np.iinfo(chosen.dtype).max * chosen).astype(np.uint8)
 
@@ -108,16 +116,61 @@ def bands_of(config: DataConfig) -> Bands | None:
     return Bands.of(config) if config.bands else None
 
 
+def by_number(config: DataConfig) -> bool:
+    """Whether any of `data.bands` is chosen by number."""
+    return any(isinstance(band, int) for band in config.bands or ())
+
+
+def by_name(config: DataConfig, files: Iterable[Described]) -> DataConfig:
+    """`config` with the names of bands that are chosen by number, if all files agree on them.
+
+    13 bands without names get those of EuroSAT's order if B10 is the darkest by far.
+    """
+    if not by_number(config) or config.file_bands is not None:
+        return config
+    files = list(files)
+    known = {_own_names(descriptions) for descriptions, _ in files}
+    if len(known) != 1:
+        return config
+    names = known.pop()
+    if {*names} == {*_names(config)}:  # as `qhdm sample` writes them, in their order
+        return config
+    if len(names) == 13 and not any(names):
+        means = [mean for _, mean in files if np.isfinite(mean).all()]
+        mean, cirrus = np.sum(means, axis=0), BAND_ORDERS["eurosat"].index("B10")
+        if means and mean[cirrus] < np.delete(mean, cirrus).min() / 2:
+            names = BAND_ORDERS["eurosat"]
+    bands = tuple(
+        names[band - 1] or band if isinstance(band, int) and band <= len(names) else band
+        for band in config.bands or ()
+    )
+    return replace(config, bands=bands) if len({*bands}) == len(bands) else config
+
+
+def same_numbers(first: Sequence[str | None], second: Sequence[str | None]) -> bool:
+    """Whether numbers mean the same bands in two files, as far as their descriptions say.
+
+    Other names than Sentinel-2's are ignored, since they may contain dates and the like.
+    """
+    known = (
+        [name if name in BAND_ORDERS["eurosat"] else None for name in _own_names(descriptions)]
+        for descriptions in (first, second)
+    )
+    return len(first) == len(second) and all(
+        one == other or None in (one, other) for one, other in zip(*known, strict=True)
+    )
+
+
 def numbers_in(config: DataConfig, descriptions: Sequence[str | None], count: int) -> list[int]:
     """The numbers, from 1, of `data.bands` in a file.
 
     Args:
-        config: the bands, and the names of those in files, if it has them.
+        config: `bands`, and `file_bands` if the files do not name theirs.
         descriptions: the names in the file.
-        count: of its bands.
+        count: the number of its bands.
 
     Raises:
-        ImageError: the file has not such bands, or no names.
+        BandError: the file lacks one of the bands, or does not name them.
     """
     assert config.bands is not None
     wanted, own = _names(config), _own_names(descriptions)
@@ -128,66 +181,69 @@ def numbers_in(config: DataConfig, descriptions: Sequence[str | None], count: in
     for band in config.bands:
         if isinstance(band, int):
             if band > count:
-                raise BandError(f"{count} bands, no number {band}", "correct data.bands")
+                raise BandError(f"no band {band}, only {count}", "correct data.bands")
             numbers.append(band)
         elif band in names:
             numbers.append(names.index(band) + 1)
-        elif known := [band_name(text) for text in descriptions if text]:
-            several = f"{band} is the name of several" if band in known else f"no {band}"
-            raise BandError(
-                f"{count} bands, named {', '.join(known)}: {several}",
-                "correct the names, or give numbers in data.bands",
-            )
-        elif any(names):
-            shown = ", ".join(filter(None, names))
-            raise BandError(f"bands {shown}, no {band}", "correct data.bands")
         else:
-            raise BandError(
-                f"{count} bands without names, of which none can be called {band}",
-                "name them all in data.file_bands, or give their numbers in data.bands",
-            )
+            raise _no_band(band, [band_name(text) for text in descriptions if text], names)
     if len({*numbers}) < len(numbers):
         raise BandError(
-            f"data.bands {', '.join(map(str, config.bands))}: two are the same band",
-            "leave one of them out",
+            f"data.bands {', '.join(map(str, config.bands))} names a band twice", "remove one"
         )
     return numbers
+
+
+def _no_band(band: str, own: Sequence[str], names: Sequence[str | None]) -> BandError:
+    """Why a band is not in a file whose bands are called `own` in it and taken to be `names`."""
+    if own:
+        problem = f"several bands are called {band}" if band in own else f"no band {band}"
+        return BandError(
+            f"{problem}; the file names {', '.join(own)}",
+            "correct data.bands or the names, or choose bands by number",
+        )
+    if any(names):
+        return BandError(
+            f"no band {band}; the bands are {', '.join(filter(None, names))}", "correct data.bands"
+        )
+    return BandError(
+        f"no band {band}: the {len(names)} bands have no names",
+        "name them all in data.file_bands, or choose bands by number in data.bands",
+    )
 
 
 def names_in(
     config: DataConfig, descriptions: Sequence[str | None], count: int
 ) -> tuple[str | None, ...]:
-    """The names of all bands of a file; None of those that are unknown.
+    """The names of all bands of a file; None where the name is unknown.
 
     Raises:
-        ImageError: `data.file_bands` names another number of bands, or contradicts the file.
+        BandError: `data.file_bands` has another length, or contradicts the file.
     """
     own, told = _own_names(descriptions), config.file_bands
     if told is None:
         return BAND_ORDERS["eurosat"] if count == 13 and not any(descriptions) else own
     if len(told) != count:
-        raise BandError(f"{count} bands; data.file_bands names {len(told)}", "correct it")
+        raise BandError(f"{count} bands, but data.file_bands names {len(told)}", "correct it")
     if any(name not in (None, other) for name, other in zip(own, told, strict=True)):
         raise BandError(
-            f"the file calls its bands {', '.join(name or 'nothing' for name in own)}; "
-            f"data.file_bands: {', '.join(told)}",
+            f"the file names its bands {', '.join(name or '(none)' for name in own)}, but "
+            f"data.file_bands names {', '.join(told)}",
             "leave data.file_bands out",
         )
     return told
 
 
-def check_order(
-    config: DataConfig, place: str, images: Iterable[tuple[Sequence[str | None], np.ndarray]]
-) -> None:
-    """Check the order that is assumed of 13 bands without names, if `data.bands` names some.
+def check_order(config: DataConfig, place: str, files: Iterable[Described]) -> None:
+    """Check the order that is assumed for 13 unnamed bands, if `data.bands` has names.
 
-    B10 sees cirrus alone, as the atmosphere absorbs the rest: it is the darkest by far, and lies in
-    another place in either order.
+    B10 sees only cirrus, since water vapour absorbs the light from below: it is the darkest band by
+    far, and the orders of Sentinel-2 and EuroSAT have it in different places.
 
     Args:
-        config: the bands.
-        place: of the set, for messages.
-        images: the names in each file, and the mean of each of its bands, (C,).
+        config: `bands` and `file_bands`.
+        place: the data set, for messages.
+        files: some of its files.
 
     Raises:
         DataError: another band is the darkest.
@@ -196,11 +252,11 @@ def check_order(
         return
     means: list[np.ndarray] = []
     names: tuple[str | None, ...] = ()
-    for descriptions, mean in images:
+    for descriptions, mean in files:
         if _is_assumed(config, descriptions, len(mean)) and np.isfinite(mean).all():
             try:
                 names = names_in(config, descriptions, len(mean))
-            except ImageError:  # is reported where it is read
+            except ImageError:  # reported when the file is read
                 continue
             means.append(mean)
     if not means:
@@ -209,22 +265,22 @@ def check_order(
     darkest = int(mean.argmin())
     if mean[darkest] < mean[names.index("B10")]:
         raise DataError(
-            f"data.file_bands: {place}: 13 bands without names, of which number {darkest + 1}"
-            f" is the darkest; as they are taken to be, that is {names[darkest]}, but it would be "
-            "B10 (cirrus); set it to sentinel2 (B8A after B08), eurosat (B8A last), or the list of "
-            "their names"
+            f"data.file_bands: {place}: 13 bands without names, of which number {darkest + 1} is "
+            f"the darkest; that should be B10 (cirrus), but the assumed order has "
+            f"{names[darkest]} there; set it to sentinel2 (B8A after B08), eurosat (B8A last) or "
+            "the list of all names"
         )
 
 
 def _is_assumed(config: DataConfig, descriptions: Sequence[str | None], count: int) -> bool:
-    """Whether the names of 13 bands come from an order of Sentinel-2's, not from file or user."""
+    """Whether 13 bands are named by one of the known orders, not by the file or the user."""
     if count != 13 or config.file_bands not in (None, *BAND_ORDERS.values()):
         return False
     return not any(descriptions) if config.file_bands is None else None in _own_names(descriptions)
 
 
 def _names(config: DataConfig) -> tuple[str, ...]:
-    """What the bands of a configuration are called."""
+    """The names of `data.bands`."""
     assert config.bands is not None
     return tuple(
         band if isinstance(band, str)
@@ -235,21 +291,15 @@ def _names(config: DataConfig) -> tuple[str, ...]:
 
 
 def _own_names(descriptions: Sequence[str | None]) -> tuple[str | None, ...]:
-    """The names in a file; None of bands without, and of those that share one."""
+    """The names in a file; None for bands without one, and for those that share one."""
     names = [band_name(text) if text else None for text in descriptions]
     return tuple(name if names.count(name) == 1 else None for name in names)
-
-
-def _is_list(
-    value: tuple[float, float] | tuple[tuple[float, float], ...],
-) -> TypeGuard[tuple[tuple[float, float], ...]]:
-    return isinstance(value[0], tuple)
 
 
 class BandImages:
     """Images (N, H, W, C) as uint16 levels, computed from stored values when they are indexed.
 
-    It stands for an array of which the rows are indexed, so that a set need not fit in memory.
+    A read-only array, indexed along its first axis, of a data set that need not fit in memory.
     """
 
     def __init__(self, values: np.ndarray, rows: np.ndarray, bands: Bands) -> None:
@@ -272,20 +322,24 @@ class BandImages:
         return BandImages(self._values, self._rows[chosen], self._bands)
 
 
+#: Images (N, H, W, C): an array, or levels of bands that are read when they are indexed.
+Images = np.ndarray | BandImages
+
+
 def evenly(rows: S, most: int) -> S:
-    """At most so many of some rows, evenly spread."""
+    """At most `most` of some rows, evenly spread."""
     return rows[:: -(-len(rows) // most) or 1]
 
 
 def measured(
     values: np.ndarray, rows: np.ndarray, percentile: tuple[float, float]
 ) -> tuple[tuple[float, float], ...]:
-    """The range of each band between two percentiles, on at most 2,000 evenly spread images.
+    """The range of each band between two percentiles of at most 2,000 evenly spread images.
 
     Args:
         values: (N, H, W, C).
-        rows: which of them.
-        percentile: low and high, of 100.
+        rows: the indices of the images to use.
+        percentile: low and high, from 0 to 100.
     """
     sample = values[evenly(rows, MEASURED)]
     low, high = np.percentile(sample, percentile, axis=(0, 1, 2))
@@ -293,16 +347,17 @@ def measured(
 
 
 def scaled_bands(config: DataConfig, values: np.ndarray, training: np.ndarray, place: str) -> Bands:
-    """The bands with their ranges: as given, as 8 bits have it, or measured on training images.
+    """The bands with their ranges: `data.range`, that of 8 bits, or measured on training images.
 
     Args:
         config: `bands`, and `range` or `percentile`.
-        values: of a set, (N, H, W, C).
-        training: which of its images are for training, by index.
-        place: of the set, for messages.
+        values: of all images, (N, H, W, C).
+        training: the indices of the training images.
+        place: the data set, for messages.
 
     Raises:
-        DataError: the range is neither given nor known, or a band is constant or outside it.
+        DataError: the range is neither given nor known, a band is constant, or the values do not
+            fit the range.
     """
     if not len(training):
         raise DataError(f"{place}: no training image can be read; repair some")
@@ -313,27 +368,38 @@ def scaled_bands(config: DataConfig, values: np.ndarray, training: np.ndarray, p
         for name, ends in zip(bands.names, ranges, strict=True):
             if not ends[0] < ends[1]:
                 raise DataError(
-                    f"data.percentile: {place}: {name} is {ends[0]:g} from percentile {low:g} to "
+                    f"data.percentile: {place}: {name} is {ends[0]:g} at percentiles {low:g} and "
                     f"{high:g}; leave the band out, widen the percentiles, or give data.range"
                 )
-        return bands
-    if config.range is None and values.dtype == np.uint8:
-        return Bands.of(config, [(0.0, 255.0)] * values.shape[3])
-    if config.range is None:
+    elif config.range is not None:
+        bands = Bands.of(config)
+    elif values.dtype == np.uint8:
+        return Bands.of(config, [(0.0, 255.0)])
+    else:
         lows, highs = zip(*measured(values, training, (2, 98)), strict=True)
         raise DataError(
-            f"data.range: {place}: bands of type {values.dtype}, of which 96% of the values are "
-            f"from {min(lows):.6g} to {max(highs):.6g}; set it to [low, high], the values that "
-            "become black and white, or set data.percentile: [2, 98] to measure it for each band"
+            f"data.range: {place}: bands of type {values.dtype}, with 96% of the values between "
+            f"{min(lows):.6g} and {max(highs):.6g}; set it to [low, high], the values that become "
+            "black and white, or set data.percentile: [2, 98] to measure it for each band"
         )
-    bands = Bands.of(config)
-    sample = values[evenly(training, _CHECKED)]
-    outside = ((sample < bands.low) | (sample > bands.high)).mean(axis=(0, 1, 2))
+    _check_range(bands, values[evenly(training, _CHECKED)], place)
+    return bands
+
+
+def _check_range(bands: Bands, values: np.ndarray, place: str) -> None:
+    """Refuse a range that excludes nearly all values (N, H, W, C), or that they hardly fill."""
+    outside = ((values < bands.low) | (values > bands.high)).mean(axis=(0, 1, 2))
     for number, name in enumerate(bands.names):
         if outside[number] > MOST_BEYOND:
             raise DataError(
                 f"data.range: {place}: {outside[number]:.1%} of the values of {name}, from "
-                f"{sample[..., number].min():g} to {sample[..., number].max():g}, are outside its "
+                f"{values[..., number].min():g} to {values[..., number].max():g}, are outside its "
                 "range; set it to the values that become black and white"
             )
-    return bands
+    ends = np.array([values.min(axis=(0, 1, 2)), values.max(axis=(0, 1, 2))])
+    if np.ptp((ends - bands.low) / np.subtract(bands.high, bands.low)) < _FILLED:
+        raise DataError(
+            f"data.range: {place}: values from {ends.min():.6g} to {ends.max():.6g} fill hardly "
+            "any of the range, which seems to have other units; set it to the values that become "
+            "black and white, or set data.percentile instead"
+        )

@@ -16,8 +16,9 @@ import numpy as np
 
 from qhdm import console
 from qhdm.config import Config, DataConfig
-from qhdm.data.bands import BandImages, Bands, scaled_bands
-from qhdm.data.cache import cached
+from qhdm.data.bands import BandImages, Bands, Images, by_name, by_number, scaled_bands
+from qhdm.data.cache import cached, described
+from qhdm.data.geotiff import import_rasterio, quiet
 from qhdm.data.images import Decoded, decode
 from qhdm.data.raster import check_channels
 from qhdm.data.source import EUROSAT_CLASSES, NAMED_ROOTS, Item, Source, locate, open_source
@@ -37,7 +38,7 @@ class Dataset:
     Attributes:
         name: `bundled`, `eurosat`, or the name of the folder or zip.
         class_names: the classes, by label.
-        images: (N, H, W, C) uint8; of bands uint16 levels, read from a file when indexed.
+        images: (N, H, W, C) uint8, or uint16 levels of bands, read from a file when indexed.
         labels: (N,) int64.
         names: path of each image within the set, starting with its class.
         is_test: (N,) bool, the images kept out of training.
@@ -47,7 +48,7 @@ class Dataset:
 
     name: str
     class_names: tuple[str, ...]
-    images: np.ndarray
+    images: Images
     labels: np.ndarray
     names: tuple[str, ...]
     is_test: np.ndarray
@@ -107,14 +108,17 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
 
 
 def resolved(config: Config) -> Config:
-    """`config` as a run keeps it: with the class names found in the data, and the range of bands
-    measured in it, so that it needs no data to sample; and with absolute paths, so that it can be
-    resumed from anywhere.
+    """`config` as a run keeps it: with the class names found in the data, and the names and ranges
+    of bands, so that it needs no data to sample; and with absolute paths, so that it can be resumed
+    from anywhere.
 
     Raises:
         DataError: as `class_names`; of bands whose range is to be measured, as `load`.
     """
     data = replace(config.data, classes=class_names(config.data))
+    if by_number(data) and os.path.exists(locate(data.root)):
+        with _opened(data) as source:
+            data = with_names(data, source, select(data, source)[1])
     if data.bands is not None and data.range is None:
         bands = load(data, progress=True).bands
         assert bands is not None
@@ -147,6 +151,15 @@ def select(config: DataConfig, source: Source) -> tuple[tuple[str, ...], tuple[I
         name: tuple(items) for name, items in groupby(source.items, key=attrgetter("class_name"))
     }
     return classes, tuple(item for name in classes for item in members[name])
+
+
+def with_names(config: DataConfig, source: Source, items: Sequence[Item]) -> DataConfig:
+    """`config` with the names of bands that are chosen by number, if files have them."""
+    if not by_number(config):
+        return config
+    import_rasterio()
+    with quiet():
+        return by_name(config, described(source, items))
 
 
 def load(config: DataConfig, *, progress: bool = False) -> Dataset:
@@ -194,6 +207,7 @@ def _of_bands(
     progress: bool,
 ) -> Dataset:
     """`load` of images with bands, by way of the cache."""
+    config = with_names(config, source, items)
     cache = cached(source, items, config, progress=progress)
     used, is_test = split(config, classes, items, cache.centres, cache.faults)
     rows = np.flatnonzero(used)
@@ -203,9 +217,7 @@ def _of_bands(
     bands = scaled_bands(config, cache.values, cache.readable(used & ~is_test), str(source.path))
     images = BandImages(cache.values, rows, bands)
     chosen = tuple(items[row] for row in rows)
-    # It has what is used of an array.
-    dataset = _dataset(source, classes, chosen, is_test[used], cast(np.ndarray, images), faults)
-    return replace(dataset, bands=bands)
+    return _dataset(source, classes, chosen, is_test[used], images, faults, bands)
 
 
 def _dataset(
@@ -213,8 +225,9 @@ def _dataset(
     classes: tuple[str, ...],
     items: tuple[Item, ...],
     is_test: np.ndarray,
-    images: np.ndarray,
+    images: Images,
     faults: Mapping[int, DataError],
+    bands: Bands | None = None,
 ) -> Dataset:
     """The data set of images, without those that have faults.
 
@@ -239,6 +252,7 @@ def _dataset(
         names=tuple(item.name for item in items),
         is_test=is_test,
         skipped=tuple(items[index].name for index in faults),
+        bands=bands,
     )
     return whole if readable.all() else whole.where(readable)
 

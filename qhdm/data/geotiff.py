@@ -1,4 +1,4 @@
-"""GeoTIFF and JPEG 2000, read and written by rasterio (extra `geo`)."""
+"""GeoTIFF and JPEG 2000 files, by rasterio (extra `geo`)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ from qhdm.data.source import MASK, NO_MASK
 from qhdm.errors import DataError, one_line
 from qhdm.files import atomic_path
 
-#: Of GDAL's drivers; others read further files that a file names.
+#: GDAL's drivers to use; others follow references to further files.
 _DRIVERS = ["GTiff", "JP2OpenJPEG"]
+#: The name of a file that is read from memory.
+_IN_MEMORY = "qhdm-image"
 
-# Errors are raised as well.
+# It logs errors that it raises anyway.
 logging.getLogger("rasterio").addHandler(logging.NullHandler())
 
 
@@ -33,12 +35,12 @@ class GeoImage:
 
     Attributes:
         values: (H, W, C), of any type.
-        names: of the bands; None where the file has none.
-        crs, transform: rasterio's coordinate reference system and affine transform of pixels to
-            it; None without georeference.
-        nodata: the value of pixels without data.
-        valid: (H, W) bool, from the file's own mask; None without one.
-        scales, offsets: of each band; scale x value + offset is in physical units.
+        names: the names of the bands; None for a band without one.
+        crs, transform: rasterio's coordinate reference system, and its affine transform from pixels
+            to coordinates; None without georeference.
+        nodata: the value that marks missing data.
+        valid: (H, W) bool, the mask in the file; None without one.
+        scales, offsets: for each band; scale x value + offset is in physical units.
     """
 
     values: np.ndarray
@@ -52,12 +54,12 @@ class GeoImage:
 
     @property
     def is_scaled(self) -> bool:
-        """Whether scales and offsets change the values."""
+        """Whether scales and offsets change any value."""
         return {*(self.scales or ()), 1.0} != {1.0} or {*(self.offsets or ()), 0.0} != {0.0}
 
     @property
     def physical(self) -> np.ndarray:
-        """(H, W, C): scale x value + offset in float32 where the file has these, or the values."""
+        """(H, W, C) in physical units: float32 if they are scaled, or else the values as stored."""
         if not self.is_scaled:
             return self.values
         scales, offsets = np.array(self.scales or 1.0), np.array(self.offsets or 0.0)
@@ -65,7 +67,7 @@ class GeoImage:
 
     @property
     def missing(self) -> np.ndarray:
-        """(H, W, C) bool: without data, by value or mask, or not finite."""
+        """(H, W, C) bool: which values are missing, by nodata or mask, or not finite."""
         missing = ~np.isfinite(self.values)
         if self.nodata is not None:
             missing |= self.values == self.nodata
@@ -75,7 +77,7 @@ class GeoImage:
 
     @property
     def means(self) -> np.ndarray:
-        """(C,) float64: of each band in physical units, without gaps; NaN of nothing but gaps."""
+        """(C,) float64: the mean of each band in physical units, without gaps; NaN if all are."""
         present = ~self.missing
         total = np.where(present, self.physical, 0).sum(axis=(0, 1), dtype=np.float64)
         count = present.sum(axis=(0, 1))
@@ -83,7 +85,7 @@ class GeoImage:
 
     @property
     def centre(self) -> tuple[str, float, float] | None:
-        """Its projected coordinate reference system, and its centre in metres; None without."""
+        """The projected coordinate reference system and the centre in metres; None without."""
         if self.crs is None or not self.crs.is_projected or self.crs.linear_units_factor[1] != 1:
             return None
         height, width = self.values.shape[:2]
@@ -93,22 +95,22 @@ class GeoImage:
 
 
 def import_rasterio(key: str = "data.bands") -> ModuleType:
-    """rasterio.
+    """Import rasterio.
 
     Raises:
-        DataError: it is not installed; `key` is what needs it.
+        DataError: it is not installed; `key` names what needs it.
     """
     try:
         import rasterio.io
         import rasterio.shutil
     except ImportError:
-        raise DataError(f"{key}: needs rasterio; pip install 'qhdm[geo]'") from None
+        raise DataError(f"{key}: needs rasterio: pip install 'qhdm[geo]'") from None
     return rasterio
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without rasterio's warnings of files that have no georeference; not for single threads."""
+    """Suppress rasterio's warnings about missing georeference, in the whole process."""
     from rasterio.errors import NotGeoreferencedWarning
 
     with warnings.catch_warnings():
@@ -117,13 +119,13 @@ def quiet() -> Iterator[None]:
 
 
 def read_geotiff(file: str | Path | bytes) -> GeoImage:
-    """Read a GeoTIFF or JPEG 2000 file, a path or its bytes, with all that `write_geotiff` writes.
+    """Read a GeoTIFF or JPEG 2000 file, given by its path or its bytes.
 
     Raises:
         DataError: rasterio is not installed, or the file cannot be read.
     """
     import_rasterio("read_geotiff")
-    name = "a file of bytes" if isinstance(file, bytes) else str(file)
+    name = "bytes" if isinstance(file, bytes) else str(file)
     if not isinstance(file, bytes) and Path(f"{file}{MASK}").exists():
         raise DataError(f"{file}{MASK}: {NO_MASK}")
     try:
@@ -137,33 +139,37 @@ def read_geotiff(file: str | Path | bytes) -> GeoImage:
 
 
 def reason(error: Exception) -> str:
-    """The text of an error of reading a file, without the name that it has in memory."""
+    """The message of an error of reading, without the file's path in memory."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return re.sub(r"'?/vsimem/[^\s':]*'?", "file", one_line(error))
+    return re.sub(rf"'?(/vsimem/[^\s':]*)?{_IN_MEMORY}'?", "file", one_line(error))
 
 
 def read_raster(content: bytes) -> GeoImage:
-    """`read_geotiff` of the bytes of a file, for threads within `quiet`.
+    """Read the bytes of a file, within `quiet`; safe to call from several threads.
 
     Raises:
-        ImageError: the file has several images, a palette, complex values, or scales that are not
-            numbers; or it may be a decompression bomb.
-        Exception: rasterio raises whatever malformed bytes provoke.
+        ImageError: the file has several images, a palette, complex values or invalid scales, or it
+            may be a decompression bomb.
+        Exception: whatever malformed bytes provoke in rasterio.
     """
     rasterio = import_rasterio()
     if not content:
-        raise ImageError("an empty file")
-    with rasterio.io.MemoryFile(content) as memory, memory.open(driver=_DRIVERS) as dataset:
+        raise ImageError("empty file")
+    with (
+        rasterio.io.MemoryFile(content, filename=_IN_MEMORY) as memory,
+        memory.open(driver=_DRIVERS) as dataset,
+    ):
         if (pages := len(dataset.subdatasets)) > 1:
             raise ImageError(f"{pages} pages", "save the page to use, or all as bands of one image")
         if rasterio.enums.ColorInterp.palette in dataset.colorinterp:
-            raise ImageError("numbers of a palette", "save its colours, or measured values")
+            raise ImageError("palette indices", "save the colours, or measured values")
         if any(name.startswith("complex") for name in dataset.dtypes):
-            raise ImageError("complex values", "save amplitudes, or parts as bands")
+            raise ImageError("complex values", "save amplitudes, or real and imaginary bands")
         if not (np.isfinite([*dataset.scales, *dataset.offsets]).all() and all(dataset.scales)):
             raise ImageError(
-                f"scales {dataset.scales} and offsets {dataset.offsets}", "correct these tags"
+                f"invalid scales {dataset.scales} or offsets {dataset.offsets}",
+                "correct these tags",
             )
         size = sum(np.dtype(name).itemsize for name in dataset.dtypes)
         check_bomb(dataset.width, dataset.height, dataset.width * dataset.height * size)
@@ -183,16 +189,18 @@ def read_raster(content: bytes) -> GeoImage:
 
 
 def write_geotiff(path: str | Path, image: GeoImage) -> None:
-    """Write a GeoTIFF file, compressed without loss, atomically; `read_geotiff` gives it back.
+    """Write a GeoTIFF file atomically, compressed without loss; `read_geotiff` restores the image.
 
     Raises:
-        DataError: rasterio is not installed, or the image has a type that GeoTIFF has not, or
-            names, scales or offsets of another number of bands.
+        DataError: rasterio is not installed, GeoTIFF does not support the type of the image, or
+            names, scales or offsets do not match its bands.
         OSError: the file cannot be written.
     """
     rasterio = import_rasterio("write_geotiff")
     if image.values.ndim != 3 or not image.values.size:
-        raise DataError(f"write_geotiff: {path}: values of shape {image.values.shape}; (H, W, C)")
+        raise DataError(
+            f"write_geotiff: {path}: values of shape {image.values.shape}; give (H, W, C)"
+        )
     height, width, count = image.values.shape
     for kind in ("names", "scales", "offsets"):
         given = getattr(image, kind)
@@ -203,7 +211,7 @@ def write_geotiff(path: str | Path, image: GeoImage) -> None:
             f"write_geotiff: {path}: values of type {image.values.dtype}; convert them to uint8, "
             "uint16, int16 or float32"
         )
-    # In memory first: GDAL picks the driver and side-car files by a path's name.
+    # In memory first, since GDAL chooses drivers and side-car files by the path.
     with quiet(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.io.MemoryFile() as memory:
         with memory.open(
             driver="GTiff",
@@ -233,14 +241,15 @@ def write_geotiff(path: str | Path, image: GeoImage) -> None:
 def of_levels(
     levels: np.ndarray, bands: Bands, whole: bool = False, like: GeoImage | None = None
 ) -> GeoImage:
-    """A generated image as it is written.
+    """A generated image as it is written to a file.
 
     Args:
-        levels: (H, W, C) of the bands.
+        levels: (H, W, C).
         bands: their names and ranges.
-        whole: as uint16 instead of float32, which has the units of the training files. A band whose
-            range is 500 or more has these units, too; in others, scale and offset tags give them.
-        like: has the georeference, for an image of the same shape; None gives none.
+        whole: uint16 instead of float32. Float32 has the units of the training files; so have
+            whole numbers of bands whose range is 500 or more. Other bands get scale and offset
+            tags.
+        like: gives its georeference to the image; None for none.
     """
     values = bands.values(levels)
     crs, transform = (like.crs, like.transform) if like else (None, None)

@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from operator import index as as_index
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from qhdm.config import DataConfig
-from qhdm.data.bands import BandImages, bands_of, check_order, scaled_bands
+from qhdm.data.bands import (
+    DESCRIBED,
+    BandImages,
+    Bands,
+    Described,
+    Images,
+    bands_of,
+    by_name,
+    check_order,
+    scaled_bands,
+)
 from qhdm.data.cache import of_bands
 from qhdm.data.dataset import Dataset
 from qhdm.data.geotiff import GeoImage
@@ -21,9 +31,6 @@ from qhdm.data.raster import ImageError, Raster, check_channels
 from qhdm.data.source import GIVEN
 from qhdm.data.splits import split
 from qhdm.errors import ConfigError, DataError
-
-#: Items by which the order of bands without names is checked.
-_CHECKED = 16
 
 
 def given(dataset: Any, config: DataConfig) -> Dataset:
@@ -52,11 +59,11 @@ def given(dataset: Any, config: DataConfig) -> Dataset:
             f"{dataset.name}: images of {height}x{width} pixels and {channels} channels; set "
             "data.image_size and data.channels (of bands, data.bands) to these"
         )
-    if config.bands is not None and config.range is None and dataset.bands is not None:
-        config = replace(config, range=dataset.bands.range, percentile=None)
+    if dataset.bands is not None and config.bands is not None:
+        config = _with_bands(config, dataset.bands)
     if dataset.bands != bands_of(config):
         raise DataError(
-            f"{dataset.name}: has the bands {dataset.bands}; data.bands and data.range are others"
+            f"{dataset.name}: data.bands or data.range differ from its bands, {dataset.bands}"
         )
     return dataset
 
@@ -64,21 +71,30 @@ def given(dataset: Any, config: DataConfig) -> Dataset:
 def of_given(dataset: Dataset, config: DataConfig) -> DataConfig:
     """`config` as a run on a data set that was handed over keeps it."""
     config = replace(config, root=GIVEN, classes=dataset.class_names)
-    if dataset.bands is not None:
-        config = replace(config, range=dataset.bands.range, percentile=None)
-    return config
+    return config if dataset.bands is None else _with_bands(config, dataset.bands)
+
+
+def _with_bands(config: DataConfig, bands: Bands) -> DataConfig:
+    """`config` with the names and ranges of the bands of a data set where it leaves them open."""
+    own = config.bands or ()
+    if config.file_bands is None and len(own) == len(bands.names):
+        pairs = zip(own, bands.names, strict=True)
+        own = tuple(b if isinstance(b, str) or name == f"band {b}" else name for b, name in pairs)
+    if config.range is None:
+        config = replace(config, range=bands.range, percentile=None)
+    return replace(config, bands=own)
 
 
 def from_torchgeo(dataset: Any) -> Pairs:
-    """A data set of mappings with `image` and `label`, such as torchgeo's, as (image, label).
+    """Adapt a data set of mappings with `image` and `label`, such as torchgeo's.
 
     Args:
         dataset: has a length, and items with an `image` tensor (C, H, W) and an integer `label`;
-            and, if known, `classes` and the names of its `bands`.
+            optionally `classes`, and `bands`, the names of the channels.
 
     Returns:
-        What `qhdm.train` and `qhdm.evaluate` take. With `data.bands`, bands are chosen by the names
-        that the data set has, or by number, and have the values of its tensors.
+        A data set of (image, label) for `qhdm.train` and `qhdm.evaluate`. `data.bands` chooses
+        bands by these names or by number; their values are those of the tensors.
 
     Example:
         >>> qhdm.data.from_torchgeo([{"image": torch.zeros(13, 64, 64), "label": 3}])[0][1]
@@ -107,20 +123,21 @@ class Pairs:
             image, label = item["image"], as_index(item["label"])
         except (TypeError, LookupError, ValueError):
             raise DataError(
-                f"{where}: has no `image` and integer `label`; give a data set for classification"
+                f"{where}: lacks `image` or an integer `label`; give a classification data set"
             ) from None
         if not isinstance(image, torch.Tensor) or image.ndim != 3:
             kind = f"{type(image).__name__} of shape {np.shape(image)}"
             raise DataError(f"{where}: `image` is a {kind}; give a tensor (C, H, W)")
         count, height, width = image.shape
-        if count == height != width:
-            raise DataError(
-                f"{where}: `image` of shape {tuple(image.shape)}, as if (H, W, C); give (C, H, W)"
-            )
         if self.bands and len(self.bands) != count:
             raise DataError(
-                f"{where}: {count} bands, and `bands` of the data set names {len(self.bands)}; "
-                "correct these"
+                f"{where}: {count} bands, but `bands` of the data set names {len(self.bands)}; "
+                "correct it"
+            )
+        if not self.bands and width < min(count, height):
+            raise DataError(
+                f"{where}: `image` of shape {tuple(image.shape)} looks like (H, W, C); give "
+                "(C, H, W), or names of the channels as `bands` of the data set"
             )
         image = image.detach()
         return (image.float() if image.dtype in (torch.bfloat16, torch.float16) else image), label
@@ -168,7 +185,7 @@ def _converted(items: Any, config: DataConfig) -> Dataset:
         raise DataError(f"{name}: has no length; give a map-style data set, or a list") from None
     if not count:
         raise DataError(f"{name}: holds no images")
-    images, labels = _read(items, name, count, config)
+    images, labels, files = _read(items, name, count, config)
     most = int(labels.max())
     names = (
         config.classes or tuple(getattr(items, "classes", ())) or tuple(map(str, range(most + 1)))
@@ -182,14 +199,15 @@ def _converted(items: Any, config: DataConfig) -> Dataset:
     members = [Item(names[label], f"{label}/{i}", f"{label}/{i}") for i, label in enumerate(labels)]
     used, is_test = split(config, [names[label] for label in np.unique(labels)], members)
     bands = None
+    levels: Images = images
     if config.bands is not None:
+        config = by_name(config, files)
         bands = scaled_bands(config, images, np.flatnonzero(used & ~is_test), name)
-        # It has what is used of an array.
-        images = cast(np.ndarray, BandImages(images, np.arange(count), bands))
+        levels = BandImages(images, np.arange(count), bands)
     whole = Dataset(
         name=name,
         class_names=names,
-        images=images,
+        images=levels,
         labels=labels,
         names=tuple(f"{names[label]}/{i}" for i, label in enumerate(labels)),
         is_test=is_test,
@@ -199,10 +217,13 @@ def _converted(items: Any, config: DataConfig) -> Dataset:
     return whole if used.all() else whole.where(used)
 
 
-def _read(items: Any, name: str, count: int, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, H, W, C), levels of pictures or values of bands, and labels (N,)."""
+def _read(
+    items: Any, name: str, count: int, config: DataConfig
+) -> tuple[np.ndarray, np.ndarray, list[Described]]:
+    """Images (N, H, W, C), as levels of pictures or values of bands, labels (N,), and the bands of
+    some items."""
     images: np.ndarray | None = None
-    checked: list[tuple[Sequence[str | None], np.ndarray]] = []
+    checked: list[Described] = []
     count_of_bands = 0
     labels = np.empty(count, dtype=np.int64)
     for i in range(count):
@@ -220,20 +241,22 @@ def _read(items: Any, name: str, count: int, config: DataConfig) -> tuple[np.nda
             count_of_bands = count_of_bands or source.values.shape[2]
             if source.values.shape[2] != count_of_bands:
                 raise DataError(
-                    f"{where}: {source.values.shape[2]} bands, others {count_of_bands}; give items "
-                    "of one kind"
+                    f"{where}: {source.values.shape[2]} bands, but others have {count_of_bands}; "
+                    "give items of one kind"
                 )
-            if len(checked) < _CHECKED:
+            if len(checked) < DESCRIBED:
                 checked.append((source.names, source.means))
             pixels = _values(source, where, config)
         if images is None:
             images = np.empty((count, *pixels.shape), pixels.dtype)
         elif pixels.dtype != images.dtype:
-            raise DataError(f"{where}: values of type {pixels.dtype}, others {images.dtype}")
+            raise DataError(
+                f"{where}: values of type {pixels.dtype}, but others are {images.dtype}; convert"
+            )
         images[i] = pixels
     assert images is not None
     check_order(config, name, checked)
-    return images, labels
+    return images, labels, checked
 
 
 def _geo_image(image: Any, where: str, names: Sequence[str]) -> GeoImage:
@@ -241,8 +264,8 @@ def _geo_image(image: Any, where: str, names: Sequence[str]) -> GeoImage:
     array = np.asarray(image)
     if array.ndim != 3 or array.dtype.kind not in "iuf":
         raise DataError(
-            f"{where}: {array.dtype} values of shape {array.shape}; with data.bands, give numbers "
-            "as tensors (C, H, W) or arrays (H, W, C)"
+            f"{where}: values of type {array.dtype} and shape {array.shape}; with data.bands, give "
+            "integers or floats as tensors (C, H, W) or arrays (H, W, C)"
         )
     if not isinstance(image, np.ndarray):
         array = array.transpose(1, 2, 0)
@@ -250,7 +273,7 @@ def _geo_image(image: Any, where: str, names: Sequence[str]) -> GeoImage:
 
 
 def _values(image: GeoImage, where: str, config: DataConfig) -> np.ndarray:
-    """An item's bands, (size, size, C), of the type that it has."""
+    """The bands of an item, (size, size, C), in its own type."""
     try:
         return of_bands(image, config)
     except ImageError as error:
@@ -267,7 +290,7 @@ def _raster(image: Any, where: str) -> Raster:
     if array.ndim == 3 and array.shape[2] not in (1, 3) and array.shape[0] in (1, 3):
         array = array.transpose(1, 2, 0)
     if array.ndim != 3 or array.shape[2] not in (1, 3):
-        raise DataError(f"{where}: an image of shape {np.shape(image)}; grey or RGB are read")
+        raise DataError(f"{where}: an image of shape {np.shape(image)}; give grey or RGB images")
     if array.dtype.kind == "f":
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
             raise DataError(

@@ -10,7 +10,7 @@ import numpy as np
 from qhdm.config import DataConfig
 from qhdm.data.bands import MEASURED, evenly, scaled_bands
 from qhdm.data.cache import cached
-from qhdm.data.dataset import picture_range, read_images, select
+from qhdm.data.dataset import picture_range, read_images, select, with_names
 from qhdm.data.source import Item, Source, open_source
 from qhdm.data.splits import apart, split
 from qhdm.data.values import SetValues
@@ -102,9 +102,10 @@ def _bands(
     items: Sequence[Item],
     progress: bool,
 ) -> _Contents:
+    config = with_names(config, source, items)
     cache = cached(source, items, config, progress=progress)
     used, is_test = split(config, classes, items, cache.centres, cache.faults)
-    about = [f"stored as: {cache.kind}"]
+    about = [f"stored as: {_kinds(cache.kinds)}"]
     scale, problem = None, []
     try:
         training = cache.readable(used & ~is_test)
@@ -114,6 +115,8 @@ def _bands(
     assert config.bands is not None
     whole = cache.readable(used)
     rows = evenly(whole, MEASURED)
+    if len(rows) < len(whole):
+        about.append(f"values of {len(rows)} evenly spread images:")
     for number, name in enumerate(scale.names if scale else map(str, config.bands)):
         values = cache.values[rows, :, :, number]
         low, median, high = np.percentile(values, (2, 50, 98))
@@ -127,8 +130,8 @@ def _bands(
     about += problem
     if len(distances := apart([cache.centres[i] for i in whole], is_test[whole]) / 1000):
         about.append(
-            f"from {len(distances)} held-out images to the nearest training image, centre to "
-            f"centre: {distances.min():.1f} km at least, {np.median(distances):.1f} km the median"
+            f"distance of {len(distances)} held-out images to the nearest training image, centre "
+            f"to centre: at least {distances.min():.1f} km, median {np.median(distances):.1f} km"
         )
     return cache.faults, used, is_test, about
 

@@ -37,17 +37,17 @@ def split(
 
     Args:
         config: `split`, `blocks`, `test_fraction` and `per_class`.
-        classes: of the set.
+        classes: the classes of the set.
         items: its N images.
-        centres: of all images, where files have coordinates; for `blocks`.
-        broken: indices of images that cannot be read, and need no coordinates.
+        centres: the coordinates of all images, for `blocks`.
+        broken: indices of images that cannot be read and need no coordinates.
 
     Returns:
         (N,) bool both.
 
     Raises:
         DataError: the list cannot be read or names no image of the set, files have no coordinates,
-            or nothing of a class is left to train on.
+            or a class has no training image left.
     """
     names = np.array([item.class_name for item in items])
     used = np.ones(len(items), dtype=bool)
@@ -61,20 +61,28 @@ def split(
             own = np.flatnonzero(names == name).tolist()
             is_test[own] = _of_class([items[i] for i in own], config.test_fraction)
     for name in classes:
-        own = used & (names == name)
-        if not (own & ~is_test).any():
-            kind = "held out" if own.any() else f"left out by {config.split}"
-            raise DataError(
-                f"data.classes: all images of class {name} are {kind}; add some to train on, or "
-                "leave the class out"
-            )
+        if not (used & ~is_test & (names == name)).any():
+            raise _nothing_to_train_on(config, name, bool((used & (names == name)).any()))
     if config.per_class is not None:
         used &= is_test | _first(config, classes, items, used & ~is_test)
     return used, is_test
 
 
+def _nothing_to_train_on(config: DataConfig, name: str, is_held_out: bool) -> DataError:
+    """Why a class has no training images, and what to do about it."""
+    remedy = "put some into the training folder"
+    if config.split is not None:
+        remedy = f"list some in {config.split} to train on"
+    elif config.blocks is not None:
+        remedy = "give a smaller data.blocks or data.test_fraction"
+    what = "held out" if is_held_out else "left out"
+    return DataError(
+        f"data.classes: all images of class {name} are {what}; {remedy}, or leave the class out"
+    )
+
+
 def held_out(names: Sequence[str], fraction: float) -> np.ndarray:
-    """Which images of ONE class are kept out of training, by their file names alone.
+    """Choose the images of ONE class to hold out, by their file names alone.
 
     Ordered by the SHA-256 of `<class>/<file name>`, the first `fraction` of the images, rounded to
     whole images: at least one (of two or more) when `fraction` is above 0, and never all.
@@ -86,16 +94,17 @@ def held_out(names: Sequence[str], fraction: float) -> np.ndarray:
     Returns:
         (N,) bool.
     """
-    order = sorted(range(len(names)), key=lambda index: _split_key(names[index]))
+    order = sorted(range(len(names)), key=lambda index: _by_digest(names[index]))
     chosen = np.zeros(len(names), dtype=bool)
     chosen[order[: _share(len(names), fraction)]] = True
     return chosen
 
 
 def apart(centres: Sequence[Centre], is_test: np.ndarray) -> np.ndarray:
-    """Metres from each held-out image's centre to the nearest training one's, where both have one.
+    """Metres from the centre of each held-out image to that of the nearest training image.
 
-    Images in different coordinate reference systems (UTM zones) count as far apart.
+    Images without a centre are skipped. Only images in the same coordinate reference system (UTM
+    zone) are compared.
     """
     from scipy.spatial import KDTree
 
@@ -118,7 +127,7 @@ def _share(count: int, fraction: float) -> int:
 
 
 def _of_class(items: Sequence[Item], fraction: float) -> np.ndarray:
-    """Which images of a class are held out: as its folders say, or else by file names."""
+    """Which images of a class are held out: by its folders, or else by file names."""
     if not any(item.part for item in items):
         return held_out([item.name for item in items], fraction)
     return np.array([item.is_held_out for item in items])
@@ -127,30 +136,28 @@ def _of_class(items: Sequence[Item], fraction: float) -> np.ndarray:
 def _by_list(path: Path, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
     """Which images a list names, and which of them it holds out.
 
-    A path stands for the image of that name in a folder of that name, whatever the suffix: lists of
-    EuroSAT's JPEGs hold for its GeoTIFFs, too.
+    A path matches the image with the same folder and file name, whatever its suffix, so that lists
+    of EuroSAT's JPEGs also hold for its GeoTIFFs.
     """
     parts: dict[str, bool] = {}
     for name, kind in _listed(path):
-        if parts.setdefault(_key(name), kind) != kind:
-            raise DataError(f"data.split: {path}: {name} is both held out and to train on")
-    counts = Counter(_key(item.entry) for item in items)
-    kinds = [parts.get(_key(item.entry)) for item in items]
-    for item, known in zip(items, kinds, strict=True):
-        if known is not None and counts[_key(item.entry)] > 1:
-            raise DataError(
-                f"data.split: {path}: {_key(item.entry)} is the name of several images; rename them"
-            )
+        if parts.setdefault(_folder_and_stem(name), kind) != kind:
+            raise DataError(f"data.split: {path}: {name} is listed both to train on and held out")
+    names = [_folder_and_stem(item.entry) for item in items]
+    kinds = [parts.get(name) for name in names]
+    for name, count in Counter(names).items():
+        if count > 1 and name in parts:
+            raise DataError(f"data.split: {path}: several images are called {name}; rename them")
     used = np.array([kind is not None for kind in kinds])
     if not used.any():
         raise DataError(
-            f"data.split: {path}: names no image of this set; it lists {next(iter(parts), 'none')}"
-            f", the set {_key(items[0].entry)}"
+            f"data.split: {path}: lists no image of this data set, but {next(iter(parts), 'none')} "
+            f"where the data set has {names[0]}; give its list"
         )
     return used, np.array([kind is True for kind in kinds])
 
 
-def _key(path: str) -> str:
+def _folder_and_stem(path: str) -> str:
     """`Forest/Forest_1` of `2750/Forest/Forest_1.jpg`."""
     folder, _, file = path.replace("\\", "/").rpartition("/")
     return f"{folder.rpartition('/')[2]}/{os.path.splitext(file)[0]}"
@@ -160,7 +167,7 @@ def _listed(path: Path) -> Iterator[tuple[str, bool]]:
     """The images of a list, and whether each is held out."""
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise DataError(f"data.split: {path}: more than 256 MiB; give a list of images")
+            raise DataError(f"data.split: {path}: larger than 256 MiB; give a list of images")
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
@@ -169,14 +176,12 @@ def _listed(path: Path) -> Iterator[tuple[str, bool]]:
     for name, part in rows:
         kind = held_out_word(part)
         if kind is None:
-            raise DataError(
-                f"data.split: {path}: {part!r} is no part of a split; use train, val and test"
-            )
+            raise DataError(f"data.split: {path}: unknown part {part!r}; use train, val and test")
         yield name, kind
 
 
 def _of_json(path: Path, text: str) -> Iterator[tuple[str, str]]:
-    """The rows of `{"train": [[path, label, class], ...], "val": ...}`, or of paths alone."""
+    """The rows of `{"train": [[path, label, class], ...], "val": ...}`; or rows of just a path."""
     wrong = DataError(
         f'data.split: {path}: not a JSON object of lists, {{"train": [[path, label, class], ...], '
         '"val": [...], "test": [...]}'
@@ -217,10 +222,10 @@ def _by_blocks(
     centres: Sequence[Centre],
     broken: Collection[int],
 ) -> np.ndarray:
-    """Hold out whole squares of the map, until about `test_fraction` of each class is.
+    """Hold out whole squares of the map until about `test_fraction` of each class is held out.
 
-    Squares come in the order of their SHA-256. One is held out if more of its images are still
-    wanted than are not.
+    Squares are taken in the order of their SHA-256. A square is held out if most of its images are
+    of classes that still need some.
     """
     side = config.blocks
     assert side is not None
@@ -230,8 +235,8 @@ def _by_blocks(
             continue
         if index >= len(centres) or (centre := centres[index]) is None:
             raise DataError(
-                f"data.blocks: {item.entry}: no coordinates in metres; split by data.test_fraction "
-                "or data.split, or add them (UTM)"
+                f"data.blocks: {item.entry}: no projected coordinates in metres (such as UTM); add "
+                "them, or split by data.test_fraction or data.split"
             )
         crs, x, y = centre
         squares[f"{crs} {math.floor(x / side)} {math.floor(y / side)}"].append(index)
@@ -247,8 +252,8 @@ def _by_blocks(
                 wanted[name] -= count
     if any(_share(count, config.test_fraction) for count in total.values()) and not is_test.any():
         raise DataError(
-            f"data.blocks: none of {len(squares)} squares of {side:g} m can be held out for "
-            f"{config.test_fraction:g} of the images; give smaller blocks"
+            f"data.blocks: the images lie in {len(squares)} square(s) of {side:.12g} m, too few to "
+            f"hold out {config.test_fraction:g} of them; give smaller blocks"
         )
     return is_test
 
@@ -256,7 +261,7 @@ def _by_blocks(
 def _first(
     config: DataConfig, classes: Sequence[str], items: Sequence[Item], training: np.ndarray
 ) -> np.ndarray:
-    """Which training images `data.per_class` takes, (N,) bool: the last by SHA-256."""
+    """Which training images `data.per_class` keeps, (N,) bool: the last by SHA-256."""
     limits = config.per_class
     assert limits is not None
     for name in limits if isinstance(limits, dict) else ():
@@ -268,13 +273,14 @@ def _first(
     chosen = np.zeros(len(items), dtype=bool)
     for name in classes:
         own = [i for i in np.flatnonzero(training).tolist() if items[i].class_name == name]
-        own.sort(key=lambda index: _split_key(items[index].name), reverse=True)
+        own.sort(key=lambda index: _by_digest(items[index].name), reverse=True)
         limit = limits.get(name) if isinstance(limits, dict) else limits
         chosen[own[:limit]] = True
     return chosen
 
 
-def _split_key(name: str) -> tuple[bytes, str]:
+def _by_digest(name: str) -> tuple[bytes, str]:
+    """The sort key of an image: the SHA-256 of its class and file name."""
     label, _, rest = name.partition("/")
     text = f"{label}/{rest.rpartition('/')[2]}"
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest(), name

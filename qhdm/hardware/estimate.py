@@ -19,6 +19,7 @@ from qhdm.console import duration
 from qhdm.errors import BudgetError
 from qhdm.hardware.compilation import Figures
 from qhdm.hardware.isa import PackedCircuit, before_and_after
+from qhdm.hardware.mitigation import calibration_rows
 from qhdm.hardware.runtime import Device
 from qhdm.hardware.spec import JobSpec
 from qhdm.quantum.devices.calibration import left_out
@@ -207,9 +208,20 @@ def _circuits(estimate: JobEstimate) -> list[str]:
         "<Z> by gates on the best qubits, without readout and shots)",
         f"compile: {spec.compile}" + (" (before > after)" if spec.compile != "off" else ""),
     ]
+    if spec.mitigation != "none":
+        lines.append(f"mitigation: {spec.mitigation}{_calibration(estimate)}")
     if spec.compile == "approximate":
         lines.append(f"of the error, by approximation alone: {bias:.4f}")
     return lines
+
+
+def _calibration(estimate: JobEstimate) -> str:
+    """The calibration rows of each filter, in words."""
+    if estimate.spec.mitigation != "affine":
+        return ""
+    packed = [-(-stage.rows // c.copies) for stage in estimate.stages for c in stage.circuits]
+    few, many = calibration_rows(min(packed)), calibration_rows(max(packed))
+    return f", {few}{f' to {many}' if many > few else ''} calibration rows beside the packed ones"
 
 
 def _figures(figures: Figures) -> tuple[str, str, str, str]:

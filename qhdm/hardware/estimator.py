@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -22,11 +23,20 @@ from torch import Tensor
 from qhdm.errors import HardwareError
 from qhdm.hardware.estimate import JOB_OVERHEAD, MAX_BYTES, MAX_EXECUTIONS
 from qhdm.hardware.isa import IsaCache, PackedCircuit
+from qhdm.hardware.mitigation import (
+    Correction,
+    affine,
+    calibration_inputs,
+    calibration_rows,
+    check_spread,
+    trex,
+)
 from qhdm.hardware.request import Request
 from qhdm.hardware.submission import Submitter
 from qhdm.quantum.engines import Bound
 from qhdm.quantum.exact import engine as exact
-from qhdm.quantum.filter import Filter
+from qhdm.quantum.filter import Filter, z_of_each
+from qhdm.quantum.options import Mitigation
 from qhdm.quantum.pubs import PubRows, filter_pub, parameter_sets
 
 #: The share of a runtime job's bytes for parameter values; circuits and JSON take the rest.
@@ -39,13 +49,42 @@ class StageCircuit:
 
     Attributes:
         isa: the circuit, its weights bound.
+        plain: the same before it is laid out, and its inputs.
         rows: (R,) which rows of the PUB.
         values: parameter values of the ISA circuit, (ceil(R / copies), parameters).
     """
 
     isa: PackedCircuit
+    plain: tuple[QuantumCircuit, Sequence[Parameter]]
     rows: np.ndarray
     values: np.ndarray
+
+    @cached_property
+    def calibration(self) -> np.ndarray:
+        """Calibration inputs (K, inputs), which every copy gets."""
+        return calibration_inputs(calibration_rows(len(self.values)), self.isa.inputs)
+
+    @cached_property
+    def calibration_values(self) -> np.ndarray:
+        """Exact <Z> of the qubits at the calibration inputs, (K, n).
+
+        Raises:
+            HardwareError: they do not vary.
+        """
+        circuit, inputs = self.plain
+        observables = z_of_each(circuit.num_qubits)
+        known = Filter("calibration", circuit, tuple(inputs), (), observables)
+        x = torch.as_tensor(self.calibration)[None]
+        values: np.ndarray = exact.expectation(known, x, x.new_empty(1, 0))[0].numpy()
+        check_spread(circuit.name, values)
+        return values
+
+    def executed(self, mitigation: Mitigation) -> np.ndarray:
+        """Parameter values of all rows that are executed, those of calibration last."""
+        if mitigation != "affine":
+            return self.values
+        calibration = self.isa.values(np.repeat(self.calibration, self.isa.copies, axis=0))
+        return np.concatenate([self.values, calibration])
 
 
 def stage_circuits(
@@ -73,8 +112,9 @@ def stage_circuits(
         rows = np.flatnonzero(which.ravel() == number)
         values = {parameters[i]: float(v) for i, v in zip(bound, weight_values, strict=True)}
         plain = circuit.assign_parameters(values)
-        isa = cache.get(plain, [parameters[i] for i in free], rows=len(rows), layout=layout)
-        circuits.append(StageCircuit(isa, rows, isa.values(sets[rows][:, free])))
+        inputs = [parameters[i] for i in free]
+        isa = cache.get(plain, inputs, rows=len(rows), layout=layout)
+        circuits.append(StageCircuit(isa, (plain, inputs), rows, isa.values(sets[rows][:, free])))
     return sorted(circuits, key=lambda circuit: int(circuit.rows[0]))
 
 
@@ -89,7 +129,7 @@ def layout_at(position: tuple[int, int], relaid: Sequence[Sequence[int]]) -> int
 
 
 def requests_of(
-    circuits: Sequence[StageCircuit], shots: int, rep_delay: float, *, readout: bool
+    circuits: Sequence[StageCircuit], shots: int, rep_delay: float, *, mitigation: Mitigation
 ) -> list[Request]:
     """As few requests as the limits of the service allow.
 
@@ -97,10 +137,11 @@ def requests_of(
         circuits: of one filter place.
         shots: executed for each row.
         rep_delay: of the device, seconds.
-        readout: also measure the readout errors of each circuit's qubits, after the circuits.
+        mitigation: `affine` adds calibration rows to each circuit; `trex` measures readout errors
+            after all circuits.
     """
-    executed = [(c.isa.circuit, c.values, c.isa.duration) for c in circuits]
-    if readout:
+    executed = [(c.isa.circuit, c.executed(mitigation), c.isa.duration) for c in circuits]
+    if mitigation == "trex":
         none = np.empty((1, 0))
         executed += [(c.isa.readout(), none, c.isa.duration) for c in circuits]
     most = MAX_EXECUTIONS // shots, int(_SHARE_OF_VALUES * MAX_BYTES)
@@ -138,8 +179,7 @@ class StageRunner:
         cache: of ISA circuits.
         rep_delay: of the device, seconds.
         shots: executed for each row.
-        resilience_level: 1 divides readout errors out: <Z> / <Z>_0, where <Z>_0 is measured with
-            the same twirled readout on empty circuits (TREX, van den Berg et al. 2022, eq. 6).
+        mitigation: see `qhdm.hardware.mitigation`.
         relaid: see `layout_at`.
     """
 
@@ -147,7 +187,7 @@ class StageRunner:
     cache: IsaCache
     rep_delay: float
     shots: int
-    resilience_level: int = 0
+    mitigation: Mitigation = "none"
     relaid: Sequence[Sequence[int]] = ()
 
     def run(
@@ -173,8 +213,10 @@ class StageRunner:
             for pub, own in zip(pubs, rows, strict=True)
         ]
         circuits = [circuit for own in by_pub for circuit in own]
-        readout = self.resilience_level == 1
-        requests = requests_of(circuits, self.shots, self.rep_delay, readout=readout)
+        requests = requests_of(circuits, self.shots, self.rep_delay, mitigation=self.mitigation)
+        if self.mitigation == "affine":  # refuses before anything is sent
+            for circuit in circuits:
+                _ = circuit.calibration_values
         results = self.submitter.run(position, place, requests)
         shares: dict[int, list[np.ndarray]] = {}
         for request, result in zip(requests, results, strict=True):
@@ -182,38 +224,44 @@ class StageRunner:
                 means = 1 - 2 * result[str(i)] / result[f"shots {i}"]
                 shares.setdefault(owner, []).append(means)
         means = [np.concatenate(shares[owner]) for owner in sorted(shares)]
-        measured = iter(means[: len(circuits)])
-        references = iter(means[len(circuits) :])
-        values = []
-        for pub_rows, own in zip(rows, by_pub, strict=True):
-            z = [c.isa.rows(next(measured), len(c.rows)) for c in own]
-            z_0 = [np.ones_like(one) for one in z]
-            if readout:
-                z_0 = [
-                    c.isa.rows(np.repeat(next(references), len(c.values), axis=0), len(c.rows))
-                    for c in own
-                ]
-            values.append(self._values(pub_rows, own, z, z_0))
-        return values
+        readout = means[len(circuits) :] or [np.empty(0)] * len(circuits)
+        corrected = iter(map(self._corrected, circuits, means[: len(circuits)], readout))
+        return [
+            self._values(pub_rows, own, [next(corrected) for _ in own])
+            for pub_rows, own in zip(rows, by_pub, strict=True)
+        ]
+
+    def _corrected(
+        self, circuit: StageCircuit, measured: np.ndarray, readout: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """<Z> and its variance for each row of a circuit, (R, n), and the slopes (C, n)."""
+        isa, (rows, calibration) = circuit.isa, np.split(measured, [len(circuit.values)])
+        correction = Correction(np.ones(rows.shape[1]), np.zeros(rows.shape[1]))
+        if self.mitigation == "trex":
+            correction = trex(readout)
+        elif self.mitigation == "affine":
+            packed = calibration.reshape(len(calibration), isa.copies, isa.qubits)
+            correction = affine(packed, circuit.calibration_values, self.shots)
+        values, variances = correction.values(rows), correction.variances(rows, self.shots)
+        count = len(circuit.rows)
+        slopes = correction.slope.reshape(isa.copies, isa.qubits)
+        return isa.rows(values, count), isa.rows(variances, count), slopes
 
     def _values(
         self,
         rows: PubRows,
         circuits: Sequence[StageCircuit],
-        measured: Sequence[np.ndarray],
-        references: Sequence[np.ndarray],
+        corrected: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
     ) -> PubResult:
         weights = [_z_weights(terms, rows.circuit) for terms in rows.observables]
         constants = np.array([constant for constant, _ in weights])
         matrix = np.array([row for _, row in weights])  # (m, n)
         values, variances = np.empty((len(rows.sets), 2, len(matrix))).swapaxes(0, 1)
-        for circuit, z, reference in zip(circuits, measured, references, strict=True):
-            if np.any(reference <= 0):
-                raise HardwareError("readout: a qubit reads at random; use another backend")
-            values[circuit.rows] = (z / reference) @ matrix.T + constants
-            one = (1 - z**2).clip(0) / self.shots / reference**2
-            variances[circuit.rows] = one @ (matrix**2).T
-        return rows.result(values, variances, shots=self.shots)
+        for circuit, (z, variance, _) in zip(circuits, corrected, strict=True):
+            values[circuit.rows] = z @ matrix.T + constants
+            variances[circuit.rows] = variance @ (matrix**2).T
+        slopes = np.concatenate([slopes.ravel() for *_, slopes in corrected])
+        return rows.result(values, variances, shots=self.shots, slopes=slopes)
 
 
 class HardwareEstimator(BaseEstimatorV2):
@@ -262,14 +310,15 @@ class HardwareEngine:
         place: name of the filter place.
         step: the network evaluation.
         stages: the numbers of its stages to come, shared by all of its places.
-        done: called with stage, place, and the measured and exact values, each (F, B, m).
+        done: called with stage, place, and arrays: the `measured` and `exact` values, each
+            (F, B, m), and the `slopes` of all qubits, if errors are corrected.
     """
 
     runner: StageRunner
     place: str
     step: int
     stages: Iterator[int]
-    done: Callable[[int, str, np.ndarray, np.ndarray], object]
+    done: Callable[[int, str, dict[str, np.ndarray]], object]
     name: str = "hardware"
     estimator: None = None
 
@@ -281,7 +330,10 @@ class HardwareEngine:
         (result,) = self.runner.run([pub], weights, (self.step, stage), self.place)
         values = result.data.evs.transpose(1, 2, 0).copy()
         exact_values = exact.expectation(circuit_filter, x, w).double().cpu().numpy()
-        self.done(stage, self.place, values, exact_values)
+        arrays = {"measured": values, "exact": exact_values}
+        if self.runner.mitigation != "none":
+            arrays["slopes"] = result.metadata["slopes"]
+        self.done(stage, self.place, arrays)
         return torch.as_tensor(values).to(x)
 
     def bind(self, circuit_filter: Filter, w: Tensor) -> Bound:

@@ -72,6 +72,8 @@ def write_report(job: SamplingJob, ledger: Ledger, cache: IsaCache, folder: Path
         "error_per_qubit": [_summary(errors[:, q]) for q in range(errors.shape[1])],
         "error_per_place": {p: _summary(np.concatenate(e)) for p, e in places.items()},
         "circuits": _circuits(job, ledger, cache),
+        "mitigation": spec.mitigation,
+        "slopes": _slopes(stages),
         "shot_noise": float(np.sqrt(np.mean((1 - exact**2).clip(0) / spec.executed_shots))),
         "correlation": _correlation(measured, exact),
         "qpu_seconds": None if None in usage else float(sum(u for u in usage if u is not None)),
@@ -100,6 +102,10 @@ def describe_report(report: dict[str, Any], folder: Path) -> str:
             f"(shots alone: {report['shot_noise']:.4f}), bias {error['mean']:+.4f}, "
             f"correlation {report['correlation']:.4f}",
             *_describe_circuits(report["circuits"]),
+            *(
+                f"{place}: divided by slopes of {s['smallest']:.3f} to {s['largest']:.3f}"
+                for place, s in report["slopes"].items()
+            ),
             f"largest on qubit {worst}: rms {qubits[worst]['rms']:.4f}",
             f"QPU seconds used: {'not reported yet' if used is None else f'{used:,.1f}'} "
             f"in {len(report['jobs']) + surplus} runtime jobs"
@@ -168,6 +174,23 @@ def _circuits(job: SamplingJob, ledger: Ledger, cache: IsaCache) -> dict[str, An
             "bias": float(np.sqrt(np.mean([isa.bias**2 for isa in circuits]))),
         }
     return figures
+
+
+def _slopes(stages: Sequence[tuple[int, str, dict[str, np.ndarray]]]) -> dict[str, Any]:
+    """By which values were corrected at each place, of all qubits, copies and evaluations."""
+    places: dict[str, list[np.ndarray]] = {}
+    for _, place, arrays in stages:
+        if "slopes" in arrays:
+            places.setdefault(place, []).append(arrays["slopes"].ravel())
+    slopes = {place: np.concatenate(own) for place, own in places.items()}
+    return {
+        place: {
+            "smallest": float(own.min()),
+            "mean": float(own.mean()),
+            "largest": float(own.max()),
+        }
+        for place, own in slopes.items()
+    }
 
 
 def _summary(errors: np.ndarray | Sequence[float]) -> dict[str, float]:

@@ -181,6 +181,9 @@ class SamplingJob:
             exclude={"run", "limits", "estimate", *_LATER},
             exclude_defaults=True,
         )
+        if asked.get("mitigation") == "trex":  # what digests of earlier versions call it
+            asked["resilience_level"] = 1
+            del asked["mitigation"]
         later = {name: getattr(self.options, name) for name in _LATER}
         asked |= {name: value for name, value in later.items() if value is not None}
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
@@ -225,8 +228,8 @@ class SamplingJob:
         )
 
     def _requests(self, circuits: Sequence[StageCircuit], rep_delay: float) -> list[Request]:
-        readout = self.spec.resilience_level == 1
-        return requests_of(circuits, self.spec.executed_shots, rep_delay, readout=readout)
+        mitigation = self.spec.mitigation
+        return requests_of(circuits, self.spec.executed_shots, rep_delay, mitigation=mitigation)
 
     def check_layouts(self, ledger: Ledger, cache: IsaCache, sent: set[Position]) -> None:
         """Rate the circuits that are not sent yet by the device's present calibration.
@@ -316,7 +319,7 @@ class SamplingJob:
                 cache,
                 service.device.rep_delay,
                 spec.executed_shots,
-                spec.resilience_level,
+                spec.mitigation,
                 ledger.fact("relaid") or (),
             )
             return self._sample(ledger, runner, bar.update)
@@ -339,10 +342,7 @@ class SamplingJob:
                 return exact(z, time, label)
             stages = itertools.count()
 
-            def keep(
-                stage: int, place: str, measured: np.ndarray, exact_values: np.ndarray
-            ) -> None:
-                arrays = {"measured": measured, "exact": exact_values}
+            def keep(stage: int, place: str, arrays: dict[str, np.ndarray]) -> None:
                 ledger.compare(step, stage, place, arrays)
                 update(1)
 

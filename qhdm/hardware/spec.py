@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, field
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -103,7 +103,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
         ConfigError: with the file, line, key and remedy.
     """
     document = read_document(find_shipped("jobs", path, ConfigError))
-    return validate(JobSpec, with_overrides(document, overrides))
+    return validate(JobSpec, _present(with_overrides(document, overrides)))
 
 
 def load_kept_spec(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
@@ -115,7 +115,21 @@ def load_kept_spec(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
     document = read_document(path)
     before = {"compile": "off", "fractional_gates": "false"}
     kept = [f"{key}={value}" for key, value in before.items() if key not in (document.data or ())]
-    return validate(JobSpec, with_overrides(document, [*kept, *overrides]))
+    return validate(JobSpec, _present(with_overrides(document, [*kept, *overrides])))
+
+
+def _present(document: Document) -> Document:
+    """A specification in the keys of this version: `mitigation` was `resilience_level` 0 or 1."""
+    data, lines = document.data, dict(document.lines)
+    if not isinstance(data, dict) or "resilience_level" not in data or "mitigation" in data:
+        return document
+    old, new = ("resilience_level",), ("mitigation",)
+    data = {("mitigation" if key == old[0] else key): value for key, value in data.items()}
+    level = data["mitigation"]
+    data["mitigation"] = {0: "none", 1: "trex"}.get(level, level)
+    if old in lines:
+        lines[new] = lines[old]
+    return replace(document, data=data, lines=lines)
 
 
 def spec_to_yaml(spec: JobSpec) -> str:

@@ -20,14 +20,14 @@ INDICES: dict[MetricName, tuple[str, str]] = {"NDVI": ("B08", "B04"), "NDWI": ("
 def band_metrics(
     generated: Dataset, real: Mapping[Split, Dataset]
 ) -> tuple[Sequence[Metric], Sequence[str]]:
-    """Spectral angle, band correlation, NDVI and NDWI against the test split, as far as bands go.
+    """Spectral angle, band correlation, NDVI and NDWI against the test split, if bands allow.
 
     N is the size of the smaller set, 1,000 at most. The floor puts N training images in the place
     of the generated ones; it is None if there are fewer.
 
     Returns:
-        The metrics, and a note on the classes left out of the spectral angle: those of which the
-        mean of all bands is zero, which has no angle.
+        The metrics, and a note that names the classes left out of the spectral angle, since their
+        mean spectrum is zero and has no direction.
     """
     test, training = real["test"], real["train"]
     num = min(len(generated), len(test), _MOST)
@@ -50,9 +50,9 @@ def spectral_angle(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def band_correlation(values: np.ndarray) -> np.ndarray:
-    """Pearson's correlations of all pairs of bands of values (N, H, W, C), over pixels."""
+    """Pearson correlation over pixels of each pair of bands of values (N, H, W, C)."""
     pixels = values.reshape(-1, values.shape[-1])
-    with np.errstate(invalid="ignore", divide="ignore"):  # of a constant band
+    with np.errstate(invalid="ignore", divide="ignore"):  # for a constant band
         table = np.nan_to_num(np.corrcoef(pixels, rowvar=False))
     return table[np.triu_indices(values.shape[-1], 1)]
 
@@ -84,7 +84,7 @@ def _compared(
     for name, pair in INDICES.items():
         places = [bands.number(band) for band in pair]
         if None not in places:
-            # The 1-Wasserstein distance of as many numbers.
+            # The 1-Wasserstein distance of two samples of equal size.
             sorted_ = (
                 np.sort(normalised_difference(*(v[..., place] for place in places)), axis=None)
                 for v in (own, values)
@@ -94,7 +94,7 @@ def _compared(
 
 
 def _without_spectrum(values: np.ndarray, labels: np.ndarray) -> set[int]:
-    """The labels of images (N, H, W, C) whose mean is zero in all bands."""
+    """The labels of classes of images (N, H, W, C) whose mean is zero in all bands."""
     return {
         int(label)
         for label in np.unique(labels)
@@ -106,5 +106,5 @@ def _some(images: Dataset, num: int, part: int) -> tuple[np.ndarray, np.ndarray]
     """Values (N, H, W, C), in the units of the files, and labels of N random images."""
     assert images.bands is not None
     chosen = drawn(np.arange(len(images)), num, part)
-    values = images.bands.values(images.images[chosen])
-    return values.astype(np.float32), images.labels[chosen]
+    values = [images.bands.values(image).astype(np.float32) for image in images.images[chosen]]
+    return np.stack(values), images.labels[chosen]

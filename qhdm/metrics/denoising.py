@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from qhdm.config import Config
-from qhdm.data import Dataset
+from qhdm.data import Dataset, Images
 from qhdm.diffusion import Preconditioning
 from qhdm.diffusion.generate import Network
 from qhdm.diffusion.pixels import from_levels, to_device
@@ -75,7 +75,7 @@ class NoisyImages:
     """
 
     preconditioning: Preconditioning
-    images: np.ndarray
+    images: Images
     labels: np.ndarray
     seed: int = SEED
     levels: int = LEVELS
@@ -122,7 +122,7 @@ def _generator(seed: int, image: int) -> torch.Generator:
 def denoising_losses(
     network: DiffusionNetwork,
     preconditioning: Preconditioning,
-    images: np.ndarray,
+    images: Images,
     labels: np.ndarray,
     *,
     seed: int = SEED,

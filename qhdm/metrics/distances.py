@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 
 import numpy as np
@@ -35,10 +36,13 @@ def fewest_images(dim: int) -> int:
     return max(dim + 1, FEWEST_IMAGES)
 
 
-def check_counts(dim: int, *, generated: int, test: int, training: int, more: str) -> None:
+def check_counts(
+    dim: int, *, generated: int, test: int, training: int, more: str, others: Sequence[str] = ()
+) -> None:
     """Refuse sets of images that are too small for distances of D = `dim` features.
 
-    `more` tells how to have more generated images, with {} for a number.
+    `more` tells how to have more generated images, with {} for a number; `others` are the groups of
+    metrics that need not be left out.
 
     Raises:
         EvaluationError: N <= D, or too few for neighbourhoods.
@@ -54,8 +58,8 @@ def check_counts(dim: int, *, generated: int, test: int, training: int, more: st
             raise EvaluationError(
                 f"distances: {num} images ({what}) are too few for {dim} features: FID takes more "
                 f"images than features, as their covariance is singular otherwise, and neighbours "
-                f"take {FEWEST_IMAGES}; {remedy}, or leave distances out: "
-                "--metrics classes utility memorisation"
+                f"take {FEWEST_IMAGES}; {remedy}, or leave distances out"
+                f"{': --metrics ' if others else ''}{' '.join(others)}"
             )
 
 

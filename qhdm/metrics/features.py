@@ -74,7 +74,9 @@ def make_extractor(
 
     def check(dim: int) -> None:
         if "distances" in settings.metrics:
-            check_counts(dim, generated=num, test=len(test), training=len(training), more=more)
+            others = [group for group in settings.metrics if group != "distances"]
+            counts = {"generated": num, "test": len(test), "training": len(training)}
+            check_counts(dim, **counts, more=more, others=others)
 
     weights = Path(settings.extractor_weights) if settings.extractor_weights else None
     network: Network
@@ -90,10 +92,9 @@ def make_extractor(
 
         if real.bands is not None:
             raise EvaluationError(
-                f"extractor: {settings.extractor} sees pictures, not bands; use resnet or "
+                f"extractor: {settings.extractor} takes pictures, not bands; use resnet or "
                 "classifier, which are trained on the bands"
             )
-
         assert weights is not None  # of EvaluationSettings
         load = load_inception if settings.extractor == "inception" else load_dinov2
         network = load(weights, device)

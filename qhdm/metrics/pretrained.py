@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from qhdm.data import Images
 from qhdm.errors import EvaluationError
 
 _BATCH = 32  # these networks see 224 or 299 pixels
@@ -41,7 +42,7 @@ class Pretrained:
     device: torch.device
 
     @torch.inference_mode()
-    def features(self, images: np.ndarray) -> np.ndarray:
+    def features(self, images: Images) -> np.ndarray:
         """uint8 (N, H, W, C), C being 1 or 3, to float64 (N, dim)."""
         features = []
         for start in range(0, len(images), _BATCH):

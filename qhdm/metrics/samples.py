@@ -16,7 +16,7 @@ from torch import Tensor
 
 from qhdm import console, data
 from qhdm.config import DataConfig
-from qhdm.data import Bands, Dataset
+from qhdm.data import Bands, Dataset, Images
 from qhdm.data.bands import bands_of
 from qhdm.errors import DataError, EvaluationError
 from qhdm.files import atomic_path, write_text
@@ -174,8 +174,8 @@ def real_set(real: Any, generated: Any) -> Dataset:
     shape = _shape_of(generated)
     if bands is None and getattr(generated, "dtype", None) in (np.uint16, torch.uint16):
         raise EvaluationError(
-            "evaluate: levels of bands, and real images of which the bands and their range are "
-            "unknown; give these as qhdm.data.given(dataset, run.config.data)"
+            "evaluate: levels of bands cannot be compared with real images whose bands and ranges "
+            "are unknown; give these as qhdm.data.given(dataset, run.config.data)"
         )
     return data.given(real, _like(shape, bands))
 
@@ -201,7 +201,7 @@ def _shape_of(images: Any) -> tuple[int, ...]:
 
 
 def _dataset(
-    images: np.ndarray,
+    images: Images,
     labels: np.ndarray,
     class_names: tuple[str, ...],
     name: str,

@@ -36,8 +36,8 @@ class EvaluationSettings(SamplerOptions, EngineRequest):
             see `qhdm.Sampling`.
         extractor: what turns images into features (docs/evaluation.md).
         extractor_weights: file of its weights. `resnet` and `classifier` are trained without one.
-        metrics: groups to compute; `all` that there are for a run, or for images, but `use`, and
-            `bands` of images with bands alone.
+        metrics: groups to compute; `all` that a run, or images, have, except `use`. `bands` is for
+            images with bands.
         device: where to sample and to extract features.
 
     Example:
@@ -76,7 +76,9 @@ class EvaluationSettings(SamplerOptions, EngineRequest):
             without: tuple[Group, ...] = () if bands else ("bands",)
             return tuple(group for group in GROUPS if group not in (*missing, *without, "use"))
         if "bands" in self.metrics and not bands:
-            raise EvaluationError("metrics: bands: these images are pictures; leave it out")
+            raise EvaluationError(
+                "metrics: bands: the images are pictures, without bands; leave it out"
+            )
         for group in set(missing) & set(self.metrics):
             raise EvaluationError(
                 f"metrics: {group} is measured on the network of a run, and these are only images; "

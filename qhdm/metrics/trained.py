@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from qhdm.data import Dataset, cache_folder
+from qhdm.data import Dataset, Images, cache_folder
 from qhdm.errors import EvaluationError
 from qhdm.files import atomic_path
 from qhdm.metrics.classifier import ClassifierSettings
@@ -60,12 +60,12 @@ class TrainedClassifier:
         """Features per image."""
         return self.network.head.in_features
 
-    def features(self, images: np.ndarray) -> np.ndarray:
-        """uint8 (N, H, W, C) to float64 (N, dim)."""
+    def features(self, images: Images) -> np.ndarray:
+        """Levels (N, H, W, C) to float64 (N, dim)."""
         return in_batches(self.network.features, images, self.device)
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        """uint8 (N, H, W, C) to class numbers (N,); of C classes, a ResNet's class C is none."""
+    def predict(self, images: Images) -> np.ndarray:
+        """Levels (N, H, W, C) to class numbers (N,); of C classes, a ResNet's class C is none."""
         return predicted(self.network, images, self.device)
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qhdm import console
-from qhdm.data import Batches, Dataset
+from qhdm.data import Batches, Dataset, Images
 from qhdm.diffusion.pixels import from_levels
 from qhdm.metrics.classifier import ClassifierSettings, PatchClassifier
 from qhdm.metrics.resnet import ResNet, ResNetSettings, destroy_shapes
@@ -99,7 +99,7 @@ def on_device(network: Network, device: torch.device) -> Network:
 
 @torch.inference_mode()
 def in_batches(
-    function: Callable[[Tensor], Tensor], images: np.ndarray, device: torch.device
+    function: Callable[[Tensor], Tensor], images: Images, device: torch.device
 ) -> np.ndarray:
     """Apply `function` to images, uint8 (N, H, W, C) with N > 0; returns float64 (N, ...)."""
     outputs = [
@@ -109,7 +109,7 @@ def in_batches(
     return torch.cat(outputs).numpy()
 
 
-def predicted(network: Network, images: np.ndarray, device: torch.device) -> np.ndarray:
+def predicted(network: Network, images: Images, device: torch.device) -> np.ndarray:
     """The most likely class of each image (N, H, W, C), as (N,) int64."""
     classes: np.ndarray = in_batches(network, images, device).argmax(axis=1)
     return classes

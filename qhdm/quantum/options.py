@@ -157,6 +157,7 @@ IDEAL = "aer"
 _MAX_RANDOM, _MIN_SHOTS = 32, 64
 
 Place = Literal["vertex", "encoder"]
+Mitigation = Literal["none", "trex", "affine"]
 #: YAML reads a plain `off` as false.
 Compile = Annotated[
     Literal["exact", "approximate", "off"], BeforeValidator(lambda v: "off" if v is False else v)
@@ -232,7 +233,8 @@ class Hardware:
         places: whose filters run on the backend; the others stay on the exact engine.
         instance: CRN or name; None takes QISKIT_IBM_INSTANCE, or the account's.
         mode: `job`; `batch`; or `session`, which keeps the device and pays for the time between.
-        resilience_level: 0, or 1: readout errors are divided out (TREX, van den Berg et al. 2022).
+        mitigation: `affine` corrects a scale and an offset for each qubit, fitted to known inputs;
+            `trex` divides readout errors out (van den Berg et al. 2022); `none`.
         dynamical_decoupling: sequence of pulses on idle qubits; None is none.
         twirling: Pauli twirling.
         packing: copies of a filter side by side on the chip; `auto` takes as many as fit on good
@@ -262,7 +264,7 @@ class Hardware:
     places: Annotated[tuple[Place, ...], Field(min_length=1)] = ("vertex",)
     instance: Annotated[str, Field(min_length=1)] | None = None
     mode: Literal["job", "batch", "session"] = "job"
-    resilience_level: Annotated[int, Field(ge=0, le=2)] = 0
+    mitigation: Mitigation = "none"
     dynamical_decoupling: Literal["XX", "XpXm", "XY4"] | None = None
     twirling: Twirling = Twirling()
     packing: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = "auto"
@@ -294,7 +296,7 @@ class Hardware:
     @property
     def twirled(self) -> bool:
         """Whether circuits are sent as random ones of the same effect."""
-        return self.twirling.gates or self.twirling.measure or self.resilience_level == 1
+        return self.twirling.gates or self.twirling.measure or self.mitigation == "trex"
 
     @property
     def fractional(self) -> bool | Literal["auto"]:
@@ -313,18 +315,13 @@ class Hardware:
             return "places", f"one is given twice in {list(self.places)}"
         if self.local and self.mode != "job":
             return "mode", f"{self.mode} needs the service, {self.backend} runs here: use job"
-        if self.resilience_level == 2:
-            return "resilience_level", (
-                "2 (zero-noise extrapolation) is of the Estimator primitive; filters are sampled, "
-                "all qubits from the same shots: use 0, or 1, which divides readout errors out"
-            )
         if self.dynamical_decoupling is not None and self.backend == IDEAL:
             return "dynamical_decoupling", "the ideal backend aer has no idle noise"
         if self.dynamical_decoupling is not None and self.twirled:
             # Boxes of twirled gates have no schedule to pad.
             return "dynamical_decoupling", (
-                "not together with twirling or resilience_level 1, whose random circuits the "
-                "client does not schedule; use one of them"
+                "not together with twirling or mitigation trex, whose random circuits the client "
+                "does not schedule; use one of them"
             )
         if self.fractional_gates is True and self.twirling.gates:
             return "fractional_gates", (

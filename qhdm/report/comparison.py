@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from qhdm.comparison.results import CellResult, Results, read_results
 from qhdm.comparison.spec import Grid, load_grid, variant_settings
 from qhdm.comparison.statistics import CONFIDENCE
@@ -114,12 +116,13 @@ def _samples(
     """Images of the first cell of each variant, all from the same noise, after real ones."""
     grids: list[tuple[str, ImageRows]] = []
     if real is not None:
+        members = [
+            np.flatnonzero(real.is_test & (real.labels == label))[:_PER_CLASS]
+            for label in range(len(real.class_names))
+        ]
         rows = [
-            (
-                name,
-                tiles(real.images[real.is_test & (real.labels == label)][:_PER_CLASS], real.bands),
-            )
-            for label, name in enumerate(real.class_names)
+            (name, tiles(real.images[own], real.bands))
+            for name, own in zip(real.class_names, members, strict=True)
         ]
         grids.append(("real, held out", rows))
     first = {cell.variant: cell for cell in reversed(cells)}

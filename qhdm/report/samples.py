@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qhdm.config import Config, Sampling
-from qhdm.data import Bands, Dataset
+from qhdm.data import Bands, Dataset, Images
 from qhdm.data.batches import symmetries
 from qhdm.metrics import distances
 from qhdm.report.html import tiles
@@ -22,6 +22,8 @@ PER_CLASS = 6
 _SHOWN = 8
 #: Most pixels of a spectrum.
 _PIXELS = 2**18
+#: Real images in memory at a time.
+_ROWS = 256
 #: The inverse of each of the eight symmetries: the two quarter turns undo each other.
 _INVERSE = np.array([0, 1, 2, 3, 4, 6, 5, 7])
 
@@ -88,7 +90,9 @@ def samples_beside(run: Run, real: Dataset | None) -> Samples:
     spectra: list[Spectra] = []
     for label, name in enumerate(run.class_names):
         own = images[np.equal(labels, label)]
-        known = real.images[~real.is_test & (real.labels == label)] if real else np.empty(0)
+        known: Images = np.empty(0)
+        if real:
+            known = real.where(~real.is_test & (real.labels == label)).images
         if bands is not None:
             training = _spectrum(known, bands) if len(known) else None
             spectra.append(Spectra(name, _spectrum(own, bands), training))
@@ -102,7 +106,7 @@ def samples_beside(run: Run, real: Dataset | None) -> Samples:
             shown = tiles(own, bands, view), tiles(near, bands, view)
             pairs = zip(*shown, differences.tolist(), strict=True)
             rows.append((f"{name}{kind}", [Pair(*pair) for pair in pairs]))
-        others = real.images[real.is_test & (real.labels == label)][:PER_CLASS]
+        others = real.images[np.flatnonzero(real.is_test & (real.labels == label))[:PER_CLASS]]
         if len(others):
             apart["held out"] += nearest(others, known, turned=turned)[1].tolist()
     generated, held_out = (
@@ -111,19 +115,25 @@ def samples_beside(run: Run, real: Dataset | None) -> Samples:
     return Samples(rows, generated, held_out, spectra)
 
 
-def _spectrum(levels: np.ndarray, bands: Bands) -> np.ndarray:
+def _spectrum(levels: Images, bands: Bands) -> np.ndarray:
     """Mean, 10% and 90% quantile of each band of levels (N, H, W, C), (3, C).
 
     They are over all pixels, or over 262,144 random ones.
     """
-    chosen = levels.reshape(-1, levels.shape[-1])
+    of_image = levels.shape[1] * levels.shape[2]
+    chosen = np.arange(len(levels) * of_image)
     if len(chosen) > _PIXELS:
-        chosen = chosen[np.random.default_rng(SEED).integers(len(chosen), size=_PIXELS)]
-    pixels = bands.values(chosen)
+        chosen = np.random.default_rng(SEED).integers(len(chosen), size=_PIXELS)
+    parts = []
+    for start in range(0, len(levels), _ROWS):
+        block = levels[start : start + _ROWS].reshape(-1, levels.shape[-1])
+        inside = chosen - start * of_image
+        parts.append(block[inside[(inside >= 0) & (inside < len(block))]])
+    pixels = bands.values(np.concatenate(parts))
     return np.stack([pixels.mean(axis=0), *np.quantile(pixels, (0.1, 0.9), axis=0)])
 
 
-def nearest(images: np.ndarray, real: np.ndarray, *, turned: bool) -> tuple[np.ndarray, np.ndarray]:
+def nearest(images: np.ndarray, real: Images, *, turned: bool) -> tuple[np.ndarray, np.ndarray]:
     """The real images with the least root mean square difference from images.
 
     Args:
@@ -137,8 +147,14 @@ def nearest(images: np.ndarray, real: np.ndarray, *, turned: bool) -> tuple[np.n
     count, kinds = len(images), 8 if turned else 1
     # A symmetry of both leaves a distance unchanged: the few images are moved, not the many.
     moved = np.concatenate([symmetries(images, np.full(count, kind)) for kind in range(kinds)])
-    flat = (array.reshape(len(array), -1).astype(np.float32) for array in (moved, real))
-    apart, places = (a.reshape(kinds, count) for a in distances.nearest(*flat))
+    flat = moved.reshape(len(moved), -1).astype(np.float32)
+    least, rows = np.full(len(flat), np.inf, np.float32), np.zeros(len(flat), int)
+    for start in range(0, len(real), _ROWS):
+        block = real[start : start + _ROWS]
+        own = distances.nearest(flat, block.reshape(len(block), -1).astype(np.float32))
+        closer = own[0] < least
+        least[closer], rows[closer] = own[0][closer], start + own[1][closer]
+    apart, places = least.reshape(kinds, count), rows.reshape(kinds, count)
     kind, column = apart.argmin(axis=0), np.arange(count)
     near = symmetries(real[places[kind, column]], _INVERSE[kind])
     scale = 255 / np.iinfo(images.dtype).max / np.sqrt(images[0].size)

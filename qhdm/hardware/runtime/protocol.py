@@ -88,7 +88,7 @@ def options_of(
         options.dynamical_decoupling.enable = True
         options.dynamical_decoupling.sequence_type = engine.dynamical_decoupling
     options.twirling.enable_gates = engine.twirling.gates
-    options.twirling.enable_measure = engine.twirling.measure or engine.resilience_level == 1
+    options.twirling.enable_measure = engine.twirling.measure or engine.mitigation == "trex"
     options.twirling.num_randomizations = randomizations(shots)
     return options
 
