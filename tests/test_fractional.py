@@ -36,7 +36,7 @@ DEVICE = "fake_fractional_fez"
 
 
 class FakeFractionalFez(FakeFez):
-    """A Heron device with fractional gates, of which it reports no figures."""
+    """A Heron device with fractional gates, of which it reports no errors."""
 
     backend_name = DEVICE
 
@@ -45,7 +45,10 @@ class FakeFractionalFez(FakeFez):
         target = super().target
         if "rzz" not in target.operation_names:
             angle = Parameter("angle")
-            pairs, qubits = dict.fromkeys(target["cz"]), dict.fromkeys(target["sx"])
+            pairs, qubits = (
+                {place: InstructionProperties(duration=known.duration) for place, known in alike}
+                for alike in (target["cz"].items(), target["sx"].items())
+            )
             target.add_instruction(RZZGate(angle), pairs, angle_bounds=[(0, math.pi / 2)])
             target.add_instruction(RXGate(angle), qubits)
         return target
@@ -152,12 +155,13 @@ def test_whole_filters_take_them_too() -> None:
     assert auto.figures.gates < plain.figures.gates
 
 
-def test_figures_that_a_device_does_not_report_are_those_of_gates_alike() -> None:
+def test_errors_that_a_device_does_not_report_are_those_of_gates_alike() -> None:
     device = snapshot(DEVICE, "auto")
-    assert "rzz has no figures: those of cz are assumed" in device.source
+    assert "rzz has no error figures: those of cz are assumed" in device.source
     working = working_part(device.target)
-    assert dict(working["rzz"]) == dict(working["cz"])
-    assert dict(working["rx"]) == dict(working["sx"])
+    for name, alike in (("rzz", "cz"), ("rx", "sx")):
+        errors = {place: known.error for place, known in working[name].items()}
+        assert errors == {place: known.error for place, known in working[alike].items()}
     reported = device_of("five", FakeFractionalBackend(), "here", "auto")
     assert reported.source == "here"
     assert len(working_part(reported.target)["rzz"]) == 8

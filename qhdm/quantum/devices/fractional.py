@@ -6,10 +6,10 @@ import math
 from collections.abc import Collection
 
 from qiskit.circuit import QuantumCircuit
-from qiskit.transpiler import Target
+from qiskit.transpiler import InstructionProperties, Target
 
 FRACTIONAL = ("rx", "rzz")
-#: Gates that may lend a fractional one their figures, the first that a device has.
+#: Gates that may lend a fractional one their errors, the first that a device has.
 _ALIKE = {"rx": ("sx", "x"), "rzz": ("cz", "ecr", "cx")}
 
 
@@ -46,7 +46,7 @@ def folded(circuit: QuantumCircuit) -> QuantumCircuit:
 
 
 def with_figures(target: Target) -> tuple[Target, list[str]]:
-    """Give fractional gates of which a device reports no error the figures of a gate alike.
+    """Give fractional gates of which a device reports no error those of a gate alike.
 
     Without, an RZZ would count as broken everywhere, and an RX as free of errors.
 
@@ -62,10 +62,22 @@ def with_figures(target: Target) -> tuple[Target, list[str]]:
         alike = next((other for other in _ALIKE[name] if other in places), None)
         if not own or not alike or any(getattr(p, "error", None) is not None for p in own.values()):
             continue
-        known = places[alike]
-        places[name] = {q: known.get(q) or known.get(q[::-1]) for q in own}
-        assumed.append(f"{name} has no figures: those of {alike} are assumed")
+        places[name] = {q: _filled(p, places[alike], q) for q, p in own.items()}
+        assumed.append(f"{name} has no error figures: those of {alike} are assumed")
     return _rebuilt(target, places), assumed
+
+
+def _filled(
+    own: InstructionProperties | None,
+    alike: dict[tuple[int, ...], InstructionProperties | None],
+    qubits: tuple[int, ...],
+) -> InstructionProperties | None:
+    """The error of a gate alike on the same qubits, and its duration if there is no other."""
+    known = alike.get(qubits) or alike.get(qubits[::-1])
+    if known is None:
+        return own
+    duration = getattr(own, "duration", None)
+    return InstructionProperties(known.duration if duration is None else duration, known.error)
 
 
 def _rebuilt(target: Target, places: dict[str, dict]) -> Target:
