@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import qhdm
 from qhdm import data
 from qhdm.config import DataConfig
 from qhdm.config.fields import BAND_ORDERS
-from qhdm.data import GeoImage, load, write_geotiff
+from qhdm.data import GeoImage, cache, load, write_geotiff
 from qhdm.data.bands import BandImages, Bands
 from qhdm.errors import DataError
 from qhdm.report import samples
@@ -168,3 +170,22 @@ def test_a_class_without_training_images_names_the_remedy(key: str, tmp_path: Pa
     words = "data.blocks" if key == "blocks" else str(path)
     with pytest.raises(DataError, match=f"^data.classes: .* class b .*{words}"):
         load(dataclasses.replace(config_of(root, 4), test_fraction=0.7, **options))
+
+
+def test_a_full_disk_is_refused_before_all_images_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, reads, read = band_set(tmp_path / "set", {"a": 80}), [], cache.read_raster
+
+    def slowly(content: bytes) -> GeoImage:
+        reads.append(1)
+        time.sleep(0.01)
+        return read(content)
+
+    monkeypatch.setattr(cache, "read_raster", slowly)
+    monkeypatch.setattr(cache, "_THREADS", 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
+    with pytest.raises(DataError, match="QHDM_DATA"):
+        load(config_of(root, "B04"))
+    assert len(reads) < 60
+    assert not [*(data.cache_folder() / "bands").glob("*/values.npy")]

@@ -171,8 +171,11 @@ def test_too_few_images_are_refused(small: str, dim: int, least: int) -> None:
     counts = dict.fromkeys(("generated", "test", "training"), least)
     check_counts(dim, **counts, more="give {}")
     with pytest.raises(EvaluationError, match=f"{least - 1} images .{small}") as caught:
-        check_counts(dim, **{**counts, small: least - 1}, more="give {}")
+        check_counts(
+            dim, **{**counts, small: least - 1}, more="give {}", others=("bands", "classes")
+        )
     assert (f"give {least}" in str(caught.value)) == (small == "generated")
+    assert "--metrics bands classes" in str(caught.value)
 
 
 def test_no_error_of_halves_that_are_too_small(real: np.ndarray) -> None:

@@ -56,7 +56,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
         "--metrics",
         nargs="+",
         choices=["loss", "use", "bands", "distances", "classes", "memorisation", "utility"],
-        help="groups of metrics; loss and use need a run, bands images with bands, utility is slow "
+        help="groups of metrics; loss and use need a run, bands needs bands, utility is slow "
         "(default: all but use)",
     )
     add_device(evaluate, default=None)

@@ -18,12 +18,14 @@ S = TypeVar("S", np.ndarray, Sequence[Any])
 
 #: The descriptions of the bands in a file, and the mean of each, (C,).
 Described = tuple[Sequence[str | None], np.ndarray]
+#: How many files are read to learn the names and the order of bands.
+DESCRIBED = 16
 
 #: Levels are integers from 0 to this.
 LEVELS = 65_535
 #: Most images from which percentiles are measured, and on which a range is checked.
 MEASURED, _CHECKED = 2000, 64
-#: A range of which the values of all bands fill less than this has other units.
+#: A range has other units if the values of all bands together fill less of it than this.
 _FILLED = 1 / 256
 #: Colour composites, red first, as Sentinel-2's bands.
 _TRUE, _FALSE = ("B04", "B03", "B02"), ("B08", "B04", "B03")
@@ -394,10 +396,10 @@ def _check_range(bands: Bands, values: np.ndarray, place: str) -> None:
                 f"{values[..., number].min():g} to {values[..., number].max():g}, are outside its "
                 "range; set it to the values that become black and white"
             )
-    low, high = (ends(axis=(0, 1, 2)).astype(float) for ends in (values.min, values.max))
-    if ((high - low) / np.subtract(bands.high, bands.low) < _FILLED).all():
+    ends = np.array([values.min(axis=(0, 1, 2)), values.max(axis=(0, 1, 2))])
+    if np.ptp((ends - bands.low) / np.subtract(bands.high, bands.low)) < _FILLED:
         raise DataError(
-            f"data.range: {place}: values from {low.min():.6g} to {high.max():.6g} fill hardly any "
-            "of the range, which seems to have other units; set it to the values that become black "
-            "and white, or set data.percentile instead"
+            f"data.range: {place}: values from {ends.min():.6g} to {ends.max():.6g} fill hardly "
+            "any of the range, which seems to have other units; set it to the values that become "
+            "black and white, or set data.percentile instead"
         )

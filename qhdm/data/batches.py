@@ -13,8 +13,8 @@ class Batches:
     """An endless stream of shuffled epochs, cut into batches.
 
     Step s gets positions s*B to s*B + B-1 of the stream, which is the concatenation of one random
-    permutation of the images per epoch. A batch may span epochs, also several of them. Balanced, an
-    epoch shows as many images of each class as the largest class has, those of others repeatedly.
+    permutation of the images per epoch. A batch may span several epochs. If balanced, an epoch
+    shows each class as often as the largest one has images, repeating the images of the others.
 
     Args:
         dataset: the images to train on, for example `load(config).split("train")`.

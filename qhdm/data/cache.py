@@ -22,6 +22,7 @@ from PIL import Image
 from qhdm import console
 from qhdm.config import DataConfig
 from qhdm.data.bands import (
+    DESCRIBED,
     BandError,
     Described,
     by_number,
@@ -37,8 +38,6 @@ from qhdm.errors import DataError
 from qhdm.files import atomic_path, sweep
 
 _THREADS = min(16, os.cpu_count() or 1)
-#: Images that are read to learn the names and the order of bands.
-_CHECKED = 16
 _ROOM = "free some space, or set QHDM_DATA to another folder for cached data"
 
 
@@ -136,25 +135,26 @@ def _fill(
     kinds: Counter[str] = Counter()
     centres: list[Any] = []
     with ThreadPoolExecutor(_THREADS) as executor:
-        images = executor.map(partial(_read, source, config=config), items)
-        for index, image in enumerate(
-            console.bar(
-                images, total=len(items), desc=f"reading {source.name}", unit=" images",
-                show=progress, in_logs=False, delay=1, leave=False,
-            )
-        ):  # fmt: skip
-            if isinstance(image, DataError):
-                faults[index] = str(image)
-                centres.append(None)
-                continue
-            kinds[image.kind] += 1
-            centres.append(image.centre)
-            if first is None:
-                first, values = image, _allocate(folder, len(items), image.values)
-            elif difference := image.difference(first, config):
-                executor.shutdown(cancel_futures=True)
-                raise DataError(difference.format(place=source.place(items[index])))
-            values[index] = image.values
+        images = console.bar(
+            executor.map(partial(_read, source, config=config), items), total=len(items),
+            desc=f"reading {source.name}", unit=" images",
+            show=progress, in_logs=False, delay=1, leave=False,
+        )  # fmt: skip
+        try:
+            for index, image in enumerate(images):
+                if isinstance(image, DataError):
+                    faults[index] = str(image)
+                    centres.append(None)
+                    continue
+                if first is None:
+                    first, values = image, _allocate(folder, len(items), image.values)
+                image.check(first, config, source.place(items[index]))
+                kinds[image.kind] += 1
+                centres.append(image.centre)
+                values[index] = image.values
+        except BaseException:  # without waiting for the images that are not read yet
+            executor.shutdown(cancel_futures=True)
+            raise
     if first is None:
         raise DataError(f"{source.path}: no image can be read; the first: {faults[0]}")
     values.flush()
@@ -184,19 +184,18 @@ class _Read:
     def kind(self) -> str:
         return f"{self.size} {self.type_name}"
 
-    def difference(self, first: _Read, config: DataConfig) -> str | None:
-        """Why the image does not belong to a data set with `first`, with {place} for its name."""
+    def check(self, first: _Read, config: DataConfig, place: str) -> None:
+        """Raise `DataError` unless the image at `place` belongs to a data set with `first`."""
         if self.type_name != first.type_name:
-            return (
-                f"{{place}}: values of type {self.type_name}, but {first.type_name} in other files "
+            raise DataError(
+                f"{place}: values of type {self.type_name}, but {first.type_name} in other files "
                 "of this data set: the units may differ; save all in one way"
             )
         if by_number(config) and not same_numbers(self.names, first.names):
-            return (
-                "data.bands: {place}: its bands differ from those of other files in number or "
+            raise DataError(
+                f"data.bands: {place}: its bands differ from those of other files in number or "
                 "names; choose them by name"
             )
-        return None
 
 
 def _read(source: Source, item: Item, config: DataConfig) -> _Read | DataError:
@@ -272,8 +271,8 @@ def _allocate(folder: Path, count: int, like: np.ndarray) -> np.memmap:
 
 def described(source: Source, items: Sequence[Item]) -> Iterator[Described]:
     """The names of bands in some evenly spread files, and the mean of each band without gaps."""
-    left = _CHECKED
-    for item in dict.fromkeys([*evenly(items, _CHECKED), *items]):
+    left = DESCRIBED
+    for item in dict.fromkeys([*evenly(items, DESCRIBED), *items]):
         try:
             image = read_raster(source.read(item))
         except Exception:  # reported when the whole set is read

@@ -12,6 +12,7 @@ from PIL import Image
 
 from qhdm.config import DataConfig
 from qhdm.data.bands import (
+    DESCRIBED,
     BandImages,
     Bands,
     Described,
@@ -30,9 +31,6 @@ from qhdm.data.raster import ImageError, Raster, check_channels
 from qhdm.data.source import GIVEN
 from qhdm.data.splits import split
 from qhdm.errors import ConfigError, DataError
-
-#: Items from which the names and the order of bands are learnt.
-_CHECKED = 16
 
 
 def given(dataset: Any, config: DataConfig) -> Dataset:
@@ -246,7 +244,7 @@ def _read(
                     f"{where}: {source.values.shape[2]} bands, but others have {count_of_bands}; "
                     "give items of one kind"
                 )
-            if len(checked) < _CHECKED:
+            if len(checked) < DESCRIBED:
                 checked.append((source.names, source.means))
             pixels = _values(source, where, config)
         if images is None:

@@ -35,9 +35,9 @@ GIVEN = "given"
 NAMED_ROOTS = ("bundled", "eurosat", GIVEN)
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"})
-#: Of files whose bands are read.
+#: Suffixes of files whose bands are read.
 BAND_SUFFIXES = frozenset({".tif", ".tiff", ".jp2"})
-#: Suffix of masks beside images, and why they are refused.
+#: The suffix of masks beside images, and why they are refused.
 MASK = ".msk"
 NO_MASK = (
     "masks beside images are not read; put them into the files "
@@ -103,13 +103,13 @@ class Source:
             ) from None
 
     def version(self, item: Item) -> str:
-        """What changes with the content of the file, without reading it."""
+        """A text that changes with the content of the file, found without reading it."""
         if self.archive is not None:
             info = self.archive.getinfo(item.entry)
             return f"{info.CRC} {info.file_size}"
         path = self.path / item.entry
         known = path.stat()
-        # Names and times of change may be swapped, or set; these tell files apart.
+        # Names and times of modification may be exchanged or set; these identify the file.
         own = f"{known.st_ino} {known.st_ctime_ns}"
         return f"{path.resolve()} {known.st_size} {known.st_mtime_ns} {own}"
 
@@ -169,7 +169,7 @@ def open_source(
     Raises:
         DataError: the set is absent, or has no class folders; the zip is damaged or encrypted, or
             has an entry with an unsafe path or of more than 256 MiB; or there are masks beside
-            the files whose bands are read.
+            files whose bands are read.
     """
     path = locate(root)
     name = root if root in NAMED_ROOTS else path.resolve().name

@@ -50,15 +50,15 @@ def tiff_page(data: bytes) -> TiffPage | None:
     if (count := _images(file, whole)) > 1:
         raise ImageError(
             f"{count} pages",
-            "save the page to use, or the pages as bands of one image, to name in data.bands",
+            "save the page to use, or all as bands of one image and choose them in data.bands",
         )
     page = whole[0]
     bands, photometric, bits = _bands(page), int(page.photometric), page.bitspersample
     if bands not in _SAMPLES.get(photometric, (1, 3)):
         raise ImageError(
             f"{bands} bands, neither grey nor RGB",
-            "name the bands to read in data.bands (of Sentinel-2, B04, B03, B02 are red, green and "
-            "blue), or save one or three",
+            "choose bands in data.bands (B04, B03, B02 are red, green and blue in Sentinel-2), or "
+            "save one or three",
         )
     known_to_pillow = bands == 1 or photometric != _BLACK_IS_ZERO or bits < 8
     if bits <= 8 and page.sampleformat in (1, 4) and known_to_pillow:

@@ -117,11 +117,12 @@ def sample_request(job: SamplingJob, *, agreed: bool, progress: bool) -> np.ndar
     directory = JobDirectory(jobs / f"{spec.backend}-{job.digest}")
     new = directory.never_sent()
     if not new:  # a job that an earlier version began keeps its circuits
-        spec = replace(spec, compile=directory.spec().compile)
+        kept = directory.spec()
+        spec = replace(spec, compile=kept.compile, fractional_gates=kept.fractional_gates)
         job = replace(job, spec=spec)
     if new or not directory.is_done():
         if not (agreed or spec.local):
-            device = snapshot(spec.backend)
+            device = snapshot(spec.backend, spec.fractional)
             estimate = job.estimate(device, isa_cache(spec, device))
             raise BudgetError(
                 f"limits: {spec.backend} is expected to take {estimate.paid_seconds:,.1f} QPU "
