@@ -74,13 +74,14 @@ def run_job(
             with _session(directory, ledger, service):
                 ledger.set_fact("state", "running")
                 images = job.sample(ledger, service, cache, progress=progress)
-            write_images(job, images, job.exact_images(), directory.path)
+            exact = job.exact_images()
+            write_images(job, images, exact, directory.path)
             # Only after the session is closed, which would be paid for meanwhile.
             if service.remembers and not ledger.fact("settled"):
                 seconds = job.spec.limits.settle_seconds
                 print(f"images are written; {seconds:g} s for a last look for surplus jobs")
             _submitter(directory, ledger, service).finish()
-            report = write_report(job, ledger, cache, directory.path)
+            report = write_report(job, ledger, cache, images, exact, directory.path)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"interrupted; nothing is lost; to continue: qhdm jobs resume {directory.name}"
