@@ -181,7 +181,7 @@ class Compiler:
     def _best(self, form: InputForm, most: int, fractional: bool) -> LaidOut | None:
         """The approximate circuit with the least expected error, which falls and rises with gates.
 
-        The walk begins near the minimum. If it leads up, exact circuits are tried, too.
+        The walk begins near the minimum. It may end early: exact circuits are tried, too.
         """
         needed = gates_needed(len(form.inputs), fractional=fractional)
         laid: dict[int, tuple[float, LaidOut]] = {}
@@ -202,8 +202,7 @@ class Compiler:
             gates = start
             while error(gates + step) < error(gates):
                 gates += step
-        if gates > start:
-            error(needed)
+        error(min(needed, most))
         if not laid:
             return None
         least = min(expected for expected, _ in laid.values())
