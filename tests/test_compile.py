@@ -97,6 +97,18 @@ def test_exact_circuits_of_three_qubits_have_the_same_values(seed: int) -> None:
     assert twelve.error > 1e-4
 
 
+def test_components_near_the_identity_have_exact_circuits_too() -> None:
+    """Where training begins, and where T alone has local minima in the way of nearly all starts."""
+    filter = build_filter("fqconv", layers=3)
+    weights = np.random.default_rng(0).uniform(-0.5, 0.5, len(filter.weights))
+    circuit = filter.circuit.assign_parameters(dict(zip(filter.weights, weights, strict=True)))
+    form = InputForm.of(on_qubits(circuit, components(circuit)[0]))
+    assert form is not None
+    best = exact_fit(form.unitary, most=14)
+    assert best is not None
+    assert best.line.gates <= 14
+
+
 @pytest.mark.parametrize(("n", "gates"), [(1, 0), (2, 2)])
 def test_exact_circuits_of_fewer_qubits(n: int, gates: int) -> None:
     circuit = QuantumCircuit(n)

@@ -37,13 +37,13 @@ def bound(name: str = "fqconv", layers: int = 1):  # type: ignore[no-untyped-def
     return filter, w, filter.circuit.assign_parameters(dict(zip(filter.weights, w, strict=True)))
 
 
-@pytest.mark.parametrize("name", ["rehearsal", "aer", "boston"])
+@pytest.mark.parametrize("name", ["rehearsal", "aer", "boston", "sheet"])
 def test_shipped_specifications_are_read_and_written_back(name: str, tmp_path: Path) -> None:
     spec = load_spec(ROOT / "jobs" / f"{name}.yaml")
     path = tmp_path / "again.yaml"
     path.write_text(spec_to_yaml(spec))
     assert load_spec(path) == spec
-    assert spec.local == (name != "boston")
+    assert spec.local == (name not in ("boston", "sheet"))
 
 
 @pytest.mark.parametrize(
@@ -236,6 +236,7 @@ def test_a_dry_run_and_a_rehearsal(cli, tiny_run: Path, tmp_path: Path) -> None:
     # The device errs, and the report tells how much.
     assert report["shot_noise"] < report["error"]["rms"] < 0.3
     assert report["correlation"] > 0.9
+    assert 0 < report["image_change"] < 0.1
     for verb in ("cancel", "fetch"):
         done = cli("jobs", "--runs", tiny_run, verb, folder.name)
         assert done.stdout == f"job {folder.name}: is done; samples: {folder / 'samples.png'}\n"

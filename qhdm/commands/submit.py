@@ -57,12 +57,12 @@ def _submit(arguments: argparse.Namespace) -> None:
     print(f"run: {spec.run}")
     job = Run.open(spec.run, device="cpu").job(spec)
     if arguments.compare:
-        devices = [snapshot(name) for name in arguments.compare]
+        devices = [snapshot(name, spec.fractional) for name in arguments.compare]
         estimates = [job.estimate(one, job_runner.isa_cache(spec, one)) for one in devices]
         print(describe_devices(estimates))
         return
     if arguments.dry_run:
-        device = snapshot(arguments.device or spec.backend)
+        device = snapshot(arguments.device or spec.backend, spec.fractional)
         print(describe(job.estimate(device, job_runner.isa_cache(spec, device))))
         return
     service = job_runner.connect(spec)

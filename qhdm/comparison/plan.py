@@ -62,7 +62,7 @@ def prepare(cells: Sequence[Cell], *, progress: bool = True) -> None:
             raise ComparisonError(
                 f"variants.{variant}: has other images, or another split, than "
                 f"{cells[0].variant}, and their metrics would not compare; give both the same "
-                "root, image_size, channels, range, classes and test_fraction of `data`"
+                "root, image_size, bands or channels, range, classes and split in `data`"
             )
         for request in settings:
             if not request.needs_features:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from qiskit.circuit import ClassicalRegister, QuantumCircuit
-from qiskit.transpiler import Target, TranspilerError, generate_preset_pass_manager
+from qiskit.transpiler import PassManager, Target, TranspilerError, generate_preset_pass_manager
+from qiskit.transpiler.passes import Optimize1qGatesDecomposition
 
 from qhdm.errors import HardwareError
 from qhdm.hardware.packing import regions_of
@@ -17,6 +18,7 @@ from qhdm.quantum.compile.component import Candidate, InputForm, approximate, ex
 from qhdm.quantum.compile.error import ErrorModel
 from qhdm.quantum.compile.search import gates_needed
 from qhdm.quantum.devices.calibration import left_out, working_part
+from qhdm.quantum.devices.fractional import FRACTIONAL, folded, two_qubit_gates, without
 from qhdm.quantum.ir.connectivity import Compact, compact, components, on_qubits
 from qhdm.quantum.options import Compile
 
@@ -72,21 +74,31 @@ class LaidOut:
     Attributes:
         circuit: what runs.
         figures: of it.
-        before: of the component as it was transpiled, not compiled.
+        before: of the component as it was transpiled, not compiled, without fractional gates where
+            the device has others.
+        cost: see `Region`, on the best qubits.
         bias: root of the mean squared error of <Z> without noise; 0 unless it is approximate.
     """
 
     circuit: Compact
     figures: Figures
     before: Figures
+    cost: float
     bias: float = 0.0
+
+    @property
+    def expected(self) -> float:
+        """What to compare circuits by: the expected error of <Z>, or its proxy."""
+        return self.cost if self.figures.error is None else self.figures.error
 
 
 class Compiler:
     """Transpiles filters component by component, and compiles components if that saves gates.
 
+    On a device with both, a component takes fractional gates if it is expected to err less so.
+
     Args:
-        target: of the device.
+        target: of the device; its RZZ, if any, takes angles from 0 to pi/2.
         seed: of the transpiler.
         compilation: `exact` takes an equivalent circuit with the fewest two-qubit gates,
             `approximate` the number of gates with the least expected error, `off` neither.
@@ -98,10 +110,21 @@ class Compiler:
     ) -> None:
         self._target, self._mode, self._shots = target, compilation, shots
         self._errors = ErrorModel(target)
-        self._manager = generate_preset_pass_manager(
-            _OPTIMIZATION_LEVEL, target=working_part(target), seed_transpiler=seed
-        )
+        working = working_part(target)
+        pairs = two_qubit_gates(working)
+        #: By whether circuits are of fractional gates.
+        self._managers: dict[bool, PassManager] = {}
+        if pairs != {"rzz"}:
+            self._managers[False] = _manager(without(working, FRACTIONAL), seed)
+        if "rzz" in pairs:
+            self._managers[True] = _manager(working, seed)
+        self._rotations = PassManager([Optimize1qGatesDecomposition(target=working)])
         self._known: dict[str, list[LaidOut]] = {}
+
+    @property
+    def bases(self) -> tuple[bool, ...]:
+        """Circuits that are tried: without fractional gates (False), with them (True), or both."""
+        return tuple(self._managers)
 
     def lay_out(self, bound: QuantumCircuit) -> list[LaidOut]:
         """The components of a circuit of gates, in order, free in its inputs alone.
@@ -131,64 +154,76 @@ class Compiler:
         return self._known[key]
 
     def _component(self, circuit: QuantumCircuit) -> LaidOut:
+        options = [self._option(circuit, fractional) for fractional in self._managers]
+        best = min(options, key=lambda option: option.expected)
+        return replace(best, before=options[0].before)
+
+    def _option(self, circuit: QuantumCircuit, fractional: bool) -> LaidOut:
+        """A component in fractional gates, or without."""
         form = InputForm.of(circuit)
-        plain = self._transpiled(circuit, range(circuit.num_qubits))
-        before = self._figures(plain, form)
-        most = before.gates - 1
+        plain = self._laid_out(circuit, range(circuit.num_qubits), form, fractional)
+        most = plain.figures.gates - 1
         best = None
         if form is not None and self._mode == "exact":
-            candidate = exact(form, most=most)
-            best = None if candidate is None else self._laid_out(candidate, form, before)
+            candidate = exact(form, most=most, fractional=fractional)
+            best = None if candidate is None else self._candidate(candidate, form, fractional)
         elif form is not None and self._mode == "approximate":
-            best = self._best(form, before)
+            best = self._best(form, most, fractional)
         # Fewer gates may still err more, on qubits that matter more.
-        if best is None or best.figures.gates > most or _worse(best.figures, before):
-            return LaidOut(plain, before, before)
-        return best
+        if best is None or best.figures.gates > most or best.expected > plain.expected:
+            return plain
+        return replace(best, before=plain.before)
 
-    def _laid_out(self, candidate: Candidate, form: InputForm, before: Figures) -> LaidOut:
-        circuit = self._transpiled(candidate.circuit, candidate.outputs)
-        return LaidOut(circuit, self._figures(circuit, form), before, candidate.bias)
+    def _candidate(self, candidate: Candidate, form: InputForm, fractional: bool) -> LaidOut:
+        laid_out = self._laid_out(candidate.circuit, candidate.outputs, form, fractional)
+        return replace(laid_out, bias=candidate.bias)
 
-    def _best(self, form: InputForm, before: Figures) -> LaidOut | None:
+    def _best(self, form: InputForm, most: int, fractional: bool) -> LaidOut | None:
         """The approximate circuit with the least expected error, which falls and rises with gates.
 
-        The walk begins near the minimum. If it leads up, exact circuits are tried, too.
+        The walk begins near the minimum. It may end early: exact circuits are tried, too.
         """
-        needed = gates_needed(len(form.inputs))
+        needed = gates_needed(len(form.inputs), fractional=fractional)
         laid: dict[int, tuple[float, LaidOut]] = {}
 
         def error(gates: int) -> float:
             """Expected, with the error of shots; infinite where there is no such circuit."""
-            if not 0 <= gates <= min(needed, before.gates - 1):
+            if not 0 <= gates <= min(needed, most):
                 return math.inf
             if gates not in laid:
-                one = self._laid_out(approximate(form, gates=gates), form, before)
+                candidate = approximate(form, gates=gates, fractional=fractional)
+                one = self._candidate(candidate, form, fractional)
                 shots = np.mean(1 - form.values() ** 2) / self._shots
                 laid[gates] = math.hypot(one.figures.error or one.bias, math.sqrt(shots)), one
             return laid[gates][0]
 
-        start = max(0, min(needed - _FEWER, before.gates - 1))
+        start = max(0, min(needed - _FEWER, most))
         for step in (-1, 1):
             gates = start
             while error(gates + step) < error(gates):
                 gates += step
-        if gates > start:
-            error(needed)
+        error(min(needed, most))
         if not laid:
             return None
         least = min(expected for expected, _ in laid.values())
         alike = [one for expected, one in laid.values() if expected <= _ALIKE * least]
         return min(alike, key=lambda one: one.bias)
 
-    def _transpiled(self, circuit: QuantumCircuit, outputs: Sequence[int]) -> Compact:
-        """A circuit transpiled; its clbit i reads qubit outputs[i]."""
-        measured = circuit.copy()
+    def _laid_out(
+        self,
+        plain: QuantumCircuit,
+        outputs: Sequence[int],
+        form: InputForm | None,
+        fractional: bool,
+    ) -> LaidOut:
+        """A circuit transpiled; <Z_i> is measured on its qubit outputs[i]."""
+        measured = plain.copy()
         measured.add_register(ClassicalRegister(len(outputs)))
         measured.measure(list(outputs), range(len(outputs)))
-        return compact(self._manager.run(measured))
-
-    def _figures(self, circuit: Compact, form: InputForm | None) -> Figures:
+        transpiled = self._managers[fractional].run(measured)
+        if fractional:  # the X of folded angles are merged into the rotations next to them
+            transpiled = self._rotations.run(folded(transpiled))
+        circuit = compact(transpiled)
         regions = regions_of(circuit, self._target)
         if not regions:
             raise HardwareError("layout: no working qubits of the device fit a circuit")
@@ -200,11 +235,12 @@ class Compiler:
         whole.measure([physical[end] for end in circuit.ends], range(len(circuit.ends)))
         two = [entry for entry in circuit.circuit.data if len(entry.qubits) == 2]
         depth = circuit.circuit.depth(lambda entry: len(entry.qubits) == 2)
-        return Figures(len(two), depth, duration_of(whole, self._target), error)
+        figures = Figures(len(two), depth, duration_of(whole, self._target), error)
+        return LaidOut(circuit, figures, figures, regions[0].cost)
 
 
-def _worse(new: Figures, old: Figures) -> bool:
-    return new.error is not None and old.error is not None and new.error > old.error
+def _manager(target: Target, seed: int) -> PassManager:
+    return generate_preset_pass_manager(_OPTIMIZATION_LEVEL, target=target, seed_transpiler=seed)
 
 
 def gates_of(bound: QuantumCircuit) -> list[tuple[str, list[int], list[str]]]:

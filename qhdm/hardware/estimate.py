@@ -187,7 +187,7 @@ def _circuits(estimate: JobEstimate) -> list[str]:
         + (f" (executed: {executed:,}, in equal parts)" if executed != spec.shots else ""),
         "",
         f"{'place':<28}{'filters':>8}{'rows':>8}{'copies':>7}{'packed':>8}"
-        f"{'2q gates':>11}{'2q depth':>11}{'us':>11}{'error':>15}{'jobs':>6}{'QPU s':>8}",
+        f"{'2q gates':>11}{'2q depth':>11}{'us':>14}{'error':>17}{'jobs':>6}{'QPU s':>8}",
     ]
     for stage in estimate.stages:
         isa = stage.circuits
@@ -200,7 +200,7 @@ def _circuits(estimate: JobEstimate) -> list[str]:
         lines.append(
             f"{stage.place:<28}{stage.filters:>8}{stage.rows:>8}{copies:>7}"
             f"{max(-(-stage.rows // c.copies) for c in isa):>8}"
-            f"{gates:>11}{depth:>11}{us:>11}{error:>15}{stage.runtime_jobs:>6}{stage.seconds:>8.1f}"
+            f"{gates:>11}{depth:>11}{us:>14}{error:>17}{stage.runtime_jobs:>6}{stage.seconds:>8.1f}"
         )
     bias = math.sqrt(np.mean([c.bias**2 for stage in estimate.stages for c in stage.circuits]))
     lines += [

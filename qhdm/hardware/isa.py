@@ -253,6 +253,7 @@ class IsaCache:
             [p.name for p in inputs],
             gates_of(bound),
             *([layout] if layout else []),
+            *(["fractional", *self._compiler.bases] if True in self._compiler.bases else []),
             *([self._compilation] if self._compilation != "off" else []),
             *([self._shots] if self._compilation == "approximate" else []),
         ]

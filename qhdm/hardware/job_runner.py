@@ -74,13 +74,14 @@ def run_job(
             with _session(directory, ledger, service):
                 ledger.set_fact("state", "running")
                 images = job.sample(ledger, service, cache, progress=progress)
-            write_images(job, images, job.exact_images(), directory.path)
+            exact = job.exact_images()
+            write_images(job, images, exact, directory.path)
             # Only after the session is closed, which would be paid for meanwhile.
             if service.remembers and not ledger.fact("settled"):
                 seconds = job.spec.limits.settle_seconds
                 print(f"images are written; {seconds:g} s for a last look for surplus jobs")
             _submitter(directory, ledger, service).finish()
-            report = write_report(job, ledger, cache, directory.path)
+            report = write_report(job, ledger, cache, images, exact, directory.path)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"interrupted; nothing is lost; to continue: qhdm jobs resume {directory.name}"
@@ -116,11 +117,12 @@ def sample_request(job: SamplingJob, *, agreed: bool, progress: bool) -> np.ndar
     directory = JobDirectory(jobs / f"{spec.backend}-{job.digest}")
     new = directory.never_sent()
     if not new:  # a job that an earlier version began keeps its circuits
-        spec = replace(spec, compile=directory.spec().compile)
+        kept = directory.spec()
+        spec = replace(spec, compile=kept.compile, fractional_gates=kept.fractional_gates)
         job = replace(job, spec=spec)
     if new or not directory.is_done():
         if not (agreed or spec.local):
-            device = snapshot(spec.backend)
+            device = snapshot(spec.backend, spec.fractional)
             estimate = job.estimate(device, isa_cache(spec, device))
             raise BudgetError(
                 f"limits: {spec.backend} is expected to take {estimate.paid_seconds:,.1f} QPU "

@@ -47,8 +47,22 @@ def write_images(job: SamplingJob, images: np.ndarray, exact: np.ndarray, folder
         save_png(labelled_grid(shown, job.labels, names, bands=bands), folder / name)
 
 
-def write_report(job: SamplingJob, ledger: Ledger, cache: IsaCache, folder: Path) -> dict[str, Any]:
-    """Write report.json and report.png; returns what report.json holds."""
+def write_report(
+    job: SamplingJob,
+    ledger: Ledger,
+    cache: IsaCache,
+    images: np.ndarray,
+    exact_images: np.ndarray,
+    folder: Path,
+) -> dict[str, Any]:
+    """Write report.json and report.png; returns what report.json holds.
+
+    Args:
+        job, images, exact_images: as for `write_images`.
+        ledger: of the job.
+        cache: of its ISA circuits.
+        folder: of its output.
+    """
     stages = ledger.comparisons()
     measured, exact = (
         np.concatenate([arrays[key].reshape(-1, arrays[key].shape[-1]) for *_, arrays in stages])
@@ -76,6 +90,7 @@ def write_report(job: SamplingJob, ledger: Ledger, cache: IsaCache, folder: Path
         "slopes": _slopes(stages),
         "shot_noise": float(np.sqrt(np.mean((1 - exact**2).clip(0) / spec.executed_shots))),
         "correlation": _correlation(measured, exact),
+        "image_change": _image_change(images, exact_images),
         "qpu_seconds": None if None in usage else float(sum(u for u in usage if u is not None)),
         "jobs": [
             {"id": request.job_id, **{name: getattr(request, name) for name in shown}}
@@ -107,6 +122,7 @@ def describe_report(report: dict[str, Any], folder: Path) -> str:
                 for place, s in report["slopes"].items()
             ),
             f"largest on qubit {worst}: rms {qubits[worst]['rms']:.4f}",
+            f"images: changed by {255 * report['image_change']:.2f} of 255 levels (rms of a pixel)",
             f"QPU seconds used: {'not reported yet' if used is None else f'{used:,.1f}'} "
             f"in {len(report['jobs']) + surplus} runtime jobs"
             + (f", {surplus} of them surplus" if surplus else ""),
@@ -174,6 +190,12 @@ def _circuits(job: SamplingJob, ledger: Ledger, cache: IsaCache) -> dict[str, An
             "bias": float(np.sqrt(np.mean([isa.bias**2 for isa in circuits]))),
         }
     return figures
+
+
+def _image_change(images: np.ndarray, exact: np.ndarray) -> float:
+    """Root of the mean squared difference of pixels in [0, 1]."""
+    difference = (images.astype(float) - exact) / np.iinfo(images.dtype).max
+    return float(np.sqrt(np.mean(difference**2)))
 
 
 def _slopes(stages: Sequence[tuple[int, str, dict[str, np.ndarray]]]) -> dict[str, Any]:

@@ -109,10 +109,12 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
 def load_kept_spec(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
     """Read the specification of a job that exists, as `load_spec`.
 
-    One of a version that compiled nothing lacks the key: its circuits stay as they are.
+    One of a version that compiled nothing, or took no fractional gates, lacks the key: its circuits
+    stay as they are.
     """
     document = read_document(path)
-    kept = ["compile=off"] if "compile" not in (document.data or ()) else []
+    before = {"compile": "off", "fractional_gates": "false"}
+    kept = [f"{key}={value}" for key, value in before.items() if key not in (document.data or ())]
     return validate(JobSpec, _present(with_overrides(document, [*kept, *overrides])))
 
 

@@ -243,6 +243,9 @@ class Hardware:
         compile: `exact` replaces components of up to three qubits by circuits of fewer gates with
             the same <Z>; `approximate` chooses the number of gates with the least expected error;
             `off` transpiles them gate by gate.
+        fractional_gates: RZZ and RX of any angle in one pulse: `auto` where the device has them and
+            the expected error falls, and never with twirled gates; True takes them instead of its
+            other two-qubit gates; False takes none.
         limits: what may be spent; needed on IBM backends.
 
     Example:
@@ -267,6 +270,7 @@ class Hardware:
     packing: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = "auto"
     layout_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     compile: Compile = "exact"
+    fractional_gates: bool | Literal["auto"] = "auto"
     limits: Limits | None = None
 
     @property
@@ -295,6 +299,11 @@ class Hardware:
         return self.twirling.gates or self.twirling.measure or self.mitigation == "trex"
 
     @property
+    def fractional(self) -> bool | Literal["auto"]:
+        """`fractional_gates`, where the client allows them: it cannot twirl them."""
+        return False if self.twirling.gates else self.fractional_gates
+
+    @property
     def executed_shots(self) -> int:
         """Shots of each circuit that are executed: twirled ones fill all random circuits alike."""
         parts = randomizations(self.shots) if self.twirled else 1
@@ -313,6 +322,10 @@ class Hardware:
             return "dynamical_decoupling", (
                 "not together with twirling or mitigation trex, whose random circuits the client "
                 "does not schedule; use one of them"
+            )
+        if self.fractional_gates is True and self.twirling.gates:
+            return "fractional_gates", (
+                "the client cannot twirl them: set it to auto or false, or twirling.gates to false"
             )
         return None
 

@@ -41,15 +41,18 @@ class Client:
         with self.calling("account"):
             self.service = QiskitRuntimeService(instance=instance)
 
-    def backend(self, name: str) -> Any:
-        """A backend by name.
+    def backend(self, name: str, *, fractional: bool = False) -> Any:
+        """A backend by name, with the fractional gates that it has, or without.
 
         Raises:
             HardwareError: the instance has none of that name, or it cannot be described.
         """
         with self.calling(f"backend {name}"), _logged_problems() as problems:
             try:
-                return self.service.backend(name)
+                # True would refuse a backend that has none.
+                return self.service.backend(
+                    name, use_fractional_gates=None if fractional else False
+                )
             except Exception:
                 # The client only logs why a backend cannot be described, and then has none.
                 if problems:

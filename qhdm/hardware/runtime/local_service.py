@@ -38,7 +38,7 @@ class LocalService:
     remembers = False
 
     def __init__(self, engine: Hardware) -> None:
-        self.device = snapshot(engine.backend)
+        self.device = snapshot(engine.backend, engine.fractional)
         ideal = engine.backend == IDEAL
         self._backend = None if ideal else named_devices()[engine.backend]()
         self._simulator = DeviceSimulator(self.device.target, noisy=not ideal)

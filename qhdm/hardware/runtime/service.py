@@ -60,9 +60,10 @@ class RuntimeService:
         for last in (False, True):
             try:
                 self._client = Client(self._engine.instance)
-                self._backend = self._client.backend(name)
+                fractional = self._engine.fractional
+                self._backend = self._client.backend(name, fractional=fractional is not False)
                 with self._client.calling(f"backend {name}"):
-                    device = device_of(name, self._backend, "the service")
+                    device = device_of(name, self._backend, "the service", fractional)
                 break
             except (ServiceError, AccessError) as error:
                 # The client tries this once, and takes a failed list of backends for an empty one.

@@ -1,4 +1,4 @@
-"""Circuits of two-qubit gates along a line of qubits, and their T with its derivatives, batched.
+"""Circuits of two-qubit gates along a line of qubits, and what they do to Z, with derivatives.
 
 A circuit is RZ and RX on each qubit, then k times a two-qubit gate with RZ and RX on its two
 qubits. With CZ it has 2 n + 4 k angles, with RZZ of free angles 2 n + 5 k. (An RZ before a CZ
@@ -22,7 +22,7 @@ class _Tables(NamedTuple):
 
     Attributes:
         signs: (n, 2^n), eigenvalues of each Z_q.
-        strings: numbers of the p strings of I, Y and Z but the identity.
+        strings: numbers of the p = 4^n - 1 strings but the identity, first those of I, Y and Z.
         weights: 2^(-|P|/2) of each of them.
         to_paulis: (2 * 4^n, 4^n): real and imaginary parts of a Hermitian matrix to its
             coefficients.
@@ -42,7 +42,7 @@ class _Tables(NamedTuple):
 def _tables(n: int) -> _Tables:
     letters = np.arange(4**n)[:, None] >> 2 * np.arange(n) & 3
     matrices = np.array([string_matrix(row) for row in letters])
-    strings = np.flatnonzero(~(letters == 1).any(axis=1))[1:]
+    strings = np.argsort((letters == 1).any(axis=1), kind="stable")[1:]
     flat = matrices.transpose(0, 2, 1).reshape(4**n, -1) / 2**n
     # P Q = i c R for strings that do not commute: i/2 [Q, R] has the coefficient -c of P.
     products = np.einsum("pij,qjk->qpik", matrices[strings], matrices)
@@ -65,10 +65,22 @@ def _paulis(matrices: np.ndarray, n: int) -> np.ndarray:
     return np.concatenate([flat.real, flat.imag], axis=-1) @ _tables(n).to_paulis
 
 
-def measured(unitary: np.ndarray) -> np.ndarray:
-    """2^(-|P|/2) T[i, P] of a unitary, (n, 3^n - 1): their squares add up to those of <Z_i>."""
+def turned(unitary: np.ndarray) -> np.ndarray:
+    """2^(-|P|/2) times the coefficients of U^+ Z_i U of a unitary, (n, 4^n - 1).
+
+    They tell unitaries apart up to phases of the basis states.
+    """
     n = len(unitary).bit_length() - 1
-    return _measured(_observables(unitary[None], range(n), n), n)[0]
+    return _weighted(_observables(unitary[None], range(n), n), n, 4**n - 1)[0]
+
+
+def measured(unitary: np.ndarray) -> np.ndarray:
+    """2^(-|P|/2) T[i, P] of a unitary, (n, 3^n - 1): their squares add up to those of <Z_i>.
+
+    They are the first columns of `turned`.
+    """
+    coefficients = turned(unitary)
+    return coefficients[:, : 3 ** len(coefficients) - 1]
 
 
 def _observables(unitaries: np.ndarray, outputs: range | tuple[int, ...], n: int) -> np.ndarray:
@@ -77,9 +89,9 @@ def _observables(unitaries: np.ndarray, outputs: range | tuple[int, ...], n: int
     return _paulis(unitaries.conj().swapaxes(1, 2)[:, None] @ turned, n)
 
 
-def _measured(observables: np.ndarray, n: int) -> np.ndarray:
+def _weighted(observables: np.ndarray, n: int, count: int) -> np.ndarray:
     tables = _tables(n)
-    return observables[..., tables.strings] * tables.weights
+    return observables[..., tables.strings[:count]] * tables.weights[:count]
 
 
 @dataclass(frozen=True)
@@ -110,12 +122,17 @@ class Line:
         return 2 * len(self.order) + (4 + self.fractional) * self.gates
 
     def residuals(self, angles: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, _Trace]:
-        """Errors (B, n (3^n - 1)) of T at angles (B, A), and what `jacobian` needs of them."""
-        n = len(self.order)
+        """Errors (B, n p) at angles (B, A), and what `jacobian` needs of them.
+
+        Args:
+            angles: radians.
+            wanted: (n, p), see `turned` or `measured`.
+        """
+        n, count = len(self.order), wanted.shape[1]
         states = self._states(angles)
         observables = _observables(states[-1], self.outputs, n)
-        errors = _measured(observables, n) - wanted
-        return errors.reshape(len(angles), -1), _Trace(states, observables)
+        errors = _weighted(observables, n, count) - wanted
+        return errors.reshape(len(angles), -1), _Trace(states, observables, count)
 
     def _states(self, angles: np.ndarray) -> np.ndarray:
         """The unitary before the circuit, and after each step, (k + 2, B, 2^n, 2^n)."""
@@ -141,7 +158,7 @@ class Line:
         return states
 
     def jacobian(self, trace: _Trace) -> np.ndarray:
-        """Derivatives (B, A, n (3^n - 1)) of the residuals.
+        """Derivatives (B, A, n p) of the residuals.
 
         A rotation about G after the unitary V turns the observables about V^+ G V.
         """
@@ -156,8 +173,10 @@ class Line:
                 before += [here, after]
                 axes += [tables.signs[q][:, None] * here, after[:, _flipped(n, q)]]
         generators = np.stack(before, axis=1).conj().swapaxes(2, 3) @ np.stack(axes, axis=1)
-        turns = tables.commutators * tables.weights * trace.observables[:, :, tables.partners]
-        derivatives = _paulis(generators, n)[:, None] @ turns  # (B, n, A, 3^n - 1)
+        p = trace.strings
+        turns = trace.observables[:, :, tables.partners[:, :p]]
+        turns *= tables.commutators[:, :p] * tables.weights[:p]
+        derivatives = _paulis(generators, n)[:, None] @ turns  # (B, n, A, p)
         return derivatives.swapaxes(1, 2).reshape(len(generators), self.angles, -1)
 
     def circuit(self, inputs: tuple[Parameter, ...], angles: np.ndarray) -> QuantumCircuit:
@@ -183,13 +202,14 @@ class Line:
 
 
 class _Trace(NamedTuple):
-    """Unitaries (k + 2, B, 2^n, 2^n) along circuits, and their observables (B, n, 4^n)."""
+    """Unitaries (k + 2, B, 2^n, 2^n) along circuits, their observables (B, n, 4^n), and p."""
 
     states: np.ndarray
     observables: np.ndarray
+    strings: int
 
     def at(self, index: np.ndarray) -> _Trace:
-        return _Trace(self.states[:, index], self.observables[index])
+        return _Trace(self.states[:, index], self.observables[index], self.strings)
 
 
 def _flipped(n: int, qubit: int) -> np.ndarray:

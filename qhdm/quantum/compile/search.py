@@ -1,4 +1,9 @@
-"""Search for the angles of circuits on a line: Levenberg-Marquardt from many starts at once."""
+"""Search for the angles of circuits on a line: Levenberg-Marquardt from many starts at once.
+
+First for circuits V with V^+ Z_i V = U^+ Z_i U, and only then for the same T, which is measured.
+At the identity, where training begins, T does not change with rotations about Y to first order, and
+nearly all starts would end in local minima.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 from qiskit.circuit import Parameter, QuantumCircuit
 
-from qhdm.quantum.compile.line import Line, measured
+from qhdm.quantum.compile.line import Line, measured, turned
 
 #: Root of the mean squared error of <Z>, added over outputs, that counts as none. No input of three
 #: qubits has an error above sqrt(5^3) times this: 6e-9.
 EXACT = 5e-10
-#: Starts, and iterations of each, before the best of them go on.
-_ROUNDS = ((32, 40), (8, 60), (3, 200))
+#: Starts, and iterations of each: with as many gates as exact circuits take, and with fewer.
+_EXACT_STARTS, _STARTS = (16, 80), (32, 30)
+#: So many of the best go on, to be best in what is measured.
+_ROUNDS = ((8, 60), (2, 150))
 #: Tries to find an exact circuit, with each of some numbers of gates from the least on.
 EXACT_TRIES, _MORE_GATES = 6, 2
 
@@ -85,16 +92,15 @@ def fit(
 @functools.lru_cache(maxsize=4096)
 def _fit(content: bytes, size: int, gates: int, tries: int, fractional: bool) -> Fit:
     """As `fit`, kept: the same filters are compiled for estimates, jobs and several devices."""
-    wanted = measured(np.frombuffer(content, complex).reshape(size, size))
+    unitary = np.frombuffer(content, complex).reshape(size, size)
     n = size.bit_length() - 1
     random = np.random.default_rng(gates)
-    # Filters that were trained from near the identity are easier to reach with swapped outputs.
     orders = list(itertools.permutations(range(n)))
     pairs = [(order, outputs) for order in orders for outputs in orders[::-1]]
     best: Fit | None = None
     for order, outputs in [pairs[5 * i % len(pairs)] for i in range(tries)]:
         line = Line(order, gates, outputs, fractional)
-        new = _minimise(line, wanted, random)
+        new = _minimise(line, unitary, random)
         best = new if best is None or new.error < best.error else best
         if best.exact:
             break
@@ -102,14 +108,16 @@ def _fit(content: bytes, size: int, gates: int, tries: int, fractional: bool) ->
     return best
 
 
-def _minimise(line: Line, wanted: np.ndarray, random: np.random.Generator) -> Fit:
-    angles = random.uniform(-np.pi, np.pi, (_ROUNDS[0][0], line.angles))
-    costs = np.zeros(len(angles))
+def _minimise(line: Line, unitary: np.ndarray, random: np.random.Generator) -> Fit:
+    enough = line.gates >= gates_needed(len(line.order), fractional=line.fractional)
+    starts, iterations = _EXACT_STARTS if enough else _STARTS
+    angles = random.uniform(-np.pi, np.pi, (starts, line.angles))
+    angles, costs = levenberg_marquardt(line, turned(unitary), angles, iterations)
     for starts, iterations in _ROUNDS:
-        angles = angles[np.argsort(costs, kind="stable")[:starts]]
-        angles, costs = levenberg_marquardt(line, wanted, angles, iterations)
         if costs.min() < EXACT**2:
             break
+        angles = angles[np.argsort(costs, kind="stable")[:starts]]
+        angles, costs = levenberg_marquardt(line, measured(unitary), angles, iterations)
     best = int(costs.argmin())
     return Fit(line, angles[best], float(np.sqrt(costs[best])))
 
@@ -121,7 +129,7 @@ def levenberg_marquardt(
 
     Args:
         line: family of circuits.
-        wanted: see `measured`.
+        wanted: see `turned` or `measured`.
         angles: starts (B, A).
         iterations: at most.
 
