@@ -13,7 +13,7 @@ from filters import HEADER, assert_same, draw, qiskit_values, read, read_qpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qiskit import qasm3
-from qiskit.circuit import Parameter, QuantumCircuit
+from qiskit.circuit import Parameter, ParameterVector, QuantumCircuit
 from tolerances import FLOAT64
 
 from qhdm.config import is_circuit_file
@@ -61,6 +61,45 @@ def test_parameter_vectors_are_found_by_their_numbers(tmp_path: Path) -> None:
     assert "_x_10_" in path.read_text()
     assert_same(filter, load_filter(path))
     assert_same(filter, read_qpy(tmp_path, filter.circuit))
+
+
+def test_the_rzz_that_qiskit_defines_is_read_as_one(tmp_path: Path) -> None:
+    """OpenQASM has no RZZ; as CX, RZ, CX, every output of a ring would seem to see all qubits."""
+    x, w = ParameterVector("x", 6), ParameterVector("w", 18)
+    ring = QuantumCircuit(6)
+    for q in range(6):
+        ring.rx(x[q], q)
+    for q in range(6):
+        ring.rzz(w[q], q, (q + 1) % 6)
+        ring.rxx(w[6 + q], q, (q + 1) % 6)
+        ring.ry(w[12 + q], q)
+    (tmp_path / "ring.qasm").write_text(qasm3.dumps(ring))
+    loaded = load_filter(tmp_path / "ring.qasm")
+    assert loaded.circuit.count_ops()["rzz"] == 12
+    assert "cx" not in loaded.circuit.count_ops()
+    assert_same(loaded, read_qpy(tmp_path, ring))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "cx a, b; rz(t) a; cx a, b;",
+        "cx a, b; rz(t) b; cx b, a;",
+        "cx a, b; rx(t) b; cx a, b;",
+        "negctrl @ x a, b; rz(t) b; negctrl @ x a, b;",
+    ],
+)
+def test_other_gates_between_cx_stay_as_they_are(body: str, tmp_path: Path) -> None:
+    loaded = read(
+        tmp_path,
+        f"gate rzz(t) a, b {{ {body} }}\ninput float x0;\ninput float w0;\nqubit[2] q;\n"
+        "rx(x0) q[0];\nh q[1];\nrzz(w0) q[0], q[1];\n",
+    )
+    assert "rzz" not in loaded.circuit.count_ops()
+    x, w = draw(loaded)
+    assert expectation(loaded, x, w)[0].tolist() == pytest.approx(
+        qiskit_values(loaded, x[0], w), abs=FLOAT64
+    )
 
 
 def test_arguments_of_defined_gates_keep_their_order(tmp_path: Path) -> None:

@@ -113,6 +113,18 @@ def test_interrupt_saves_and_resume_finishes(cli: Cli, tiny_yaml: Path, tmp_path
     assert f"step {saved + 5} already" in succeeded(cli("train", "--resume", run))
 
 
+def test_training_names_the_images_that_it_skips(cli: Cli, tiny_yaml: Path, tmp_path: Path) -> None:
+    for label in ("Forest", "River"):
+        (tmp_path / "mine" / label).mkdir(parents=True)
+        for i in range(9):
+            Image.new("RGB", (16, 16), (9 * i, 99, 9)).save(tmp_path / "mine" / label / f"{i}.png")
+    (tmp_path / "mine" / "River" / "bad.jpg").write_bytes(b"not an image")
+    few = sets("data.root=mine", "data.skip_broken=true", "train.steps=1", "train.batch_size=2")
+    done = cli("train", tiny_yaml, *few, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "skipped: 1 (River/bad.jpg)" in done.stderr
+
+
 def test_asking_about_a_run_does_not_change_it(cli: Cli, tiny_run: Path) -> None:
     before = (tiny_run / "config.yaml").read_text()
     for arguments in (["--dry-run", *sets("train.steps=99")], sets("train.steps=5")):

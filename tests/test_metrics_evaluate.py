@@ -225,6 +225,11 @@ def test_an_interruption_loses_a_few_images_at_most(
         patch.setattr(Run, "sample", interrupted)
         with pytest.raises(KeyboardInterrupt):
             sampled(RunDirectory.open(run), settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "sample", interrupted)
+        calls[:] = [1, 1]
+        done = call("evaluate", run, "--num", 60, "--steps", 1, "--seed", 9, "--metrics", "classes")
+    refused(done, "repeat the command", code=130)
     found, present = sampled(RunDirectory.open(run), settings)
     assert present == 50
     assert len(found) == 60
@@ -256,6 +261,7 @@ def test_the_python_interface_tells_requests_apart(
     out = tmp_path / "evaluation.json"
     found = evaluate(run, settings=settings, out=out)
     assert found == read_evaluation(out)
+    assert "| class accuracy[" in str(found)
     accuracy = found.find("class accuracy")
     assert accuracy is not None
     assert accuracy.num == 9

@@ -155,6 +155,13 @@ def test_a_configuration_with_layers_takes_a_file_by_settings_alone() -> None:
     assert {filter.name for filter in build_filters(config).values()} == {"reuploading"}
 
 
+@pytest.mark.parametrize("name", ["quickstart", "eurosat", "eurosat32", "eurosat_ms"])
+def test_a_recommended_configuration_takes_a_file_by_one_setting(name: str) -> None:
+    config = load_config(name, ["quantum.vertex.ansatz=reuploading"])
+    assert config.quantum.vertex.layers is None
+    assert config.quantum.encoder.layers == 3
+
+
 def test_files_take_no_layers_and_names_are_still_checked(tmp_path: Path) -> None:
     for layers in (2, 3):
         with pytest.raises(ConfigError, match=r"vertex\.layers: .*quantum\.vertex\.layers=null\)"):

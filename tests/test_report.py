@@ -24,7 +24,7 @@ from qhdm import Run, data
 from qhdm.cli import main
 from qhdm.comparison.cells import cells_of
 from qhdm.comparison.plan import parameters_of
-from qhdm.comparison.results import collect
+from qhdm.comparison.results import collect, read_results
 from qhdm.comparison.spec import load_grid
 from qhdm.config import Sampling, load_config
 from qhdm.console import duration
@@ -39,9 +39,11 @@ from qhdm.metrics.records import (
     Use,
 )
 from qhdm.metrics.samples import described
+from qhdm.metrics.tables import metric_table
 from qhdm.models import build_model
+from qhdm.models.named_filters import named_filters
 from qhdm.report.comparison import write_comparison_page
-from qhdm.report.run import write_run_page
+from qhdm.report.run import redraw_distance, write_run_page
 from qhdm.report.samples import nearest
 from qhdm.runs.directory import RunDirectory
 from qhdm.schema import write_record
@@ -203,6 +205,7 @@ def test_a_run_is_shown_in_full(run: Path, page: Path) -> None:
         "vertex.block1.conv1",
         "kind: qcunet",
         "qiskit-machine-learning 0.9",
+        "differ by 1.814 rad",
     ):
         assert words in found.text, words
     for chart in ("training loss by step", "classical and quantum", "angles", "circuit fqconv"):
@@ -410,6 +413,40 @@ def test_a_comparison_is_shown_in_full(comparison_page: Path) -> None:
     assert len(page.images("training loss of all cells")) == 1
 
 
+def test_a_comparison_of_losses_alone_has_no_empty_parts(comparison: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "losses"
+    shutil.copytree(comparison, folder)
+    results = read_results(folder / "results.json")
+    own = tuple(row for row in results.summary if row.label == results.primary)
+    write_record(dataclasses.replace(results, summary=own), folder / "results.json")
+    write_comparison_page(folder, folder / "page.html")
+    page = parse(folder / "page.html")
+    assert "Primary endpoint" in page.text
+    assert "Secondary" not in page.text
+    assert "real images" not in page.text
+
+
+@pytest.mark.parametrize("name", ["quickstart", "published"])
+def test_the_distance_of_two_draws_of_angles(name: str) -> None:
+    draws = []
+    for seed in (0, 1):
+        config = load_config(name, [f"seed={seed}", "data.root=bundled"])
+        model = build_model(data.resolved(config))
+        draws.append(np.concatenate([item.weights for item in named_filters(model)]))
+    around = np.angle(np.exp(1j * (draws[1] - draws[0])))
+    assert np.sqrt(np.square(around).mean()) == pytest.approx(redraw_distance(config), rel=0.1)
+
+
+def test_only_gains_have_a_baseline() -> None:
+    known = evaluation(1.0, step=20)
+    metrics = tuple(dataclasses.replace(m, baseline=None) for m in known.metrics)
+    without = metric_table(dataclasses.replace(known, metrics=metrics))
+    assert "baseline" not in without.header
+    gain = dataclasses.replace(metrics[0], baseline=0.25)
+    table = metric_table(dataclasses.replace(known, metrics=(gain, *metrics[1:])))
+    assert "0.2500" in [row[table.header.index("baseline")] for row in table.rows]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: chromium)")
 @pytest.mark.parametrize(
@@ -428,6 +465,12 @@ def test_a_browser_shows_every_page(
         # Wide tables scroll within themselves: the page never does.
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         assert page.evaluate("document.body.innerText.length") > 999
+        # The pictures of a row are at one height, however its captions wrap.
+        assert page.evaluate(
+            "[...document.querySelectorAll('.strip')].every(strip => new Set([...strip.children]"
+            ".map(figure => Math.round(figure.lastElementChild.getBoundingClientRect().bottom)))"
+            ".size == 1)"
+        )
         assert page.requests == []
         assert page.complaints == []
 

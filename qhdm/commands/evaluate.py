@@ -15,7 +15,7 @@ from qhdm.commands.arguments import (
     settings,
 )
 from qhdm.commands.train_classifier import add_data, data_config
-from qhdm.errors import ConfigError, EvaluationError
+from qhdm.errors import ConfigError, EvaluationError, Interrupted
 
 _ENGINE = ("engine", "shots", "noise", "method")
 _SAMPLING = ("num", *SAMPLER, *_ENGINE)
@@ -106,4 +106,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from qhdm.metrics import evaluate
     from qhdm.metrics.tables import describe
 
-    print(describe(evaluate(images or source, real, request, out=arguments.out, progress=True)))
+    try:
+        result = evaluate(images or source, real, request, out=arguments.out, progress=True)
+    except KeyboardInterrupt:
+        if images and not arguments.out:
+            raise
+        raise Interrupted(
+            "interrupted: finished metrics and sampled images are kept; repeat the command to "
+            "continue"
+        ) from None
+    print(describe(result))

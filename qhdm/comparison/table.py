@@ -117,7 +117,8 @@ def overview_table(blocks: Sequence[MetricBlock], baseline: str) -> Table:
         own = [of_metric.get(variant) for of_metric in means]
         cells = [f"{number(row.mean)} {interval(row.low, row.high)}" if row else "" for row in own]
         rows.append([variant, *map(str.strip, cells)])
-    rows.append(["real images", *(number(block.floor) for block in shown)])
+    if any(block.floor is not None for block in shown):
+        rows.append(["real images", *(number(block.floor) for block in shown)])
     header = ["variant"]
     for block in shown:  # FID[..., test] as `FID, test`
         name, _, rest = block.label.removesuffix("]").partition("[")

@@ -197,11 +197,15 @@ class SamplerOptions:
 @one_line_errors
 @dataclass(frozen=True, config=STRICT)
 class Sampling(SamplerOptions, EngineRequest):
-    """A sampling request.
+    """A sampling request; `run` is the value of the run's configuration.
 
     Attributes:
         classes: names or numbers; None is all of them.
         num: images of each class.
+        seed: image i of a class depends on it, the class and i alone.
+        sampler, steps, guidance, guidance_interval, guide, eta, weights: as the options of
+            `qhdm sample` (docs/training.md).
+        engine: `Exact(...)`, `Aer(...)` or `Hardware(...)`, which evaluates the filters.
         engine_steps: an engine other than `run` evaluates the filters only in the last so many
             steps; the others are exact. None is all steps.
 

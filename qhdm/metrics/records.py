@@ -238,6 +238,11 @@ class Evaluation:
     use: tuple[Use, ...] = ()
     format: Literal[1] = 1
 
+    def __str__(self) -> str:
+        from qhdm.metrics.tables import describe
+
+        return describe(self)
+
     def find(
         self,
         name: MetricName,

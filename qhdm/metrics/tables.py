@@ -37,21 +37,22 @@ def provenance(evaluation: Evaluation) -> list[str]:
 
 
 def metric_table(evaluation: Evaluation) -> Table:
-    """The metrics over all classes."""
+    """The metrics over all classes, with the baseline of those that have one."""
+    shown = [m for m in _ordered(evaluation) if m.class_name is None]
+    gains = any(m.baseline is not None for m in shown)
     rows = [
         [
             m.label,
             number(m.value),
             number(m.error),
             "n/a" if m.floor is None else number(m.floor),
-            number(m.baseline),
+            *[number(m.baseline)] * gains,
             m.better or "",
         ]
-        for m in _ordered(evaluation)
-        if m.class_name is None
+        for m in shown
     ]
-    header = ["metric [extractor, N, split]", "value", "error", "floor", "baseline", "better"]
-    return Table(header, rows)
+    header = ["metric [extractor, N, split]", "value", "error", "floor", *["baseline"] * gains]
+    return Table([*header, "better"], rows)
 
 
 def class_table(evaluation: Evaluation) -> Table | None:

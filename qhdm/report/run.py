@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qhdm.config import to_yaml
+from qhdm.config import Config, PublishedModelConfig, to_yaml
 from qhdm.data import Bands
 from qhdm.device import resolve_device
 from qhdm.files import write_text
@@ -20,6 +20,7 @@ from qhdm.metrics.tables import READ_USE, class_table, metric_table, provenance,
 from qhdm.models.build import build_model
 from qhdm.models.counts import Counts, count_parameters
 from qhdm.models.filters import set_engine
+from qhdm.models.hybrid import ANGLES
 from qhdm.models.named_filters import NamedFilter, named_filters
 from qhdm.quantum.analysis.audit import audit, conclusions
 from qhdm.quantum.analysis.text import summary
@@ -85,6 +86,7 @@ def write_run_page(path: Path, out: Path) -> list[str]:
         training=_training_facts(records, run),
         charts=_training_charts(records, counts[-1]),
         filters=_filter_table(run, filters),
+        redrawn=redraw_distance(run.config),
         angles=_angles(filters),
         circuits=_circuits(filters),
         versions=versions,
@@ -173,6 +175,13 @@ def _filter_table(run: RunDirectory, filters: Sequence[NamedFilter]) -> Table:
         moved = f"{number(_moved(item.weights - start.weights))} rad" if start else ""
         rows.append([item.place, item.filter.name, str(item.index), str(len(item.weights)), moved])
     return Table(["place", "circuit", "filter", "weights", "moved by training"], rows, left=2)
+
+
+def redraw_distance(config: Config) -> float:
+    """Root mean square difference of two draws of the initial angles."""
+    if isinstance(config.model, PublishedModelConfig):
+        return math.pi / math.sqrt(3)  # uniform on the circle
+    return math.sqrt(2) * ANGLES
 
 
 def _moved(change: np.ndarray) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from qhdm import data
+from qhdm import console, data
 from qhdm.config import Config
 from qhdm.device import resolve_device
 from qhdm.distributed import ALONE, World
@@ -157,9 +157,13 @@ def _with_precision(config: Config, world: World) -> Config:
 
 
 def _load(config: Config, callbacks: Sequence[Callback], world: World) -> data.Dataset:
-    """The training images; loading shows a bar where training will."""
-    bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
-    return data.load(config.data, progress=bar and world.first).split("train")
+    """The training images; loading shows a bar, and what was skipped, where training has a bar."""
+    progress = world.first and any(isinstance(callback, ProgressBar) for callback in callbacks)
+    images = data.load(config.data, progress=progress)
+    if progress and images.skipped:
+        first = ", ".join(images.skipped[:3]) + ", ..." * (len(images.skipped) > 3)
+        console.message(f"unreadable images skipped: {len(images.skipped)} ({first})")
+    return images.split("train")
 
 
 def _trained(

@@ -24,6 +24,7 @@ from qhdm.quantum.files.openqasm_gates import (
     U,
     controlled,
     inverted,
+    joined,
     root,
 )
 
@@ -201,7 +202,7 @@ class ProgramReader:
                 raise ProgramError(statement, "a qubit twice in one gate; name different qubits")
             gates += [gate.on(operands) for gate in self._call(statement, scope)]
         self._declare(node, node.name.name)
-        self._gates[node.name.name] = Definition(parameters, len(index), gates)
+        self._gates[node.name.name] = Definition(parameters, len(index), joined(gates))
 
     # Gates and measurements.
 
