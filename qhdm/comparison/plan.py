@@ -62,7 +62,8 @@ def prepare(cells: Sequence[Cell], *, progress: bool = True) -> None:
             raise ComparisonError(
                 f"variants.{variant}: has other images, or another split, than "
                 f"{cells[0].variant}, and their metrics would not compare; give both the same "
-                "root, image_size, bands or channels, range, classes and split in `data`"
+                "root, image_size, bands or channels, range, classes, test_fraction, split and "
+                "blocks in `data`"
             )
         for request in settings:
             if not request.needs_features:
