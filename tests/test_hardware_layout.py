@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 from qiskit.circuit import QuantumCircuit
+from qiskit.quantum_info import Pauli, Statevector
 from qiskit.transpiler import InstructionProperties, QubitProperties, Target
 from qiskit_ibm_runtime.fake_provider import FakeHanoiV2
 
 from qhdm import errors
 from qhdm.cli import main
+from qhdm.hardware.compilation import Compiler
 from qhdm.hardware.isa import PackedCircuit, make_isa
-from qhdm.hardware.packing import rate
+from qhdm.hardware.packing import rate, tree_layout
 from qhdm.hardware.runtime import snapshot
 from qhdm.quantum import build_filter
 from qhdm.quantum.analysis.transpile import to_isa
@@ -128,6 +130,43 @@ def test_the_transpiler_does_not_route_through_what_is_broken() -> None:
         backend.target.update_instruction_properties(name, qubits, InstructionProperties(1e-7, 1.0))
     again = uses(to_isa(circuit, backend).circuit)
     assert not again & {(name, pair), (name, pair[::-1])}
+
+
+def test_a_filter_of_rings_lies_on_a_tree_if_it_is_compiled() -> None:
+    circuit, filter = bound("hqconv")
+    target = snapshot("fake_fez").target
+    plain, compiled = (
+        Compiler(target, seed=0, compilation=mode).lay_out(circuit)[0] for mode in ("off", "exact")
+    )
+    assert compiled.figures.gates < plain.figures.gates
+    assert compiled.cost < plain.cost
+    assert compiled.before == plain.figures
+    x = np.random.default_rng(1).uniform(0, 2 * np.pi, 12)
+    angles = dict(zip(filter.inputs, x, strict=True))
+    exact, values = (
+        [
+            Statevector(whole.assign_parameters(angles)).expectation_value(Pauli("Z"), [i]).real
+            for i in on
+        ]
+        for whole, on in ((circuit, range(12)), (compiled.circuit.circuit, compiled.circuit.ends))
+    )
+    np.testing.assert_allclose(values, exact, atol=1e-9)
+
+
+def test_devices_without_a_circuits_tree_keep_the_layout_of_the_transpiler() -> None:
+    star = QuantumCircuit(5)
+    for leaf in range(1, 5):
+        star.cz(0, leaf)
+    target = snapshot("fake_fez").target  # no qubit has more than three neighbours
+    assert tree_layout(star, target) is None
+    line = QuantumCircuit(3)
+    line.cz(0, 1)
+    line.cz(1, 2)
+    line.cz(2, 0)  # the ring that is cut
+    ends = tree_layout(line, target)
+    assert ends is not None
+    pairs = {frozenset(pair) for pair in target["cz"]}
+    assert {frozenset(ends[:2]), frozenset(ends[1:])} <= pairs
 
 
 def test_devices_without_any_figures_are_ideal() -> None:

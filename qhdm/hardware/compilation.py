@@ -13,7 +13,7 @@ from qiskit.transpiler import PassManager, Target, TranspilerError, generate_pre
 from qiskit.transpiler.passes import Optimize1qGatesDecomposition
 
 from qhdm.errors import HardwareError
-from qhdm.hardware.packing import regions_of
+from qhdm.hardware.packing import regions_of, tree_layout
 from qhdm.quantum.compile.component import Candidate, InputForm, approximate, exact
 from qhdm.quantum.compile.error import ErrorModel
 from qhdm.quantum.compile.search import gates_needed
@@ -108,23 +108,23 @@ class Compiler:
     def __init__(
         self, target: Target, *, seed: int, compilation: Compile = "off", shots: int = 1024
     ) -> None:
-        self._target, self._mode, self._shots = target, compilation, shots
+        self._target, self._mode, self._shots, self._seed = target, compilation, shots, seed
         self._errors = ErrorModel(target)
         working = working_part(target)
         pairs = two_qubit_gates(working)
         #: By whether circuits are of fractional gates.
-        self._managers: dict[bool, PassManager] = {}
+        self._targets: dict[bool, Target] = {}
         if pairs != {"rzz"}:
-            self._managers[False] = _manager(without(working, FRACTIONAL), seed)
+            self._targets[False] = without(working, FRACTIONAL)
         if "rzz" in pairs:
-            self._managers[True] = _manager(working, seed)
+            self._targets[True] = working
         self._rotations = PassManager([Optimize1qGatesDecomposition(target=working)])
         self._known: dict[str, list[LaidOut]] = {}
 
     @property
     def bases(self) -> tuple[bool, ...]:
         """Circuits that are tried: without fractional gates (False), with them (True), or both."""
-        return tuple(self._managers)
+        return tuple(self._targets)
 
     def lay_out(self, bound: QuantumCircuit) -> list[LaidOut]:
         """The components of a circuit of gates, in order, free in its inputs alone.
@@ -154,7 +154,7 @@ class Compiler:
         return self._known[key]
 
     def _component(self, circuit: QuantumCircuit) -> LaidOut:
-        options = [self._option(circuit, fractional) for fractional in self._managers]
+        options = [self._option(circuit, fractional) for fractional in self._targets]
         best = min(options, key=lambda option: option.expected)
         return replace(best, before=options[0].before)
 
@@ -162,6 +162,8 @@ class Compiler:
         """A component in fractional gates, or without."""
         form = InputForm.of(circuit)
         plain = self._laid_out(circuit, range(circuit.num_qubits), form, fractional)
+        if form is None and self._mode != "off":
+            return self._on_tree(circuit, plain, fractional)
         most = plain.figures.gates - 1
         best = None
         if form is not None and self._mode == "exact":
@@ -173,6 +175,15 @@ class Compiler:
         if best is None or best.figures.gates > most or best.expected > plain.expected:
             return plain
         return replace(best, before=plain.before)
+
+    def _on_tree(self, circuit: QuantumCircuit, plain: LaidOut, fractional: bool) -> LaidOut:
+        """A component that cannot be compiled, on a `tree_layout` if that errs less."""
+        layout = tree_layout(circuit, self._targets[fractional])
+        if layout is None:
+            return plain
+        outputs = range(circuit.num_qubits)
+        other = self._laid_out(circuit, outputs, None, fractional, layout)
+        return replace(min(plain, other, key=lambda one: one.cost), before=plain.before)
 
     def _candidate(self, candidate: Candidate, form: InputForm, fractional: bool) -> LaidOut:
         laid_out = self._laid_out(candidate.circuit, candidate.outputs, form, fractional)
@@ -215,12 +226,18 @@ class Compiler:
         outputs: Sequence[int],
         form: InputForm | None,
         fractional: bool,
+        layout: Sequence[int] | None = None,
     ) -> LaidOut:
-        """A circuit transpiled; <Z_i> is measured on its qubit outputs[i]."""
+        """A circuit transpiled, from a layout; <Z_i> is measured on its qubit outputs[i]."""
         measured = plain.copy()
         measured.add_register(ClassicalRegister(len(outputs)))
         measured.measure(list(outputs), range(len(outputs)))
-        transpiled = self._managers[fractional].run(measured)
+        transpiled = generate_preset_pass_manager(
+            _OPTIMIZATION_LEVEL,
+            target=self._targets[fractional],
+            initial_layout=None if layout is None else list(layout),
+            seed_transpiler=self._seed,
+        ).run(measured)
         if fractional:  # the X of folded angles are merged into the rotations next to them
             transpiled = self._rotations.run(folded(transpiled))
         circuit = compact(transpiled)
@@ -237,10 +254,6 @@ class Compiler:
         depth = circuit.circuit.depth(lambda entry: len(entry.qubits) == 2)
         figures = Figures(len(two), depth, duration_of(whole, self._target), error)
         return LaidOut(circuit, figures, figures, regions[0].cost)
-
-
-def _manager(target: Target, seed: int) -> PassManager:
-    return generate_preset_pass_manager(_OPTIMIZATION_LEVEL, target=target, seed_transpiler=seed)
 
 
 def gates_of(bound: QuantumCircuit) -> list[tuple[str, list[int], list[str]]]:

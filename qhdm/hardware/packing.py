@@ -27,6 +27,8 @@ from qhdm.quantum.ir.connectivity import Compact
 
 #: Regions considered for a circuit: more than any of three qubits has on today's chips.
 _MOST_PLACES = 20_000
+#: Most steps of the search for a tree.
+_MOST_CALLS = 1_000_000
 #: `auto` excludes regions that are expected to err more than this many times the best.
 _AUTO_WORST = 2.0
 #: Nodes after which the search ends with the best so far; shipped filters need one. A time limit
@@ -58,6 +60,34 @@ class Rating:
 
     costs: tuple[float, ...]
     broken: tuple[str, ...]
+
+
+def tree_layout(circuit: QuantumCircuit, target: Target) -> tuple[int, ...] | None:
+    """Physical qubits of a circuit on which only gates that close a ring need routing.
+
+    Its interactions, the earliest first, make a spanning tree, which many lattices without short
+    rings contain. HQConv's becomes three lines whose first qubits lie in a row.
+
+    Returns:
+        One for each qubit; None if the device does not contain the tree.
+    """
+    order: dict[tuple[int, int], int] = {}
+    for entry in circuit.data:
+        if len(entry.qubits) == 2:
+            a, b = sorted(circuit.find_bit(qubit).index for qubit in entry.qubits)
+            order.setdefault((a, b), len(order))
+    graph = rx.PyGraph(multigraph=False)
+    graph.add_nodes_from(range(circuit.num_qubits))
+    graph.add_edges_from([(a, b, at) for (a, b), at in order.items()])
+    tree = rx.minimum_spanning_tree(graph, weight_fn=float)
+    mappings = rx.vf2_mapping(
+        _coupling(target), tree, subgraph=True, induced=False, call_limit=_MOST_CALLS
+    )
+    mapping = next(iter(mappings), None)
+    if mapping is None:
+        return None
+    place = {local: node for node, local in mapping.items()}
+    return tuple(place[i] for i in range(circuit.num_qubits))
 
 
 def regions_of(circuit: Compact, target: Target) -> list[Region]:
