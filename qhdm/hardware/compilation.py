@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Sequence
@@ -108,7 +109,7 @@ class Compiler:
     def __init__(
         self, target: Target, *, seed: int, compilation: Compile = "off", shots: int = 1024
     ) -> None:
-        self._target, self._mode, self._shots, self._seed = target, compilation, shots, seed
+        self._target, self._mode, self._shots = target, compilation, shots
         self._errors = ErrorModel(target)
         working = working_part(target)
         pairs = two_qubit_gates(working)
@@ -118,6 +119,14 @@ class Compiler:
             self._targets[False] = without(working, FRACTIONAL)
         if "rzz" in pairs:
             self._targets[True] = working
+        self._manager = functools.cache(
+            lambda fractional, layout: generate_preset_pass_manager(
+                _OPTIMIZATION_LEVEL,
+                target=self._targets[fractional],
+                initial_layout=layout and list(layout),
+                seed_transpiler=seed,
+            )
+        )
         self._rotations = PassManager([Optimize1qGatesDecomposition(target=working)])
         self._known: dict[str, list[LaidOut]] = {}
 
@@ -162,14 +171,15 @@ class Compiler:
         """A component in fractional gates, or without."""
         form = InputForm.of(circuit)
         plain = self._laid_out(circuit, range(circuit.num_qubits), form, fractional)
-        if form is None and self._mode != "off":
+        if self._mode == "off":
+            return plain
+        if form is None:
             return self._on_tree(circuit, plain, fractional)
         most = plain.figures.gates - 1
-        best = None
-        if form is not None and self._mode == "exact":
+        if self._mode == "exact":
             candidate = exact(form, most=most, fractional=fractional)
             best = None if candidate is None else self._candidate(candidate, form, fractional)
-        elif form is not None and self._mode == "approximate":
+        else:
             best = self._best(form, most, fractional)
         # Fewer gates may still err more, on qubits that matter more.
         if best is None or best.figures.gates > most or best.expected > plain.expected:
@@ -226,18 +236,13 @@ class Compiler:
         outputs: Sequence[int],
         form: InputForm | None,
         fractional: bool,
-        layout: Sequence[int] | None = None,
+        layout: tuple[int, ...] | None = None,
     ) -> LaidOut:
         """A circuit transpiled, from a layout; <Z_i> is measured on its qubit outputs[i]."""
         measured = plain.copy()
         measured.add_register(ClassicalRegister(len(outputs)))
         measured.measure(list(outputs), range(len(outputs)))
-        transpiled = generate_preset_pass_manager(
-            _OPTIMIZATION_LEVEL,
-            target=self._targets[fractional],
-            initial_layout=None if layout is None else list(layout),
-            seed_transpiler=self._seed,
-        ).run(measured)
+        transpiled = self._manager(fractional, layout).run(measured)
         if fractional:  # the X of folded angles are merged into the rotations next to them
             transpiled = self._rotations.run(folded(transpiled))
         circuit = compact(transpiled)

@@ -199,7 +199,7 @@ def _circuits(estimate: JobEstimate) -> list[str]:
         )
         lines.append(
             f"{stage.place:<28}{stage.filters:>8}{stage.rows:>8}{copies:>7}"
-            f"{max(-(-stage.rows // c.copies) for c in isa):>8}"
+            f"{max(circuit.packed(stage.rows) for circuit in isa):>8}"
             f"{gates:>11}{depth:>11}{us:>14}{error:>17}{stage.runtime_jobs:>6}{stage.seconds:>8.1f}"
         )
     bias = math.sqrt(np.mean([c.bias**2 for stage in estimate.stages for c in stage.circuits]))
@@ -219,7 +219,7 @@ def _calibration(estimate: JobEstimate) -> str:
     """The calibration rows of each filter, in words."""
     if estimate.spec.mitigation != "affine":
         return ""
-    packed = [-(-stage.rows // c.copies) for stage in estimate.stages for c in stage.circuits]
+    packed = [c.packed(stage.rows) for stage in estimate.stages for c in stage.circuits]
     few, many = calibration_rows(min(packed)), calibration_rows(max(packed))
     return f", {few}{f' to {many}' if many > few else ''} calibration rows beside the packed ones"
 

@@ -72,9 +72,13 @@ class PackedCircuit:
         """What it costs; the duration is that of all copies."""
         return Figures(self.two_qubit_gates, self.two_qubit_depth, self.duration, self.error)
 
+    def packed(self, rows: int) -> int:
+        """How many times it runs for so many rows of inputs, a row for each copy."""
+        return -(-rows // self.copies)
+
     def values(self, rows: np.ndarray) -> np.ndarray:
-        """Parameter values (ceil(R / C), parameters) of input rows (R, n_x), the last repeated."""
-        count = -(-len(rows) // self.copies)
+        """Parameter values (packed, parameters) of input rows (R, n_x), the last repeated."""
+        count = self.packed(len(rows))
         index = np.minimum(np.arange(count * self.copies), len(rows) - 1)
         flat = rows[index].reshape(count, self.copies * self.inputs)
         values: np.ndarray = flat[:, [parameter.index for parameter in self.circuit.parameters]]

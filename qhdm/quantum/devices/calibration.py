@@ -18,6 +18,7 @@ import inspect
 import json
 import os
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,6 +30,9 @@ from qiskit.transpiler import InstructionProperties, QubitProperties, Target
 
 from qhdm.errors import EngineError, did_you_mean, shortened
 from qhdm.files import write_text
+
+#: Where a gate is, and how good; None as the qubits of a gate that is everywhere.
+Places = dict[tuple[int, ...] | None, InstructionProperties | None]
 
 FORMAT = "qhdm-calibration/1"
 #: So many qubits that are left out are named.
@@ -110,12 +114,23 @@ def named_devices() -> dict[str, Any]:
 def unitary_part(target: Target) -> Target:
     """Gates and measurements on particular qubits: no control flow, delays or resets."""
     known = get_standard_gate_name_mapping()
+    return with_gates(
+        target,
+        {
+            name: dict(target[name])
+            for name in target.operation_names
+            if name == "measure" or (name in known and name not in ("delay", "reset"))
+        },
+    )
+
+
+def with_gates(target: Target, places: Mapping[str, Places]) -> Target:
+    """The qubits of a target with some of its gates, each where and how good it is."""
     part = Target(
         num_qubits=target.num_qubits, dt=target.dt, qubit_properties=target.qubit_properties
     )
-    for name in target.operation_names:
-        if name == "measure" or (name in known and name not in ("delay", "reset")):
-            part.add_instruction(target.operation_from_name(name), dict(target[name]))
+    for name, entries in places.items():
+        part.add_instruction(target.operation_from_name(name), entries)
     return part
 
 
@@ -163,19 +178,17 @@ def working_part(target: Target) -> Target:
         if any(time is not None for time in times):
             bad |= {q for q, time in enumerate(times) if time is None}
 
-    working = Target(
-        num_qubits=target.num_qubits, dt=target.dt, qubit_properties=target.qubit_properties
-    )
-    for name, entries in places.items():
-        kept = {
+    kept = {
+        name: {
             qubits: properties
             for qubits, properties in entries.items()
             if works(name, properties) and not bad.intersection(qubits or ())
         }
+        for name, entries in places.items()
         # A target does not tell the bounds of angles: without them such a gate would get any.
-        if kept and not target.gate_has_angle_bounds(name):
-            working.add_instruction(part.operation_from_name(name), kept)
-    return working
+        if not target.gate_has_angle_bounds(name)
+    }
+    return with_gates(part, {name: entries for name, entries in kept.items() if entries})
 
 
 def left_out(target: Target) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Collection
 from qiskit.circuit import QuantumCircuit
 from qiskit.transpiler import InstructionProperties, Target
 
+from qhdm.quantum.devices.calibration import with_gates
+
 FRACTIONAL = ("rx", "rzz")
 #: Gates that may lend a fractional one their errors, the first that a device has.
 _ALIKE = {"rx": ("sx", "x"), "rzz": ("cz", "ecr", "cx")}
@@ -21,7 +23,9 @@ def two_qubit_gates(target: Target) -> set[str]:
 
 def without(target: Target, names: Collection[str]) -> Target:
     """A target of gates on particular qubits, without those of some names."""
-    return _rebuilt(target, {n: dict(target[n]) for n in target.operation_names if n not in names})
+    return with_gates(
+        target, {n: dict(target[n]) for n in target.operation_names if n not in names}
+    )
 
 
 def folded(circuit: QuantumCircuit) -> QuantumCircuit:
@@ -64,7 +68,7 @@ def with_figures(target: Target) -> tuple[Target, list[str]]:
             continue
         places[name] = {q: _filled(p, places[alike], q) for q, p in own.items()}
         assumed.append(f"{name} has no error figures: those of {alike} are assumed")
-    return _rebuilt(target, places), assumed
+    return with_gates(target, places), assumed
 
 
 def _filled(
@@ -78,12 +82,3 @@ def _filled(
         return own
     duration = getattr(own, "duration", None)
     return InstructionProperties(known.duration if duration is None else duration, known.error)
-
-
-def _rebuilt(target: Target, places: dict[str, dict]) -> Target:
-    part = Target(
-        num_qubits=target.num_qubits, dt=target.dt, qubit_properties=target.qubit_properties
-    )
-    for name, entries in places.items():
-        part.add_instruction(target.operation_from_name(name), entries)
-    return part
