@@ -273,7 +273,9 @@ def test_circuit_files_are_compared_by_content(specification: Path, tmp_path: Pa
         other.step()
 
 
-def test_the_plan_names_cells_parameters_and_time(specification: Path) -> None:
+def test_the_plan_names_cells_parameters_and_time(
+    specification: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     grid = load_grid(specification, ["seeds=[0]", "inference=[]"])
     found = cells_of(grid, specification.parent / "out")
     parameters = parameters_of(found)
@@ -282,6 +284,7 @@ def test_the_plan_names_cells_parameters_and_time(specification: Path) -> None:
     text = describe_plan(grid.specification, found, parameters, LocalExecutor(2))
     for word in ("unet-seed0", "model.kind=unet", "240", "0/2", "estimated time: about"):
         assert word in text
+    assert "timing" in capsys.readouterr().err
     # Of some variants alone, as --only chooses them.
     chosen = [cell for cell in found if cell.variant == found[-1].variant]
     text = describe_plan(grid.specification, chosen, parameters, LocalExecutor(2))

@@ -112,6 +112,19 @@ def test_means_keep_what_filters_add_on_average(patches: data.Dataset) -> None:
     assert not any(replaced == "angles" for _, replaced in constant)  # a cosine has no weights
 
 
+def test_progress_is_shown_on_request(
+    patches: data.Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = recommended()
+    network, noise = network_of(config), make_preconditioning(config)
+    for progress in (False, True):
+        uses_of(network, config, patches, progress=progress)
+        denoising_losses(network, noise, patches.images, patches.labels, progress=progress)
+        written = capsys.readouterr().err
+        for title in ("means of filters", "use of filters", "denoising held-out images"):
+            assert (title in written) is progress
+
+
 @pytest.mark.parametrize("config", [recommended(), published()], ids=["recommended", "published"])
 def test_batches_do_not_change_it_and_the_network_stays(
     config: Config, patches: data.Dataset

@@ -11,7 +11,7 @@ from qhdm.comparison.execution import Executor
 from qhdm.comparison.results import Parameters
 from qhdm.comparison.spec import Specification, variant_settings
 from qhdm.config import Config, DataConfig
-from qhdm.console import duration
+from qhdm.console import bar, duration
 from qhdm.device import resolve_device
 from qhdm.errors import ComparisonError
 from qhdm.metrics.features import make_extractor
@@ -86,7 +86,8 @@ def describe_plan(
 ) -> str:
     """The cells as a table, and the time that the rest of them takes on `executor`."""
     first = {cell.variant: cell for cell in reversed(cells)}
-    times = {variant: _times(cell) for variant, cell in first.items()}
+    variants = bar(first.items(), desc="timing", unit="variant", leave=False)
+    times = {variant: _times(cell) for variant, cell in variants}
     rows, total = [], 0.0
     for cell in cells:
         counts, (per_step, per_request) = parameters[cell.variant], times[cell.variant]

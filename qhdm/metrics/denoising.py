@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qhdm import console
 from qhdm.config import Config
 from qhdm.data import Dataset, Images
 from qhdm.diffusion import Preconditioning
@@ -80,12 +81,18 @@ class NoisyImages:
     seed: int = SEED
     levels: int = LEVELS
 
-    def batches(self, size: int = 64) -> Iterator[NoisyBatch]:
-        """All images at their first level, then at their second, and so on, `size` at a time."""
+    def batches(self, size: int = 64, *, progress: str | None = None) -> Iterator[NoisyBatch]:
+        """All images at their first level, then at their second, and so on, `size` at a time.
+
+        `progress` is the title of a bar on stderr; None shows none.
+        """
         N, device = len(self.images), self.preconditioning.device
         seeds = [derive_seed(self.seed, Stream.HELD_OUT, number) for number in range(self.levels)]
         levels = joined([self._drawn(seed) for seed in seeds]).to(device)
-        for start in range(0, N * self.levels, size):
+        starts = range(0, N * self.levels, size)
+        for start in console.bar(
+            starts, show=progress is not None, desc=progress, unit="batch", leave=False
+        ):
             numbers, images = np.divmod(np.arange(start, min(start + size, N * self.levels)), N)
             x_0 = from_levels(self.images[images], device)
             n = torch.stack(
@@ -128,6 +135,7 @@ def denoising_losses(
     seed: int = SEED,
     levels: int = LEVELS,
     batch_size: int = 64,
+    progress: bool = False,
 ) -> np.ndarray:
     """The denoising loss of each image, (N,) float64: the mean over its noise levels.
 
@@ -139,11 +147,13 @@ def denoising_losses(
         preconditioning: what it was trained with.
         images, labels, seed, levels: as in `NoisyImages`.
         batch_size: images of a network evaluation, which changes losses by rounding alone.
+        progress: show a bar on stderr.
     """
     noisy = NoisyImages(preconditioning, images, labels, seed, levels)
+    title = "denoising held-out images" if progress else None
     total = np.zeros(len(images))
     with frozen(network):
-        for batch in noisy.batches(batch_size):
+        for batch in noisy.batches(batch_size, progress=title):
             np.add.at(total, batch.images, batch.error(batch.output(network)))
     return total / levels
 
@@ -157,10 +167,15 @@ def held_out(test: Dataset, num: int) -> Dataset:
 
 
 def denoising_loss(
-    network: DiffusionNetwork, config: Config, preconditioning: Preconditioning, test: Dataset
+    network: DiffusionNetwork,
+    config: Config,
+    preconditioning: Preconditioning,
+    test: Dataset,
+    *,
+    progress: bool = False,
 ) -> Metric:
     """The mean denoising loss over test images, with its standard error over images."""
-    losses = denoising_losses(network, preconditioning, test.images, test.labels)
+    losses = denoising_losses(network, preconditioning, test.images, test.labels, progress=progress)
     num = len(losses)
     return Metric(
         name="denoising loss",

@@ -226,7 +226,7 @@ def _evaluate(
         notes: Sequence[str] = ()
         uses: Sequence[Use] = ()
         if group in NETWORK_GROUPS:
-            metrics, uses = _of_network(group, subject, settings, device)
+            metrics, uses = _of_network(group, subject, settings, device, progress)
         else:
             metrics, notes = comparison.group(group)
         evaluation = dataclasses.replace(
@@ -246,7 +246,11 @@ def _evaluate(
 
 
 def _of_network(
-    group: Group, subject: _Subject, settings: EvaluationSettings, device: torch.device
+    group: Group,
+    subject: _Subject,
+    settings: EvaluationSettings,
+    device: torch.device,
+    progress: bool,
 ) -> tuple[Sequence[Metric], Sequence[Use]]:
     """A group of metrics of the network of a run."""
     assert subject.run is not None
@@ -254,8 +258,8 @@ def _of_network(
     network = run.with_engine(settings.engine_of(run.config.quantum), weights=settings.weights)
     test = held_out(subject.real.split("test"), settings.num)
     if group == "use":
-        return network_use(network, run.config, run.preconditioning, test)
-    return [denoising_loss(network, run.config, run.preconditioning, test)], ()
+        return network_use(network, run.config, run.preconditioning, test, progress=progress)
+    return [denoising_loss(network, run.config, run.preconditioning, test, progress=progress)], ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,12 +48,14 @@ def network_use(
     config: Config,
     preconditioning: Preconditioning,
     test: Dataset,
+    *,
+    progress: bool = False,
 ) -> tuple[list[Metric], list[Use]]:
     """The use of filters and label on test images, and the two numbers that sum it up."""
     images = held_out(test, EVALUATIONS)
     levels = -(-EVALUATIONS // len(images))
     noisy = NoisyImages(preconditioning, images.images, images.labels, levels=levels)
-    uses = measure_use(network, config, noisy)
+    uses = measure_use(network, config, noisy, progress=progress)
     known = {(use.place, use.replaced): use for use in uses}
     control = known.get((EVERYWHERE, "channels"))
     names: tuple[tuple[MetricName, Part], ...] = (
@@ -84,6 +86,7 @@ def measure_use(
     *,
     draws: int = DRAWS,
     batch_size: int = 64,
+    progress: bool = False,
 ) -> list[Use]:
     """What changes where filters, layer by layer and all of them, or labels are replaced.
 
@@ -104,19 +107,23 @@ def measure_use(
         noisy: the images.
         draws: of angles, channels and labels; changes are means over them.
         batch_size: images of a network evaluation, which changes results by rounding alone.
+        progress: show bars on stderr.
     """
     layers = filter_layers(network)
     device = noisy.preconditioning.device
     redrawn = _redrawn(network, config, layers, noisy.seed, draws, device)
     with torch.inference_mode(), frozen(network, *(m for one in redrawn for m in one.values())):
-        means = _means(network, layers, redrawn, noisy.batches(batch_size))
+        title = "means of filters" if progress else None
+        means = _means(network, layers, redrawn, noisy.batches(batch_size, progress=title))
         changes = _changes(network, layers, redrawn, means, noisy.seed, draws)
         variations: dict[Part, list[Variation]] = {
             part: [partial(_output, network, modules) for modules in drawn]
             for part, drawn in changes.items()
         }
         variations |= _of_labels(network, config, noisy, draws)
-        return _uses(network, variations, noisy, batch_size)
+        title = "use of filters and labels" if progress else None
+        batches = noisy.batches(batch_size, progress=title)
+        return _uses(network, variations, batches, len(noisy.images))
 
 
 def _redrawn(
@@ -304,14 +311,14 @@ def _of_labels(
 def _uses(
     network: DiffusionNetwork,
     variations: Mapping[Part, Sequence[Variation]],
-    noisy: NoisyImages,
-    batch_size: int,
+    batches: Iterable[NoisyBatch],
+    num: int,
 ) -> list[Use]:
-    own = np.zeros(len(noisy.images))
-    varied: dict[Part, np.ndarray] = defaultdict(lambda: np.zeros(len(noisy.images)))
+    own = np.zeros(num)
+    varied: dict[Part, np.ndarray] = defaultdict(lambda: np.zeros(num))
     squares: dict[Part, float] = defaultdict(float)
     count, total, square = 0, 0.0, 0.0
-    for batch in noisy.batches(batch_size):
+    for batch in batches:
         images, output = batch.images, batch.output(network)
         np.add.at(own, images, batch.error(output))
         count += output.numel()
