@@ -70,10 +70,19 @@ def diffusers_scheduler(sampler: str, prediction: str, betas: torch.Tensor):
     return reference
 
 
-def evaluations(chain: Chain) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """x before and after each evaluation, as x_0 + sigma n."""
+def evaluations(chain: Chain, eta: float = 0) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """x before and after each evaluation, as x_0 + sigma n, of a sampler that starts around zero.
+
+    That is how diffusers starts.
+    """
     every = list(chain)
-    return [evaluation.x for evaluation in every], [evaluation.state.x for evaluation in every]
+    before = [evaluation.x for evaluation in every]
+    after = [evaluation.state.x for evaluation in every]
+    # What is left of the mean to which the start is moved, after the step.
+    sigma, below = [*chain.levels.sigma.tolist(), 0.0][:2]
+    added = eta * below * (1 - (below / sigma) ** 2) ** 0.5
+    after[0] = after[0] - (below**2 - added**2) ** 0.5 / sigma * every[0].x_0
+    return before, after
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear"])
@@ -101,7 +110,7 @@ def test_samplers_agree_with_diffusers_step_by_step(
     asked = options(sampler=sampler, steps=steps, eta=eta)
     chain = Chain((network,), preconditioning, asked, [0, 1], [0, 1], SHAPE)
     assert reference.timesteps.tolist() == chain.levels.time.tolist()
-    before, after = evaluations(chain)
+    before, after = evaluations(chain, eta=1 if sampler == "ddpm" else eta)
 
     # Each step of diffusers starts from our x_t, with the noise that we drew.
     noise = ImageNoise(0, [0, 1], SHAPE)
@@ -223,6 +232,27 @@ def test_samplers_reach_the_distribution_of_the_data(
     error = (pixels.cov() - COVARIANCE).abs()
     print((error / COVARIANCE).max(), (SIGMAS * (squares / N).sqrt() / COVARIANCE).max())
     assert (error < SIGMAS * (squares / N).sqrt() + bias * COVARIANCE).all()
+
+
+@every_kind
+@pytest.mark.parametrize(
+    ("sampler", "eta"), [("dpm++", 0), ("ddim", 0), ("ddim", 0.5), ("ddpm", 0)]
+)
+def test_samplers_reach_the_mean_colour(sampler: str, eta: float, kind: str) -> None:
+    """Images of one colour each: n pixels together have little noise at the first level, too."""
+    mean, spread, N, n = -0.6, 0.2, 300, 64 * 64
+    sigmas = KINDS[kind]().sampling(50).sigma.tolist()
+
+    def denoise(x: torch.Tensor, i: int) -> torch.Tensor:
+        colour = x.mean(dim=(1, 2, 3), keepdim=True) - mean
+        return (mean + colour / (1 + sigmas[i] ** 2 / n / spread**2)).expand_as(x)
+
+    noise = ImageNoise(0, range(N), (1, 64, 64))
+    *_, last = states(sigmas, denoise, noise, sampler=sampler, eta=eta)
+    colours = last.x.mean(dim=(1, 2, 3))
+    # Begun around zero, EDM's images have a mean of -0.5.
+    assert float(colours.mean()) == pytest.approx(mean, abs=SIGMAS * spread / N**0.5)
+    assert float(colours.std()) == pytest.approx(spread, rel=SIGMAS / (2 * N) ** 0.5 + 0.05)
 
 
 def test_dpm_solver_is_of_second_order_and_euler_of_first() -> None:

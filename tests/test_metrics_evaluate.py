@@ -243,6 +243,24 @@ def test_an_interruption_loses_a_few_images_at_most(
         sampled(RunDirectory.open(run), settings)
 
 
+def test_an_evaluation_of_images_of_an_older_version_is_replaced(
+    run: Path, classifier: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["evaluate", run, "--num", 9, "--steps", 1, "--extractor-weights", classifier]
+    request = list(map(str, [*asked, "--metrics", "classes"]))
+    assert main(request) == 0
+    (path,) = (run / "evaluations").glob("9images*.json")
+    found = read_evaluation(path)
+    older = json.loads(path.read_text())
+    del older["generated"]["start"]
+    older["metrics"][0]["value"] = 0.5
+    path.write_text(json.dumps(older))
+    capsys.readouterr()
+    assert main(request) == 0
+    assert f"{path}: replaced" in capsys.readouterr().err
+    assert read_evaluation(path) == found
+
+
 def test_shots_are_another_request(run: Path) -> None:
     exact, _ = sampled(RunDirectory.open(run), EvaluationSettings(num=3, steps=1))
     aer = EvaluationSettings(num=3, steps=1, engine="aer", shots=8)

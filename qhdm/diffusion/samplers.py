@@ -80,7 +80,11 @@ def states(
         sampler: `ddpm`, `ddim` or `dpm++`.
         eta: of DDIM: 0 is deterministic, 1 is DDPM.
         device: of the states.
-        start: where to continue; by default at noise of the first level.
+        start: where to continue; by default at noise of the first level. Noisy images lie around
+            the mean of images, not around zero. The mean of a pixel is small beside the noise, but
+            that of n pixels of one colour must be compared with 1 / sqrt(n) of it: begun around
+            zero, all images are drawn towards grey (Lin et al. 2024, arXiv 2305.08891, for DDPM).
+            So the first estimate of x_0, which is the mean of a class, is added to the noise.
 
     Yields:
         The start, then the state after each evaluation; the last one's x is x_0.
@@ -97,6 +101,8 @@ def states(
     path = [*sigmas, 0.0]
     for i in range(start.step, len(sigmas)):
         x_0 = denoise(x, i)
+        if i == 0:
+            x = x + x_0
         z = noise.draw(device) if noisy and path[i + 1] else None
         x = step(x, x_0, previous, (path[max(i - 1, 0)], path[i], path[i + 1]), eta, z)
         previous = x_0

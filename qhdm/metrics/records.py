@@ -136,6 +136,8 @@ class GeneratedRecord:
         engine, shots, noise, method, device: what evaluated the filters (`engine_options`). Older
             versions did not record method and device.
         eta: of DDIM, if it is not 0.
+        start: `mean` where sampling starts around the mean of images. Older versions started around
+            zero (`qhdm.diffusion.samplers.states`).
     """
 
     source: str
@@ -154,6 +156,7 @@ class GeneratedRecord:
     eta: float | None = None
     guidance_interval: Interval | None = None
     guide: Weights | None = None
+    start: Literal["mean"] | None = None
 
     @staticmethod
     def engine_fields(engine: EngineOptions) -> dict[str, Any]:

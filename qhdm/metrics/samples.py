@@ -58,6 +58,7 @@ def described(run: RunDirectory, settings: EvaluationSettings) -> GeneratedRecor
         guidance_interval=known.guidance_interval,
         guide=known.guide,
         seed=settings.seed,
+        start="mean",
     )
 
 
@@ -229,7 +230,7 @@ def _key(run: RunDirectory, record: GeneratedRecord) -> str:
     asked = dataclasses.asdict(dataclasses.replace(record, source="", num=0))
     if record.engine != "aer":  # as older versions named the images of other engines
         del asked["method"], asked["device"]
-    for name in ("guidance_interval", "guide"):
+    for name in ("guidance_interval", "guide", "start"):
         if asked[name] is None:
             del asked[name]
     digest.update(json.dumps(asked, sort_keys=True).encode())
