@@ -259,6 +259,13 @@ def test_an_evaluation_of_images_of_an_older_version_is_replaced(
     assert main(request) == 0
     assert f"{path}: replaced" in capsys.readouterr().err
     assert read_evaluation(path) == found
+    # Of other images, it is refused like any other.
+    older["data"]["digest"] = "another"
+    path.write_text(json.dumps(older))
+    assert main(request) == 1
+    assert "other data or another request" in capsys.readouterr().err
+    assert json.loads(path.read_text()) == older
+    path.unlink()
 
 
 def test_shots_are_another_request(run: Path) -> None:

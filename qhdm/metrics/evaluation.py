@@ -217,11 +217,11 @@ def _evaluate(
         path = evaluation_path(subject.run, record, features)
     evaluation = Evaluation(DataRecord.of(real), record, features, metrics=())
     if path and path.exists():
-        present = read_evaluation(path)
-        if _is_superseded(present, evaluation):
+        present = _matching(path, evaluation)
+        if present.generated.start != record.start:
             console.message(f"{path}: replaced, as its images were sampled by an older version")
         else:
-            evaluation = _matching(present, path, evaluation)
+            evaluation = present
         if evaluation.groups and progress:
             console.message(f"{', '.join(evaluation.groups)}: read from {path}")
     comparison = _Comparison(subject, extractor, device, progress)
@@ -365,16 +365,12 @@ def evaluation_path(
     return results_path(run.path) / "evaluations" / ("_".join(parts).replace("+", "p") + ".json")
 
 
-def _is_superseded(present: Evaluation, request: Evaluation) -> bool:
-    """Whether nothing but the version that sampled its images tells it from the request."""
-    own = dataclasses.replace(present.generated, start=request.generated.start)
-    return present.generated.start != own.start and own.answers(request.generated)
-
-
-def _matching(present: Evaluation, path: Path, request: Evaluation) -> Evaluation:
-    """The evaluation in a file, which must be of this request."""
+def _matching(path: Path, request: Evaluation) -> Evaluation:
+    """The evaluation in a file, which must be of this request, if of images of any version."""
+    present = read_evaluation(path)
     same = present.data == request.data and present.extractor == request.extractor
-    if not (same and present.generated.answers(request.generated)):
+    generated = dataclasses.replace(present.generated, start=request.generated.start)
+    if not (same and generated.answers(request.generated)):
         raise EvaluationError(
             f"{path}: is the evaluation of other data or another request; name another file with "
             "--out, or delete it"
