@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hardware_jobs import JOBS, SPEC, refused
 from runtime_server import BACKEND, RuntimeServer
 
 import qhdm
 from qhdm import errors
+from qhdm.hardware import job_runner
 from qhdm.hardware.job_dir import JobDirectory
+from qhdm.hardware.report import describe_report
 
 LOCAL = qhdm.Hardware("aer", shots=1024, places=("encoder",))
 REQUEST = qhdm.Sampling(classes=["River", 0], num=1, steps=2, engine_steps=1, engine=LOCAL)
@@ -57,6 +61,36 @@ def test_images_come_in_the_order_of_other_engines_and_are_kept(run: qhdm.Run) -
         known = jobs_of(run)
         run.sample(changed)
         assert len(jobs_of(run) - known) == 1
+
+
+def test_other_weights_are_refused_and_an_older_job_is_not_compared(run: qhdm.Run) -> None:
+    known = jobs_of(run)
+    images = run.sample(REQUEST)
+    (directory,) = jobs_of(run) - known
+    spec = directory.spec()
+    service = job_runner.connect(spec)
+    cache = job_runner.isa_cache(spec, service.device, directory)
+
+    job = run.job(spec)
+    original = next(job.model.parameters()).detach().clone()
+    with torch.no_grad():
+        next(job.model.parameters()).mul_(1.1)
+    with pytest.raises(errors.HardwareError, match="other weights than this job began with"):
+        job_runner.run_job(directory, job, service, cache, progress=False)
+    with torch.no_grad():
+        next(job.model.parameters()).copy_(original)
+    report = job_runner.run_job(directory, job, service, cache, progress=False)
+    assert report["image_change"] > 0
+
+    # Earlier versions did not keep what a job began with, and started sampling elsewhere.
+    with sqlite3.connect(directory.path / "ledger.sqlite") as ledger:
+        ledger.execute("DELETE FROM facts WHERE key = 'model'")
+    (directory.path / "samples_exact.png").unlink()
+    report = job_runner.run_job(directory, job, service, cache, progress=False)
+    assert report["image_change"] is None
+    assert "begun by an older version" in describe_report(report, directory.path)
+    assert not (directory.path / "samples_exact.png").exists()
+    assert np.array_equal(run.sample(REQUEST), images)
 
 
 def test_all_steps_are_the_default(run: qhdm.Run) -> None:

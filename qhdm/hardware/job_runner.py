@@ -68,13 +68,14 @@ def run_job(
         Interrupted: the user stopped it.
     """
     with directory.locked(), _ledger(directory, service) as ledger:
+        comparable = _begun_with(job, ledger)
         # Limits may have changed. Only under the lock: another process would lose its own.
         directory.write_spec(job.spec)
         try:
             with _session(directory, ledger, service):
                 ledger.set_fact("state", "running")
                 images = job.sample(ledger, service, cache, progress=progress)
-            exact = job.exact_images()
+            exact = job.exact_images() if comparable else None
             write_images(job, images, exact, directory.path)
             # Only after the session is closed, which would be paid for meanwhile.
             if service.remembers and not ledger.fact("settled"):
@@ -93,6 +94,23 @@ def run_job(
             ) from None
         ledger.set_fact("state", "done")
         return report
+
+
+def _begun_with(job: SamplingJob, ledger: Ledger) -> bool:
+    """Whether a job began with these weights, in this version; False of an older version.
+
+    Raises:
+        HardwareError: the job was begun with other weights.
+    """
+    known = ledger.fact("model")
+    if known is None and not ledger.requests() and ledger.last_state() is None:
+        ledger.set_fact("model", known := job.model_digest)
+    if known not in (None, job.model_digest):
+        raise HardwareError(
+            f"{job.spec.run}: has other weights than this job began with ({known}, now "
+            f"{job.model_digest}); restore them, or submit a new job"
+        )
+    return known is not None
 
 
 def sample_request(job: SamplingJob, *, agreed: bool, progress: bool) -> np.ndarray:

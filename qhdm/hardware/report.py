@@ -28,13 +28,16 @@ _SIDE, _MARGIN, _RADIUS, _FONT_SIZE = 560, 70, 2, 15
 _MOST_POINTS = 20_000
 
 
-def write_images(job: SamplingJob, images: np.ndarray, exact: np.ndarray, folder: Path) -> None:
+def write_images(
+    job: SamplingJob, images: np.ndarray, exact: np.ndarray | None, folder: Path
+) -> None:
     """Write the grids and one PNG per image.
 
     Args:
         job: what was sampled.
         images: uint8 (N, H, W, C), from the backend.
-        exact: the same images with exact filters.
+        exact: the same images with exact filters; None of a job that an older version began, whose
+            sampling started elsewhere.
         folder: of its output.
     """
     names, bands = job.config.data.classes, bands_of(job.config.data)
@@ -44,7 +47,8 @@ def write_images(job: SamplingJob, images: np.ndarray, exact: np.ndarray, folder
         path = folder / "images" / names[label] / f"{names[label]}_{number:05d}.png"
         save_png(to_picture(image, bands), path)
     for name, shown in (("samples.png", images), ("samples_exact.png", exact)):
-        save_png(labelled_grid(shown, job.labels, names, bands=bands), folder / name)
+        if shown is not None:
+            save_png(labelled_grid(shown, job.labels, names, bands=bands), folder / name)
 
 
 def write_report(
@@ -52,7 +56,7 @@ def write_report(
     ledger: Ledger,
     cache: IsaCache,
     images: np.ndarray,
-    exact_images: np.ndarray,
+    exact_images: np.ndarray | None,
     folder: Path,
 ) -> dict[str, Any]:
     """Write report.json and report.png; returns what report.json holds.
@@ -90,7 +94,7 @@ def write_report(
         "slopes": _slopes(stages),
         "shot_noise": float(np.sqrt(np.mean((1 - exact**2).clip(0) / spec.executed_shots))),
         "correlation": _correlation(measured, exact),
-        "image_change": _image_change(images, exact_images),
+        "image_change": None if exact_images is None else _image_change(images, exact_images),
         "qpu_seconds": None if None in usage else float(sum(u for u in usage if u is not None)),
         "jobs": [
             {"id": request.job_id, **{name: getattr(request, name) for name in shown}}
@@ -122,7 +126,7 @@ def describe_report(report: dict[str, Any], folder: Path) -> str:
                 for place, s in report["slopes"].items()
             ),
             f"largest on qubit {worst}: rms {qubits[worst]['rms']:.4f}",
-            f"images: changed by {255 * report['image_change']:.2f} of 255 levels (rms of a pixel)",
+            f"images: {_describe_change(report['image_change'])}",
             f"QPU seconds used: {'not reported yet' if used is None else f'{used:,.1f}'} "
             f"in {len(report['jobs']) + surplus} runtime jobs"
             + (f", {surplus} of them surplus" if surplus else ""),
@@ -130,6 +134,12 @@ def describe_report(report: dict[str, Any], folder: Path) -> str:
             f"report: {folder / 'report.json'}, {folder / 'report.png'}",
         ]
     )
+
+
+def _describe_change(change: float | None) -> str:
+    if change is None:
+        return "begun by an older version, whose exact ones are not made any more"
+    return f"changed by {255 * change:.2f} of 255 levels (rms of a pixel)"
 
 
 def _describe_circuits(places: dict[str, Any]) -> list[str]:

@@ -186,7 +186,15 @@ class SamplingJob:
             del asked["mitigation"]
         later = {name: getattr(self.options, name) for name in _LATER}
         asked |= {name: value for name, value in later.items() if value is not None}
-        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
+        return self._with_weights(json.dumps(asked, sort_keys=True).encode())
+
+    @property
+    def model_digest(self) -> str:
+        """Identifies the weights alone."""
+        return self._with_weights(b"")
+
+    def _with_weights(self, asked: bytes) -> str:
+        digest = hashlib.sha256(asked)
         for network in self.networks:
             for name, tensor in network.state_dict().items():
                 digest.update(name.encode() + tensor.numpy().tobytes())
