@@ -27,6 +27,7 @@ from qhdm.metrics.records import (
     ExtractorRecord,
     GeneratedRecord,
     Metric,
+    MetricName,
     Split,
     Use,
     read_evaluation,
@@ -44,6 +45,8 @@ from qhdm.shipped import results_path, run_path
 
 #: Groups that need no labels.
 _UNLABELLED: tuple[Group, ...] = ("distances", "memorisation")
+#: What the groups of the network alone measure.
+_OF_NETWORK: tuple[MetricName, ...] = ("denoising loss", "circuit use", "label use")
 
 
 def evaluate(
@@ -218,10 +221,12 @@ def _evaluate(
     evaluation = Evaluation(DataRecord.of(real), record, features, metrics=())
     if path and path.exists():
         present = _matching(path, evaluation)
-        if present.generated.start != record.start:
-            console.message(f"{path}: replaced, as its images were sampled by an older version")
-        else:
+        if present.generated.start == record.start:
             evaluation = present
+        else:
+            evaluation = _without_images(present, evaluation)
+            if progress:
+                console.message(f"{path}: measured anew, as an older version sampled its images")
         if evaluation.groups and progress:
             console.message(f"{', '.join(evaluation.groups)}: read from {path}")
     comparison = _Comparison(subject, extractor, device, progress)
@@ -363,6 +368,13 @@ def evaluation_path(
     if extractor:
         parts.append(f"{extractor.name}-{extractor.digest}")
     return results_path(run.path) / "evaluations" / ("_".join(parts).replace("+", "p") + ".json")
+
+
+def _without_images(present: Evaluation, request: Evaluation) -> Evaluation:
+    """What an evaluation of other images says of the network alone."""
+    groups = tuple(group for group in present.groups if group in NETWORK_GROUPS)
+    metrics = tuple(metric for metric in present.metrics if metric.name in _OF_NETWORK)
+    return dataclasses.replace(request, groups=groups, metrics=metrics, use=present.use)
 
 
 def _matching(path: Path, request: Evaluation) -> Evaluation:

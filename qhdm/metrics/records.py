@@ -201,6 +201,8 @@ class GeneratedRecord:
                 f"guidance {self.guidance:g}{guide}, seed {self.seed}",
                 f"engine {self.engine_label}",
             ]
+            if self.start is None:
+                parts.append("started around zero, by an older version")
         return "; ".join(parts)
 
     def answers(self, asked: GeneratedRecord) -> bool:
