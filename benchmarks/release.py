@@ -58,7 +58,7 @@ qhdm sample {name} --class River --num 16
   At {watts:g} W, its share of the processor's thermal design power, this is {energy:.2g} Wh.
 * Weights: averaged (standard deviation of the profile: {std:g} of the training), float32. There is
   no state of the optimiser: training cannot be resumed.
-* Made with {versions}.
+* Trained with {versions}; sampled and measured with qhdm {version}.
 * Licence: Apache 2.0. EuroSAT is under the MIT licence; cite Helber, Bischke, Dengel, Borth:
   *EuroSAT: A Novel Dataset and Deep Learning Benchmark for Land Use and Land Cover Classification*,
   IEEE JSTARS, 2019.
@@ -185,6 +185,7 @@ def card(
         seed=config.seed,
         std=train.ema.std[0],
         versions=", ".join(f"{package} {version}" for package, version in versions.items()),
+        version=qhdm.__version__,
         figures="\n\n".join(figures),
     )
 
@@ -210,7 +211,10 @@ def summary(evaluation: Evaluation) -> str:
     table = Table([f"{NUM:,} images, against held-out ones", *COLUMNS], rows).markdown()
     extractor = evaluation.extractor
     assert extractor is not None
-    return f"{table}\n\nFeatures of the extractor `{extractor.name}` ({extractor.digest})."
+    return (
+        f"{table}\n\n[Metrics](docs/evaluation.md#metrics) on features of the extractor "
+        f"[`{extractor.name}`](docs/evaluation.md#feature-extractors) ({extractor.digest})."
+    )
 
 
 def main() -> None:
