@@ -454,7 +454,7 @@ def test_a_finished_comparison_prints_its_tables(cli: Cli, finished: Path) -> No
     done = cli("compare", finished, "--out", out)
     assert done.returncode == 0, done.stderr
     assert "0 of 9 cells to do" in done.stdout
-    assert "less unet" in done.stdout
+    assert "minus unet" in done.stdout
     assert (out / "results.md").read_text().startswith("# small\n")
     assert len(read_results(out / "results.json").cells) == 9
     assert (out / "inference.png").exists()

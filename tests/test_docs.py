@@ -91,6 +91,12 @@ CHEAPER = {
     r"qhdm evaluate RUN --num 40 ": ["--steps", "1", *CLASSIFIER[2:]],
     r"qhdm evaluate ": ["--num", "2", "--steps", "1", *CLASSIFIER],
     r"qhdm train-classifier ": ["--steps", "1"],
+    r"qhdm compare .*eurosat_ablation.* --only fqconv": [
+        *("--dry-run", "seeds=[0]"),
+        "variants={fqconv: {}, cosine: {}, linear: {}, perceptron: {}}",
+        *SMALL.split(),
+        *SMALL_NET.split(),
+    ],
     r"qhdm compare .*eurosat_ablation": [
         *("--dry-run", "seeds=[0]", "baseline=unet", "variants={unet: {model.kind: unet}}"),
         *SMALL.split(),

@@ -42,8 +42,8 @@ class MetricBlock:
 
     def table(self, baseline: str) -> Table:
         """A row for each variant and one for real images; the primary endpoint also in percent."""
-        header = ["variant", "mean", _INTERVAL, "n", f"less {baseline}", _INTERVAL, "p", "p (Holm)"]
-        header += ["in %"] * self.primary
+        header = ["variant", "mean", _INTERVAL, "n"]
+        header += [f"minus {baseline}", _INTERVAL, "p", "p (Holm)"] + ["in %"] * self.primary
         whole = next((row.mean for row, _ in self.rows if row.variant == baseline), math.nan)
         rows = []
         for row, test in self.rows:
@@ -129,7 +129,7 @@ def overview_table(blocks: Sequence[MetricBlock], baseline: str) -> Table:
 
 def inference_tables(results: Results) -> Iterator[tuple[str, Table]]:
     """The study of engines at inference: a title and a table for each variant and metric."""
-    header = ["engine", "mean", _INTERVAL, "n", "less exact", _INTERVAL, "p"]
+    header = ["engine", "mean", _INTERVAL, "n", "minus exact", _INTERVAL, "p"]
     for variant, label in dict.fromkeys((row.variant, row.label) for row in results.inference):
         rows = [
             [
