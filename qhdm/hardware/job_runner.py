@@ -102,13 +102,13 @@ def _begun_with(job: SamplingJob, ledger: Ledger) -> bool:
     Raises:
         HardwareError: the job was begun with other weights.
     """
-    known = ledger.fact("model")
+    known, own = ledger.fact("model"), job.model_digest
     if known is None and not ledger.requests() and ledger.last_state() is None:
-        ledger.set_fact("model", known := job.model_digest)
-    if known not in (None, job.model_digest):
+        ledger.set_fact("model", known := own)
+    if known not in (None, own):
         raise HardwareError(
-            f"{job.spec.run}: has other weights than this job began with ({known}, now "
-            f"{job.model_digest}); restore them, or submit a new job"
+            f"{job.spec.run}: has other weights than this job began with ({known}, now {own}); "
+            "restore them, or submit a new job"
         )
     return known is not None
 
