@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from qiskit.circuit import Parameter
 from qiskit.primitives import StatevectorEstimator
 from tolerances import SIGMAS
 
+from qhdm.config import SampleConfig
 from qhdm.errors import AccessError, ConfigError, HardwareError
 from qhdm.hardware.estimate import qpu_seconds
 from qhdm.hardware.estimator import HardwareEstimator, StageRunner, requests_of, stage_circuits
@@ -27,6 +29,7 @@ from qhdm.hardware.submission import Submitter
 from qhdm.quantum import build_filter, expectation
 from qhdm.quantum.connector import FilterQNN
 from qhdm.quantum.options import Limits
+from qhdm.runs.directory import RunDirectory
 
 ROOT = Path(__file__).parent.parent
 
@@ -241,6 +244,11 @@ def test_a_dry_run_and_a_rehearsal(cli, tiny_run: Path, tmp_path: Path) -> None:
         done = cli("jobs", "--runs", tiny_run, verb, folder.name)
         assert done.stdout == f"job {folder.name}: is done; samples: {folder / 'samples.png'}\n"
     assert JobDirectory(folder).is_done()
+    # A job in progress does not follow changes of the run's own sampling options.
+    kept, config = JobDirectory(folder).spec(), RunDirectory.open(tiny_run).config
+    other = SampleConfig(sampler="ddim", steps=9, guidance=3.0, guidance_interval=(0.5, 9.0))
+    assert kept.resolved(replace(config, sample=other)) == kept
+    assert kept.guidance == config.sample.guidance
     refused = cli("submit", spec, "--set", "hardware_steps=9")
     assert refused.returncode == 1
     assert "hardware_steps" in refused.stderr

@@ -55,7 +55,9 @@ def _submit(arguments: argparse.Namespace) -> None:
     # The job is of this run for good, also when there is a newer one.
     spec = dataclasses.replace(spec, run=str(RunDirectory.newest(spec.run)))
     print(f"run: {spec.run}")
-    job = Run.open(spec.run, device="cpu").job(spec)
+    run = Run.open(spec.run, device="cpu")
+    spec = spec.resolved(run.config)  # the run's sample section may change before it is resumed
+    job = run.job(spec)
     if arguments.compare:
         devices = [snapshot(name, spec.fractional) for name in arguments.compare]
         estimates = [job.estimate(one, job_runner.isa_cache(spec, one)) for one in devices]
