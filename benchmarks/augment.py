@@ -95,7 +95,8 @@ class Cell:
 
     def augmented(self, drawn: Dataset) -> Augmentation:
         if not self.path.exists():
-            settings = AugmentSettings(num=self.arguments.num, device="cpu")
+            asked = {"num": self.arguments.num, "guidance": self.arguments.guidance}
+            settings = AugmentSettings(**asked, device="cpu")
             augment(drawn, self.generator(drawn), self.path, settings, progress=True)
         return read_augmentation(self.path)
 
@@ -174,6 +175,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 50, 100, 0], help="0: all")
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--num", type=int, default=100, help="candidates of each class")
+    parser.add_argument("--guidance", type=float, default="run", help="default: the run's own")
     parser.add_argument("--seeds", type=int, default=1, help="classifiers of each draw")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

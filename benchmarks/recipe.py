@@ -97,7 +97,9 @@ class Cell:
             groups: tuple[Group, ...] = ("distances", "classes")
             if extractor == EXTRACTORS[0]:
                 groups = (*groups, "utility")
-            settings = EvaluationSettings(num=num, steps=20, extractor=extractor, metrics=groups)
+            settings = EvaluationSettings(
+                num=num, steps=20, guidance=1, extractor=extractor, metrics=groups
+            )
             evaluations.append(qhdm.evaluate(self.path, settings=settings, progress=True))
         return evaluations
 
@@ -156,7 +158,7 @@ def cells(arguments: argparse.Namespace) -> Iterator[Cell]:
 
 def samples(tried: list[Cell], num: int, seed: int) -> list[tuple[str, data.Dataset]]:
     """The images of each training with `seed`, and a title for them."""
-    settings = EvaluationSettings(num=num, steps=20)
+    settings = EvaluationSettings(num=num, steps=20, guidance=1)
     return [
         (
             f"{cell.recipe}, {cell.budget:,} CPU s",

@@ -63,7 +63,7 @@ def main() -> None:
     arguments = parser.parse_args()
     run = Run.open(arguments.run, device="cpu")
     spec = JobSpec(run=arguments.run, backend="aer", classes=tuple(arguments.classes),
-                   steps=arguments.steps, places=("vertex", "encoder"))  # fmt: skip
+                   steps=arguments.steps, guidance=1.0, places=("vertex", "encoder"))  # fmt: skip
     job = run.job(spec)
     shape = arguments.steps, len(job.stages)
     infinite = images(job, np.zeros(shape, dtype=int))

@@ -48,7 +48,9 @@ def main() -> None:
     path = arguments.out / f"{steps}-{seed}"
     cell = Cell("speedrun", 0, seed, config, path, None)
     cell.train()
-    settings = EvaluationSettings(num=NUM, steps=20, extractor="classifier", metrics=("distances",))
+    settings = EvaluationSettings(
+        num=NUM, steps=20, guidance=1, extractor="classifier", metrics=("distances",)
+    )
     evaluation = qhdm.evaluate(path, settings=settings, progress=True)
     fid = evaluation.find("FID", split="test")
     assert fid is not None

@@ -17,6 +17,7 @@ from qhdm.config import (
     PowerEmaConfig,
     PublishedModelConfig,
     QuantumConfig,
+    SampleConfig,
     load_config,
     to_yaml,
 )
@@ -40,9 +41,12 @@ def test_shipped_configurations_load_and_round_trip(path: Path, tmp_path: Path) 
     assert load_config(copy) == config
 
 
-def test_eurosat_is_the_default_with_filters_at_finer_levels() -> None:
+def test_eurosat_is_the_default_with_filters_at_finer_levels_and_guidance() -> None:
     config = load_config(ROOT / "configs" / "eurosat.yaml")
-    assert config == Config(quantum=QuantumConfig(encoder=EncoderConfig(levels=(1, 2))))
+    assert config == Config(
+        quantum=QuantumConfig(encoder=EncoderConfig(levels=(1, 2))),
+        sample=SampleConfig(guidance=1.5, guidance_interval=(0.2, 2.0)),
+    )
 
 
 def test_keys_that_a_published_configuration_leaves_out_are_the_published_ones(

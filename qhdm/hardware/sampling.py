@@ -131,8 +131,8 @@ class SamplingJob:
         if 0 < len(guided) < len(sigmas):
             raise SamplingError(
                 f"guidance_interval: covers {len(guided)} of the {len(sigmas)} steps on the "
-                "backend, which need the same number of circuits; set it to null, or change it or "
-                "hardware_steps so that it covers all or none"
+                "backend, which need the same number of circuits; set guidance to 1, or "
+                "hardware_steps or the interval so that it covers all of them or none"
             )
 
     @property
