@@ -95,10 +95,18 @@ class Cell:
 
     def augmented(self, drawn: Dataset) -> Augmentation:
         if not self.path.exists():
-            asked = {"num": self.arguments.num, "guidance": self.arguments.guidance}
-            settings = AugmentSettings(**asked, device="cpu")
+            settings = AugmentSettings(num=self.arguments.num, **self.asked, device="cpu")
             augment(drawn, self.generator(drawn), self.path, settings, progress=True)
-        return read_augmentation(self.path)
+        record = read_augmentation(self.path)
+        kept = {name: getattr(record.generated, name) for name in self.asked}
+        if kept != self.asked or {own.sampled for own in record.classes} != {self.arguments.num}:
+            raise SystemExit(f"{self.path}: of other --guidance or --num; give another --out")
+        return record
+
+    @property
+    def asked(self) -> dict[str, float]:
+        guidance = self.arguments.guidance
+        return {} if guidance is None else {"guidance": guidance}
 
     def sets(self) -> dict[str, Dataset]:
         """The drawn images, the chosen generated ones, and as many further real images."""
@@ -175,7 +183,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 50, 100, 0], help="0: all")
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--num", type=int, default=100, help="candidates of each class")
-    parser.add_argument("--guidance", type=float, default="run", help="default: the run's own")
+    parser.add_argument("--guidance", type=float, metavar="S", help="default: the run's own")
     parser.add_argument("--seeds", type=int, default=1, help="classifiers of each draw")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

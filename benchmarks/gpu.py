@@ -317,7 +317,7 @@ def training(bench: Bench, arguments: argparse.Namespace) -> None:
 
     def sample() -> Row:
         start = time.perf_counter()
-        request = qhdm.Sampling(num=num, steps=2 if bench.small else 20)
+        request = qhdm.Sampling(num=num, steps=2 if bench.small else 20, guidance=1)
         images = runs[0].sample(request, batch_size=512)
         labels, _ = runs[0].images_of(None, num)
         seconds = time.perf_counter() - start
@@ -329,7 +329,9 @@ def training(bench: Bench, arguments: argparse.Namespace) -> None:
     if runs:
         bench.measure("training", {"what": "samples"}, sample, 60)
     if runs and not bench.small:
-        settings = qhdm.EvaluationSettings(num=1000, steps=20, metrics=("distances", "classes"))
+        settings = qhdm.EvaluationSettings(
+            num=1000, steps=20, guidance=1, metrics=("distances", "classes")
+        )
 
         def judge() -> Row:
             metrics = qhdm.evaluate(runs[0], settings=settings).metrics

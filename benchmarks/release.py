@@ -110,12 +110,13 @@ def release(source: RunDirectory) -> RunDirectory:
     model, _ = load_model(source)
     name, step, train = source.config.name, source.last_step(), source.config.train
     # Neither the place of the data, nor the machine, nor averages that are not shipped.
-    root = load_config(ROOT / "configs" / f"{name}.yaml").data.root
+    own = load_config(ROOT / "configs" / f"{name}.yaml")
     assert isinstance(train.ema, PowerEmaConfig)
     ema = dataclasses.replace(train.ema, std=train.ema.std[:1])
     config = dataclasses.replace(
         source.config,
-        data=dataclasses.replace(source.config.data, root=root),
+        data=dataclasses.replace(source.config.data, root=own.data.root),
+        sample=own.sample,  # of today, not of when the training began
         train=dataclasses.replace(train, device="auto", ema=ema),
     )
     path = ROOT / "pretrained" / name

@@ -152,7 +152,7 @@ def sampling(num: int, batch: int) -> None:
         inputs = inputs_of(model, config, batch)
         for count in (20, 50):
             start, cpu = time.perf_counter(), time.process_time()
-            run.sample(Sampling(steps=count), labels=labels, batch_size=batch)
+            run.sample(Sampling(steps=count, guidance=1), labels=labels, batch_size=batch)
             whole, cpu = time.perf_counter() - start, time.process_time() - cpu
             with frozen(model):
                 one = statistics.median(cpu_seconds(evaluate, model, inputs) for _ in range(5))

@@ -19,8 +19,9 @@ from qhdm.augmentation.candidates import Judged
 from qhdm.augmentation.choice import CrossValidation, choose, effects, first_of_each, folds_of
 from qhdm.config import DataConfig
 from qhdm.data import Dataset
-from qhdm.errors import EvaluationError
+from qhdm.errors import DataError, EvaluationError
 from qhdm.metrics.classifier import ClassifierSettings
+from qhdm.runs.directory import RunDirectory
 
 CLASSES = ("Forest", "SeaLake")
 
@@ -105,6 +106,24 @@ def test_unlike_images_copies_and_duplicates_are_found() -> None:
     copies, duplicates = judged.copies_and_duplicates()
     assert copies.tolist() == [False, False, False, True, False]
     assert duplicates.tolist() == [False, False, False, False, True]
+
+
+def test_real_images_that_are_there_twice_do_not_hide_copies() -> None:
+    real = np.random.default_rng(0).standard_normal((10, 4))
+    real[9] = real[8]
+    judged = Judged(
+        real_labels=np.zeros(10, dtype=int),
+        labels=np.zeros(4, dtype=int),
+        real_scores=np.ones(10),
+        scores=np.ones((1, 4)),
+        real_features=real,
+        features=np.concatenate([real[8:9], real[:1] + 1e-6, real[:2] + 50]),
+    )
+    copies, duplicates = judged.copies_and_duplicates()
+    assert copies.tolist() == [True, True, False, False]
+    assert not duplicates.any()
+    alike = dataclasses.replace(judged, real_features=np.zeros((10, 4)), features=np.zeros((4, 4)))
+    assert alike.copies_and_duplicates()[0].all()
 
 
 @pytest.mark.usefixtures("able_classifiers")
@@ -210,6 +229,30 @@ def test_refusals(cli: Cli, tiny_run: Path, real: Path, tmp_path: Path) -> None:
     out.mkdir()
     refused(cli("augment", real, *request), "--out", str(out))
     assert list(out.iterdir()) == []
+    file = tmp_path / "file"
+    file.touch()
+    refused(cli("augment", real, "--run", tiny_run, "--out", file / "out"), "--out", str(file))
+
+
+def test_data_sets_may_lack_classes_of_the_run_but_have_no_others(
+    tiny_run: Path, tmp_path: Path
+) -> None:
+    config = RunDirectory.open(tiny_run).config.data
+    whole = data.load(dataclasses.replace(config, test_fraction=0.0))
+    settings = AugmentSettings(num=2, steps=1)
+    names = whole.class_names
+    pairs = [
+        (image, label)
+        for image, label in zip(whole.images, whole.labels.tolist(), strict=True)
+        if label != names.index("River")
+    ]
+    record = augment(pairs, tiny_run, tmp_path / "pairs", settings)
+    assert [own.class_name for own in record.classes] == [n for n in names if n != "River"]
+    assert all(own.sampled == 2 for own in record.classes)
+    renamed = tuple(name.upper() if name == "River" else name for name in names)
+    other = dataclasses.replace(whole, class_names=renamed)
+    with pytest.raises(DataError, match=r"RIVER is not a class of the generator"):
+        augment(other, tiny_run, tmp_path / "renamed", settings)
 
 
 def test_a_damaged_record_is_refused(tmp_path: Path) -> None:

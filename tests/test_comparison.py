@@ -18,6 +18,7 @@ from comparisons import cells, write_specification
 from scipy import stats
 
 from qhdm import data
+from qhdm.comparison import plan
 from qhdm.comparison.cells import Cell, cells_of
 from qhdm.comparison.execution import LocalExecutor
 from qhdm.comparison.plan import describe_plan, parameters_of, prepare
@@ -291,6 +292,26 @@ def test_the_plan_names_cells_parameters_and_time(
     text = describe_plan(grid.specification, chosen, parameters, LocalExecutor(2))
     assert f"({len(chosen)} cells" in text
     assert found[0].name not in text
+
+
+def test_the_plan_counts_evaluations_with_and_without_guidance(
+    specification: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "seconds_per_evaluation", lambda *_: 1.0)
+    monkeypatch.setattr(plan, "seconds_per_step", lambda *_: 1.0)
+    interval = "evaluate.guidance_interval=[0.2,2]"  # 12 of these 20 levels
+    for evaluations, guidance in ((20, [1]), (40, [2]), (32, [2, interval])):
+        own = [f"evaluate.guidance={guidance[0]}", *guidance[1:]]
+        cell = cells(specification, "evaluate.steps=20", "inference=[]", *own)[0]
+        _, sampling = plan._times(cell)
+        assert sampling[cell.main] == evaluations * cell.main.num
+
+
+def test_a_guide_needs_no_label_dropout(specification: Path) -> None:
+    asked = ["settings.train.label_dropout=0", "evaluate.guidance=2", "inference=[]"]
+    with pytest.raises(ConfigError, match="guidance"):
+        cells(specification, *asked)
+    assert cells(specification, *asked, "evaluate.guide=model")
 
 
 def test_too_few_images_are_found_before_training(specification: Path) -> None:

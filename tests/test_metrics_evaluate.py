@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from qhdm.config import DataConfig, Sampling
 from qhdm.errors import EvaluationError
 from qhdm.metrics import EvaluationSettings, evaluate, read_evaluation
 from qhdm.metrics.records import DataRecord
-from qhdm.metrics.samples import sampled
+from qhdm.metrics.samples import described, sampled
 from qhdm.run import Run
 from qhdm.runs.directory import RunDirectory
 
@@ -298,6 +299,43 @@ def test_the_python_interface_tells_requests_apart(
     )
     with pytest.raises(EvaluationError, match=str(out)):
         evaluate(run, settings=other, out=out)
+
+
+def test_a_file_does_not_answer_for_other_images_or_weights(
+    run: Path, quarters: Path, classifier: Path, tmp_path: Path
+) -> None:
+    """As many of them, from a source of the same name."""
+    own = dataclasses.replace(RunDirectory.open(run).config.data, root=str(quarters))
+    real, out = data.load(own), tmp_path / "images.json"
+    images, labels = real.images[:9], real.labels[:9].tolist()
+    settings = EvaluationSettings(metrics=("classes",), extractor_weights=str(classifier))
+    found = evaluate(images, real, settings, labels=labels, out=out)
+    assert evaluate(images, real, settings, labels=labels, out=out) == found
+    for others, classes in ((255 - images, labels), (images, [(n + 1) % 3 for n in labels])):
+        with pytest.raises(EvaluationError, match="another request"):
+            evaluate(others, real, settings, labels=classes, out=out)
+    older = json.loads(out.read_text())
+    del older["generated"]["digest"]  # which earlier versions did not record
+    out.write_text(json.dumps(older))
+    assert evaluate(images, real, settings, labels=labels, out=out).metrics == found.metrics
+
+    folder, out = tmp_path / "folder", tmp_path / "folder.json"
+    shutil.copytree(quarters / "Forest", folder / "Forest")
+    evaluate(folder, own, settings, out=out)
+    (folder / "Forest").rename(folder / "SeaLake")
+    with pytest.raises(EvaluationError, match="another request"):
+        evaluate(folder, own, settings, out=out)
+
+    here, moved = RunDirectory.open(run), RunDirectory.open(shutil.copytree(run, tmp_path / "run"))
+    weights = described(here, settings)
+    assert described(moved, settings).answers(weights)
+    checkpoint = moved.latest_checkpoint()
+    file, sums = checkpoint / "ema.safetensors", checkpoint / "SHA256SUMS"
+    before = hashlib.sha256(file.read_bytes()).hexdigest()
+    shutil.copy(checkpoint / "model.safetensors", file)
+    after = hashlib.sha256(file.read_bytes()).hexdigest()
+    sums.write_text(sums.read_text().replace(before, after))
+    assert not described(moved, settings).answers(weights)
 
 
 @pytest.mark.parametrize(

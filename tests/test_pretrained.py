@@ -17,7 +17,7 @@ from qhdm.config import load_config
 from qhdm.data import EUROSAT_CLASSES
 from qhdm.errors import RunError, SamplingError
 from qhdm.hardware.job_dir import JobDirectory
-from qhdm.hardware.spec import load_spec
+from qhdm.hardware.spec import load_kept_spec, load_spec
 from qhdm.run import load_model
 from qhdm.runs.directory import RunDirectory
 from qhdm.shipped import results_path, run_path, shipped_runs
@@ -114,6 +114,24 @@ def test_jobs_go_to_the_working_directory() -> None:
     assert directory.spec().run == "eurosat"
     for runs in ("runs", "eurosat"):
         assert directory.name in succeeded(call("jobs", "--runs", runs, "list"))
+
+
+@pytest.mark.parametrize("name", ["rehearsal", "aer", "boston", "sheet"])
+def test_shipped_jobs_fit_the_shipped_run(name: str) -> None:
+    run = qhdm.Run.open("eurosat", device="cpu")
+    job = run.job(load_spec(name))
+    assert job.stages
+
+
+def test_jobs_of_earlier_versions_have_the_guidance_that_the_shipped_run_had(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "job.yaml"
+    for words, guidance in (("", 1), ("guidance: run\n", 1), ("guidance: 2\n", 2)):
+        path.write_text(f"run: eurosat\nbackend: aer\n{words}")
+        assert load_kept_spec(path).guidance == guidance
+    path.write_text("run: runs/eurosat\nbackend: aer\n")
+    assert load_kept_spec(path).guidance == "run"
 
 
 def test_circuits_of_the_shipped_run() -> None:

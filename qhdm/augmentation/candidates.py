@@ -50,21 +50,22 @@ class Judged:
     def copies_and_duplicates(self) -> tuple[np.ndarray, np.ndarray]:
         """Images too near to a real one, and those too near to another that stays, (M,) bool.
 
-        Too near to a real image is nearer than the real images of the class are to each other (all
-        but one in a hundred), as seen by the classifiers; half of that is too near to another.
+        Too near to a real image is no farther than the real images of the class are from each other
+        (all but one in a hundred; those that are in the set twice do not count), as seen by the
+        classifiers; half of that is too near to another.
         """
         copies, duplicates = (np.zeros(len(self.labels), dtype=bool) for _ in range(2))
         for label in np.unique(self.labels):
             real = self.real_features[self.real_labels == label]
             members = np.flatnonzero(self.labels == label)
             apart, _ = nearest(real, real, same=True)
-            least = np.quantile(apart, COPIES, method="lower")
-            copies[members] = nearest(self.features[members], real)[0] < least
+            least = np.quantile(apart[apart > 0], COPIES, method="lower") if apart.any() else 0.0
+            copies[members] = nearest(self.features[members], real)[0] <= least
             kept: list[np.ndarray] = []
             for member in members[~copies[members]]:
                 own = self.features[member]
                 duplicates[member] = any(
-                    np.linalg.norm(own - other) < NEARER * least for other in kept
+                    np.linalg.norm(own - other) <= NEARER * least for other in kept
                 )
                 if not duplicates[member]:
                     kept.append(own)

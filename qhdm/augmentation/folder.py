@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,9 @@ def augment(
     settings, out = settings or AugmentSettings(), Path(out)
     if out.exists():
         raise EvaluationError(f"--out: {out}: exists already; name another folder, or delete it")
+    place = next(folder for folder in out.absolute().parents if folder.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise EvaluationError(f"--out: {place} is not a folder that can be written; name another")
     path = run.path if isinstance(run, Run) else Path(run)
     if path is None:
         raise EvaluationError("augment: this network is of no run directory; train it into one")
@@ -129,23 +133,25 @@ def _real_images(real: Any, config: Config, progress: bool) -> Dataset:
     Raises:
         DataError: as `qhdm.data.load`; or the run does not know a class.
     """
+    own, known = config.data, config.data.classes or ()
     if not isinstance(real, str | Path):
-        return data.given(real, dataclasses.replace(config.data, test_fraction=0.0))
-    own = config.data
-    if not _is_own(real, config):
-        own = dataclasses.replace(
-            own, root=str(real), classes=None, test_fraction=0.0, split=None, blocks=None,
-            per_class=None,
-        )  # fmt: skip
-    try:
-        images = data.load(own, progress=progress)
-    except DataError as error:
-        raise DataError(f"DATA: {str(error).removeprefix('data.root: ')}") from None
-    known = config.data.classes or ()
+        images = data.given(real, dataclasses.replace(own, test_fraction=0.0))
+        present = np.unique(images.labels)
+        images = _with_classes(images, tuple(images.class_names[label] for label in present))
+    else:
+        if not _is_own(real, config):
+            own = dataclasses.replace(
+                own, root=str(real), classes=None, test_fraction=0.0, split=None, blocks=None,
+                per_class=None,
+            )  # fmt: skip
+        try:
+            images = data.load(own, progress=progress)
+        except DataError as error:
+            raise DataError(f"DATA: {str(error).removeprefix('data.root: ')}") from None
     for name in images.class_names:
         if name not in known:
             raise DataError(
-                f"DATA: {real}: class folder {name} is not a class of the generator, which knows "
+                f"DATA: {images.name}: {name} is not a class of the generator, which knows "
                 f"{', '.join(known)}{did_you_mean(name, known)}"
             )
     return images

@@ -13,6 +13,7 @@ from qhdm.comparison.spec import Specification, variant_settings
 from qhdm.config import Config, DataConfig
 from qhdm.console import bar, duration
 from qhdm.device import resolve_device
+from qhdm.diffusion import make_preconditioning
 from qhdm.errors import ComparisonError
 from qhdm.metrics.features import make_extractor
 from qhdm.metrics.settings import EvaluationSettings
@@ -127,7 +128,7 @@ def _times(cell: Cell) -> tuple[float, dict[EvaluationSettings, float]]:
         if config not in known:
             known[config] = seconds_per_evaluation(config, device)
         complete = request.resolved(cell.config)
-        passes = int(complete.steps) * (1 if complete.guidance == 1 else 2)
-        passes = passes if request.needs_images else 0
-        sampling[request] = request.num * passes * known[config]
+        levels = make_preconditioning(cell.config).sampling(int(complete.steps)).sigma.tolist()
+        passes = len(levels) + sum(map(complete.guided_at, levels))
+        sampling[request] = request.num * passes * known[config] if request.needs_images else 0.0
     return seconds_per_step(cell.config, device), sampling

@@ -218,7 +218,7 @@ def _check_sampling(
     place = document.place((section,))
     given = [
         Setting(("sample", name), value, f"{place}.{name}")
-        for name in ("steps", "sampler", "guidance")
+        for name in ("steps", "sampler", "guidance", "guidance_interval", "guide")
         if (value := getattr(settings, name)) != "run"
     ]
     validate(Config, dataclasses.replace(with_settings(cell, given), source=place))

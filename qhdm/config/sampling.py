@@ -115,6 +115,13 @@ class EngineRequest:
         return self
 
 
+def guidance_label(guidance: float, interval: Interval | None, guide: str | None) -> str:
+    """`guidance 1.5 at noise levels 0.2 to 2`."""
+    by = f" by {guide}" if guide else ""
+    at = " at noise levels {:g} to {:g}".format(*interval) if interval else ""
+    return f"guidance {guidance:g}{by}{at}"
+
+
 @one_line_errors
 @dataclass(frozen=True, config=STRICT)
 class SamplerOptions:

@@ -16,7 +16,7 @@ from qhdm.config.fields import STRICT, Positive
 from qhdm.errors import ConfigError
 from qhdm.quantum.options import Hardware, Limits
 from qhdm.schema import Document, read_document, validate, with_overrides
-from qhdm.shipped import find_shipped
+from qhdm.shipped import find_shipped, is_shipped
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -110,11 +110,15 @@ def load_kept_spec(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
     """Read the specification of a job that exists, as `load_spec`.
 
     One of a version that compiled nothing, or took no fractional gates, lacks the key: its circuits
-    stay as they are.
+    stay as they are. One that leaves the guidance to a shipped model is of a version whose shipped
+    models had none.
     """
     document = read_document(path)
+    data = document.data if isinstance(document.data, dict) else {}
     before = {"compile": "off", "fractional_gates": "false"}
-    kept = [f"{key}={value}" for key, value in before.items() if key not in (document.data or ())]
+    kept = [f"{key}={value}" for key, value in before.items() if key not in data]
+    if data.get("guidance", "run") == "run" and is_shipped(str(data.get("run"))):
+        kept.append("guidance=1")
     return validate(JobSpec, _present(with_overrides(document, [*kept, *overrides])))
 
 

@@ -137,7 +137,7 @@ def _of_arrays(
     """The subject, and whether its labels are known."""
     whole = real_set(real, generated)
     images, labelled = from_arrays(generated, whole, labels)
-    record = GeneratedRecord(source="array", num=len(images))
+    record = GeneratedRecord(source="array", num=len(images), digest=images.digest())
     return _Subject(whole, record, lambda: images), labelled
 
 
@@ -164,7 +164,7 @@ def _of_folder(
     if whole.bands is not None:  # the generated images get the range that the real ones have
         real = dataclasses.replace(real, range=whole.bands.range, percentile=None)
     images = from_folder(Path(path), real)
-    record = GeneratedRecord(source=str(path), num=len(images))
+    record = GeneratedRecord(source=str(path), num=len(images), digest=images.digest())
     return _Subject(whole, record, lambda: images)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from qhdm.config.sampling import Interval, Weights
+from qhdm.config.sampling import Interval, Weights, guidance_label
 from qhdm.errors import EvaluationError
 from qhdm.quantum.options import ENGINES, Aer, EngineOptions, Method
 from qhdm.schema import read_record
@@ -138,6 +138,8 @@ class GeneratedRecord:
         eta: of DDIM, if it is not 0.
         start: `mean` where sampling starts around the mean of images. Older versions started around
             zero (`qhdm.diffusion.samplers.states`).
+        digest: of the weights; of images that were not sampled from a run, of these. Older versions
+            did not record it.
     """
 
     source: str
@@ -157,6 +159,7 @@ class GeneratedRecord:
     guidance_interval: Interval | None = None
     guide: Weights | None = None
     start: Literal["mean"] | None = None
+    digest: str | None = None
 
     @staticmethod
     def engine_fields(engine: EngineOptions) -> dict[str, Any]:
@@ -192,13 +195,12 @@ class GeneratedRecord:
             )
         parts = [f"{self.num:,} generated images from {self.source}"]
         if self.engine is not None:
-            guide = f" by {self.guide}" if self.guide else ""
-            if self.guidance_interval:
-                guide += " at noise levels {:g} to {:g}".format(*self.guidance_interval)
+            assert self.guidance is not None
+            guidance = guidance_label(self.guidance, self.guidance_interval, self.guide)
             parts += [
                 f"{self.weights} weights of step {self.step:,}",
                 f"{self.sampler}, {self.steps} steps",
-                f"guidance {self.guidance:g}{guide}, seed {self.seed}",
+                f"{guidance}, seed {self.seed}",
                 f"engine {self.engine_label}",
             ]
             if self.start is None:
@@ -207,7 +209,7 @@ class GeneratedRecord:
 
     def answers(self, asked: GeneratedRecord) -> bool:
         """Whether these are the images that `asked` describes, wherever the run was."""
-        known = dataclasses.replace(self, source=asked.source)
+        known = dataclasses.replace(self, source=asked.source, digest=self.digest or asked.digest)
         if self.method is None:
             known = dataclasses.replace(known, method=asked.method, device=asked.device)
         return known == asked

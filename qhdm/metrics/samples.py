@@ -46,11 +46,13 @@ def described(run: RunDirectory, settings: EvaluationSettings) -> GeneratedRecor
         **GeneratedRecord.engine_fields(settings.engine_of(run.config.quantum)),
     )
     if not settings.needs_images:
-        return GeneratedRecord(**network)
+        return GeneratedRecord(**network, digest=_hashed(run, settings.weights).hexdigest()[:16])
     known = settings.resolved(run.config)
     assert known.guidance_interval != "run"
+    assert known.guide != "run"
     return GeneratedRecord(
         **network,
+        digest=_hashed(run, settings.weights, known.guide).hexdigest()[:16],
         sampler=known.sampler,
         steps=int(known.steps),
         guidance=float(known.guidance),
@@ -221,13 +223,20 @@ def _dataset(
     )
 
 
+def _hashed(run: RunDirectory, *weights: str | None) -> hashlib._Hash:
+    """The SHA-256 of the weights of these names, as far as they are named."""
+    digest = hashlib.sha256()
+    for name in filter(None, weights):
+        for file in weight_files(run, name):
+            digest.update(file.read_bytes())
+    return digest
+
+
 def _key(run: RunDirectory, record: GeneratedRecord) -> str:
     """A digest of the weights and of all of the request but the number of images."""
-    digest = hashlib.sha256()
-    for weights in filter(None, (record.weights, record.guide)):
-        for file in weight_files(run, weights):
-            digest.update(file.read_bytes())
+    digest = _hashed(run, record.weights, record.guide)
     asked = dataclasses.asdict(dataclasses.replace(record, source="", num=0))
+    del asked["digest"]  # of the same bytes
     if record.engine != "aer":  # as older versions named the images of other engines
         del asked["method"], asked["device"]
     for name in ("guidance_interval", "guide", "start"):

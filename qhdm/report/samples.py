@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qhdm.config import Config, Sampling
+from qhdm.config.sampling import guidance_label
 from qhdm.data import Bands, Dataset, Images
 from qhdm.data.batches import symmetries
 from qhdm.metrics import distances
@@ -186,5 +187,8 @@ def trajectories(run: Run) -> tuple[Sequence[float], list[TrajectoryRow]]:
 def sampling_label(config: Config) -> str:
     """How images on pages are sampled."""
     sample = config.sample
-    guidance = "" if sample.guidance == 1 else f", guidance {sample.guidance:g}"
-    return f"{sample.sampler}, {sample.steps} steps{guidance}, seed {SEED}"
+    parts = [str(sample.sampler), f"{sample.steps} steps"]
+    if sample.guidance != 1:
+        label = guidance_label(sample.guidance, sample.guidance_interval, sample.guide)
+        parts.append(label)
+    return ", ".join([*parts, f"seed {SEED}"])

@@ -99,7 +99,7 @@ def run_path(name: str | Path) -> Path:
 
 def run_name(run: Path) -> str:
     """The name of a shipped model, given by its run directory; of other runs, their path."""
-    return run.resolve().name if _is_shipped(run) else str(run)
+    return run.resolve().name if is_shipped(run) else str(run)
 
 
 def results_path(run: str | Path) -> Path:
@@ -108,7 +108,7 @@ def results_path(run: str | Path) -> Path:
     Of a shipped model, into which nothing is written, it is one in the working directory.
     """
     path = run_path(run)
-    return Path("runs") / f"pretrained-{run_name(path)}" if _is_shipped(path) else path
+    return Path("runs") / f"pretrained-{run_name(path)}" if is_shipped(path) else path
 
 
 def other_runs(name: str | Path) -> str:
@@ -121,8 +121,9 @@ def other_runs(name: str | Path) -> str:
     return f"; qhdm comes with {', '.join(known)}{did_you_mean(Path(name).name, known)}"
 
 
-def _is_shipped(run: Path) -> bool:
-    return run.resolve().parent == _folder("pretrained").resolve()
+def is_shipped(run: str | Path) -> bool:
+    """Whether a run, given by path or name, is a shipped model."""
+    return run_path(run).resolve().parent == _folder("pretrained").resolve()
 
 
 def _folder(kind: Kind | Literal["pretrained"]) -> Path:
