@@ -4,15 +4,18 @@ bundled patches.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import re
 import runpy
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 import yaml
@@ -33,9 +36,23 @@ def call_script(path: Path, *words: str) -> str:
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
         patch.setattr(sys, "argv", [str(path), *words])
         patch.syspath_prepend(path.parent)
-        with contextlib.suppress(SystemExit):  # of --help
-            runpy.run_path(str(path), run_name="__main__")
+        runpy.run_path(str(path), run_name="__main__")
     return out.getvalue()
+
+
+def parse(path: Path, words: str) -> None:
+    """Check that a script accepts these arguments; it ends when it has parsed them."""
+    original = argparse.ArgumentParser.parse_args
+
+    def parse_args(parser: argparse.ArgumentParser, *arguments: Any) -> NoReturn:
+        original(parser, *arguments)
+        raise SystemExit("parsed")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+        with pytest.raises(SystemExit) as end:
+            call_script(path, *shlex.split(words, comments=True))
+    assert end.value.code == "parsed"
 
 
 @dataclass

@@ -22,7 +22,7 @@ import pytest
 import yaml
 from command_line import call, succeeded
 from pages import PAGES, ROOT, Snippet, anchors, links, snippets
-from place import Place, call_script
+from place import Place, call_script, parse
 
 import qhdm
 from qhdm import cli
@@ -292,9 +292,22 @@ def test_files_and_options_of_other_commands_exist(name: str) -> None:
         if re.fullmatch(r"(benchmarks|tests|configs|jobs)/\S+\.(py|yaml)", word):
             assert (ROOT / word).is_file(), word
     for script in (word for word in words if re.fullmatch(r"benchmarks/\S+\.py", word)):
-        text = call_script(ROOT / script, "--help")
-        for option in re.findall(r" (--[a-z-]+)", RUN_BY_NAME[name].text.split(script)[1]):
-            assert option in text, f"{script} {option}"
+        parse(ROOT / script, RUN_BY_NAME[name].text.split(script)[1])
+
+
+BENCHMARKS = [
+    (script, words)
+    for script in sorted((ROOT / "benchmarks").glob("*.py"))
+    for words in re.findall(
+        rf"(?m)^    (?:python|torchrun) .*{script.name}(.*)", script.read_text()
+    )
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("script", "words"), BENCHMARKS, ids=lambda p: getattr(p, "name", p))
+def test_benchmarks_parse_the_commands_in_their_docstrings(script: Path, words: str) -> None:
+    parse(script, words)
 
 
 def test_every_rule_matches_a_snippet() -> None:
