@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import qhdm
 from qhdm import errors
 from qhdm.config import load_config
 from qhdm.diffusion import Chain, generate
+from qhdm.hardware import job_runner
+from qhdm.hardware.estimate import describe
+from qhdm.hardware.job_dir import JobDirectory
+from qhdm.hardware.ledger import Ledger
 from qhdm.hardware.spec import JobSpec
 from qhdm.metrics.samples import described
 from qhdm.runs.directory import RunDirectory
@@ -144,17 +150,59 @@ def test_a_job_whose_hardware_steps_are_not_guided_works(run: qhdm.Run, values: 
         guidance=3.0,
     )  # fmt: skip
     everywhere, some = run.job(spec), run.job(replace(spec, **values))
-    for stage, half in zip(everywhere.stages, some.stages, strict=True):
+    for stage, half in zip(everywhere.stages_at(3), some.stages_at(3), strict=True):
         assert stage.rows == 2 * half.rows
 
 
-@pytest.mark.parametrize("key", ["guidance_interval", "guide"])
-def test_a_job_that_a_backend_cannot_run_is_refused(run: qhdm.Run, key: str) -> None:
-    value = "model" if key == "guide" else (sigmas(run)[3], sigmas(run)[3] * 1.1)
+def test_a_job_with_guidance_in_some_of_its_hardware_steps(
+    run: qhdm.Run,
+) -> None:
+    """Guided steps have twice the rows; the estimate is what is executed, and nothing is asked for
+    twice by one that is resumed."""
+    second = sigmas(run)[2]
+    spec = JobSpec(
+        run=str(run.path), backend="aer", classes=("River",), images=2, places=("encoder",),
+        shots=4096, packing=1, steps=4, hardware_steps=3, guidance=3.0, mitigation="affine",
+        guidance_interval=(second * 0.9, second * 1.1),
+    )  # fmt: skip
+    job, directory = run.job(spec), JobDirectory.create(spec, "some")
+    service = job_runner.connect(spec)
+    cache = job_runner.isa_cache(spec, service.device, directory)
+    estimate = job.estimate(service.device, cache)
+    rows = {(stage.place, stage.evaluations): stage.rows for stage in estimate.stages}
+    for place in {stage.place for stage in estimate.stages}:
+        assert rows[place, 1] == 2 * rows[place, 2]
+    assert f"({len(job.stages)} stages of 3 evaluations)" in describe(estimate)
+
+    original, saved = Ledger.save_state, []
+
+    def interrupted(ledger: Ledger, step: int, arrays: dict[str, np.ndarray]) -> None:
+        original(ledger, step, arrays)
+        saved.append(step)
+        if step == 3 and saved.count(3) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ledger, "save_state", interrupted)
+        for _ in range(2):
+            with contextlib.suppress(errors.Interrupted):
+                job_runner.run_job(directory, run.job(spec), service, cache, progress=False)
+    assert saved == [1, 2, 3, 4]
+    ledger = directory.ledger()
+    requests = ledger.requests()
+    ledger.close()
+    assert len(requests) == estimate.runtime_jobs
+    assert sum(request.executions for request in requests) == estimate.executions
+    exact = run.sample(spec.on(qhdm.Exact()), labels=job.labels, indices=job.indices).astype(int)
+    for image, path in zip(exact, sorted(directory.path.glob("images/*/*.png")), strict=True):
+        assert np.abs(np.asarray(Image.open(path)) - image).mean() < 3  # but for shots
+
+
+def test_a_job_in_which_other_weights_guide_steps_on_the_backend_is_refused(run: qhdm.Run) -> None:
     engine = qhdm.Hardware("aer", shots=64, places=("encoder",))
-    request = replace(REQUEST, num=1, engine=engine, engine_steps=2, **{key: value})
+    request = replace(REQUEST, num=1, engine=engine, engine_steps=2, guide="model")
     known = set((run.path / "jobs").glob("*"))  # type: ignore[operator]
-    with pytest.raises(errors.SamplingError, match=rf"^{key}: "):
+    with pytest.raises(errors.SamplingError, match=r"^guide: "):
         run.sample(request)
     assert set((run.path / "jobs").glob("*")) == known  # type: ignore[operator]
 

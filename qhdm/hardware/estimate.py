@@ -43,6 +43,7 @@ class StageCost:
 
     Attributes:
         place: its name.
+        evaluations: how many have this cost; guided ones have more rows than others.
         filters: circuits, one for each filter.
         rows: patches of all images and passes, for each filter.
         circuits: their ISA circuits.
@@ -53,6 +54,7 @@ class StageCost:
     """
 
     place: str
+    evaluations: int
     filters: int
     rows: int
     circuits: Sequence[PackedCircuit]
@@ -69,7 +71,7 @@ class JobEstimate:
     Attributes:
         spec, device: of the job.
         steps: network evaluations on the device.
-        stages: of each of them.
+        stages: of each of them; twice each place, if some evaluations are guided and others not.
         unpacked_seconds: on the QPU, with one copy of each filter.
     """
 
@@ -82,17 +84,17 @@ class JobEstimate:
     @property
     def runtime_jobs(self) -> int:
         """Runtime jobs of all evaluations."""
-        return self.steps * sum(stage.runtime_jobs for stage in self.stages)
+        return sum(stage.evaluations * stage.runtime_jobs for stage in self.stages)
 
     @property
     def executions(self) -> int:
         """Shots of all circuits."""
-        return self.steps * sum(stage.executions for stage in self.stages)
+        return sum(stage.evaluations * stage.executions for stage in self.stages)
 
     @property
     def seconds(self) -> float:
         """QPU seconds in job or batch mode."""
-        return self.steps * sum(stage.seconds for stage in self.stages)
+        return sum(stage.evaluations * stage.seconds for stage in self.stages)
 
     @property
     def session_seconds(self) -> float:
@@ -186,7 +188,7 @@ def _circuits(estimate: JobEstimate) -> list[str]:
         f"{spec.shots:,} shots"
         + (f" (executed: {executed:,}, in equal parts)" if executed != spec.shots else ""),
         "",
-        f"{'place':<28}{'filters':>8}{'rows':>8}{'copies':>7}{'packed':>8}"
+        f"{'place':<28}{'times':>6}{'filters':>8}{'rows':>8}{'copies':>7}{'packed':>8}"
         f"{'2q gates':>11}{'2q depth':>11}{'us':>14}{'error':>17}{'jobs':>6}{'QPU s':>8}",
     ]
     for stage in estimate.stages:
@@ -198,14 +200,14 @@ def _circuits(estimate: JobEstimate) -> list[str]:
             _change(*pair) for pair in zip(_figures(before or after), _figures(after), strict=True)
         )
         lines.append(
-            f"{stage.place:<28}{stage.filters:>8}{stage.rows:>8}{copies:>7}"
+            f"{stage.place:<28}{stage.evaluations:>6}{stage.filters:>8}{stage.rows:>8}{copies:>7}"
             f"{max(circuit.packed(stage.rows) for circuit in isa):>8}"
             f"{gates:>11}{depth:>11}{us:>14}{error:>17}{stage.runtime_jobs:>6}{stage.seconds:>8.1f}"
         )
     bias = math.sqrt(np.mean([c.bias**2 for stage in estimate.stages for c in stage.circuits]))
     lines += [
-        "(rows: patches of all images and passes, for each filter; 2q: of one copy; error: rms of",
-        "<Z> by gates on the best qubits, without readout and shots)",
+        "(times: network evaluations; rows: patches of all images and passes, for each filter; 2q:",
+        "of one copy; error: rms of <Z> by gates on the best qubits, without readout and shots)",
         f"compile: {spec.compile}" + (" (before > after)" if spec.compile != "off" else ""),
     ]
     if spec.mitigation != "none":
@@ -235,16 +237,17 @@ def _change(before: str, after: str) -> str:
 
 def _costs(estimate: JobEstimate) -> list[str]:
     spec, given = estimate.spec, estimate.spec.estimate
-    circuits = sum(s.filters * s.rows for s in estimate.stages)
+    circuits = sum(s.evaluations * s.filters * s.rows for s in estimate.stages)
+    places = len({stage.place for stage in estimate.stages})
     share = estimate.paid_seconds / FREE_SECONDS
     cost = "unknown; set estimate.price_per_second to what your plan charges"
     if given.price_per_second is not None:
         price, currency = given.price_per_second, given.currency
         cost = f"{price * estimate.paid_seconds:,.2f} {currency} at {price:g} {currency}/s"
     return [
-        f"circuits per network evaluation: {circuits:,}",
+        f"circuits: {circuits:,}",
         f"runtime jobs: {estimate.runtime_jobs:,} "
-        f"({len(estimate.stages)} stages of {estimate.steps} evaluations)",
+        f"({places} stages of {estimate.steps} evaluations)",
         f"executions: {estimate.executions:,}",
         f"QPU seconds: {estimate.seconds:,.1f} in job or batch mode, "
         f"{estimate.session_seconds:,.1f} in a session",

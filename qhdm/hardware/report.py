@@ -190,7 +190,7 @@ def scatter(x: np.ndarray, y: np.ndarray, *, title: str) -> Image.Image:
 def _circuits(job: SamplingJob, ledger: Ledger, cache: IsaCache) -> dict[str, Any]:
     """Figures of the circuits of each place in the last network evaluation."""
     relaid, figures = ledger.fact("relaid") or (), {}
-    for number, stage in enumerate(job.stages):
+    for number, stage in enumerate(job.stages_at(job.steps - 1)):
         layout = layout_at((job.steps - 1, number), relaid)
         circuits = [circuit.isa for circuit in stage.circuits(cache, layout)]
         before, after = before_and_after(circuits)

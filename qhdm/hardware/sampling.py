@@ -6,8 +6,9 @@ import hashlib
 import itertools
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import get_args
 
@@ -63,7 +64,7 @@ class Stage:
         place: its name.
         filter: the circuit.
         weights: (F, P), radians.
-        rows: of each filter: patches of all images and passes.
+        rows: of each filter: patches of one image, or of all images and passes.
     """
 
     place: str
@@ -91,8 +92,8 @@ class SamplingJob:
         labels, indices: of the images, N each.
 
     Raises:
-        SamplingError: a step count or guidance does not fit the network, or guidance does not fit
-            the steps on the backend.
+        SamplingError: a step count or guidance does not fit the network, or other weights guide
+            steps on the backend.
         ConfigError: a place has no filters.
     """
 
@@ -108,7 +109,7 @@ class SamplingJob:
                 f"hardware_steps: {self.hardware_steps} exceeds the {self.steps} steps of the "
                 "sampler"
             )
-        self._check_guidance()
+        self._check_guide()
         filled = [p for p in get_args(Place) if _connectors(self.model, (p,))]
         for place in self.spec.places:
             if place not in filled:
@@ -118,21 +119,12 @@ class SamplingJob:
                     f"(model.kind {self.config.model.kind}); {remedy}"
                 )
 
-    def _check_guidance(self) -> None:
-        """Check that all evaluations on the backend have the same circuits, as many times."""
-        sigmas = self.levels.sigma.tolist()[self.first_hardware_step :]
-        guided = [sigma for sigma in sigmas if self.options.guided_at(sigma)]
-        if guided and len(self.networks) > 1:
+    def _check_guide(self) -> None:
+        if len(self.networks) > 1 and any(map(self._guided, self._steps_on_backend)):
             raise SamplingError(
                 f"guide: a backend evaluates one network, but {self.options.guide} guides the "
                 "sampler in steps on it; set guide to null, or lower hardware_steps or the "
                 "guidance_interval"
-            )
-        if 0 < len(guided) < len(sigmas):
-            raise SamplingError(
-                f"guidance_interval: covers {len(guided)} of the {len(sigmas)} steps on the "
-                "backend, which need the same number of circuits; set guidance to 1, or "
-                "hardware_steps or the interval so that it covers all of them or none"
             )
 
     @property
@@ -172,6 +164,13 @@ class SamplingJob:
         return self.steps - self.hardware_steps
 
     @property
+    def _steps_on_backend(self) -> range:
+        return range(self.first_hardware_step, self.steps)
+
+    def _guided(self, step: int) -> bool:
+        return self.options.guided_at(float(self.levels.sigma[step]))
+
+    @property
     def digest(self) -> str:
         """Identifies the images: a hash of the request, but not its limits, and the weights."""
         # Without defaults: an option that a later version adds must not change the digest.
@@ -202,30 +201,41 @@ class SamplingJob:
 
     @cached_property
     def stages(self) -> list[Stage]:
-        """The filter places of one network evaluation, in order."""
+        """The filter places of an evaluation of the network on one image, in order."""
         stages: list[Stage] = []
-        passes = 2 if self.options.guided_at(float(self.levels.sigma[-1])) else 1
         model = on_engine(self.model, "exact")
         for place, connector in _connectors(model, self.spec.places):
-            connector.engine = _Recorder(stages, place, passes * len(self.labels))
+            connector.engine = _Recorder(stages, place)
         zero = torch.zeros(1, dtype=torch.long)
         with torch.inference_mode():
             model(torch.zeros(1, *self.config.data.shape), zero, zero)
         return stages
 
+    def stages_at(self, step: int) -> list[Stage]:
+        """The stages of all images in a network evaluation; guided, each has two passes."""
+        passes = (2 if self._guided(step) else 1) * len(self.labels)
+        return [replace(stage, rows=passes * stage.rows) for stage in self.stages]
+
     def estimate(self, device: Device, cache: IsaCache) -> JobEstimate:
         """What the job costs."""
         plain = cache.with_packing(1)
-        costs = [self._cost(stage, stage.circuits(cache), device) for stage in self.stages]
-        single = [self._cost(stage, stage.circuits(plain), device) for stage in self.stages]
-        seconds = self.hardware_steps * sum(cost.seconds for cost in single)
+        costs, seconds = [], 0.0
+        kinds = {self._guided(step): step for step in self._steps_on_backend}
+        for guided, count in Counter(map(self._guided, self._steps_on_backend)).items():
+            for stage in self.stages_at(kinds[guided]):
+                costs.append(self._cost(stage, stage.circuits(cache), device, count))
+                single = self._cost(stage, stage.circuits(plain), device, count)
+                seconds += count * single.seconds
         return JobEstimate(self.spec, device, self.hardware_steps, costs, seconds)
 
-    def _cost(self, stage: Stage, circuits: list[StageCircuit], device: Device) -> StageCost:
+    def _cost(
+        self, stage: Stage, circuits: list[StageCircuit], device: Device, evaluations: int
+    ) -> StageCost:
         requests = self._requests(circuits, device.rep_delay)
         values = [values for request in requests for _, values in request.circuits]
         return StageCost(
             place=stage.place,
+            evaluations=evaluations,
             filters=len(stage.weights),
             rows=stage.rows,
             circuits=[circuit.isa for circuit in circuits],
@@ -278,9 +288,10 @@ class SamplingJob:
         relaid, state = ledger.fact("relaid") or (), ledger.last_state()
         first = max(self.first_hardware_step, 0 if state is None else state[0])
         unsent: dict[int, PackedCircuit] = {}
-        # Evaluations between these have the circuits of the last.
-        for step in {first, self.steps - 1} if first < self.steps else ():
-            for number, stage in enumerate(self.stages):
+        # Evaluations between these have the circuits of the last of their kind.
+        last = {self._guided(step): step for step in range(first, self.steps)}
+        for step in {first, *last.values()} if last else ():
+            for number, stage in enumerate(self.stages_at(step)):
                 circuits = stage.circuits(cache, layout_at((step, number), relaid))
                 parts = range(len(self._requests(circuits, 0.0)))
                 if not sent.issuperset((step, number, part) for part in parts):
@@ -424,12 +435,11 @@ class _Recorder:
 
     stages: list[Stage]
     place: str
-    images: int
     name: str = "hardware"
     estimator: None = None
 
     def __call__(self, circuit_filter: Filter, x: Tensor, w: Tensor) -> Tensor:
-        self.stages.append(Stage(self.place, circuit_filter, w.clone(), x.shape[1] * self.images))
+        self.stages.append(Stage(self.place, circuit_filter, w.clone(), x.shape[1]))
         return x.new_zeros(*x.shape[:2], len(circuit_filter.observables))
 
     def bind(self, circuit_filter: Filter, w: Tensor) -> Bound:
