@@ -234,6 +234,20 @@ def test_refusals(cli: Cli, tiny_run: Path, real: Path, tmp_path: Path) -> None:
     refused(cli("augment", real, "--run", tiny_run, "--out", file / "out"), "--out", str(file))
 
 
+class Named:
+    """Some images of a set, with labels that count other class names."""
+
+    def __init__(self, whole: Dataset, indices: list[int], classes: tuple[str, ...]) -> None:
+        self.classes, self._images = classes, whole.images[indices]
+        self._labels = np.unique(whole.labels[indices], return_inverse=True)[1].tolist()
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return self._images[index], self._labels[index]
+
+
 def test_data_sets_may_lack_classes_of_the_run_but_have_no_others(
     tiny_run: Path, tmp_path: Path
 ) -> None:
@@ -249,6 +263,12 @@ def test_data_sets_may_lack_classes_of_the_run_but_have_no_others(
     record = augment(pairs, tiny_run, tmp_path / "pairs", settings)
     assert [own.class_name for own in record.classes] == [n for n in names if n != "River"]
     assert all(own.sampled == 2 for own in record.classes)
+    some = [index for index, label in enumerate(whole.labels) if names[label] in CLASSES]
+    record = augment(Named(whole, some, CLASSES), tiny_run, tmp_path / "named", settings)
+    assert record.data.train == len(some)
+    assert [own.class_name for own in record.classes] == list(CLASSES)
+    with pytest.raises(DataError, match=r"Lake is not a class of the generator"):
+        augment(Named(whole, some, ("Forest", "Lake")), tiny_run, tmp_path / "lake", settings)
     renamed = tuple(name.upper() if name == "River" else name for name in names)
     other = dataclasses.replace(whole, class_names=renamed)
     with pytest.raises(DataError, match=r"RIVER is not a class of the generator"):

@@ -133,19 +133,20 @@ def _real_images(real: Any, config: Config, progress: bool) -> Dataset:
     Raises:
         DataError: as `qhdm.data.load`; or the run does not know a class.
     """
-    own, known = config.data, config.data.classes or ()
+    known = config.data.classes or ()
+    whole = dataclasses.replace(
+        config.data, test_fraction=0.0, split=None, blocks=None, per_class=None
+    )
     if not isinstance(real, str | Path):
-        images = data.given(real, dataclasses.replace(own, test_fraction=0.0))
+        names = getattr(real, "class_names", ()) or getattr(real, "classes", ()) or known
+        own = dataclasses.replace(whole, classes=tuple(map(str, names)))
+        images = data.given(real, own)
         present = np.unique(images.labels)
         images = _with_classes(images, tuple(images.class_names[label] for label in present))
     else:
-        if not _is_own(real, config):
-            own = dataclasses.replace(
-                own, root=str(real), classes=None, test_fraction=0.0, split=None, blocks=None,
-                per_class=None,
-            )  # fmt: skip
+        own = dataclasses.replace(whole, root=str(real), classes=None)
         try:
-            images = data.load(own, progress=progress)
+            images = data.load(config.data if _is_own(real, config) else own, progress=progress)
         except DataError as error:
             raise DataError(f"DATA: {str(error).removeprefix('data.root: ')}") from None
     for name in images.class_names:

@@ -110,15 +110,16 @@ def load_kept_spec(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
     """Read the specification of a job that exists, as `load_spec`.
 
     One of a version that compiled nothing, or took no fractional gates, lacks the key: its circuits
-    stay as they are. One that leaves the guidance to a shipped model is of a version whose shipped
-    models had none.
+    stay as they are. One that leaves guidance or interval to a shipped model is of a version
+    whose shipped models had none.
     """
     document = read_document(path)
     data = document.data if isinstance(document.data, dict) else {}
     before = {"compile": "off", "fractional_gates": "false"}
     kept = [f"{key}={value}" for key, value in before.items() if key not in data]
-    if data.get("guidance", "run") == "run" and is_shipped(str(data.get("run"))):
-        kept.append("guidance=1")
+    if is_shipped(str(data.get("run"))):
+        before = {"guidance": "1", "guidance_interval": "null"}
+        kept += [f"{key}={value}" for key, value in before.items() if data.get(key, "run") == "run"]
     return validate(JobSpec, _present(with_overrides(document, [*kept, *overrides])))
 
 

@@ -74,8 +74,8 @@ def evaluate(
             metrics that the images allow.
         labels: classes of the images of an array, by number or name. Without them, only distances
             and memorisation are computed.
-        out: the JSON file; by default none or, of a run, one in its `evaluations/`. A picture of
-            nearest neighbours is written beside it.
+        out: the JSON file, of these images with these labels; by default none or, of a run, one in
+            its `evaluations/`. A picture of nearest neighbours is written beside it.
         progress: show bars and messages on stderr.
 
     Returns:
