@@ -13,7 +13,6 @@ from qhdm.comparison.spec import Specification, variant_settings
 from qhdm.config import Config, DataConfig
 from qhdm.console import bar, duration
 from qhdm.device import resolve_device
-from qhdm.diffusion import make_preconditioning
 from qhdm.errors import ComparisonError
 from qhdm.metrics.features import make_extractor
 from qhdm.metrics.settings import EvaluationSettings
@@ -21,7 +20,11 @@ from qhdm.models import build_model
 from qhdm.models.counts import count_parameters
 from qhdm.quantum.engines import make_engine
 from qhdm.tables import Table
-from qhdm.training.estimate import seconds_per_evaluation, seconds_per_step
+from qhdm.training.estimate import (
+    evaluations_per_image,
+    seconds_per_evaluation,
+    seconds_per_step,
+)
 
 
 def parameters_of(cells: Sequence[Cell]) -> dict[str, Parameters]:
@@ -128,7 +131,6 @@ def _times(cell: Cell) -> tuple[float, dict[EvaluationSettings, float]]:
         if config not in known:
             known[config] = seconds_per_evaluation(config, device)
         complete = request.resolved(cell.config)
-        levels = make_preconditioning(cell.config).sampling(int(complete.steps)).sigma.tolist()
-        passes = len(levels) + sum(map(complete.guided_at, levels))
-        sampling[request] = request.num * passes * known[config] if request.needs_images else 0.0
+        passes = evaluations_per_image(cell.config, complete) if request.needs_images else 0
+        sampling[request] = request.num * passes * known[config]
     return seconds_per_step(cell.config, device), sampling

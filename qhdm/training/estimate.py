@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from qhdm.config import Config
+from qhdm.config import Config, SamplerOptions
 from qhdm.console import duration
+from qhdm.diffusion import make_preconditioning
 from qhdm.models import DiffusionNetwork, build_model, frozen
 from qhdm.models.counts import count_parameters, filter_evaluations
 from qhdm.quantum.engines import make_engine
@@ -109,6 +110,12 @@ def seconds_per_evaluation(config: Config, device: torch.device) -> float:
     with torch.no_grad(), frozen(model):
         seconds = _median_seconds(lambda: float(model(x_t, labels, labels).sum())) / _TIMED_BATCH
     return seconds + _seconds_on_aer(config, model, "forward")
+
+
+def evaluations_per_image(config: Config, options: SamplerOptions) -> int:
+    """How often the network is evaluated for an image, of resolved options."""
+    levels = make_preconditioning(config).sampling(int(options.steps)).sigma.tolist()
+    return len(levels) + sum(map(options.guided_at, levels))
 
 
 def _exact(config: Config) -> Config:
