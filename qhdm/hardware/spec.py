@@ -118,8 +118,8 @@ def load_kept_spec(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
     before = {"compile": "off", "fractional_gates": "false"}
     kept = [f"{key}={value}" for key, value in before.items() if key not in data]
     if is_shipped(str(data.get("run"))):
-        before = {"guidance": "1", "guidance_interval": "null"}
-        kept += [f"{key}={value}" for key, value in before.items() if data.get(key, "run") == "run"]
+        then = {"guidance": "1", "guidance_interval": "null"}
+        kept += [f"{key}={value}" for key, value in then.items() if data.get(key, "run") == "run"]
     return validate(JobSpec, _present(with_overrides(document, [*kept, *overrides])))
 
 
